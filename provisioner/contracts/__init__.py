@@ -1,0 +1,101 @@
+"""All a plugin imports.
+
+A plugin is an installed Python package with an entry point in the group ``libvirt_volume_provisioner`` that
+names a module, and hooks in that module that register what it brings::
+
+    # pyproject.toml
+    [project.entry-points.libvirt_volume_provisioner]
+    scp = "my_plugin"
+
+    # my_plugin/__init__.py
+    from provisioner.contracts import BackEnd, ImageSource, hookimpl
+
+    class ScpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        hosts: list[str]
+
+    class ScpSource(ImageSource):
+        def __init__(self, settings, context): ...
+        ...                                       # owns, stat, open
+
+    @hookimpl
+    def lvp_image_sources():
+        return [BackEnd("scp", ScpSource, ScpSettings)]
+
+The config then names it: ``[sources.lab]`` with ``plugin = "scp"`` and the plugin's own keys. The other hooks are
+``lvp_converters``, ``lvp_block_targets``, ``lvp_guards`` and ``lvp_observers``. Run the conformance suites of
+``provisioner.contracts.testing`` in the plugin's own tests: the built-in back ends pass the very same ones.
+
+The rules: be cancellable at every await; translate library exceptions into ``provisioner.contracts.errors``;
+never block the loop (threads for files, ``run_tool`` for programs); leave nothing behind on any way out.
+"""
+
+from provisioner.contracts import blockdev, errors
+from provisioner.contracts.converter import Converter, ImageView
+from provisioner.contracts.guard import Guard, Observer
+from provisioner.contracts.hookspecs import PROJECT, BackEnd, BackEndContext, NoSettings, hookimpl
+from provisioner.contracts.http import HttpOptions, HttpTransport
+from provisioner.contracts.settings import ByteSize, Duration, SecretRef
+from provisioner.contracts.source import ImageSource, ImageStream, pwrite_all
+from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume
+from provisioner.contracts.tool import ToolResult, last_words, run_tool
+from provisioner.contracts.types import (
+    GIB,
+    MIB,
+    Base,
+    Capacity,
+    Checksum,
+    Device,
+    JobEvent,
+    Placement,
+    Provenance,
+    ProvisionedBy,
+    RemoteImage,
+    StageRequest,
+    Volume,
+    VolumeUser,
+)
+from provisioner.contracts.urls import ImageUrl, UrlPrefix
+
+__all__ = [
+    "GIB",
+    "MIB",
+    "PROJECT",
+    "BackEnd",
+    "BackEndContext",
+    "Base",
+    "BlockTarget",
+    "ByteSize",
+    "Capacity",
+    "Checksum",
+    "CloneTarget",
+    "Converter",
+    "Device",
+    "Duration",
+    "Guard",
+    "HttpOptions",
+    "HttpTransport",
+    "ImageSource",
+    "ImageStream",
+    "ImageUrl",
+    "ImageView",
+    "JobEvent",
+    "NoSettings",
+    "Observer",
+    "Placement",
+    "Provenance",
+    "ProvisionedBy",
+    "RemoteImage",
+    "SecretRef",
+    "StageRequest",
+    "StagedVolume",
+    "ToolResult",
+    "UrlPrefix",
+    "Volume",
+    "VolumeUser",
+    "blockdev",
+    "errors",
+    "hookimpl",
+    "last_words",
+    "pwrite_all",
+    "run_tool",
+]

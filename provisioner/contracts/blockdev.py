@@ -1,0 +1,91 @@
+"""Facts about block devices and files, and zeros put on them with the device's help.
+
+All of it blocks: call it in a thread. Nothing here opens or closes a descriptor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING
+
+from provisioner.contracts.source import pwrite_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# linux/fs.h
+BLKSSZGET = 0x1268
+BLKGETSIZE64 = 0x80081272
+BLKZEROOUT = 0x127F
+# linux/falloc.h
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+
+# One request to the kernel at most, so that a cancel is heard between two.
+ZERO_STEP = 256 * 1024**2
+_ZEROS = bytes(1024**2)
+_UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def is_block_device(fd: int) -> bool:
+    """Whether ``fd`` is a block device (else it is taken for a regular file)."""
+    return stat.S_ISBLK(os.fstat(fd).st_mode)
+
+
+def device_size(fd: int) -> int:
+    """Size in bytes of a block device or a regular file."""
+    if not is_block_device(fd):
+        return os.fstat(fd).st_size
+    return int(struct.unpack("Q", fcntl.ioctl(fd, BLKGETSIZE64, bytes(8)))[0])
+
+
+def logical_block_size(fd: int) -> int:
+    """The device's sector size in bytes: the alignment direct I/O wants. 512 for a regular file."""
+    if not is_block_device(fd):
+        return 512
+    return int(struct.unpack("I", fcntl.ioctl(fd, BLKSSZGET, bytes(4)))[0])
+
+
+def zero_range(fd: int, start: int, stop: int, check: Callable[[], None] = lambda: None) -> None:
+    """Make ``[start, stop)`` read as zero, the size staying as it is.
+
+    BLKZEROOUT on a device, a punched hole in a file; where either is not to be had, zeros are written.
+    ``check`` is called between two requests and may raise to stop. Raises OSError.
+    """
+    while start < stop:
+        check()
+        step = min(ZERO_STEP, stop - start)
+        if not _zero_with_help(fd, start, step):
+            _write_zeros(fd, start, start + step, check)
+        start += step
+
+
+def _zero_with_help(fd: int, start: int, length: int) -> bool:
+    try:
+        if is_block_device(fd):
+            if start % logical_block_size(fd) or length % logical_block_size(fd):
+                return False
+            fcntl.ioctl(fd, BLKZEROOUT, struct.pack("QQ", start, length))
+        elif _libc.fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length):
+            raise OSError(ctypes.get_errno(), "fallocate")
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return False
+        raise
+    return True
+
+
+def _write_zeros(fd: int, start: int, stop: int, check: Callable[[], None]) -> None:
+    while start < stop:
+        check()
+        step = min(len(_ZEROS), stop - start)
+        pwrite_all(fd, memoryview(_ZEROS)[:step], start)
+        start += step

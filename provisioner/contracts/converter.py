@@ -1,0 +1,59 @@
+"""Converters: put an image of some format onto a device as raw bytes. Owns the interface only."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from provisioner.contracts.types import Device
+
+
+class ImageView(Protocol):
+    """An image in the cache, or on its way into it.
+
+    ``fd`` is an open descriptor of the file and stays the same file whatever happens to its name. It belongs
+    to the view: read it with ``os.pread`` only, never close it. ``size`` is the whole file's length in bytes,
+    ``virtual_size`` that of the disk inside, ``format`` what the file was found to be.
+    """
+
+    @property
+    def fd(self) -> int: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def virtual_size(self) -> int: ...
+    @property
+    def available(self) -> int:
+        """Every byte before this offset is in the file. May be read from any thread."""
+
+    async def arrived(self, start: int, stop: int) -> None:
+        """Return when the bytes ``[start, stop)`` are in the file. Raises what ended the download."""
+
+
+class Converter(ABC):
+    """Writes images onto devices.
+
+    ``formats`` are the image formats it reads. A converter that ``streams`` reads a view only after
+    ``arrived`` says so and is started while the image is still coming; any other gets it whole.
+    """
+
+    formats: ClassVar[frozenset[str]]
+    streams: ClassVar[bool] = False
+
+    @abstractmethod
+    async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:
+        """Make the first ``view.virtual_size`` bytes of ``device`` those of the image.
+
+        Zeros of the image are skipped where ``device.reads_zero`` and written otherwise. Returns only when
+        all is on stable storage. ``report(done)`` takes bytes of the virtual size and may be called from
+        any thread. When cancelled, nothing of it runs on: no thread, no process. Raises ConvertError,
+        CorruptImageError, NoSpaceError or ToolError.
+        """
+
+    async def aclose(self) -> None:
+        """Give back what the converter holds. Called once, at the end."""

@@ -1,0 +1,74 @@
+"""Value types for back ends' settings: sizes and durations as people write them, and secrets kept out of sight."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_SIZE_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_TIME_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class ByteSize(int):
+    """A size in bytes; in TOML ``"10GiB"``, ``"512 MiB"`` or a plain number of bytes."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> ByteSize:
+        """Raises ValueError saying what is allowed."""
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return cls(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip()) if isinstance(value, str) else None
+        if match is None or match[2] not in _SIZE_UNITS:
+            raise ValueError('a size such as "10GiB" (units B, KiB, MiB, GiB, TiB)')
+        return cls(float(match[1]) * _SIZE_UNITS[match[2]])
+
+    def __str__(self) -> str:
+        for unit in ("TiB", "GiB", "MiB", "KiB"):
+            if self and self % _SIZE_UNITS[unit] == 0:
+                return f"{self // _SIZE_UNITS[unit]}{unit}"
+        return f"{int(self)}B"
+
+
+class Duration(float):
+    """A time span in seconds; in TOML ``"30s"``, ``"5m"``, ``"2h"``, ``"1d"`` or a plain number of seconds."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> Duration:
+        """Raises ValueError saying what is allowed."""
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+            return cls(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip()) if isinstance(value, str) else None
+        if match is None or match[2] not in _TIME_UNITS:
+            raise ValueError('a time span such as "30s" (units ms, s, m, h, d)')
+        return cls(float(match[1]) * _TIME_UNITS[match[2]])
+
+    def __str__(self) -> str:
+        for unit, seconds in (("d", 86400), ("h", 3600), ("m", 60)):
+            if self and self % seconds == 0:
+                return f"{int(self // seconds)}{unit}"
+        return f"{float(self):g}s"
+
+
+class SecretRef(str):
+    """Where a secret is, never the secret: ``"file:/path"``, ``"env:NAME"`` or ``"credential:NAME"`` (systemd)."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> SecretRef:
+        """Raises ValueError saying what is allowed."""
+        if isinstance(value, str) and re.fullmatch(r"(file:/.+|env:\w+|credential:[\w.@-]+)", value):
+            return cls(value)
+        raise ValueError('a reference such as "file:/path", "env:NAME" or "credential:NAME", never the secret itself')
+
+    def read(self, environ: dict[str, str]) -> str:
+        """The secret itself. Raises OSError or KeyError where it is not there."""
+        kind, _, where = self.partition(":")
+        if kind == "env":
+            return environ[where]
+        path = Path(environ["CREDENTIALS_DIRECTORY"]) / where if kind == "credential" else Path(where)
+        return path.read_text().rstrip("\n")

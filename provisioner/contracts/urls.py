@@ -1,0 +1,106 @@
+"""Urls of images: one strict reading of them, and the prefixes a source is configured for.
+
+A url that two programs could read differently is refused rather than repaired.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from provisioner.contracts.errors import InvalidRequestError
+
+MAX_URL_LENGTH = 4096
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUrl:
+    """A url taken apart. ``host`` is in lower case; ``path`` is as given, still quoted, and begins with ``/``."""
+
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+    query: str
+
+    @classmethod
+    def parse(cls, text: str) -> ImageUrl:
+        """Raises InvalidRequestError for anything that is not plainly scheme://host[:port]/path[?query]."""
+        if not text or len(text) > MAX_URL_LENGTH or re.search(r"[\x00-\x20\x7f\\#]", text):
+            raise InvalidRequestError(
+                "image_url must be 1 to "
+                f"{MAX_URL_LENGTH} characters without spaces, backslashes, '#' or control characters"
+            )
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError as error:
+            raise InvalidRequestError(f"image_url is not a url: {error}") from error
+        if "@" in parts.netloc:
+            raise InvalidRequestError("image_url must not hold a user name or password")
+        if not parts.scheme or not _HOST.fullmatch(re.sub(r":\d*$", "", parts.netloc)):
+            raise InvalidRequestError("image_url must be scheme://host/path")
+        if any(segment in {".", ".."} for segment in unquote(unquote(parts.path)).split("/")):
+            raise InvalidRequestError("image_url must not hold '.' or '..' as a part of its path")
+        scheme = parts.scheme.lower()
+        host = (parts.hostname or "").lower()
+        return cls(scheme, host, port or DEFAULT_PORTS.get(scheme), parts.path or "/", parts.query)
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the path, unquoted; empty where the path ends in a slash."""
+        return unquote(self.path.rsplit("/", 1)[-1])
+
+    def sibling(self, name: str) -> str:
+        """The url of ``name`` beside this image."""
+        return f"{self.scheme}://{self.netloc}{self.path.rsplit('/', 1)[0]}/{name}"
+
+    @property
+    def netloc(self) -> str:
+        """Host and, where it is not the scheme's own, port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port in {None, DEFAULT_PORTS.get(self.scheme)} else f"{host}:{self.port}"
+
+    @property
+    def without_query(self) -> str:
+        """The url without its query, which may hold a signature: fit for logs and names."""
+        return f"{self.scheme}://{self.netloc}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class UrlPrefix:
+    """What a source is configured for, as ``https://images.example.com/pub/``.
+
+    The host may begin with ``*.`` (any name below it) and the port may be ``*``. The path is compared by whole
+    parts: ``/pub`` covers ``/pub`` and ``/pub/x`` and not ``/public``.
+    """
+
+    scheme: str
+    host: str
+    port: int | None  # None: any
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> UrlPrefix:
+        """Raises InvalidRequestError."""
+        any_port = re.match(r"^\w+://[^/]*:\*(?=/|$)", text) is not None
+        plain = re.sub(r":\*(?=/|$)", "", text, count=1) if any_port else text
+        wildcard = "://*." in plain
+        url = ImageUrl.parse(plain.replace("://*.", "://", 1))
+        return cls(
+            url.scheme, ("*." if wildcard else "") + url.host, None if any_port else url.port, url.path.rstrip("/")
+        )
+
+    def covers(self, url: ImageUrl) -> bool:
+        """Whether ``url`` lies under this prefix."""
+        if url.scheme != self.scheme or (self.port is not None and url.port != self.port):
+            return False
+        if self.host.startswith("*."):
+            if not url.host.endswith(self.host[1:]):
+                return False
+        elif url.host != self.host:
+            return False
+        return not self.path or url.path == self.path or url.path.startswith(self.path + "/")
