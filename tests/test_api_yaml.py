@@ -1,0 +1,113 @@
+"""api.yaml is a sound OpenAPI document, and each of its examples holds against its own schema."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from openapi_schema_validator import OAS30Validator, oas30_format_checker
+from openapi_spec_validator import validate
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT4
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "api.yaml").read_text()
+DOCUMENT = yaml.safe_load(TEXT)
+REGISTRY = Registry().with_resource("urn:api", Resource(contents=DOCUMENT, specification=DRAFT4))
+METHODS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
+
+
+def resolve(node):
+    while "$ref" in node:
+        found = DOCUMENT
+        for part in node["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+        node = found
+    return node
+
+
+def operations():
+    for path, item in DOCUMENT["paths"].items():
+        for method in METHODS & item.keys():
+            yield path, method, item[method]
+
+
+def bodies():
+    """(where, schema, example) for every example of every request and response."""
+    for path, method, operation in operations():
+        places = {"request": operation["requestBody"]} if "requestBody" in operation else {}
+        places |= {status: resolve(response) for status, response in operation["responses"].items()}
+        for place, node in places.items():
+            for media in node["content"].values():
+                for name, example in media["examples"].items():
+                    yield f"{method} {path} {place} {name}", media["schema"], resolve(example)["value"]
+
+
+BODIES = list(bodies())
+
+
+def faults(schema, value):
+    pointed = {"$ref": "urn:api" + schema["$ref"]} if "$ref" in schema else schema
+    validator = OAS30Validator(pointed, registry=REGISTRY, format_checker=oas30_format_checker)
+    return [error.message for error in validator.iter_errors(value)]
+
+
+def test_document_is_valid_openapi():
+    assert DOCUMENT["openapi"] == "3.0.3"
+    validate(DOCUMENT)
+
+
+@pytest.mark.parametrize(("schema", "value"), [body[1:] for body in BODIES], ids=[body[0] for body in BODIES])
+def test_example_holds_against_its_schema(schema, value):
+    assert faults(schema, value) == []
+
+
+def test_no_key_is_without_a_value():
+    """An unquoted comma in a flow mapping makes one."""
+    assert not re.search(r"null", json.dumps(DOCUMENT))
+
+
+def test_a_wrong_example_would_be_noticed():
+    """The check above reaches through references, formats and enums."""
+    job = {"job_id": "x", "status": "done", "created_at": "yesterday", "updated_at": "2024-01-14T10:30:00Z"}
+    assert len(faults({"$ref": "#/components/schemas/Job"}, job)) == 3
+
+
+def test_error_examples_carry_their_response_code():
+    for where, _, value in BODIES:
+        status = where.split()[2]
+        if status.startswith(("4", "5")):
+            assert value["code"] == int(status), where
+
+
+def test_every_response_carries_a_request_id():
+    for path, method, operation in operations():
+        for status, response in operation["responses"].items():
+            assert "X-Request-ID" in resolve(response)["headers"], (path, method, status)
+
+
+def test_everything_under_api_needs_a_credential():
+    for path, method, operation in operations():
+        security = operation.get("security", DOCUMENT["security"])
+        assert bool(security and {} not in security) == path.startswith("/api/"), (path, method)
+        if path.startswith("/api/"):
+            assert {"401", "403", "500", "503"} <= operation["responses"].keys(), (path, method)
+
+
+def test_requests_refuse_unknown_fields():
+    assert faults({"$ref": "#/components/schemas/FetchRequest"}, {"image_url": "https://x/y", "cheksum": "z"})
+
+
+def test_no_component_is_left_unused():
+    named = [f"#/components/{kind}/{name}" for kind, parts in DOCUMENT["components"].items() for name in parts]
+    used = set(re.findall(r'"(#/components/[^"]+)"', TEXT))
+    used |= {f"#/components/securitySchemes/{name}" for entry in DOCUMENT["security"] for name in entry}
+    assert set(named) == used
+
+
+def test_operation_ids_are_unique():
+    ids = [operation["operationId"] for _, _, operation in operations()]
+    assert len(ids) == len(set(ids))
