@@ -1,0 +1,239 @@
+# ruff: noqa: ASYNC240 - small files of a test, on a local disk
+"""Block targets for tests, in a folder. They survive a restart: make another one over the same folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from provisioner.contracts.errors import (
+    NoSpaceError,
+    NotFoundError,
+    ProvisionerError,
+    RollbackError,
+    VolumeExistsError,
+    VolumeInUseError,
+    VolumeNameError,
+)
+from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume
+from provisioner.contracts.testing.steps import Steps
+from provisioner.contracts.types import GIB, Base, Capacity, Device, Placement, Provenance, StageRequest, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from pathlib import Path
+
+# The fake's own patience with an undo that hangs, in seconds (of the test's clock).
+UNDO_DEADLINE = 5.0
+_STALE = b"\xa5" * 4096
+
+
+class FakeTarget(BlockTarget):
+    """Volumes are files ``FOLDER/NAME``; what it knows of them stands below ``FOLDER/.lvp``.
+
+    ``replace`` is what is done with a volume that is there. ``in_use`` holds names somebody has open. With
+    ``stale`` a fresh volume holds another's bytes and ``reads_zero`` is false, as on plain LVM.
+    """
+
+    STEPS: tuple[str, ...] = (
+        "find", "list", "capacity", "placement", "stage", "staged", "commit", "committed", "undo", "remove", "recover",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str = "fake",
+        replace: Placement | None = Placement.SWAP,
+        total_bytes: int = 100 * GIB,
+        stale: bool = False,
+        hang_at: str | None = None,
+        fail_at: Mapping[str, Exception] | None = None,
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self.replace = replace
+        self.total_bytes = total_bytes
+        self.stale = stale
+        self.in_use: set[str] = set()
+        self.steps = Steps(self.STEPS, hang_at, fail_at)
+        self.closed = False
+        self._hidden = folder / ".lvp"
+        self._stages = self._hidden / "stage"
+        self._stages.mkdir(parents=True, exist_ok=True)
+
+    def leftovers(self) -> list[str]:
+        """Names of staged volumes that are there: none once every job has ended."""
+        return sorted(path.name for path in self._stages.iterdir())
+
+    def check_name(self, volume: str) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", volume):
+            raise VolumeNameError(
+                f"{volume[:120]!r} is no volume name: 1 to 100 letters, digits and any of _.+- are allowed"
+            )
+
+    async def find(self, volume: str) -> Volume | None:
+        await self.steps.at("find")
+        return self._volume(volume)
+
+    async def list(self) -> Sequence[Volume]:
+        await self.steps.at("list")
+        found = [self._volume(path.name) for path in sorted(self.folder.iterdir()) if path.is_file()]
+        return [volume for volume in found if volume is not None and volume.provenance is not None]
+
+    async def capacity(self) -> Capacity:
+        await self.steps.at("capacity")
+        used = sum(path.stat().st_size for path in [*self.folder.iterdir(), *self._stages.iterdir()] if path.is_file())
+        return Capacity(self.total_bytes, max(0, self.total_bytes - used))
+
+    async def placement(self, request: StageRequest) -> Placement:
+        await self.steps.at("placement")
+        self.check_name(request.name)
+        old = self._volume(request.name)
+        if old is not None:
+            self._refuse_if_open(request.name)
+            if self.replace is None:
+                raise VolumeExistsError(f"volume {request.name} is there and may not be replaced")
+        if self.replace is not Placement.IN_PLACE and request.size_bytes > (await self.capacity()).free_bytes:
+            raise NoSpaceError(f"no room for {request.size_bytes} bytes on {self.name}")
+        return Placement.NEW if old is None or self.replace is None else self.replace
+
+    @asynccontextmanager
+    async def stage(self, request: StageRequest, *, verified: bool) -> AsyncIterator[StagedVolume]:
+        placement = await self.placement(request)
+        if placement is Placement.IN_PLACE:
+            if not verified:
+                raise VolumeExistsError(f"volume {request.name} is overwritten only with a verified image")
+            yield _FakeStaged(self, request, self.folder / request.name, self.folder / request.name, False)
+            return
+        staged = self._stages / f"{request.job_id}~{request.name}"
+        async with self._undoing(staged):
+            await self.steps.at("stage")
+            self._make(staged, request.size_bytes)
+            await self.steps.at("staged")
+            yield _FakeStaged(self, request, staged, self.folder / request.name, not self.stale)
+
+    async def remove(self, volume: str) -> None:
+        await self.steps.at("remove")
+        found = self._volume(volume)
+        if found is None or found.provenance is None:
+            raise NotFoundError(f"no volume {volume} of this service on {self.name}")
+        self._refuse_if_open(volume)
+        self._about(volume).unlink()
+        (self.folder / volume).unlink()
+
+    async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
+        await self.steps.at("recover")
+        said = []
+        for path in sorted(self._stages.iterdir()):
+            if path.name.partition("~")[0] not in live_jobs:
+                path.unlink()
+                said.append(f"removed staged volume {path.name}")
+        return said
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await trio.lowlevel.checkpoint()
+
+    def publish(self, staged: Path, final: Path, provenance: Provenance) -> Volume:
+        """Put a staged file under its name: what a commit does."""
+        if staged != final and final.parent == self.folder:
+            self._refuse_if_open(final.name)
+        self._about(final.name).write_bytes(msgspec.json.encode(provenance))
+        staged.replace(final)
+        return Volume(final.name, self.name, str(final), final.stat().st_size, provenance)
+
+    def _make(self, staged: Path, size: int) -> None:
+        with staged.open("xb") as file:
+            if self.stale:
+                file.write(_STALE * (size // len(_STALE) + 1))
+            file.truncate(size)
+
+    @asynccontextmanager
+    async def _undoing(self, staged: Path) -> AsyncIterator[None]:
+        """Remove ``staged`` on the way out, unless it was committed. Shielded, under a deadline."""
+        try:
+            yield
+        finally:
+            if staged.exists():
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_DEADLINE) as scope:
+                    await self.steps.at("undo")
+                    staged.unlink()
+                if scope.cancelled_caught:
+                    raise RollbackError(f"the staged volume {staged.name} could not be removed in time")
+
+    def _about(self, volume: str) -> Path:
+        return self._hidden / f"{volume}.json"
+
+    def _volume(self, volume: str) -> Volume | None:
+        path = self.folder / volume
+        if not path.is_file():
+            return None
+        about = self._about(volume)
+        provenance = msgspec.json.decode(about.read_bytes(), type=Provenance) if about.exists() else None
+        return Volume(volume, self.name, str(path), path.stat().st_size, provenance)
+
+    def _refuse_if_open(self, volume: str) -> None:
+        if volume in self.in_use:
+            raise VolumeInUseError(f"volume {volume} is in use")
+
+
+class _FakeStaged:
+    def __init__(self, target: FakeTarget, request: StageRequest, staged: Path, final: Path, reads_zero: bool) -> None:
+        self.device = Device(str(staged), staged.stat().st_size, reads_zero)
+        self._target, self._request, self._staged, self._final = target, request, staged, final
+
+    async def commit(self, image_digest: str | None) -> Volume:
+        await self._target.steps.at("commit")
+        provenance = replace(self._request.provenance, image_digest=image_digest)
+        volume = self._target.publish(self._staged, self._final, provenance)
+        await self._target.steps.at("committed")
+        return volume
+
+
+class FakeCloneTarget(FakeTarget, CloneTarget):
+    """A fake target that clones: bases are files below ``FOLDER/.lvp/base``."""
+
+    STEPS = (*FakeTarget.STEPS, "base", "stage_base", "stage_clone")
+
+    async def base(self, image_digest: str, image_format: str) -> Base | None:
+        await self.steps.at("base")
+        path = self._base_path(image_digest, image_format)
+        return Base(path.name, image_digest, path.stat().st_size) if path.exists() else None
+
+    @asynccontextmanager
+    async def stage_base(self, request: StageRequest) -> AsyncIterator[StagedVolume]:
+        digest = request.provenance.image_digest
+        if digest is None:
+            raise ProvisionerError("a base needs its image's digest")
+        final = self._base_path(digest, request.name)
+        staged = self._stages / f"{request.job_id}~{final.name}"
+        async with self._undoing(staged):
+            await self.steps.at("stage_base")
+            self._make(staged, request.size_bytes)
+            yield _FakeStaged(self, request, staged, final, not self.stale)
+
+    @asynccontextmanager
+    async def stage_clone(self, base: Base, request: StageRequest) -> AsyncIterator[StagedVolume]:
+        await self.placement(request)
+        staged = self._stages / f"{request.job_id}~{request.name}"
+        async with self._undoing(staged):
+            await self.steps.at("stage_clone")
+            shutil.copyfile(self._base_folder() / base.name, staged)
+            with staged.open("r+b") as file:
+                file.truncate(request.size_bytes)
+            yield _FakeStaged(self, request, staged, self.folder / request.name, True)
+
+    def _base_path(self, image_digest: str, image_format: str) -> Path:
+        return self._base_folder() / f"{image_digest.replace(':', '-')}.{image_format}"
+
+    def _base_folder(self) -> Path:
+        folder = self._hidden / "base"
+        folder.mkdir(exist_ok=True)
+        return folder

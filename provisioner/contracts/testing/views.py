@@ -1,0 +1,105 @@
+"""Views of images for tests: over a whole file, and over one that a test lets arrive piece by piece."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from provisioner.contracts.errors import CorruptImageError
+from provisioner.contracts.source import pwrite_all
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+
+class _View:
+    """Owns the descriptor from ``with`` to its end."""
+
+    def __init__(self, path: Path, format: str, virtual_size: int, flags: int) -> None:  # noqa: A002
+        self.fd = -1
+        self.format = format
+        self.virtual_size = virtual_size
+        self._path = path
+        self._flags = flags
+
+    def __enter__(self) -> Self:
+        self.fd = os.open(self._path, self._flags | os.O_CLOEXEC, 0o600)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        os.close(self.fd)
+
+
+class FileView(_View):
+    """A complete image in a file. ``virtual_size`` defaults to the file's size, which is right for raw."""
+
+    def __init__(self, path: Path, format: str = "raw", virtual_size: int | None = None) -> None:  # noqa: A002
+        self.size = path.stat().st_size
+        super().__init__(path, format, self.size if virtual_size is None else virtual_size, os.O_RDONLY)
+
+    @property
+    def available(self) -> int:
+        return self.size
+
+    async def arrived(self, start: int, stop: int) -> None:
+        await trio.lowlevel.checkpoint()
+        _check_range(start, stop, self.size)
+
+
+class ArrivingView(_View):
+    """An image of ``content`` of which nothing is in the file at ``path`` until a test feeds it.
+
+    ``asked`` has every range that was waited for. Nothing is fetched out of order.
+    """
+
+    def __init__(self, path: Path, content: bytes, format: str = "raw", virtual_size: int | None = None) -> None:  # noqa: A002
+        self.size = len(content)
+        self.available = 0
+        self.asked: list[tuple[int, int]] = []
+        self._content = content
+        self._error: Exception | None = None
+        self._waiting = trio.Event()
+        self._changed = trio.Event()
+        super().__init__(
+            path, format, self.size if virtual_size is None else virtual_size, os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        )
+
+    def feed(self, count: int | None = None) -> None:
+        """Let ``count`` more bytes arrive, or all that is missing."""
+        stop = self.size if count is None else min(self.size, self.available + count)
+        pwrite_all(self.fd, self._content[self.available : stop], self.available)
+        self.available = stop
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """End the download: every wait for what is missing raises ``error``."""
+        self._error = error
+        self._wake()
+
+    async def starved(self) -> None:
+        """Return when somebody waits for bytes that are not there."""
+        await self._waiting.wait()
+
+    async def arrived(self, start: int, stop: int) -> None:
+        self.asked.append((start, stop))
+        await trio.lowlevel.checkpoint()
+        _check_range(start, stop, self.size)
+        while self.available < stop:
+            if self._error is not None:
+                raise self._error
+            self._waiting.set()
+            await self._changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed, self._waiting = trio.Event(), trio.Event()
+
+
+def _check_range(start: int, stop: int, size: int) -> None:
+    """Nobody may wait for bytes that can never come."""
+    if not 0 <= start <= stop <= size:
+        raise CorruptImageError(f"the image refers to bytes {start} to {stop} of a file of {size} bytes")

@@ -1,0 +1,132 @@
+# ruff: noqa: ASYNC240 - small files of a test
+"""The fakes pass the suites: so the suites can pass, and the fakes keep the promises of the interfaces."""
+
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from provisioner.contracts.errors import CorruptImageError, RemoteChangedError, RollbackError
+from provisioner.contracts.testing import (
+    ArrivingView,
+    BlockTargetConformance,
+    ConverterConformance,
+    FakeCloneTarget,
+    FakeConverter,
+    FakeImage,
+    FakeSource,
+    FakeTarget,
+    SourceConformance,
+    a_provenance,
+    a_request,
+    raises,
+)
+from provisioner.contracts.types import MIB, StageRequest
+
+URL = "https://images.example.com/disk.raw"
+
+
+class TestFakeSourceConforms(SourceConformance):
+    @asynccontextmanager
+    async def serve(self, content):
+        yield FakeSource({URL: content}), URL
+
+
+class TestFakeSourceWithoutRangesConforms(SourceConformance):
+    @asynccontextmanager
+    async def serve(self, content):
+        yield FakeSource({URL: FakeImage(content, version=None, size=None, accepts_ranges=False)}), URL
+
+
+class TestFakeConverterConforms(ConverterConformance):
+    def make_converter(self):
+        return FakeConverter()
+
+    def make_images(self, folder: Path):
+        (folder / "image.raw").write_bytes(self.content)
+        return [(folder / "image.raw", "raw")]
+
+
+class FakeTargetConformance(BlockTargetConformance):
+    @asynccontextmanager
+    async def holding_open(self, target, volume):
+        target.in_use.add(volume.name)
+        yield
+        target.in_use.remove(volume.name)
+
+
+class TestFakeTargetConforms(FakeTargetConformance):
+    def make_target(self, folder: Path):
+        return FakeTarget(folder)
+
+
+class TestStaleFakeTargetConforms(FakeTargetConformance):
+    def make_target(self, folder: Path):
+        return FakeCloneTarget(folder, stale=True)
+
+
+@pytest.mark.parametrize("step", ["placement", "stage", "staged"])
+async def test_a_fake_target_cancelled_where_it_hangs_leaves_nothing(tmp_path, step):
+    target = FakeTarget(tmp_path, hang_at=step)
+
+    async def stage():
+        async with target.stage(a_request(), verified=True):
+            raise AssertionError("never got this far")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage)
+        await target.steps.reached.wait()
+        nursery.cancel_scope.cancel()
+    assert target.leftovers() == []
+
+
+async def test_an_undo_that_hangs_is_loud(tmp_path, autojump_clock):
+    target = FakeTarget(tmp_path, hang_at="undo")
+    with raises(RollbackError):
+        async with target.stage(a_request(), verified=True):
+            pass
+    assert target.leftovers() == ["job-1~web01"]
+
+
+async def test_a_fake_target_clones_what_its_base_holds(tmp_path):
+    target = FakeCloneTarget(tmp_path)
+    digest = "sha256:" + "0" * 64
+    assert await target.base(digest, "raw") is None
+    async with target.stage_base(StageRequest("raw", MIB, a_provenance(image_digest=digest))) as staged:
+        Path(staged.device.path).write_bytes(b"x" * MIB)
+        await staged.commit(digest)
+    base = await target.base(digest, "raw")
+    assert base is not None
+    async with target.stage_clone(base, a_request(size_bytes=2 * MIB)) as staged:
+        volume = await staged.commit(digest)
+    assert Path(volume.path).read_bytes() == b"x" * MIB + bytes(MIB)
+    assert [volume.name for volume in await target.list()] == ["web01"]
+
+
+async def test_an_image_can_change_in_the_middle_of_a_transfer():
+    source = FakeSource({URL: bytes(MIB)}, at_byte=MIB // 2, change_to=FakeImage(b"other", version="2"))
+    with raises(RemoteChangedError):
+        async with source.open(URL) as stream:
+            async for _ in stream:
+                pass
+    assert 0 < source.bytes_given <= MIB // 2
+    assert source.open_now == 0
+
+
+def test_a_misspelt_step_is_refused():
+    with raises(ValueError):
+        FakeSource({}, hang_at="stats")
+
+
+async def test_waiting_for_bytes_past_the_end_is_an_error(tmp_path):
+    with ArrivingView(tmp_path / "x", b"abc") as view:
+        view.feed()
+        await view.arrived(0, 3)
+        with raises(CorruptImageError):
+            await view.arrived(2, 4)
+
+
+def test_raises_fails_where_nothing_is_raised():
+    with pytest.raises(AssertionError, match="KeyError was not raised"), raises(KeyError):
+        pass
