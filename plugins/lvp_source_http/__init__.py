@@ -1,0 +1,15 @@
+"""Images from HTTP and HTTPS servers. Registers the back end ``http``."""
+
+from collections.abc import Sequence
+
+from lvp_source_http.settings import HttpSettings
+from lvp_source_http.source import HttpSource
+from provisioner.contracts import BackEnd, ImageSource, hookimpl
+
+__all__ = ["HttpSettings", "HttpSource", "lvp_image_sources"]
+
+
+@hookimpl
+def lvp_image_sources() -> Sequence[BackEnd[ImageSource]]:
+    """The back end ``http``."""
+    return [BackEnd("http", HttpSource, HttpSettings)]

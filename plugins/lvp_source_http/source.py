@@ -1,0 +1,97 @@
+"""The source ``http``: which urls are its own, what it says of itself to a server, and which mirror it asks.
+
+How bytes travel is the transport's.
+"""
+
+from __future__ import annotations
+
+import base64
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from provisioner.contracts import BackEndContext, HttpTransport, ImageSource, ImageUrl, RemoteImage, UrlPrefix
+from provisioner.contracts.errors import InvalidRequestError, SourceError, UrlNotAllowedError
+from provisioner.contracts.http_client import read_secret
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from lvp_source_http.settings import HttpSettings
+    from provisioner.contracts import ImageStream
+
+
+class HttpSource(ImageSource):
+    """Fetches from the prefixes its settings name."""
+
+    def __init__(self, settings: HttpSettings, context: BackEndContext) -> None:
+        self._settings = settings
+        self._name = context.name
+        self._own = [UrlPrefix.parse(text) for text in settings.urls]
+        self._others = [UrlPrefix.parse(text) for text in settings.mirrors + settings.redirect_urls]
+        self._transport = HttpTransport(settings.options(), self._allows, self._prepare)
+
+    def owns(self, url: str) -> bool:
+        return _covered(url, self._own)
+
+    async def stat(self, url: str) -> RemoteImage:
+        places = self._places(url)
+        for place in places[:-1]:
+            try:
+                return replace(await self._transport.stat(place), url=url)
+            except SourceError:
+                continue  # the next may have it; what the last one says is what counts
+        return replace(await self._transport.stat(places[-1]), url=url)
+
+    @asynccontextmanager
+    async def open(
+        self, url: str, start: int = 0, stop: int | None = None, version: str | None = None
+    ) -> AsyncIterator[ImageStream]:
+        places = self._places(url)
+        async with AsyncExitStack() as stack:
+            for place in places[:-1]:
+                try:
+                    stream = await stack.enter_async_context(self._transport.open(place, start, stop, version))
+                    break
+                except SourceError:
+                    continue
+            else:
+                stream = await stack.enter_async_context(self._transport.open(places[-1], start, stop, version))
+            yield stream
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    def _places(self, url: str) -> Sequence[str]:
+        """Where to look for ``url``, in order: the mirrors, and last the url itself."""
+        if not self.owns(url):
+            raise UrlNotAllowedError(f"the image's url is none of source {self._name}")
+        if not self._settings.mirrors:
+            return [url]
+        image = ImageUrl.parse(url)
+        rest = image.path.removeprefix(self._own[0].path) + (f"?{image.query}" if image.query else "")
+        return [*(mirror.rstrip("/") + rest for mirror in self._settings.mirrors), url]
+
+    def _allows(self, url: str) -> bool:
+        return _covered(url, [*self._own, *self._others])
+
+    def _prepare(self, _method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Add the credentials. Read anew each time, so that a secret that was renewed counts at once."""
+        if not self.owns(url):
+            return headers
+        settings = self._settings
+        extra = {name: read_secret(ref) for name, ref in settings.headers.items()}
+        if settings.bearer_token is not None:
+            extra["Authorization"] = f"Bearer {read_secret(settings.bearer_token)}"
+        if settings.username is not None and settings.password is not None:
+            login = f"{settings.username}:{read_secret(settings.password)}".encode()
+            extra["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
+        return {**headers, **extra}
+
+
+def _covered(url: str, prefixes: Sequence[UrlPrefix]) -> bool:
+    try:
+        image = ImageUrl.parse(url)
+    except InvalidRequestError:
+        return False
+    return any(prefix.covers(image) for prefix in prefixes)

@@ -1,0 +1,63 @@
+import msgspec
+import pytest
+
+from lvp_source_http import HttpSettings, lvp_image_sources
+from provisioner.contracts import ByteSize, Duration, SecretRef
+
+SECRET = "file:/etc/lvp/secret"
+
+
+def decode(**table):
+    def hook(kind, value):
+        return kind.parse(value)
+
+    return msgspec.convert({"urls": ["https://images.example.com/pub/"], **table}, HttpSettings, dec_hook=hook)
+
+
+def test_a_table_becomes_typed_settings():
+    settings = decode(
+        stall_timeout="1m",
+        rate_limit="10MiB",
+        headers={"X-Key": SECRET},
+        username="lab",
+        password=SECRET,
+        trust_env=True,
+    )
+    assert settings.stall_timeout == Duration(60)
+    assert settings.rate_limit == ByteSize(10 * 1024**2)
+    assert settings.headers == {"X-Key": SecretRef(SECRET)}
+    assert settings.options().trust_env
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"urls": []}, "at least one prefix"),
+        ({"urls": ["s3://bucket/"]}, "'s3://bucket/' is not the prefix"),
+        ({"urls": ["https://user:pass@images.example.com/"]}, "is not the prefix"),
+        ({"mirrors": ["ftp://x/"]}, "'ftp://x/' is not the prefix"),
+        ({"urls": ["https://*.example.com/"], "mirrors": ["https://m.example.com/"]}, "exactly one entry"),
+        ({"client_key": "/k"}, "needs client_certificate"),
+        ({"username": "lab"}, "go together"),
+        ({"username": "a:b", "password": SECRET}, "colon"),
+        ({"username": "lab", "password": SECRET, "bearer_token": SECRET}, "exclude"),
+        ({"headers": {"X Key": SECRET}}, "a name that is none"),
+        ({"headers": {"authorization": SECRET}, "bearer_token": SECRET}, "twice"),
+        ({"headers": {"Range": SECRET}}, "leave Host, Range"),
+        ({"proxy": "http://user:pass@proxy:3128"}, "without a user name"),
+        ({"proxy": "http://proxy:3128", "trust_env": True}, "exclude"),
+        ({"proxy_username": "x"}, "go together"),
+        ({"connections": 0}, "1 to 1000"),
+        ({"stall_timeout": 0}, "over 0"),
+        ({"rate_limit": 10}, "at least 1KiB"),
+        ({"no_such_key": 1}, "no_such_key"),
+    ],
+)
+def test_what_cannot_hold_is_refused_with_a_word_on_it(table, words):
+    with pytest.raises(msgspec.ValidationError, match=words):
+        decode(**table)
+
+
+def test_the_plugin_brings_one_back_end():
+    (back_end,) = lvp_image_sources()
+    assert back_end.name == "http"

@@ -1,0 +1,288 @@
+import hashlib
+import ssl
+
+import pytest
+import trio
+import trustme
+
+from lvp_source_http import HttpSettings, HttpSource
+from provisioner.contracts import BackEndContext, SecretRef
+from provisioner.contracts.errors import (
+    RemoteDeniedError,
+    RemoteNotFoundError,
+    RemoteUnavailableError,
+    SourceError,
+    UrlNotAllowedError,
+)
+from tests.servers.nginx import nginx
+from tests.servers.raw import holds, raw_server, says
+
+CONTENT = bytes(range(256)) * 4096
+
+
+def source(tmp_path, urls, **settings):
+    return HttpSource(HttpSettings(urls=urls, **settings), BackEndContext("lab", tmp_path))
+
+
+def secret(tmp_path, text, name="secret"):
+    path = tmp_path / name
+    path.write_text(text)
+    return SecretRef.parse(f"file:{path}")
+
+
+async def fetch(image_source, url, path, **span):
+    """The url's bytes by way of ``save``, and where they began."""
+    with path.open("w+b") as file:
+        async with image_source.open(url, **span) as stream:
+            marks = []
+            end = await stream.save(file.fileno(), marks.append)
+        assert marks == sorted(marks)
+        assert not marks or marks[-1] == end
+        return path.read_bytes()[stream.start : end], stream.start
+
+
+@pytest.fixture
+def web(tmp_path):
+    root, work = tmp_path / "root", tmp_path / "nginx"
+    root.mkdir()
+    work.mkdir()
+    (root / "disk image+1.qcow2").write_bytes(CONTENT)
+    (root / "disk.qcow2").write_bytes(CONTENT)
+    (root / "empty").write_bytes(b"")
+    with nginx(root, work) as server:
+        yield server
+
+
+async def test_an_image_comes_whole_from_nginx_over_http_and_tls_with_a_private_authority(web, tmp_path):
+    lab = source(tmp_path, [web.url, web.tls_url], ca_file=str(web.ca_file))
+    for base in (web.url, web.tls_url):
+        image = await lab.stat(f"{base}/disk.qcow2")
+        assert (image.size, image.accepts_ranges) == (len(CONTENT), True)
+        assert image.version is not None
+        got, start = await fetch(lab, image.url, tmp_path / "out", version=image.version)
+        assert (got, start) == (CONTENT, 0)
+        got, start = await fetch(lab, image.url, tmp_path / "out", start=1000, stop=5000, version=image.version)
+        assert (got, start) == (CONTENT[1000:5000], 1000)
+    await lab.aclose()
+
+
+async def test_names_with_spaces_and_plus_signs_reach_the_server_as_they_are_quoted(web, tmp_path):
+    lab = source(tmp_path, [web.url])
+    assert (await lab.stat(f"{web.url}/disk%20image+1.qcow2")).size == len(CONTENT)
+    await lab.aclose()
+
+
+async def test_an_empty_file_is_an_image_of_no_bytes(web, tmp_path):
+    lab = source(tmp_path, [web.url])
+    assert (await lab.stat(f"{web.url}/empty")).size == 0
+    assert await fetch(lab, f"{web.url}/empty", tmp_path / "out") == (b"", 0)
+    await lab.aclose()
+
+
+async def test_a_missing_image_is_said_to_be_missing(web, tmp_path):
+    lab = source(tmp_path, [web.url])
+    with pytest.raises(RemoteNotFoundError, match=r"none\.qcow2 does not exist"):
+        await lab.stat(f"{web.url}/none.qcow2")
+    await lab.aclose()
+
+
+async def test_a_server_with_an_unknown_authority_is_refused_for_good(web, tmp_path):
+    lab = source(tmp_path, [web.tls_url])
+    with pytest.raises(SourceError, match="certificate is not trusted") as caught:
+        await lab.stat(f"{web.tls_url}/disk.qcow2")
+    assert not caught.value.temporary
+    await lab.aclose()
+
+
+async def test_basic_login_from_a_secret_file(web, tmp_path):
+    url = f"{web.url}/basic/disk.qcow2"
+    right = source(tmp_path, [web.url], username="lab", password=secret(tmp_path, "open sesame\n"))
+    assert (await right.stat(url)).size == len(CONTENT)
+    wrong = source(tmp_path, [web.url], username="lab", password=secret(tmp_path, "hunter2", "wrong"))
+    with pytest.raises(RemoteDeniedError) as caught:
+        await wrong.stat(url)
+    assert "hunter2" not in str(caught.value)
+    assert not caught.value.temporary
+    await right.aclose()
+    await wrong.aclose()
+
+
+async def test_a_renewed_secret_counts_at_the_next_request(web, tmp_path):
+    url, password = f"{web.url}/basic/disk.qcow2", secret(tmp_path, "old")
+    lab = source(tmp_path, [web.url], username="lab", password=password)
+    with pytest.raises(RemoteDeniedError):
+        await lab.stat(url)
+    secret(tmp_path, "open sesame")
+    assert (await lab.stat(url)).size == len(CONTENT)
+    await lab.aclose()
+
+
+async def test_a_client_certificate_opens_the_door(web, tmp_path):
+    certificate = tmp_path / "client.pem"
+    web.ca.issue_cert("host.example.com").private_key_and_cert_chain_pem.write_to_path(certificate)
+    url, trusted = f"{web.tls_url}/certificate/disk.qcow2", {"ca_file": str(web.ca_file)}
+    without = source(tmp_path, [web.tls_url], **trusted)
+    with pytest.raises(RemoteDeniedError):
+        await without.stat(url)
+    with_it = source(tmp_path, [web.tls_url], client_certificate=str(certificate), **trusted)
+    assert (await with_it.stat(url)).size == len(CONTENT)
+    await without.aclose()
+    await with_it.aclose()
+
+
+async def test_certificates_that_are_not_there_are_named(tmp_path):
+    lab = source(tmp_path, ["https://127.0.0.1:1/"], ca_file="/nowhere/ca.pem")
+    with pytest.raises(SourceError, match=r"/nowhere/ca\.pem.*No such file"):
+        await lab.stat("https://127.0.0.1:1/x")
+
+
+async def test_an_encrypted_client_key_is_refused_instead_of_asked_for(tmp_path):
+    from cryptography.hazmat.primitives import serialization
+
+    pem = trustme.CA().issue_cert("a.example.com").private_key_and_cert_chain_pem.bytes()
+    key = serialization.load_pem_private_key(pem, None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"password"),
+    )
+    (tmp_path / "client.pem").write_bytes(pem[pem.index(b"-----BEGIN CERT") :])
+    (tmp_path / "client.key").write_bytes(locked)
+    lab = source(
+        tmp_path,
+        ["https://127.0.0.1:1/"],
+        client_certificate=str(tmp_path / "client.pem"),
+        client_key=str(tmp_path / "client.key"),
+    )
+    with pytest.raises(SourceError, match="cannot be used"):
+        await lab.stat("https://127.0.0.1:1/x")
+
+
+async def test_headers_and_bearer_tokens_go_to_the_own_urls_and_not_where_these_redirect_to(tmp_path):
+    moved = "302 Found\nLocation: {}/disk?signature=abc\nContent-Length: 0"
+    async with raw_server(holds(CONTENT)) as store, raw_server(says(moved.format(store.url))) as front:
+        lab = source(
+            tmp_path,
+            [front.url, store.url],
+            bearer_token=secret(tmp_path, "s3cret"),
+            headers={"X-Team": secret(tmp_path, "blue", "team")},
+        )
+        assert (await lab.stat(f"{front.url}/disk")).size == len(CONTENT)
+        assert front.requests[0].headers["authorization"] == "Bearer s3cret"
+        assert front.requests[0].headers["x-team"] == "blue"
+        assert store.requests[0].target == "/disk?signature=abc"
+        assert not {"authorization", "x-team"} & set(store.requests[0].headers)
+        await lab.aclose()
+
+
+async def test_a_redirect_out_of_what_is_configured_is_not_followed(tmp_path):
+    async with raw_server(holds(CONTENT)) as elsewhere:
+        moved = says(f"302 Found\nLocation: {elsewhere.url}/disk\nContent-Length: 0")
+        async with raw_server(moved) as front:
+            lab = source(tmp_path, [front.url])
+            with pytest.raises(UrlNotAllowedError, match="redirects there"):
+                await lab.stat(f"{front.url}/disk")
+            assert elsewhere.requests == []
+            open_to_it = source(tmp_path, [front.url], redirect_urls=[elsewhere.url])
+            assert (await open_to_it.stat(f"{front.url}/disk")).size == len(CONTENT)
+            assert not open_to_it.owns(f"{elsewhere.url}/disk")
+            await lab.aclose()
+            await open_to_it.aclose()
+
+
+async def test_a_url_of_nobody_is_refused_before_anything_is_sent(tmp_path):
+    async with raw_server(holds(CONTENT)) as server:
+        lab = source(tmp_path, [f"{server.url}/pub"])
+        for url in (f"{server.url}/public", f"{server.url}/", "http://127.0.0.1/pub", "file:///pub", "no url"):
+            assert not lab.owns(url)
+            with pytest.raises(UrlNotAllowedError):
+                await lab.stat(url)
+            with pytest.raises(UrlNotAllowedError):
+                async with lab.open(url):
+                    pass
+        assert server.requests == []
+
+
+async def test_mirrors_are_asked_in_order_and_the_origin_last(tmp_path):
+    async with raw_server(says("503 Busy\nContent-Length: 0")) as busy, raw_server(holds(CONTENT)) as origin:
+        lab = source(
+            tmp_path,
+            [f"{origin.url}/pub"],
+            mirrors=["http://127.0.0.1:1/mirror", f"{busy.url}/copy/"],
+            bearer_token=secret(tmp_path, "s3cret"),
+        )
+        url = f"{origin.url}/pub/a/disk?x=1"
+        assert (await lab.stat(url)).url == url
+        assert await fetch(lab, url, tmp_path / "out") == (CONTENT, 0)
+        assert [request.target for request in busy.requests] == ["/copy/a/disk?x=1"] * 2
+        assert all("authorization" not in request.headers for request in busy.requests)
+        assert origin.requests[0].headers["authorization"] == "Bearer s3cret"
+        await lab.aclose()
+
+
+async def test_what_breaks_while_reading_from_a_mirror_is_not_taken_for_its_absence(tmp_path):
+    cut = says("200 OK\nContent-Length: 100", b"only this")
+    async with raw_server(cut) as mirror, raw_server(holds(CONTENT)) as origin:
+        lab = source(tmp_path, [origin.url], mirrors=[mirror.url])
+        with pytest.raises(RemoteUnavailableError, match="too early"):
+            await fetch(lab, f"{origin.url}/disk", tmp_path / "out")
+        assert origin.requests == []
+        await lab.aclose()
+
+
+async def test_a_proxy_is_asked_for_plain_http(tmp_path):
+    async with raw_server(holds(CONTENT)) as proxy:
+        lab = source(
+            tmp_path,
+            ["http://images.example.com/"],
+            proxy=proxy.url,
+            proxy_username="lab",
+            proxy_password=secret(tmp_path, "pass word"),
+        )
+        assert (await lab.stat("http://images.example.com/disk")).size == len(CONTENT)
+        assert proxy.requests[0].target == "http://images.example.com/disk"
+        assert proxy.requests[0].headers["proxy-authorization"] == "Basic bGFiOnBhc3Mgd29yZA=="
+        await lab.aclose()
+
+
+async def test_the_environments_proxy_counts_only_where_the_config_says_so(tmp_path, monkeypatch):
+    async with raw_server(holds(CONTENT)) as proxy, raw_server(holds(b"direct")) as server:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        deaf, heeding = source(tmp_path, [server.url]), source(tmp_path, [server.url], trust_env=True)
+        assert (await deaf.stat(f"{server.url}/disk")).size == len(b"direct")
+        assert (await heeding.stat(f"{server.url}/disk")).size == len(CONTENT)
+        await deaf.aclose()
+        await heeding.aclose()
+
+
+async def test_a_secret_that_is_not_there_or_not_fit_is_an_error_that_does_not_show_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("NO_SUCH", raising=False)
+    for ref, words in (
+        (SecretRef.parse("file:/nowhere/secret"), "/nowhere/secret cannot be read"),
+        (SecretRef.parse("env:NO_SUCH"), "NO_SUCH is not set"),
+        (secret(tmp_path, "hunter2\nX-Evil: 1"), "line breaks"),
+    ):
+        lab = source(tmp_path, ["http://127.0.0.1:1/"], bearer_token=ref)
+        with pytest.raises(SourceError, match=words) as caught:
+            await lab.stat("http://127.0.0.1:1/x")
+        assert "hunter2" not in str(caught.value)
+        await lab.aclose()
+
+
+async def test_the_rate_limit_holds_for_all_transfers_together(tmp_path):
+    content = bytes(400_000)
+    async with raw_server(holds(content)) as server:
+        lab = source(tmp_path, [server.url], rate_limit=1_000_000)
+        begun = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for name in ("one", "two"):
+                nursery.start_soon(fetch, lab, f"{server.url}/disk", tmp_path / name)
+        assert trio.current_time() - begun >= 0.8
+        assert hashlib.sha256((tmp_path / "two").read_bytes()).digest() == hashlib.sha256(content).digest()
+        await lab.aclose()
+
+
+def test_making_a_source_touches_neither_disk_nor_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(ssl, "create_default_context", None)
+    source(tmp_path, ["https://a.example.com/"], ca_file="/nowhere", bearer_token=SecretRef.parse("file:/nowhere"))

@@ -1,0 +1,87 @@
+"""A real nginx over one folder, on loopback, plain and TLS. Owns its process and its few files."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trustme
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_CONFIG = """
+daemon off; master_process off; pid {work}/pid; error_log {work}/error.log;
+events {{ worker_connections 64; }}
+http {{
+  access_log {work}/access.log; sendfile on; types {{ }} default_type application/octet-stream;
+  client_body_temp_path {work}/1; proxy_temp_path {work}/2; fastcgi_temp_path {work}/3;
+  uwsgi_temp_path {work}/4; scgi_temp_path {work}/5;
+  server {{
+    listen 127.0.0.1:{port}; listen 127.0.0.1:{tls_port} ssl;
+    ssl_certificate {work}/server.pem; ssl_certificate_key {work}/server.pem;
+    root {root}; autoindex off;
+    location /basic/ {{ alias {root}/; auth_basic lab; auth_basic_user_file {work}/htpasswd; }}
+    location /moved/ {{ rewrite ^/moved/(.*)$ /$1 redirect; }}
+    location /certificate/ {{ alias {root}/; if ($ssl_client_verify != SUCCESS) {{ return 403; }} }}
+    ssl_client_certificate {work}/ca.pem; ssl_verify_client optional;
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Nginx:
+    """``basic/`` wants the login ``lab`` / ``open sesame``, ``certificate/`` a client certificate of ``ca``."""
+
+    url: str
+    tls_url: str
+    root: Path
+    ca_file: Path
+    ca: trustme.CA
+    access_log: Path
+
+
+@contextmanager
+def nginx(root: Path, work: Path) -> Iterator[Nginx]:
+    """Serve ``root`` until the block ends."""
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(work / "ca.pem")
+    ca.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(work / "server.pem")
+    (work / "htpasswd").write_text("lab:{PLAIN}open sesame\n")
+    port, tls_port = _free_ports(2)
+    config = work / "nginx.conf"
+    config.write_text(_CONFIG.format(work=work, root=root, port=port, tls_port=tls_port))
+    process = subprocess.Popen(["nginx", "-p", str(work), "-c", str(config)], stderr=subprocess.PIPE)
+    try:
+        _wait_for(process, port)
+        yield Nginx(
+            f"http://127.0.0.1:{port}", f"https://127.0.0.1:{tls_port}", root, work / "ca.pem", ca, work / "access.log"
+        )
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
+    for _ in range(500):
+        if process.poll() is not None:
+            raise RuntimeError(f"nginx ended: {process.communicate()[1].decode()}")
+        with socket.socket() as probe:
+            if not probe.connect_ex(("127.0.0.1", port)):
+                return
+        time.sleep(0.02)
+    raise RuntimeError("nginx does not answer")
