@@ -1,0 +1,106 @@
+"""Reading, making and writing configurations. Owns the file's syntax; the settings stand in ``schema``."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import tomli_w
+
+from provisioner.config.schema import DEFAULT_CONVERTERS, Config
+from provisioner.config.strict import Faults, decode_struct, show
+from provisioner.contracts.errors import ConfigError, InvalidRequestError
+from provisioner.contracts.urls import UrlPrefix
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+# Hosts that are this machine: what the embedded default may fetch from.
+LOOPBACK_PREFIXES = ("http://127.0.0.1:*/", "http://localhost:*/", "http://[::1]:*/")
+_SECRET_WORDS = ("token", "password", "secret", "authorization")
+
+
+def load(path: Path) -> Config:
+    """The configuration in ``path``. Raises ConfigError with one line for each fault."""
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    return parse(document, str(path))
+
+
+def parse(document: Mapping[str, Any], origin: str) -> Config:
+    """A decoded TOML document as Config. ``origin`` names it in faults. Raises ConfigError."""
+    faults = Faults(origin)
+    config = decode_struct(document, Config, "", faults)
+    if config is not None:
+        _check_tables(config, faults)
+    if config is None or faults.lines:
+        raise ConfigError("\n".join(faults.lines))
+    return config
+
+
+def _check_tables(config: Config, faults: Faults) -> None:
+    for kind in ("sources", "targets", "guards", "observers"):
+        for name, table in getattr(config, kind).items():
+            if not isinstance(table.get("plugin"), str):
+                faults.add(f"{kind}.{name}.plugin", f"found {show(table.get('plugin'))}, allowed: a plugin's name")
+    for name, entry in config.converters.items():
+        if not isinstance(entry if isinstance(entry, str) else entry.get("plugin"), str):
+            faults.add(f"converters.{name}", f"found {show(entry)}, allowed: a plugin's name or a table with plugin")
+    if not config.targets:
+        faults.add("targets", 'is missing; allowed: at least one table such as [targets.main] with plugin = "lvm"')
+    defaults = [name for name, table in config.targets.items() if table.get("default") is True]
+    if len(defaults) > 1:
+        faults.add("targets", f"found default = true in {', '.join(defaults)}, allowed: in one")
+
+
+def embedded(data_dir: Path, bind: str, allow_sources: Sequence[str] = (), *, require_checksum: bool = True) -> Config:
+    """The configuration that needs no file: file volumes under ``data_dir``, images over http from this machine.
+
+    ``allow_sources`` are further url prefixes to fetch from. Raises ConfigError.
+    """
+    root = data_dir.absolute()
+    for prefix in allow_sources:
+        try:
+            UrlPrefix.parse(prefix)
+        except InvalidRequestError as error:
+            raise ConfigError(f"{prefix}: not a url prefix: {error}") from error
+    return parse(
+        {
+            "state_directory": str(root),
+            "server": {"bind": [bind]},
+            "cache": {"require_checksum": require_checksum},
+            "sources": {"http": {"plugin": "http", "urls": [*LOOPBACK_PREFIXES, *allow_sources]}},
+            "targets": {"files": {"plugin": "file", "directory": str(root / "volumes"), "default": True}},
+        },
+        "the embedded default",
+    )
+
+
+def dump(config: Config) -> str:
+    """The configuration as TOML, defaults filled in. Values of keys that look like secrets are left out."""
+    document = msgspec.to_builtins(config, enc_hook=str)
+    document["converters"] = {**DEFAULT_CONVERTERS, **document["converters"]}
+    return tomli_w.dumps(_plain(document))
+
+
+def _plain(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item, name) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_plain(item, key) for item in value]
+    if isinstance(value, str) and any(word in key for word in _SECRET_WORDS) and not _is_reference(value):
+        return "(not shown)"
+    return value
+
+
+def _is_reference(value: str) -> bool:
+    return value.startswith(("file:", "env:", "credential:", os.sep))

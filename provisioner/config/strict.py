@@ -1,0 +1,112 @@
+"""Decoding a TOML document into frozen structs, with every fault found at once.
+
+Owns the wording of faults: where, what was found, what is allowed, which key was probably meant. Knows no setting.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+@dataclass(slots=True)
+class Faults:
+    """Collects what is wrong with one file. ``origin`` names it in every line."""
+
+    origin: str
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, path: str, text: str) -> None:
+        self.lines.append(f"{self.origin}: {path}: {text}")
+
+
+def decode_struct(data: object, struct: type[S], path: str, faults: Faults) -> S | None:
+    """``data`` as ``struct``; None where anything in it is wrong, each fault then being in ``faults``."""
+    if not isinstance(data, Mapping):
+        faults.add(path, f"found {show(data)}, allowed: a table")
+        return None
+    known = {info.encode_name: info for info in msgspec.structs.fields(struct)}
+    hints = typing.get_type_hints(struct, include_extras=True)
+    before = len(faults.lines)
+    for key in data:
+        if key not in known:
+            faults.add(_join(path, key), _unknown_key(key, known))
+    values: dict[str, Any] = {}
+    for key, info in known.items():
+        if key in data:
+            values[info.name] = _decode_value(data[key], hints[info.name], _join(path, key), faults)
+        elif info.required:
+            faults.add(_join(path, key), f"is missing; allowed: {_type_words(hints[info.name])}")
+    if len(faults.lines) > before:
+        return None
+    try:
+        return struct(**values)
+    except ValueError as error:  # from the struct's own __post_init__
+        faults.add(path, str(error))
+        return None
+
+
+def _decode_value(value: object, kind: Any, path: str, faults: Faults) -> Any:
+    nested = _struct_in(kind)
+    if nested is not None and isinstance(value, Mapping):
+        return decode_struct(value, nested, path, faults)
+    table_of = _struct_in(typing.get_args(kind)[1]) if typing.get_origin(kind) is dict else None
+    if table_of is not None and isinstance(value, Mapping):
+        return {key: decode_struct(item, table_of, _join(path, key), faults) for key, item in value.items()}
+    try:
+        return msgspec.convert(value, kind, dec_hook=parse_hook)
+    except msgspec.ValidationError as error:
+        faults.add(path, f"found {show(value)}, {_allowed(str(error))}")
+        return None
+
+
+def parse_hook(kind: type[T], value: object) -> T:
+    """Msgspec's hook for our own value types: each has a ``parse`` that raises ValueError with what is allowed."""
+    parse = getattr(kind, "parse", None)
+    if parse is None:
+        raise NotImplementedError
+    return typing.cast("T", parse(value))
+
+
+def show(value: object) -> str:
+    """A found value as a person would recognise it, cut short."""
+    text = msgspec.json.encode(value, enc_hook=str).decode()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _unknown_key(key: str, known: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(sorted(known)) or 'nothing'}"
+    return f"unknown key; {hint}"
+
+
+def _struct_in(kind: Any) -> type[msgspec.Struct] | None:
+    """The struct in ``X``, ``X | None`` or ``Annotated[X, ...]``."""
+    for candidate in (kind, *typing.get_args(kind)):
+        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
+            return candidate
+    return None
+
+
+def _allowed(message: str) -> str:
+    """Msgspec's words, turned into what is allowed."""
+    message = message.split(" - at `", maxsplit=1)[0]
+    if message.startswith("Expected"):
+        return "allowed: " + message.removeprefix("Expected ").split(", got")[0].replace("`", "")
+    return f"allowed: {message}" if message.startswith("a ") else message
+
+
+def _type_words(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind)).replace("str", "a string", 1)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

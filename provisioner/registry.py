@@ -1,0 +1,192 @@
+"""The pluggy host: finds installed back ends and makes those the config names.
+
+Owns loading, duplicate and misspelt hooks, and the check of each back end's own settings. Knows no back end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+
+from provisioner.config import DEFAULT_CONVERTERS, Config, Faults, decode_struct
+from provisioner.contracts import PROJECT, BackEnd, BackEndContext, hookspecs
+from provisioner.contracts.errors import ConfigError, InvalidRequestError, PluginError, UrlNotAllowedError
+from provisioner.contracts.urls import ImageUrl
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from provisioner.contracts import BlockTarget, Converter, Guard, ImageSource, Observer
+
+T = TypeVar("T")
+
+# What a back end is called in the config -> the hook that brings it.
+KINDS = {
+    "source": "lvp_image_sources",
+    "converter": "lvp_converters",
+    "target": "lvp_block_targets",
+    "guard": "lvp_guards",
+    "observer": "lvp_observers",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One back end that could be named in the config, and the distribution that brings it."""
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+
+
+@dataclass(slots=True)
+class BackEnds:
+    """The back ends of one configuration, made and ready."""
+
+    sources: Mapping[str, ImageSource] = field(default_factory=dict)
+    converters: Mapping[str, Converter] = field(default_factory=dict)  # by image format
+    targets: Mapping[str, BlockTarget] = field(default_factory=dict)
+    guards: Mapping[str, Guard] = field(default_factory=dict)
+    observers: Mapping[str, Observer] = field(default_factory=dict)
+    default_target: str = ""
+
+    def source_for(self, url: str) -> ImageSource:
+        """The source configured for ``url``. Raises InvalidRequestError or UrlNotAllowedError."""
+        parsed = ImageUrl.parse(url)
+        for source in self.sources.values():
+            if source.owns(url):
+                return source
+        raise UrlNotAllowedError(f"{parsed.without_query} belongs to no configured source; nothing was fetched")
+
+    def target(self, name: str | None) -> BlockTarget:
+        """The target of that name, or the default one. Raises InvalidRequestError."""
+        found = self.targets.get(name or self.default_target)
+        if found is None:
+            raise InvalidRequestError(f"no block target {name!r} is configured; there are: {_names(self.targets)}")
+        return found
+
+    def converter(self, image_format: str) -> Converter:
+        """The converter for that image format. Raises InvalidRequestError."""
+        found = self.converters.get(image_format)
+        if found is None:
+            raise InvalidRequestError(f"image_type {image_format!r} is not known; there are: {_names(self.converters)}")
+        return found
+
+    async def aclose(self) -> None:
+        """Close every back end, each whatever the others do."""
+        async for back_end in self._all():
+            await back_end.aclose()
+
+    async def _all(self) -> AsyncIterator[Any]:
+        for group in (self.observers, self.guards, self.converters, self.sources, self.targets):
+            for back_end in dict.fromkeys(group.values()):
+                yield back_end
+
+
+class Registry:
+    """Every installed back end, by kind and name."""
+
+    def __init__(self) -> None:
+        self._back_ends: dict[str, dict[str, BackEnd[Any]]] = {kind: {} for kind in KINDS}
+        self._origins: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def add(self, plugin: object, name: str, distribution: str = "", version: str = "") -> None:
+        """Register one plugin's back ends. Raises PluginError on a misspelt hook or a name that is taken."""
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(hookspecs)
+        try:
+            manager.register(plugin, name)
+            manager.check_pending()
+        except (pluggy.PluginValidationError, ValueError) as error:
+            raise PluginError(f"plugin {name} cannot be used: {error}") from error
+        for kind, hook in KINDS.items():
+            for back_ends in getattr(manager.hook, hook)():
+                for back_end in back_ends:
+                    self._add_one(kind, back_end, distribution or name, version)
+
+    def _add_one(self, kind: str, back_end: BackEnd[Any], distribution: str, version: str) -> None:
+        taken = self._origins.get((kind, back_end.name))
+        if taken is not None:
+            raise PluginError(
+                f"two plugins bring a {kind} named {back_end.name!r}: {taken[0]} and {distribution}; remove one"
+            )
+        self._back_ends[kind][back_end.name] = back_end
+        self._origins[kind, back_end.name] = (distribution, version)
+
+    def describe(self) -> list[PluginInfo]:
+        """What is installed, for people."""
+        return [PluginInfo(kind, name, *self._origins[kind, name]) for kind, name in sorted(self._origins)]
+
+    def build(self, config: Config) -> BackEnds:
+        """Make what ``config`` names. Raises ConfigError with one line for each fault."""
+        faults = Faults("config")
+        made = BackEnds(
+            sources=self._make("source", "sources", config.sources, config, faults),
+            converters=self._converters(config, faults),
+            targets=self._make("target", "targets", config.targets, config, faults),
+            guards=self._make("guard", "guards", config.guards, config, faults),
+            observers=self._make("observer", "observers", config.observers, config, faults),
+            default_target=_default_target(config),
+        )
+        if faults.lines:
+            raise ConfigError("\n".join(faults.lines))
+        return made
+
+    def _converters(self, config: Config, faults: Faults) -> dict[str, Any]:
+        entries = {**DEFAULT_CONVERTERS, **config.converters}
+        tables = {name: {"plugin": entry} if isinstance(entry, str) else entry for name, entry in entries.items()}
+        made = self._make("converter", "converters", tables, config, faults)
+        for image_format, converter in made.items():
+            if image_format not in converter.formats:
+                faults.add(
+                    f"converters.{image_format}",
+                    f"{tables[image_format]['plugin']} reads only {', '.join(sorted(converter.formats))}",
+                )
+        return made
+
+    def _make(
+        self, kind: str, section: str, tables: Mapping[str, Mapping[str, Any]], config: Config, faults: Faults
+    ) -> dict[str, Any]:
+        made = {}
+        for name, table in tables.items():
+            path = f"{section}.{name}"
+            back_end = self._back_ends[kind].get(table["plugin"])
+            if back_end is None:
+                known = _names(self._back_ends[kind])
+                faults.add(f"{path}.plugin", f"no installed plugin brings {table['plugin']!r}; allowed: {known}")
+                continue
+            own = {key: value for key, value in table.items() if key not in {"plugin", "default"}}
+            settings = decode_struct(own, back_end.settings, path, faults)
+            if settings is not None:
+                context = BackEndContext(name, Path(config.state_directory))
+                made[name] = back_end.create(settings, context)
+        return made
+
+
+def load() -> Registry:
+    """The registry of everything installed under the entry point group. Raises PluginError."""
+    registry = Registry()
+    for entry in sorted(entry_points(group=PROJECT), key=lambda item: item.name):
+        try:
+            plugin = entry.load()
+        except Exception as error:
+            raise PluginError(f"plugin {entry.name} ({entry.value}) cannot be loaded: {error}") from error
+        distribution = entry.dist
+        registry.add(
+            plugin, entry.name, distribution.name if distribution else "", distribution.version if distribution else ""
+        )
+    return registry
+
+
+def _default_target(config: Config) -> str:
+    marked = [name for name, table in config.targets.items() if table.get("default") is True]
+    return marked[0] if marked else next(iter(config.targets), "")
+
+
+def _names(known: Mapping[str, object]) -> str:
+    return ", ".join(sorted(known)) or "none"
