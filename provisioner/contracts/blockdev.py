@@ -60,6 +60,10 @@ def zero_range(fd: int, start: int, stop: int, check: Callable[[], None] = lambd
     BLKZEROOUT on a device, a punched hole in a file; where either is not to be had, zeros are written.
     ``check`` is called between two requests and may raise to stop. Raises OSError.
     """
+    # The device helps with whole blocks only: the odd bytes before the first one are written.
+    aligned = min(stop, -(-start // 4096) * 4096)
+    _write_zeros(fd, start, aligned, check)
+    start = aligned
     while start < stop:
         check()
         step = min(ZERO_STEP, stop - start)

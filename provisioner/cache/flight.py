@@ -1,0 +1,153 @@
+"""One download under way and everybody who waits for it. Owns the order fetch, verify, publish; not where files go."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from provisioner.cache.handle import CachedImage, CacheView
+from provisioner.contracts.errors import (
+    CacheError,
+    CacheFullError,
+    ChecksumMismatchError,
+    ProvisionerError,
+    RemoteUnavailableError,
+)
+from provisioner.contracts.tasks import first_cause
+from provisioner.download.arrival import Arrival
+from provisioner.download.fetch import fetch
+from provisioner.download.follow import follow
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from provisioner.cache.entry import Entry, Expectation
+    from provisioner.contracts import ImageSource
+    from provisioner.download.inspection import ImageInfo
+
+log = structlog.get_logger(__name__)
+
+
+class Flight(CachedImage):
+    """A download shared by ``users`` jobs. It ends when its file is published, when it fails, or when all left."""
+
+    def __init__(self, source: ImageSource, expectation: Expectation, fd: int, partial: str) -> None:
+        self.hit = False
+        self.source = source
+        self.expectation = expectation
+        self.partial = partial
+        self.arrival = Arrival(fd)
+        self.users = 0
+        self.entry: Entry | None = None
+        self.ended = trio.Event()
+        self.scope = trio.CancelScope()
+        self._info: ImageInfo | None = None
+        self._error: ProvisionerError | None = None
+        self._inspected = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+
+    async def info(self) -> ImageInfo:
+        await self._inspected.wait()
+        if self._info is None:
+            raise self._failure()
+        return self._info
+
+    async def downloaded(self) -> None:
+        await self.arrival.completed()
+
+    async def verified(self) -> Entry:
+        await self.ended.wait()
+        if self.entry is None:
+            raise self._failure()
+        return self.entry
+
+    @property
+    def size(self) -> int | None:
+        return self.arrival.size if self.arrival.size is not None else self.expectation.remote.size
+
+    @property
+    def available(self) -> int:
+        return self.arrival.available
+
+    def view(self, image_format: str, virtual_size: int) -> CacheView:
+        size = self.size
+        assert size is not None
+        return CacheView(self.arrival.fd, image_format, size, virtual_size, self.arrival)
+
+    def _failure(self) -> ProvisionerError:
+        return self._error or RemoteUnavailableError("the download was given up")
+
+    async def run(
+        self,
+        attempts: int,
+        received: Callable[[int], None],
+        publish: Callable[[Flight, dict[str, str], ImageInfo], Awaitable[Entry]],
+    ) -> None:
+        """Download, verify, publish. Never raises but for being cancelled; the outcome is kept for the users."""
+        try:
+            with self.scope:
+                digests = await self._transfer(attempts, received)
+                self._check(digests)
+                assert self._info is not None
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 60):
+                    self.entry = await publish(self, digests, self._info)
+        except Exception as error:  # noqa: BLE001 - the boundary: one download's error must not reach another
+            self._error = as_provisioner_error(error)
+            log.warning("download failed", url=self.expectation.remote.url, reason=self._error.message)
+        finally:
+            self.arrival.fail(self._failure())
+            self._inspected.set()
+            self.ended.set()
+
+    async def _transfer(self, attempts: int, received: Callable[[int], None]) -> dict[str, str]:
+        digests: dict[str, str] = {}
+        checksum = self.expectation.checksum
+        algorithms = {"sha256", checksum.algorithm if checksum else "sha256"}
+
+        async def hash_behind() -> None:
+            try:
+                digests.update(await trio.to_thread.run_sync(follow, self.arrival, algorithms, self._on_inspected))
+            except Exception as error:
+                self.arrival.fail(error)
+                raise
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hash_behind)
+            try:
+                await fetch(self.source, self.expectation.remote, self.arrival, attempts, received)
+            except BaseException as error:
+                self.arrival.fail(error if isinstance(error, Exception) else self._failure())
+                raise
+        return digests
+
+    def _on_inspected(self, info: ImageInfo) -> None:
+        self._info = info
+        self._token.run_sync_soon(self._inspected.set)
+
+    def _check(self, digests: dict[str, str]) -> None:
+        checksum = self.expectation.checksum
+        if checksum is not None and digests[checksum.algorithm] != checksum.hex:
+            raise ChecksumMismatchError(
+                f"the image's {checksum.algorithm} is {digests[checksum.algorithm]}, but {checksum.hex} was expected"
+            )
+
+    def close(self) -> None:
+        """Give the descriptor back. Only when the last user is gone and the download has ended."""
+        os.close(self.arrival.fd)
+
+
+def as_provisioner_error(error: BaseException) -> ProvisionerError:
+    """The cause a person should read: our own errors as they are, those of the system in our words."""
+    cause = first_cause(error)
+    if isinstance(cause, ProvisionerError):
+        return cause
+    if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return CacheFullError("the cache's file system is full")
+    if isinstance(cause, OSError):
+        return CacheError(f"the cache cannot be written: {cause.strerror}")
+    log.error("unexpected error in a download", exc_info=error)
+    return CacheError(f"the download broke on an internal error ({type(cause).__name__})")

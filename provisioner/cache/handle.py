@@ -1,0 +1,100 @@
+"""What a job holds of a cached image: its bytes, arriving or whole, its kind, and its verified digest."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from provisioner.download.inspection import ImageInfo
+
+if TYPE_CHECKING:
+    from provisioner.cache.entry import Entry
+    from provisioner.download.arrival import Arrival
+
+
+class CachedImage(ABC):
+    """An image in the cache, or on its way into it, held in place until its context is left.
+
+    ``hit``: nothing had to be downloaded for it.
+    """
+
+    hit: bool
+
+    @abstractmethod
+    async def info(self) -> ImageInfo:
+        """Format and virtual size, once the header is there. Raises UnsafeImageError and the download's errors."""
+
+    @abstractmethod
+    async def downloaded(self) -> None:
+        """Return when every byte is in the file, verified or not. Raises the download's errors."""
+
+    @abstractmethod
+    async def verified(self) -> Entry:
+        """The published entry, once the digest matched. Raises ChecksumMismatchError and the download's errors."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """Length of the whole file in bytes; None while unknown."""
+
+    @property
+    @abstractmethod
+    def available(self) -> int:
+        """Bytes that are in the file."""
+
+    @abstractmethod
+    def view(self, image_format: str, virtual_size: int) -> CacheView:
+        """The view a converter reads. ``size`` must be known."""
+
+
+class CacheView:
+    """Implements contracts.ImageView over a descriptor; ``arrival`` is None for a file that is whole."""
+
+    def __init__(self, fd: int, image_format: str, size: int, virtual_size: int, arrival: Arrival | None) -> None:
+        self.fd = fd
+        self.format = image_format
+        self.size = size
+        self.virtual_size = virtual_size
+        self._arrival = arrival
+
+    @property
+    def available(self) -> int:
+        return self.size if self._arrival is None else self._arrival.available
+
+    async def arrived(self, start: int, stop: int) -> None:
+        if self._arrival is not None:
+            await self._arrival.arrived(start, stop)
+
+
+class StoredImage(CachedImage):
+    """A published image, read through a descriptor of its own."""
+
+    def __init__(self, entry: Entry, fd: int) -> None:
+        self.hit = True
+        self._entry = entry
+        self._fd = fd
+
+    async def info(self) -> ImageInfo:
+        entry = self._entry
+        return ImageInfo(entry.format, None if entry.format == "raw" else entry.virtual_size)
+
+    async def downloaded(self) -> None:
+        return
+
+    async def verified(self) -> Entry:
+        return self._entry
+
+    @property
+    def size(self) -> int:
+        return self._entry.size
+
+    @property
+    def available(self) -> int:
+        return self._entry.size
+
+    def view(self, image_format: str, virtual_size: int) -> CacheView:
+        return CacheView(self._fd, image_format, self._entry.size, virtual_size, None)
+
+    def close(self) -> None:
+        os.close(self._fd)

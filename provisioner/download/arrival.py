@@ -1,0 +1,95 @@
+"""An image file that is being filled from its beginning. Owns the mark up to which it is there, and who waits for it.
+
+Written by the download's thread, read by the hashing thread, by converters' threads and by tasks in the loop.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import trio
+
+from provisioner.contracts.errors import CacheFullError, CorruptImageError
+
+# Waiters in the loop are woken when this much more is there; a wake-up per network read would keep the loop busy.
+WAKE_STEP = 2 * 1024 * 1024
+
+
+class Arrival:
+    """Bytes ``[0, available)`` are in the file behind ``fd``. Make it inside the loop; the maker owns ``fd``."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.size: int | None = None  # set at the end
+        self.limit: int | None = None  # a body that never ends is given up here
+        self._available = 0
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._lot = trio.lowlevel.ParkingLot()
+        self._token = trio.lowlevel.current_trio_token()
+        self._woken_at = 0
+
+    @property
+    def available(self) -> int:
+        """Every byte before this offset is in the file."""
+        return self._available
+
+    def advance(self, end: int) -> None:
+        """Bytes up to ``end`` are written. From any thread; cheap. Raises CacheFullError past the limit."""
+        if self.limit is not None and end > self.limit:
+            raise CacheFullError(f"the image is larger than the cache may be ({self.limit} bytes)")
+        with self._changed:
+            self._available = max(self._available, end)
+            self._changed.notify_all()
+        if end - self._woken_at >= WAKE_STEP:
+            self._woken_at = end
+            self._wake()
+
+    def finish(self) -> None:
+        """The file is complete as far as ``available`` goes."""
+        with self._changed:
+            self.size = self._available
+            self._changed.notify_all()
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """No more bytes will come. Whoever waits gets the error; the first one counts."""
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            self._token.run_sync_soon(self._lot.unpark_all)
+        except trio.RunFinishedError:
+            return
+
+    async def arrived(self, start: int, stop: int) -> None:
+        """Return when ``[start, stop)`` is in the file. Raises what ended the download."""
+        del start  # the file is filled in order
+        while self._available < stop:
+            if self._error is not None:
+                raise self._error
+            if self.size is not None:
+                raise CorruptImageError(f"the image ends at byte {self.size}, but byte {stop - 1} of it is needed")
+            await self._lot.park()
+
+    async def completed(self) -> None:
+        """Return when the whole file is there. Raises what ended the download."""
+        while self.size is None:
+            if self._error is not None:
+                raise self._error
+            await self._lot.park()
+
+    def wait_beyond(self, offset: int, step: int) -> int:
+        """Block a thread until ``step`` bytes beyond ``offset`` are there, or all are. The new mark.
+
+        Raises what ended the download.
+        """
+        with self._changed:
+            while self._available < offset + step and self.size is None:
+                if self._error is not None:
+                    raise self._error
+                self._changed.wait()
+            return self._available

@@ -1,0 +1,89 @@
+"""What an image's digest should be: the texts people publish, and where they are looked for.
+
+Parsing is pure. Order of trust: the request's own checksum, ``URL.sha256``, ``URL.sha512``, ``SHA256SUMS``,
+``SHA512SUMS`` beside the image.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from provisioner.contracts import Checksum, ImageSource, ImageUrl
+from provisioner.contracts.errors import ImageError, RemoteDeniedError, RemoteNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Debian's largest sums file is a tenth of this; more is no checksum file.
+MAX_TEXT = 1024 * 1024
+
+_LENGTHS = {"sha256": 64, "sha512": 128}
+_PLAIN = re.compile(r"\\?([0-9A-Fa-f]{64,128})(?:\s+\*?(.+))?")
+_BSD = re.compile(r"(SHA256|SHA512) \((.+)\) = ([0-9A-Fa-f]+)")
+
+
+def parse(text: str, algorithm: str, file_name: str, *, only_file: bool) -> Checksum | None:
+    """The checksum of ``file_name`` in a checksum file's text, or None where the text does not have it.
+
+    Understood: a bare digest, ``sha256sum`` lines (with ``*`` mark or paths), BSD lines, many files in one text.
+    ``only_file``: the text is about one image (a sidecar), so a bare digest counts; with a name it must still
+    be the image's. Raises ImageError where a sidecar holds no digest, names other files only, or contradicts itself.
+    """
+    entries = list(_entries(text, algorithm))
+    digests = {digest for digest, name in entries if name == file_name}
+    bare = {digest for digest, name in entries if name is None}
+    found = digests or (bare if only_file else set())
+    if len(found) > 1:
+        raise ImageError(f"the {algorithm} checksum file gives {file_name} more than one digest")
+    if found:
+        return Checksum(algorithm, found.pop())
+    if only_file and entries:
+        raise ImageError(f"the {algorithm} checksum file names {entries[0][1]}, not {file_name}")
+    if only_file:
+        raise ImageError(f"the {algorithm} checksum file beside {file_name} holds no {algorithm} digest")
+    return None
+
+
+def _entries(text: str, algorithm: str) -> Iterator[tuple[str, str | None]]:
+    """(digest, base name or None) of every line that is a checksum line of that algorithm."""
+    for raw in text.lstrip("\ufeff").splitlines():
+        line = raw.strip()
+        if bsd := _BSD.fullmatch(line):
+            kind, name, digest = bsd[1].lower(), bsd[2], bsd[3].lower()
+        elif plain := _PLAIN.fullmatch(line):
+            kind, name, digest = algorithm, plain[2], plain[1].lower()
+        else:
+            continue
+        if kind == algorithm and len(digest) == _LENGTHS[algorithm]:
+            yield digest, name.rsplit("/", 1)[-1] if name else None
+
+
+async def discover(source: ImageSource, url: str) -> Checksum | None:
+    """Look for a checksum beside the image. None where there is none; errors of the server are not 'none'."""
+    image = ImageUrl.parse(url)
+    for algorithm in ("sha256", "sha512"):
+        text = await _read(source, f"{image.without_query}.{algorithm}")
+        if text is not None:
+            return parse(text, algorithm, image.file_name, only_file=True)
+    for algorithm in ("sha256", "sha512"):
+        text = await _read(source, image.sibling(f"{algorithm.upper()}SUMS"))
+        if text is not None and (found := parse(text, algorithm, image.file_name, only_file=False)):
+            return found
+    return None
+
+
+async def _read(source: ImageSource, url: str) -> str | None:
+    if not source.owns(url):
+        return None
+    body = bytearray()
+    try:
+        async with source.open(url) as stream:
+            async for chunk in stream:
+                body += chunk
+                if len(body) > MAX_TEXT:
+                    raise ImageError(f"{url} is larger than a checksum file can be ({MAX_TEXT} bytes)")
+    except (RemoteNotFoundError, RemoteDeniedError):
+        # Object stores answer 'denied' for what does not exist where listing is not allowed.
+        return None
+    return body.decode("utf-8", errors="replace")

@@ -1,0 +1,92 @@
+"""Getting one image's bytes into a file, however often the connection breaks. Owns tries, pauses and resuming."""
+
+from __future__ import annotations
+
+import os
+import random
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from provisioner.contracts import pwrite_all
+from provisioner.contracts.errors import RemoteChangedError, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from provisioner.contracts import ImageSource, ImageStream, RemoteImage
+    from provisioner.download.arrival import Arrival
+
+log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+
+
+def pause_after(failures: int, jitter: Callable[[], float] = random.random) -> float:
+    """Seconds to wait after that many failures in a row: doubling, capped, 50 to 100 % of it by chance."""
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1))
+    return float(longest * (0.5 + 0.5 * jitter()))
+
+
+async def fetch(
+    source: ImageSource, image: RemoteImage, arrival: Arrival, attempts: int, received: Callable[[int], None]
+) -> None:
+    """Fill ``arrival`` with ``image``; carries on where a broken connection left off.
+
+    ``attempts`` tries in a row without a byte gained end it. ``received`` counts the bytes that came, from any
+    thread. Raises SourceError; RemoteChangedError where the server now holds another image.
+    """
+    failures = 0
+    while True:
+        before = arrival.available
+        try:
+            await _try_once(source, image, arrival, received)
+            return
+        except SourceError as error:
+            failures = 1 if arrival.available > before else failures + 1
+            if not error.temporary or isinstance(error, RemoteChangedError) or failures >= attempts:
+                raise
+            pause = pause_after(failures)
+            log.warning("download interrupted", reason=error.message, at_byte=arrival.available, pause=round(pause, 2))
+            await trio.sleep(pause)
+
+
+async def _try_once(source: ImageSource, image: RemoteImage, arrival: Arrival, received: Callable[[int], None]) -> None:
+    start = arrival.available if image.accepts_ranges and image.version is not None else 0
+    async with source.open(image.url, start, None, image.version) as stream:
+        if stream.start > arrival.available:
+            raise RemoteChangedError("the server sent another part of the image than was asked for")
+        mark = stream.start
+
+        def report(end: int) -> None:
+            nonlocal mark
+            received(end - mark)
+            mark = end
+            arrival.advance(end)
+
+        # Bytes that were hashed are never written again, or the digest would be of another file.
+        save = stream.save if stream.start == arrival.available else partial(_replay, stream, arrival)
+        end = await save(arrival.fd, report)
+    if image.size is not None and end != image.size:
+        raise RemoteChangedError(f"the server promised {image.size} bytes and sent {end}")
+    arrival.finish()
+
+
+async def _replay(stream: ImageStream, arrival: Arrival, fd: int, report: Callable[[int], None]) -> int:
+    """A server that cannot resume begins anew: what is there already is compared, the rest written."""
+    offset = stream.start
+    async for chunk in stream:
+        await trio.to_thread.run_sync(_compare_and_write, fd, chunk, offset, arrival.available)
+        offset += len(chunk)
+        report(offset)
+    return offset
+
+
+def _compare_and_write(fd: int, chunk: bytes, offset: int, available: int) -> None:
+    known = max(0, min(len(chunk), available - offset))
+    if known and os.pread(fd, known, offset) != chunk[:known]:
+        raise RemoteChangedError("the image changed on the server while it was being fetched")
+    pwrite_all(fd, memoryview(chunk)[known:], offset + known)

@@ -1,0 +1,90 @@
+"""What an image is, told from its first bytes. Owns the judgement which images are safe to hand to a converter.
+
+The detection itself is oslo.utils' format inspector, which the OpenStack services rely on and which knows the CVEs.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from provisioner.contracts.errors import UnsafeImageError
+
+if TYPE_CHECKING:
+    from oslo_utils.imageutils.format_inspector import FileInspector, InspectWrapper
+
+# Beyond this no inspector we use looks for anything (ISO: 32 KiB, VHDX: 1 MiB and its metadata).
+WINDOW = 2 * 1024 * 1024
+_STEP = 64 * 1024
+# Disks as they are: a partition table or an ISO file system in them is content, not a container.
+_RAW = {"raw", "gpt", "iso"}
+_CHECK_WORDS = {
+    "backing_file": "it has a backing file",
+    "data_file": "it keeps its data in an external file",
+    "unknown_features": "it uses features this service does not know",
+    "descriptor": "its descriptor names other files",
+    "footer": "its footer contradicts its header",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """``format`` as qemu-img calls it; ``virtual_size`` in bytes, None for raw (the file's own length)."""
+
+    format: str
+    virtual_size: int | None
+
+
+class Inspection:
+    """Fed with an image's bytes from the first on, until it has made up its mind. CPU only: feed it in a thread."""
+
+    def __init__(self) -> None:
+        from oslo_utils.imageutils.format_inspector import InspectWrapper  # 0.1 s to load
+
+        self._buffer = io.BytesIO()
+        self._wrapper: InspectWrapper = InspectWrapper(self._buffer)
+        self._fed = 0
+
+    def feed(self, data: bytes | memoryview, *, last: bool) -> ImageInfo | None:
+        """The next bytes; ``last`` when no more will come. The verdict once there is one.
+
+        Raises UnsafeImageError.
+        """
+        for start in range(0, len(data), _STEP):
+            self._eat(bytes(data[start : start + _STEP]))
+        self._fed += len(data)
+        if last or self._fed >= WINDOW:
+            self._wrapper.close()
+        found = self._wrapper.formats
+        return _judge(found) if found is not None else None
+
+    def _eat(self, chunk: bytes) -> None:
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        self._buffer.write(chunk)
+        self._buffer.seek(0)
+        self._wrapper.read(len(chunk))
+
+
+def _judge(found: list[FileInspector]) -> ImageInfo:
+    names = {str(inspector) for inspector in found}
+    if names <= _RAW:
+        return ImageInfo("raw", None)
+    if len(names) > 1:
+        raise UnsafeImageError(f"the image can be read as {' and as '.join(sorted(names))}; such a file is refused")
+    inspector = found[0]
+    if str(inspector) == "luks":
+        raise UnsafeImageError("the image is LUKS-encrypted; it would be copied as noise")
+    _check_safety(inspector)
+    return ImageInfo("vpc" if str(inspector) == "vhd" else str(inspector), int(inspector.virtual_size))
+
+
+def _check_safety(inspector: FileInspector) -> None:
+    from oslo_utils.imageutils.format_inspector import SafetyCheckFailed
+
+    try:
+        inspector.safety_check()
+    except SafetyCheckFailed as error:
+        reasons = "; ".join(_CHECK_WORDS.get(name, f"{name}: {why}") for name, why in error.failures.items())
+        raise UnsafeImageError(f"the {inspector} image is refused: {reasons}") from error

@@ -1,0 +1,1 @@
+"""One job's way from a url to a volume: plan, run, undo."""

@@ -1,0 +1,146 @@
+"""Copying an image onto a staged volume: convert, verify, zero the tail, commit. Owns their order.
+
+Where the converter can, it works while the image still arrives; the digest is checked before commit all the same.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from provisioner.contracts import ProvisionedBy, blockdev
+from provisioner.contracts.errors import ImageFormatError, TargetError
+from provisioner.contracts.tasks import run_both
+from provisioner.pipeline.plan import Outcome, Request, check_image, may_overlap, stage_request
+from provisioner.pipeline.progress import Progress, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from provisioner.cache import CachedImage, Entry
+    from provisioner.contracts import Base, BlockTarget, CloneTarget, Converter, Device, StagedVolume, Volume
+
+    CheckGuards = Callable[[BlockTarget, str], Awaitable[None]]
+
+# A commit is let finish even when the job is cancelled; this bounds a device that hangs.
+COMMIT_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """One image on its way onto one volume."""
+
+    request: Request
+    image: CachedImage
+    converter: Converter
+    progress: Progress
+    path_of: Callable[[Entry], str]
+    check_guards: CheckGuards
+
+    async def to_volume(self, target: BlockTarget, done: list[Outcome]) -> None:
+        """Copy onto a volume of the job's own, commit it, and say so in ``done`` before anything else happens."""
+        image, request = self.image, self.request
+        virtual_size = await self._check_image(request.volume_size)
+        placement = await target.placement(stage_request(request, None))
+        overlap = may_overlap(self.converter, placement, hit=image.hit, size_known=image.size is not None)
+        if not overlap:
+            await verified(image, self.progress)
+            virtual_size = await self._check_image(request.volume_size)
+        self.progress.begin(Stage.ALLOCATING)
+        async with target.stage(stage_request(request, None), verified=not overlap) as staged:
+            self.progress.end(Stage.ALLOCATING)
+            entry = await self._fill(staged.device, virtual_size)
+            volume = await commit(staged, entry.digest, request, target, self.check_guards, self.progress)
+            done.append(Outcome(image.hit, self.path_of(entry), volume, ProvisionedBy.COPY))
+
+    async def to_base(self, target: CloneTarget, digest: str) -> Base:
+        """Copy onto a new base of the target and publish it."""
+        image, request = self.image, self.request
+        if not (self.converter.streams and not image.hit and image.size is not None):
+            await verified(image, self.progress)
+        virtual_size = await self._check_image(request.volume_size)
+        self.progress.begin(Stage.ALLOCATING)
+        base_request = stage_request(request, digest, name=request.image_type, size=virtual_size)
+        async with target.stage_base(base_request) as staged:
+            self.progress.end(Stage.ALLOCATING)
+            await self._fill(staged.device, virtual_size)
+            await _bounded(lambda: staged.commit(digest))
+        base = await target.base(digest, request.image_type)
+        if base is None:
+            raise TargetError(f"the base volume of {request.image_url} vanished right after it was made")
+        return base
+
+    async def _check_image(self, volume_size: int) -> int:
+        """The image's virtual size in bytes, after every check its header allows."""
+        info = await self.image.info()
+        size = check_image(info, self.request.image_type, self.image.size, volume_size)
+        if size is not None:
+            return size
+        await self.image.downloaded()  # a raw image of a server that does not say its length
+        size = check_image(info, self.request.image_type, self.image.size, volume_size)
+        if size is None:
+            raise ImageFormatError("the image's size cannot be told")
+        return size
+
+    async def _fill(self, device: Device, virtual_size: int) -> Entry:
+        """Make the device the image and zeros after it; the entry, verified."""
+        view = self.image.view(self.request.image_type, virtual_size)
+        self.progress.begin(Stage.CONVERTING, virtual_size)
+
+        async def convert() -> None:
+            await self.converter.convert(view, device, lambda done: self.progress.advance(Stage.CONVERTING, done))
+            self.progress.end(Stage.CONVERTING)
+            self.progress.begin(Stage.POPULATING, device.size_bytes - virtual_size)
+            if not device.reads_zero:
+                await trio.to_thread.run_sync(_zero_tail, device.path, virtual_size)
+            self.progress.end(Stage.POPULATING)
+
+        await run_both(convert, lambda: verified(self.image, self.progress))
+        return await self.image.verified()
+
+
+async def verified(image: CachedImage, progress: Progress) -> Entry:
+    """Wait for the image to be there and its digest to match, telling ``progress``. May be called again."""
+    await image.downloaded()
+    if not image.hit and not progress.ended(Stage.DOWNLOADING):
+        progress.end(Stage.DOWNLOADING)
+        progress.begin(Stage.VERIFYING)
+    entry = await image.verified()
+    if not image.hit and not progress.ended(Stage.VERIFYING):
+        progress.end(Stage.VERIFYING)
+    return entry
+
+
+async def commit(
+    staged: StagedVolume,
+    digest: str,
+    request: Request,
+    target: BlockTarget,
+    check_guards: CheckGuards,
+    progress: Progress,
+) -> Volume:
+    """Ask the guards a last time, then let the target commit, whatever happens around it."""
+    progress.begin(Stage.FINALIZING)
+    assert request.volume_name is not None
+    await check_guards(target, request.volume_name)
+    volume = await _bounded(lambda: staged.commit(digest))
+    progress.end(Stage.FINALIZING)
+    return volume
+
+
+async def _bounded(work: Callable[[], Awaitable[Volume]]) -> Volume:
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + COMMIT_TIMEOUT):
+        return await work()
+    raise TargetError(f"the target did not commit the volume within {COMMIT_TIMEOUT:g} s")
+
+
+def _zero_tail(path: str, start: int) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        blockdev.zero_range(fd, start, blockdev.device_size(fd), trio.from_thread.check_cancelled)
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,95 @@
+"""Decisions of a job, pure: what was asked and what is known in, what to do next out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from provisioner.contracts import GIB, Placement, Provenance, StageRequest
+from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provisioner.contracts import Checksum, Converter, ProvisionedBy, Volume, VolumeUser
+    from provisioner.download.inspection import ImageInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a job is to do. ``volume_name`` None: the image is only fetched into the cache. Sizes in bytes."""
+
+    job_id: str
+    image_url: str
+    image_type: str
+    volume_name: str | None
+    volume_size: int
+    target: str
+    checksum: Checksum | None
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a completed job made. ``volume`` and ``provisioned_by`` are None for a fetch into the cache."""
+
+    cache_hit: bool
+    image_path: str
+    volume: Volume | None = None
+    provisioned_by: ProvisionedBy | None = None
+
+
+def stage_request(
+    request: Request, image_digest: str | None, *, name: str | None = None, size: int | None = None
+) -> StageRequest:
+    """What a target is asked to stage for the job: its volume, or what ``name`` and ``size`` say instead."""
+    provenance = Provenance(request.job_id, request.image_url, image_digest, request.created_at)
+    return StageRequest(name or request.volume_name or "", size or request.volume_size, provenance)
+
+
+def check_fits(virtual_size: int, volume_size: int) -> None:
+    """Raise ImageTooLargeError where an image of that virtual size does not fit the volume (both in bytes)."""
+    if virtual_size > volume_size:
+        raise ImageTooLargeError(
+            f"the image needs {virtual_size} bytes, but the volume would have {volume_size}; "
+            f"ask for {-(-virtual_size // GIB)} GiB or more"
+        )
+
+
+def check_image(info: ImageInfo, declared: str, file_size: int | None, volume_size: int) -> int | None:
+    """The image's virtual size in bytes (None: not known yet), checked against what was asked for.
+
+    Raises ImageFormatError where the image is not what it was declared to be, ImageTooLargeError where it does
+    not fit.
+    """
+    if info.format != declared:
+        raise ImageFormatError(f"the image was declared as {declared} but is {info.format}")
+    virtual_size = info.virtual_size if info.virtual_size is not None else file_size
+    if virtual_size == 0:
+        raise ImageFormatError("the image is empty")
+    if virtual_size is not None:
+        check_fits(virtual_size, volume_size)
+    return virtual_size
+
+
+def may_overlap(converter: Converter, placement: Placement, *, hit: bool, size_known: bool) -> bool:
+    """Whether the conversion may start before the image is verified.
+
+    Never in place: until the digest matched, the old content must stay.
+    """
+    return not hit and converter.streams and placement is not Placement.IN_PLACE and size_known
+
+
+def check_checksum(checksum: Checksum | None, url: str, *, required: bool) -> None:
+    """Raise ChecksumMissingError where nobody vouches for the image and the config wants somebody to."""
+    if checksum is None and required:
+        raise ChecksumMissingError(
+            f"no checksum is known for {url}: none in the request, no .sha256, .sha512, SHA256SUMS or SHA512SUMS "
+            "beside it; give one, or set require_checksum = false in [cache]"
+        )
+
+
+def check_users(volume: str, users: Sequence[VolumeUser]) -> None:
+    """Raise VolumeInUseError where anybody uses the volume."""
+    if users:
+        raise VolumeInUseError(f"the volume {volume} is in use by {', '.join(str(user) for user in users)}")

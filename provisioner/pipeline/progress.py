@@ -1,0 +1,137 @@
+"""How far a job is, honestly: bytes of the stage that is furthest behind, a percent that never falls, an ETA.
+
+No clock and no loop of its own: who measures passes the time in. ``advance`` may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Stage(StrEnum):
+    """The stages of a job, in their order."""
+
+    QUEUED = "queued"
+    CHECKING_CACHE = "checking_cache"
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    ALLOCATING = "allocating"
+    CONVERTING = "converting"
+    POPULATING = "populating"
+    FINALIZING = "finalizing"
+
+
+# Share of a whole job's percent that each stage ends at. Downloading and converting are what takes time.
+_ENDS = {
+    Stage.QUEUED: 0.0,
+    Stage.CHECKING_CACHE: 1.0,
+    Stage.DOWNLOADING: 50.0,
+    Stage.VERIFYING: 52.0,
+    Stage.ALLOCATING: 54.0,
+    Stage.CONVERTING: 96.0,
+    Stage.POPULATING: 98.0,
+    Stage.FINALIZING: 100.0,
+}
+_ORDER = list(Stage)
+# A rate over less than this is noise.
+_MIN_ELAPSED = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """``percent`` 0 to 100 of the whole job; bytes are the stage's own; ``eta_sec`` None while unknown."""
+
+    stage: Stage
+    percent: float
+    bytes_processed: int
+    bytes_total: int
+    eta_sec: float | None
+
+
+@dataclass(slots=True)
+class _Activity:
+    started: float
+    total: int = 0
+    probe: Callable[[], int] | None = None
+    told: int = 0
+    ended: float | None = None
+
+    @property
+    def done(self) -> int:
+        return self.probe() if self.probe is not None else self.told
+
+
+@dataclass(slots=True)
+class Progress:
+    """The progress of one job. Stages may overlap; the first one that has not ended is the one reported."""
+
+    clock: Callable[[], float] = time.monotonic
+    on_stage: Callable[[Stage], None] = lambda _stage: None
+    _running: dict[Stage, _Activity] = field(default_factory=dict)
+    _percent: float = 0.0
+
+    def begin(self, stage: Stage, total: int = 0, probe: Callable[[], int] | None = None) -> None:
+        """A stage starts; ``total`` bytes are to be processed in it, 0 where that has no meaning or is not known.
+
+        ``probe`` tells how many are done, where nobody calls ``advance``.
+        """
+        self._running[stage] = _Activity(self.clock(), total, probe)
+        self.on_stage(self.stage)
+
+    def advance(self, stage: Stage, done: int) -> None:
+        """``done`` bytes of a stage are processed in all."""
+        activity = self._running[stage]
+        activity.told = max(activity.told, done)
+
+    def end(self, stage: Stage) -> None:
+        """A stage is over."""
+        activity = self._running[stage]
+        activity.probe, activity.told = None, max(activity.done, activity.total)
+        activity.ended = self.clock()
+        self.on_stage(self.stage)
+
+    def ended(self, stage: Stage) -> bool:
+        """Whether the stage has begun and is over."""
+        return stage in self._running and self._running[stage].ended is not None
+
+    @property
+    def stage(self) -> Stage:
+        """The running stage that is furthest behind; the last one begun where none runs."""
+        open_stages = [stage for stage in _ORDER if stage in self._running and self._running[stage].ended is None]
+        if open_stages:
+            return open_stages[0]
+        begun = [stage for stage in _ORDER if stage in self._running]
+        return begun[-1] if begun else Stage.QUEUED
+
+    def timings(self) -> dict[str, float]:
+        """Seconds spent in each stage begun so far."""
+        now = self.clock()
+        return {
+            stage.value: round((activity.ended or now) - activity.started, 3)
+            for stage, activity in self._running.items()
+        }
+
+    def snapshot(self) -> Snapshot:
+        """How far the job is now."""
+        stage = self.stage
+        activity = self._running.get(stage)
+        if activity is None:
+            return Snapshot(stage, 0.0, 0, 0, None)
+        total, done = activity.total, activity.done
+        fraction = 1.0 if activity.ended is not None else min(1.0, done / total) if total else 0.0
+        start = _ENDS[_ORDER[max(0, _ORDER.index(stage) - 1)]]
+        self._percent = max(self._percent, start + (_ENDS[stage] - start) * fraction)
+        return Snapshot(stage, round(self._percent, 1), done, total, self._eta(activity))
+
+    def _eta(self, activity: _Activity) -> float | None:
+        """Rest of the reported stage at its average rate so far; later stages of unknown length are not guessed."""
+        elapsed = self.clock() - activity.started
+        if activity.ended is not None or not activity.total or not activity.done or elapsed < _MIN_ELAPSED:
+            return None
+        return round(elapsed / activity.done * (activity.total - activity.done), 1)

@@ -1,0 +1,139 @@
+"""Runs one job: does what ``plan`` decided, in an order that keeps what must always hold.
+
+Each step that needs undoing is a context whose exit undoes it (shielded, under a deadline), so that leaving by
+error or cancel, at whatever await, rolls back exactly what was done.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from provisioner.cache import Expectation
+from provisioner.contracts import CloneTarget, ProvisionedBy
+from provisioner.download.checksums import discover
+from provisioner.pipeline.copy import Copying, commit, verified
+from provisioner.pipeline.plan import Outcome, Request, check_checksum, check_fits, check_users, stage_request
+from provisioner.pipeline.progress import Progress, Stage
+
+if TYPE_CHECKING:
+    from provisioner.cache import CachedImage, ImageCache
+    from provisioner.contracts import Base, BlockTarget, Checksum
+    from provisioner.registry import BackEnds
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """What jobs run on. ``require_checksum``: refuse images nobody vouches for."""
+
+    back_ends: BackEnds
+    cache: ImageCache
+    require_checksum: bool
+    # One job makes a base, the others that want the same wait for it.
+    _base_locks: defaultdict[tuple[str, str], trio.Lock] = field(default_factory=lambda: defaultdict(trio.Lock))
+
+    async def run(self, request: Request, progress: Progress, done: list[Outcome]) -> None:
+        """Do the whole job and put its outcome into ``done`` at the moment it is irrevocable.
+
+        Raises ProvisionerError; whatever it raises with ``done`` still empty, what the job made is gone again.
+        """
+        progress.begin(Stage.CHECKING_CACHE)
+        await self._check_target(request)
+        source = self.back_ends.source_for(request.image_url)
+        remote = await source.stat(request.image_url)
+        checksum = request.checksum or await discover(source, request.image_url)
+        check_checksum(checksum, request.image_url, required=self.require_checksum)
+        if await self._clone_known(request, checksum, progress, done):
+            return
+        async with self.cache.image(source, Expectation(remote=remote, checksum=checksum)) as image:
+            progress.end(Stage.CHECKING_CACHE)
+            if not image.hit:
+                progress.begin(Stage.DOWNLOADING, remote.size or 0, lambda: image.available)
+            await self._use(request, image, checksum, progress, done)
+
+    async def _use(
+        self, request: Request, image: CachedImage, checksum: Checksum | None, progress: Progress, done: list[Outcome]
+    ) -> None:
+        if request.volume_name is None:
+            entry = await verified(image, progress)
+            done.append(Outcome(image.hit, self.cache.path(entry)))
+            return
+        target = self.back_ends.target(request.target)
+        converter = self.back_ends.converter(request.image_type)
+        copying = Copying(request, image, converter, progress, self.cache.path, self.check_guards)
+        if isinstance(target, CloneTarget):
+            await self._through_base(request, target, copying, checksum, done)
+        else:
+            await copying.to_volume(target, done)
+
+    async def _through_base(
+        self,
+        request: Request,
+        target: CloneTarget,
+        copying: Copying,
+        checksum: Checksum | None,
+        done: list[Outcome],
+    ) -> None:
+        digest = str(checksum) if checksum and checksum.algorithm == "sha256" else None
+        digest = digest or (await verified(copying.image, copying.progress)).digest
+        async with self._base_locks[target.name, digest]:
+            base = await target.base(digest, request.image_type)
+            if base is None:
+                base = await copying.to_base(target, digest)
+        entry = await verified(copying.image, copying.progress)
+        await self._clone(request, target, base, copying.progress, copying.image.hit, self.cache.path(entry), done)
+
+    async def _clone_known(
+        self, request: Request, checksum: Checksum | None, progress: Progress, done: list[Outcome]
+    ) -> bool:
+        """Clone at once where the target already holds the image; the cache is not even asked."""
+        if request.volume_name is None or checksum is None or checksum.algorithm != "sha256":
+            return False
+        target = self.back_ends.target(request.target)
+        base = await target.base(str(checksum), request.image_type) if isinstance(target, CloneTarget) else None
+        if base is None:
+            return False
+        assert isinstance(target, CloneTarget)
+        progress.end(Stage.CHECKING_CACHE)
+        entry = self.cache.find(checksum, request.image_url, None)
+        await self._clone(request, target, base, progress, True, self.cache.path(entry) if entry else base.name, done)
+        return True
+
+    async def _clone(
+        self,
+        request: Request,
+        target: CloneTarget,
+        base: Base,
+        progress: Progress,
+        hit: bool,
+        image_path: str,
+        done: list[Outcome],
+    ) -> None:
+        check_fits(base.size_bytes, request.volume_size)
+        progress.begin(Stage.ALLOCATING)
+        async with target.stage_clone(base, stage_request(request, base.digest)) as staged:
+            progress.end(Stage.ALLOCATING)
+            volume = await commit(staged, base.digest, request, target, self.check_guards, progress)
+            done.append(Outcome(hit, image_path, volume, ProvisionedBy.CLONE))
+
+    async def _check_target(self, request: Request) -> None:
+        """Refuse early, before a byte is fetched, what could not be placed."""
+        if request.volume_name is None:
+            return
+        target = self.back_ends.target(request.target)
+        target.check_name(request.volume_name)
+        self.back_ends.converter(request.image_type)
+        await self.check_guards(target, request.volume_name)
+        await target.placement(stage_request(request, None))
+
+    async def check_guards(self, target: BlockTarget, volume_name: str) -> None:
+        """Ask every guard whether somebody uses the volume. Raises VolumeInUseError."""
+        if not self.back_ends.guards:
+            return
+        volume = await target.find(volume_name)
+        if volume is not None:
+            for guard in self.back_ends.guards.values():
+                check_users(volume_name, await guard.users(volume))
