@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # linux/fs.h
 BLKSSZGET = 0x1268
 BLKGETSIZE64 = 0x80081272
+BLKDISCARD = 0x1277
 BLKZEROOUT = 0x127F
 # linux/falloc.h
 FALLOC_FL_KEEP_SIZE = 0x01
@@ -70,6 +71,25 @@ def zero_range(fd: int, start: int, stop: int, check: Callable[[], None] = lambd
         if not _zero_with_help(fd, start, step):
             _write_zeros(fd, start, start + step, check)
         start += step
+
+
+def discard_range(fd: int, start: int, stop: int, check: Callable[[], None] = lambda: None) -> bool:
+    """Tell a block device that ``[start, stop)`` is not needed; whether it can be told.
+
+    What it reads as afterwards is the device's own affair: zeros from a thin volume, anything from a disk.
+    ``check`` is called between two requests and may raise to stop. Raises OSError.
+    """
+    while start < stop:
+        check()
+        step = min(ZERO_STEP, stop - start)
+        try:
+            fcntl.ioctl(fd, BLKDISCARD, struct.pack("QQ", start, step))
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                return False
+            raise
+        start += step
+    return True
 
 
 def _zero_with_help(fd: int, start: int, length: int) -> bool:

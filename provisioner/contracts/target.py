@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from provisioner.contracts.types import Base, Capacity, Device, Placement, StageRequest, Volume
+    from provisioner.contracts.types import Base, Capacity, Device, Finding, Placement, StageRequest, Volume
 
 
 class StagedVolume(Protocol):
@@ -78,6 +78,10 @@ class BlockTarget(ABC):
 
         Called at start, before any job runs, and on demand. Calling it twice is the same as once.
         """
+
+    async def diagnose(self) -> Sequence[Finding]:
+        """Look at this host with the target's eyes and say what stands in its way. Changes nothing."""
+        return []
 
     async def aclose(self) -> None:
         """Give back what the target holds. Called once, at the end."""

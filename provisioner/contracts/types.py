@@ -79,11 +79,16 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class StageRequest:
-    """A volume to stage. ``size_bytes`` is what was asked; the target may round up."""
+    """A volume to stage. ``size_bytes`` is what was asked; the target may round up.
+
+    ``data_bytes`` is about how much will be written, None where nobody knows: what a target that allocates on
+    demand checks its room against.
+    """
 
     name: str
     size_bytes: int
     provenance: Provenance
+    data_bytes: int | None = None
 
     @property
     def job_id(self) -> str:
@@ -95,12 +100,14 @@ class StageRequest:
 class Device:
     """A block device or file to write an image onto.
 
-    ``reads_zero``: every byte of it reads as zero now, so a converter need not write zeros.
+    ``reads_zero``: every byte of it reads as zero now, so a converter need not write zeros. ``zero_tail``: what
+    lies past the image's end is to read as zero too, and where not ``reads_zero`` whoever copies sees to it.
     """
 
     path: str
     size_bytes: int
     reads_zero: bool
+    zero_tail: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,15 @@ class VolumeUser:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing a back end looked at on this host: ``what`` is a sentence, ``mend`` how to put right what is not ok."""
+
+    ok: bool
+    what: str
+    mend: str = ""
 
 
 @dataclass(frozen=True, slots=True)
