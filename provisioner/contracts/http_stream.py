@@ -160,7 +160,9 @@ def broken(error: Exception, name: str) -> ProvisionerError:
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         return RemoteUnavailableError(f"{name} stalled: no byte came in time")
     if isinstance(cause, ssl.SSLError):
-        return RemoteUnavailableError(f"{name}: the TLS connection broke: {cause.reason or cause.strerror or cause}")
+        return RemoteUnavailableError(
+            f"{name}: the TLS connection broke: {getattr(cause, 'reason', None) or cause.strerror}"
+        )
     words = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
     what = "the connection broke" if isinstance(error, OSError | httpx.ReadError) else "the server cannot be reached"
     return RemoteUnavailableError(f"{name}: {what}: {words or type(error).__name__}")

@@ -49,7 +49,9 @@ class Nginx:
 
 @contextmanager
 def nginx(root: Path, work: Path) -> Iterator[Nginx]:
-    """Serve ``root`` until the block ends."""
+    """Serve ``root`` until the block ends. Both folders are made where they are not there."""
+    root.mkdir(exist_ok=True)
+    work.mkdir(exist_ok=True)
     ca = trustme.CA()
     ca.cert_pem.write_to_path(work / "ca.pem")
     ca.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(work / "server.pem")

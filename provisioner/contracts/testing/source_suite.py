@@ -59,7 +59,8 @@ class SourceConformance:
             async with source.open(url, 1000, 5001) as stream:
                 assert stream.start == (1000 if ranges else 0)
                 data = await read(stream)
-            assert data == (self.content[1000:5001] if ranges else self.content)
+            # Without ranges it is the source's choice whether it stops early.
+            assert data == self.content[1000:5001] if ranges else data in {self.content, self.content[:5001]}
 
     async def test_saves_bytes_at_their_own_offsets(self, tmp_path: Path) -> None:
         path, ends = tmp_path / "saved", list[int]()

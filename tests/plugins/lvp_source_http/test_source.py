@@ -43,13 +43,11 @@ async def fetch(image_source, url, path, **span):
 
 @pytest.fixture
 def web(tmp_path):
-    root, work = tmp_path / "root", tmp_path / "nginx"
-    root.mkdir()
-    work.mkdir()
-    (root / "disk image+1.qcow2").write_bytes(CONTENT)
-    (root / "disk.qcow2").write_bytes(CONTENT)
-    (root / "empty").write_bytes(b"")
-    with nginx(root, work) as server:
+    root = tmp_path / "root"
+    with nginx(root, tmp_path / "nginx") as server:
+        (root / "disk image+1.qcow2").write_bytes(CONTENT)
+        (root / "disk.qcow2").write_bytes(CONTENT)
+        (root / "empty").write_bytes(b"")
         yield server
 
 
