@@ -1,0 +1,36 @@
+"""The file target's settings, each default with its reason."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Literal
+
+import msgspec
+
+
+class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Keys of ``[targets.NAME]`` with ``plugin = "file"``.
+
+    ``directory``: where the volumes stand; absolute, must exist (it may be a mount that is not there yet).
+    """
+
+    directory: str
+
+    # What happens to a volume that is there. Swapping keeps the old one until the new one is complete.
+    # "in-place" swaps as well, and gives the old one's space away only where there is no room for both.
+    replace: Literal["swap", "in-place", "refuse"] = "swap"
+
+    # Sparse files take what the image holds; allocating all at once is for folders where a guest must never
+    # meet a full filesystem.
+    preallocate: bool = False
+
+    # Whether the full size must be free when the volume is made. A job that fails today is better than a guest
+    # that is paused at night because several sparse files grew into the same free space.
+    overcommit: bool = False
+
+    # Whether only volumes that this service made may be replaced. Others may by default, if their size fits.
+    only_own: bool = False
+
+    def __post_init__(self) -> None:
+        if not PurePath(self.directory).is_absolute():
+            raise ValueError(f"directory must be an absolute path, not {self.directory!r}")

@@ -1,0 +1,133 @@
+"""The file target: stages, commits and removes volumes of one folder. The disk work is in ``folder``."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from lvp_target_file.folder import Entry, Folder
+from lvp_target_file.placing import check_name, place
+from provisioner.contracts import BlockTarget, Device, Placement, StagedVolume, StageRequest, Volume
+from provisioner.contracts.errors import NotFoundError, VolumeExistsError, VolumeInUseError
+from provisioner.contracts.undo import undoing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from lvp_target_file.settings import FileSettings
+    from provisioner.contracts import BackEndContext, Capacity
+
+_in_thread = trio.to_thread.run_sync
+
+
+class FileTarget(BlockTarget):
+    """Volumes as raw files in one folder."""
+
+    def __init__(self, settings: FileSettings, context: BackEndContext) -> None:
+        self.name = context.name
+        self._settings = settings
+        self._folder = Folder(settings.directory)
+
+    def check_name(self, volume: str) -> None:
+        check_name(volume)
+
+    async def find(self, volume: str) -> Volume | None:
+        self.check_name(volume)
+        entry = await _in_thread(self._folder.look, volume)
+        return None if entry is None or not entry.is_file else self.volume_of(entry)
+
+    async def list(self) -> Sequence[Volume]:
+        return [self.volume_of(entry) for entry in await _in_thread(self._folder.own)]
+
+    async def capacity(self) -> Capacity:
+        return await _in_thread(self._folder.capacity)
+
+    async def placement(self, request: StageRequest) -> Placement:
+        return (await _in_thread(self._place, request))[0]
+
+    @asynccontextmanager
+    async def stage(self, request: StageRequest, *, verified: bool) -> AsyncIterator[StagedVolume]:
+        placement, old = await _in_thread(self._place, request)
+        if placement is Placement.IN_PLACE and not verified:
+            raise VolumeExistsError(
+                f"there is no room to keep volume {request.name} while it is replaced, and the image is not verified"
+            )
+        try:
+            await _in_thread(self._make, request, placement, old)
+            yield _Staged(self, self._folder, request, old if placement is Placement.SWAP else None)
+        finally:
+            with undoing(f"remove the staged volume of {request.name}"):
+                await _in_thread(self._folder.delete, self._folder.stage_of(request))
+
+    async def remove(self, volume: str) -> None:
+        self.check_name(volume)
+        await _in_thread(self._remove, volume)
+
+    async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
+        return await _in_thread(self._recover, live_jobs)
+
+    def volume_of(self, entry: Entry) -> Volume:
+        """``entry`` as the core sees it."""
+        return Volume(entry.name, self.name, str(entry.path), entry.status.st_size, entry.provenance)
+
+    # All below blocks and runs in threads.
+
+    def _place(self, request: StageRequest) -> tuple[Placement, Entry | None]:
+        self.check_name(request.name)
+        old = self._folder.look(request.name)
+        placement = place(request, old, self._folder.capacity().free_bytes, self._settings)
+        if old is not None:
+            self.refuse_if_used(old)
+        return placement, old
+
+    def _make(self, request: StageRequest, placement: Placement, old: Entry | None) -> None:
+        if placement is Placement.IN_PLACE and old is not None:
+            self._folder.take_over(old, request)
+        else:
+            check = trio.from_thread.check_cancelled
+            self._folder.make(request, allocate=self._settings.preallocate, check=check)
+
+    def _remove(self, volume: str) -> None:
+        entry = self._folder.look(volume)
+        if entry is None or entry.provenance is None:
+            raise NotFoundError(f"target {self.name} has no volume {volume} that this service made")
+        self.refuse_if_used(entry)
+        self._folder.delete(entry.path)
+
+    def _recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
+        dead = [path for path in self._folder.staged() if path.name.partition(".")[0] not in live_jobs]
+        return [
+            f"removed the staged volume {path.name.partition('.')[2]} of job {path.name.partition('.')[0]}"
+            for path in dead
+            if self._folder.delete(path)
+        ]
+
+    def refuse_if_used(self, entry: Entry) -> None:
+        """Raise VolumeInUseError while anybody has the file open."""
+        users = self._folder.users(entry.path)
+        if users:
+            raise VolumeInUseError(
+                f"volume {entry.name} is in use by {', '.join(map(str, users[:5]))}; it is not touched"
+            )
+
+
+class _Staged:
+    """A staged file. ``over`` is what it will replace, None where the name must be free."""
+
+    def __init__(self, target: FileTarget, folder: Folder, request: StageRequest, over: Entry | None) -> None:
+        self.device = Device(str(folder.stage_of(request)), request.size_bytes, reads_zero=True)
+        self._target, self._folder, self._request, self._over = target, folder, request, over
+
+    async def commit(self, image_digest: str | None) -> Volume:
+        return await _in_thread(self._commit, image_digest)
+
+    def _commit(self, image_digest: str | None) -> Volume:
+        if self._over is not None:
+            if not self._over.is_still(self._folder.look(self._request.name)):
+                raise VolumeExistsError(f"volume {self._request.name} was replaced by somebody while the job ran")
+            self._target.refuse_if_used(self._over)
+        provenance = replace(self._request.provenance, image_digest=image_digest)
+        return self._target.volume_of(self._folder.publish(self._request, provenance, self._over))
