@@ -1,0 +1,94 @@
+"""``lvp cache``: the images kept on the host."""
+
+from __future__ import annotations
+
+import click
+
+from provisioner.cli.connection import connect, connection_options, json_option, path
+from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.job import patience_option, say_if_more, start
+from provisioner.cli.wording import printable, size, table
+
+
+@click.group()
+def cache() -> None:
+    """Look after the images a server keeps."""
+
+
+@cache.command("list", cls=SectionedCommand, examples=["lvp cache list --limit 10"])
+@click.option("--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Pass over the first N.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="Show at most N.  [default: 100]")
+@json_option
+@connection_options
+def list_images(offset: int, limit: int, as_json: bool, **connection: str | None) -> None:
+    """List the cached images."""
+    with connect(connection) as client:
+        answer = client.get(path("cache", "images"), {"offset": offset, "limit": limit})
+    if as_json:
+        click.echo(answer.text)
+        return
+    rows = [
+        [
+            image["checksum"],
+            size(image["size"]),
+            image.get("format"),
+            image.get("last_used_at"),
+            "yes" if image.get("pinned") else "",
+            image.get("url") or image["path"],
+        ]
+        for image in answer.data["images"]
+    ]
+    click.echo(table(["CHECKSUM", "SIZE", "FORMAT", "LAST USED", "PINNED", "FROM"], rows))
+    say_if_more(answer.data, len(rows))
+
+
+@cache.command(cls=SectionedCommand, examples=["lvp cache fetch https://images.example.org/debian-12.qcow2 --wait"])
+@click.argument("url")
+@click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
+@click.option("--checksum", metavar="sha256:HEX", help="Digest the image must have; wins over files beside the image.")
+@click.option("--wait", is_flag=True, help="Show progress and wait for the end.")
+@patience_option
+@json_option
+@connection_options
+def fetch(
+    url: str,
+    image_type: str | None,
+    checksum: str | None,
+    wait: bool,
+    patience: float,
+    as_json: bool,
+    **connection: str | None,
+) -> None:
+    """Bring the image at URL into the cache, without making a volume.
+
+    Prints the id of the job that does it; with --wait shows its progress, as lvp job submit does.
+    """
+    wanted = {"image_url": url, "image_type": image_type, "checksum": checksum}
+    with connect(connection) as client:
+        start(client, path("cache", "fetch"), wanted, None, wait=wait, patience=patience, as_json=as_json)
+
+
+@cache.command(
+    cls=SectionedCommand,
+    examples=["lvp cache remove sha256:9f86d081884c7d65..."],
+)
+@click.argument("checksum")
+@json_option
+@connection_options
+def remove(checksum: str, as_json: bool, **connection: str | None) -> None:
+    """Remove the image with CHECKSUM (as lvp cache list shows it) from the cache."""
+    with connect(connection) as client:
+        answer = client.delete(path("cache", "images", checksum))
+    click.echo(answer.text if as_json else f"removed {printable(checksum)} from the cache")
+
+
+@cache.command(cls=SectionedCommand, examples=["lvp cache prune"])
+@json_option
+@connection_options
+def prune(as_json: bool, **connection: str | None) -> None:
+    """Remove every cached image that is neither pinned nor in use."""
+    with connect(connection) as client:
+        answer = client.post(path("cache", "prune"))
+    removed, freed = answer.data["removed"], answer.data["freed_bytes"]
+    words = f"removed {len(removed)} image{'' if len(removed) == 1 else 's'}, {size(freed)} freed"
+    click.echo(answer.text if as_json else words)

@@ -1,0 +1,142 @@
+"""Which server, and who we are to it: flags over environment over ``~/.config/lvp.toml``.
+
+Owns names, precedence and the wording of what is wrong; opens no connection.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from provisioner.cli import places
+from provisioner.cli.exit_status import CliError, ExitStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Key in the file (and, with dashes, the flag) -> environment variable.
+ENVIRONMENT = {
+    "url": "LVP_URL",
+    "token": "LVP_TOKEN",
+    "token_file": "LVP_TOKEN_FILE",
+    "ca": "LVP_CA",
+    "cert": "LVP_CERT",
+    "key": "LVP_KEY",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """A server's base address without a slash at its end, and what to show it."""
+
+    url: str
+    token: str | None = None
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the server is on this machine as far as its name says."""
+        return _is_loopback(self.url)
+
+    @property
+    def exposes_token(self) -> bool:
+        """Whether the token would travel readable for others."""
+        return self.token is not None and self.url.startswith("http://") and not self.loopback
+
+
+def resolve(flags: Mapping[str, str | None], environ: Mapping[str, str], file: Path) -> ClientSettings:
+    """Merge the three places. Raises CliError."""
+    layers: list[Mapping[str, str]] = [
+        {key: value for key, value in flags.items() if value is not None},
+        {key: environ[name] for key, name in ENVIRONMENT.items() if environ.get(name)},
+        read_file(file),
+    ]
+    url = check_url(_layer(layers, "url").get("url", places.DEFAULT_URL))
+    # A certificate and its key, and a token and its file, belong together: they come from one place.
+    identity = _layer(layers, "cert", "key")
+    cert, key = _path(identity, "cert"), _path(identity, "key")
+    if key is not None and cert is None:
+        raise _wrong("a key was given without its certificate (cert)")
+    token = _token(_layer(layers, "token", "token_file"))
+    if token is None and cert is None and _is_loopback(url):
+        token = _own_token(places.client_token())
+    return ClientSettings(url, token, _path(_layer(layers, "ca"), "ca"), cert, key)
+
+
+def read_file(file: Path) -> Mapping[str, str]:
+    """The settings in ``file``; none where it is not there. Raises CliError."""
+    import tomllib
+
+    try:
+        document = tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise _wrong(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise _wrong(f"{file} is not TOML: {error}") from error
+    for key, value in document.items():
+        if key not in ENVIRONMENT:
+            close = difflib.get_close_matches(key, ENVIRONMENT, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(ENVIRONMENT)}"
+            raise _wrong(f"{file}: unknown key {key!r}; {hint}")
+        if not isinstance(value, str) or not value:
+            raise _wrong(f"{file}: {key} must be a text that is not empty")
+    return document
+
+
+def check_url(url: str) -> str:
+    """``url`` as a base to put paths behind. Raises CliError."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise _wrong(f"server address {url!r} must look like https://HOST:8080")
+    return url.rstrip("/").removesuffix("/api/v1").rstrip("/")
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _layer(layers: list[Mapping[str, str]], *keys: str) -> Mapping[str, str]:
+    """The first layer that says anything of ``keys``."""
+    return next((layer for layer in layers if any(key in layer for key in keys)), {})
+
+
+def _token(layer: Mapping[str, str]) -> str | None:
+    if "token" in layer and "token_file" in layer:
+        raise _wrong("give a token or a token file, not both in one place")
+    token_file = _path(layer, "token_file")
+    return _read_token(token_file) if token_file else layer.get("token")
+
+
+def _read_token(file: Path) -> str:
+    try:
+        token = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise _wrong(f"token file {file} cannot be read: {reason}") from error
+    if not token.isascii() or len(token.split()) != 1:
+        raise _wrong(f"token file {file} must hold one token and nothing else")
+    return token
+
+
+def _own_token(file: Path) -> str | None:
+    """What ``lvp serve`` of the same user left, so that trying it out needs no settings."""
+    try:
+        return _read_token(file) if file.exists() else None
+    except (CliError, OSError):
+        return None
+
+
+def _path(layer: Mapping[str, str], key: str) -> Path | None:
+    return Path(layer[key]).expanduser() if key in layer else None
+
+
+def _wrong(message: str) -> CliError:
+    return CliError(message, ExitStatus.USAGE)

@@ -1,0 +1,47 @@
+"""``lvp config``: check and show a configuration before a server is started with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from provisioner.cli import places
+from provisioner.cli.exit_status import spoken_errors
+from provisioner.cli.help_page import SectionedCommand
+
+
+@click.group()
+def config() -> None:
+    """Check a server's configuration, or show it with every default."""
+
+
+@config.command(cls=SectionedCommand, examples=["lvp config check /etc/libvirt-volume-provisioner/config.toml"])
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Check FILE: keys, values, and what the installed plugins say of their tables.
+
+    Prints every fault on a line of its own, with where it is and what is allowed; the exit status is 0 when there
+    is none. Nothing is started and nothing changed.
+    """
+    with spoken_errors():
+        from provisioner import config as settings
+        from provisioner import registry
+
+        checked = settings.load(file)
+        registry.load().build(checked)
+    click.echo(f"{file}: no faults")
+
+
+@config.command(cls=SectionedCommand, examples=["lvp config show > config.toml"])
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+def show(file: Path | None) -> None:
+    """Show FILE as the server reads it, defaults filled in and secrets left out.
+
+    Without FILE: what lvp serve uses when it gets none, a good start for a file of your own.
+    """
+    with spoken_errors():
+        from provisioner import config as settings
+
+        shown = settings.load(file) if file else settings.embedded(places.data_dir(), places.DEFAULT_BIND, ())
+        click.echo(settings.dump(shown), nl=False)

@@ -1,0 +1,29 @@
+"""``lvp health``: whether a server is up and takes jobs."""
+
+from __future__ import annotations
+
+import click
+
+from provisioner.cli.connection import connect, connection_options, json_option
+from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.wording import printable
+
+
+@click.command(cls=SectionedCommand, examples=["lvp health --url https://kvm-7.example.org:8080"])
+@click.option("--ready", is_flag=True, help="Ask whether targets, cache and store answer and jobs are taken.")
+@json_option
+@connection_options
+def health(ready: bool, as_json: bool, **connection: str | None) -> None:
+    """Ask a server how it is. Needs no token.
+
+    The exit status is 0 when it answers ("degraded" only says that it is busy); with --ready, when it is ready.
+    """
+    with connect(connection) as client:
+        answer = client.get("/readyz" if ready else "/health")
+    if as_json:
+        click.echo(answer.text)
+    elif ready:
+        click.echo("ready")
+    else:
+        data = answer.data
+        click.echo(printable(f"{data['status']}, version {data['version']}, up {data['uptime']}"))

@@ -1,0 +1,228 @@
+"""``lvp job``: submit, list, show, watch, cancel. Owns the commands; polling and display are elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from provisioner.cli.connection import connect, connection_options, json_option, path
+from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.wording import printable, size, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from provisioner.cli.client import Client
+
+STATUSES = ["pending", "running", "completed", "failed", "cancelled"]
+# A restart with a rollback before it takes up to two minutes on a slow disk.
+DEFAULT_PATIENCE = 120.0
+
+patience_option = click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=DEFAULT_PATIENCE,
+    show_default=True,
+    metavar="SECONDS",
+    help="While waiting: how long to go on trying when the server stops answering (a restart, say).",
+)
+
+
+@click.group()
+def job() -> None:
+    """Make volumes with images on them."""
+
+
+@job.command(
+    cls=SectionedCommand,
+    examples=[
+        "lvp job submit https://images.example.org/debian-12.qcow2 web-01 20 --wait",
+        "lvp job submit --type raw --target fast s3://images/db.raw db-01 100",
+    ],
+)
+@click.argument("url")
+@click.argument("name")
+@click.argument("size_gb", type=click.IntRange(min=1))
+@click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
+@click.option("--target", metavar="NAME", help="Block target to put the volume on.  [default: the server's]")
+@click.option("--checksum", metavar="sha256:HEX", help="Digest the image must have; wins over files beside the image.")
+@click.option("--correlation-id", metavar="ID", help="Your own id, echoed in job and logs.")
+@click.option("--priority", type=int, metavar="N", help="Higher goes first among the queued.  [default: 0]")
+@click.option("--idempotency-key", metavar="KEY", help="The same key and request again gives the same job.")
+@click.option("--wait", is_flag=True, help="Show progress and wait for the end.")
+@patience_option
+@json_option
+@connection_options
+def submit(
+    url: str,
+    name: str,
+    size_gb: int,
+    idempotency_key: str | None,
+    wait: bool,
+    patience: float,
+    as_json: bool,
+    image_type: str | None,
+    target: str | None,
+    checksum: str | None,
+    correlation_id: str | None,
+    priority: int | None,
+    **connection: str | None,
+) -> None:
+    """Make the volume NAME of SIZE_GB GiB with the image at URL on it.
+
+    Prints the job's id. With --wait it shows the progress instead, and the exit status is 0 only
+    when the volume is complete: 1 says that the job failed, 3 that it was cancelled.
+    Ctrl-C ends the waiting, not the job.
+    """
+    wanted: dict[str, object] = {
+        "image_url": url,
+        "volume_name": name,
+        "volume_size_gb": size_gb,
+        "image_type": image_type,
+        "target": target,
+        "checksum": checksum,
+        "correlation_id": correlation_id,
+        "priority": priority,
+    }
+    with connect(connection) as client:
+        start(client, path("jobs"), wanted, idempotency_key, wait=wait, patience=patience, as_json=as_json)
+
+
+def start(
+    client: Client,
+    where: str,
+    wanted: Mapping[str, object],
+    idempotency_key: str | None,
+    *,
+    wait: bool,
+    patience: float,
+    as_json: bool,
+) -> None:
+    """Send a request that makes a job; say its id, or follow it. What is None is left to the server."""
+    import uuid
+
+    body = {key: value for key, value in wanted.items() if value is not None}
+    answer = client.submit(where, body, idempotency_key or str(uuid.uuid4()))
+    job_id = str(answer.data["job_id"])
+    if as_json:
+        click.echo(answer.text)
+    elif wait:
+        click.echo(f"job {printable(job_id)}")
+    else:
+        click.echo(printable(job_id))
+        if sys.stdout.isatty():
+            click.echo(f"Accepted. lvp job watch {printable(job_id)} shows how it goes.", err=True)
+    if wait:
+        follow_to_end(client, job_id, patience, as_json=as_json)
+
+
+def follow_to_end(client: Client, job_id: str, patience: float, *, as_json: bool) -> None:
+    """Wait for a job and show it. Returns only when it completed; raises CliError else."""
+    from provisioner.cli.progress import display
+    from provisioner.cli.watching import Patience, wait_for
+
+    sys.stdout.flush()
+    wait_for(client, job_id, display(as_json=as_json), Patience(patience))
+
+
+@job.command("list", cls=SectionedCommand, examples=["lvp job list --status failed --limit 10"])
+@click.option("--status", type=click.Choice(STATUSES), help="Only jobs in this status.")
+@click.option("--volume", "volume_name", metavar="NAME", help="Only jobs for this volume.")
+@click.option("--correlation-id", metavar="ID", help="Only jobs submitted with this id.")
+@click.option("--offset", type=click.IntRange(min=0), metavar="N", help="Pass over the newest N.")
+@click.option("--limit", type=click.IntRange(1, 1000), metavar="N", help="Show at most N.  [default: 100]")
+@json_option
+@connection_options
+def list_jobs(
+    status: str | None,
+    volume_name: str | None,
+    correlation_id: str | None,
+    offset: int | None,
+    limit: int | None,
+    as_json: bool,
+    **connection: str | None,
+) -> None:
+    """List jobs, newest first."""
+    filters = {
+        "status": status,
+        "volume_name": volume_name,
+        "correlation_id": correlation_id,
+        "offset": offset,
+        "limit": limit,
+    }
+    with connect(connection) as client:
+        answer = client.get(path("jobs"), {key: value for key, value in filters.items() if value is not None})
+    if as_json:
+        click.echo(answer.text)
+        return
+    rows = [_row(entry) for entry in answer.data["jobs"]]
+    click.echo(table(["JOB", "STATUS", "PROGRESS", "VOLUME", "CREATED", "IMAGE"], rows))
+    say_if_more(answer.data, len(rows))
+
+
+def _row(entry: Mapping[str, Any]) -> list[object]:
+    progress = entry.get("progress") or {}
+    running = f"{progress.get('stage')} {progress.get('percent', 0):.0f} %" if entry["status"] == "running" else ""
+    volume = entry.get("volume_name") or (entry.get("volume") or {}).get("name")
+    return [entry["job_id"], entry["status"], running, volume, entry["created_at"], entry.get("image_url")]
+
+
+def say_if_more(page: Mapping[str, Any], shown: int) -> None:
+    """Tell that a list goes on, on standard error."""
+    stop = page.get("offset", 0) + shown
+    if page.get("count", 0) > stop:
+        click.echo(f"{shown} of {page['count']}; more with --offset {stop}", err=True)
+
+
+@job.command(cls=SectionedCommand, examples=["lvp job show f47ac10b-58cc-4372-a567-0e02b2c3d479"])
+@click.argument("job_id", metavar="ID", type=click.UUID)
+@json_option
+@connection_options
+def show(job_id: object, as_json: bool, **connection: str | None) -> None:
+    """Show the job ID: status, progress, volume, times, and why it failed."""
+    with connect(connection) as client:
+        answer = client.get(path("jobs", str(job_id)))
+    click.echo(answer.text if as_json else "\n".join(_lines(answer.data)))
+
+
+def _lines(entry: Mapping[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{printable(key)}:", *_lines(value, indent + "  ")]
+        elif key in {"size_bytes", "bytes_processed", "bytes_total"}:
+            lines.append(f"{indent}{key}: {value} ({size(value)})")
+        else:
+            lines.append(f"{indent}{printable(key)}: {printable(value)}")
+    return lines
+
+
+@job.command(cls=SectionedCommand, examples=["lvp job watch f47ac10b-58cc-4372-a567-0e02b2c3d479"])
+@click.argument("job_id", metavar="ID", type=click.UUID)
+@patience_option
+@json_option
+@connection_options
+def watch(job_id: object, patience: float, as_json: bool, **connection: str | None) -> None:
+    """Show the progress of the job ID until it ends.
+
+    A bar on a terminal, lines in a pipe; with --json the job at each change, one object a line. The exit status
+    is 0 only when the job completed: 1 says that it failed, 3 that it was cancelled. Ctrl-C ends the watching,
+    not the job.
+    """
+    with connect(connection) as client:
+        follow_to_end(client, str(job_id), patience, as_json=as_json)
+
+
+@job.command(cls=SectionedCommand, examples=["lvp job cancel f47ac10b-58cc-4372-a567-0e02b2c3d479"])
+@click.argument("job_id", metavar="ID", type=click.UUID)
+@json_option
+@connection_options
+def cancel(job_id: object, as_json: bool, **connection: str | None) -> None:
+    """Stop the job ID and roll back what it made. Returns when that is done."""
+    with connect(connection) as client:
+        from provisioner.cli.client import CANCEL_TIMEOUT
+
+        answer = client.post(path("jobs", str(job_id), "cancel"), timeout=CANCEL_TIMEOUT)
+    click.echo(answer.text if as_json else f"job {job_id} is cancelled and rolled back")

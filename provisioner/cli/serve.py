@@ -1,0 +1,90 @@
+"""``lvp serve``: the daemon. Owns which configuration it is started with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli import places
+from provisioner.cli.exit_status import spoken_errors
+from provisioner.cli.help_page import SectionedCommand
+
+if TYPE_CHECKING:
+    from provisioner.config import Config
+
+
+@click.command(
+    cls=SectionedCommand,
+    examples=[
+        "lvp serve --data-dir ./try --allow-source https://images.example.org/",
+        "lvp serve --config /etc/libvirt-volume-provisioner/config.toml",
+    ],
+)
+@click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Configuration (TOML).")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where volumes, cache, jobs and tokens are kept.  "
+    "[default: /var/lib/libvirt-volume-provisioner for root, else ~/.local/share/libvirt-volume-provisioner]",
+)
+@click.option("--bind", metavar="ADDR:PORT", help=f"Where to listen.  [default: {places.DEFAULT_BIND}]")
+@click.option(
+    "--allow-source",
+    "allow_sources",
+    multiple=True,
+    metavar="PREFIX",
+    help="Also fetch images whose url begins so; may be repeated. Without it only http from this machine.",
+)
+@click.option("--allow-unverified", is_flag=True, help="Also take images that nobody gives a checksum for.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Form of the log lines on standard error.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="From which level on.")
+def serve(
+    file: Path | None,
+    data_dir: Path | None,
+    bind: str | None,
+    allow_sources: tuple[str, ...],
+    allow_unverified: bool,
+    log_format: str | None,
+    log_level: str | None,
+) -> None:
+    """Run the server until it is told to stop (SIGTERM, Ctrl-C).
+
+    With --config it does what the file says. Without, it needs no set-up: it keeps volumes as files under the data
+    directory, listens on loopback, and leaves an operator's token in DIR/client-token at its first start.
+    """
+    embedded = {
+        "--data-dir": data_dir,
+        "--bind": bind,
+        "--allow-source": allow_sources,
+        "--allow-unverified": allow_unverified,
+    }
+    given = [flag for flag, value in embedded.items() if value]
+    if file is not None and given:
+        raise click.UsageError(f"{given[0]} does not go with --config; write it into the file")
+    with spoken_errors():
+        from provisioner import config as settings
+
+        config = (
+            settings.load(file)
+            if file is not None
+            else settings.embedded(
+                data_dir or places.data_dir(),
+                bind or places.DEFAULT_BIND,
+                allow_sources,
+                require_checksum=not allow_unverified,
+            )
+        )
+        from provisioner import daemon
+
+        raise SystemExit(daemon.run(with_log(config, log_format, log_level)))
+
+
+def with_log(config: Config, log_format: str | None, log_level: str | None) -> Config:
+    """``config`` with what the command line says of the log."""
+    import msgspec
+
+    said = {key: value for key, value in (("format", log_format), ("level", log_level)) if value is not None}
+    return msgspec.structs.replace(config, log=msgspec.structs.replace(config.log, **said))

@@ -1,0 +1,62 @@
+"""``lvp volume``: the volumes a server made."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from provisioner.cli.connection import connect, connection_options, json_option, path
+from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.job import say_if_more
+from provisioner.cli.wording import printable, size, table
+
+
+@click.group()
+def volume() -> None:
+    """See and remove the volumes a server made."""
+
+
+@volume.command("list", cls=SectionedCommand, examples=["lvp volume list"])
+@click.option("--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Pass over the first N.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="Show at most N.  [default: 100]")
+@json_option
+@connection_options
+def list_volumes(offset: int, limit: int, as_json: bool, **connection: str | None) -> None:
+    """List the volumes the server made and still finds on its targets."""
+    with connect(connection) as client:
+        answer = client.get(path("volumes"), {"offset": offset, "limit": limit})
+    if as_json:
+        click.echo(answer.text)
+        return
+    rows = [
+        [
+            entry["target"],
+            entry["name"],
+            size(entry["size_bytes"]),
+            entry["created_at"],
+            entry["path"],
+            entry["image_url"],
+        ]
+        for entry in answer.data["volumes"]
+    ]
+    click.echo(table(["TARGET", "NAME", "SIZE", "CREATED", "PATH", "IMAGE"], rows))
+    say_if_more(answer.data, len(rows))
+
+
+@volume.command(cls=SectionedCommand, examples=["lvp volume remove fast web-01"])
+@click.argument("target")
+@click.argument("name")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask. Off a terminal nothing is ever asked.")
+@json_option
+@connection_options
+def remove(target: str, name: str, yes: bool, as_json: bool, **connection: str | None) -> None:
+    """Remove the volume NAME from TARGET, with what is on it.
+
+    Only volumes the server made, and none that is in use.
+    """
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Remove volume {name} from {target}, with what is on it?", abort=True, err=True)
+    with connect(connection) as client:
+        answer = client.delete(path("volumes", target, name))
+    click.echo(answer.text if as_json else f"removed volume {printable(name)} from {printable(target)}")

@@ -1,0 +1,217 @@
+"""Client commands against the contract's examples: what they send, print and end with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# As in api.yaml's examples.
+JOB_ID = "f47ac10b-58cc-4372-a567-0e02b2c3d479"
+JOB_PATH = f"/api/v1/jobs/{JOB_ID}"
+CHECKSUM = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+SUBMIT = ("job", "submit", "https://images.example.com/ubuntu-24.04.qcow2", "web-01", "20")
+
+
+def test_submit_prints_the_id_alone(lvp, server, examples):
+    server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)
+    assert lvp(*SUBMIT) == (0, JOB_ID + "\n", "")
+    (request,) = server.requests
+    assert request.body == examples["JobRequestMinimal"]
+    assert request.headers["x-api-token"] == "s3cret"
+
+
+def test_submit_sends_every_option(lvp, server, examples):
+    server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)
+    full = examples["JobRequestFull"]
+    options = {
+        "--type": full["image_type"],
+        "--target": full["target"],
+        "--checksum": full["checksum"],
+        "--correlation-id": full["correlation_id"],
+        "--priority": full["priority"],
+        "--idempotency-key": "k-1",
+    }
+    lvp(*SUBMIT, *(part for option in options.items() for part in option))
+    assert server.requests[0].body == full
+    assert server.requests[0].headers["idempotency-key"] == "k-1"
+
+
+def test_submit_whose_answer_was_lost_is_repeated_as_the_same(lvp, server, monkeypatch):
+    monkeypatch.setattr("provisioner.cli.client.REPEAT_PAUSES", (0, 0))
+    server.on("POST", "/api/v1/jobs", None, (202, "JobAccepted"))
+    assert lvp(*SUBMIT).status == 0
+    first, second = (request.headers["idempotency-key"] for request in server.requests)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("JobCompleted", 0), ("JobFailed", 1), ("JobCancelled", 3)], ids=["done", "failed", "cancelled"]
+)
+def test_wait_ends_with_the_jobs_end(lvp, server, end, status, examples):
+    server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)
+    server.on("GET", JOB_PATH, "JobPending", "JobRunning", end)
+    ended = lvp(*SUBMIT, "--wait")
+    assert ended.status == status
+    assert ended.out.splitlines()[:3] == [
+        f"job {JOB_ID}",
+        "queued 0 %",
+        "downloading 42 %, 252 MiB of 600 MiB, 29 s left",
+    ]
+    assert examples["JobFailed"]["error"] in ended.err or status != 1
+    assert len(ended.err.splitlines()) == (status != 0)
+
+
+def test_completed_job_says_where_the_volume_is(lvp, server):
+    server.on("GET", JOB_PATH, "JobCompleted")
+    assert lvp("job", "watch", JOB_ID).out == (
+        "completed: volume web-01 on fast, 20 GiB, is /dev/vg0/web-01 (copy, image downloaded)\n"
+    )
+
+
+def test_watch_as_json_prints_each_change_once(lvp, server, examples):
+    server.on("GET", JOB_PATH, "JobRunning", "JobRunning", "JobCompleted")
+    ended = lvp("job", "watch", JOB_ID, "--json")
+    assert [json.loads(line) for line in ended.out.splitlines()] == [examples["JobRunning"], examples["JobCompleted"]]
+
+
+@pytest.mark.parametrize(
+    ("args", "method", "path", "example", "status"),
+    [
+        ([*SUBMIT], "POST", "/api/v1/jobs", "JobAccepted", 202),
+        (["job", "list"], "GET", "/api/v1/jobs", "JobListPage", 200),
+        (["job", "show", JOB_ID], "GET", JOB_PATH, "JobFailed", 200),
+        (["job", "watch", JOB_ID], "GET", JOB_PATH, "JobCompleted", 200),
+        (["job", "cancel", JOB_ID], "POST", JOB_PATH + "/cancel", "CancelDone", 200),
+        (["cache", "list"], "GET", "/api/v1/cache/images", "CachedImagePage", 200),
+        (["cache", "fetch", "https://x/y"], "POST", "/api/v1/cache/fetch", "JobAccepted", 202),
+        (["cache", "remove", CHECKSUM], "DELETE", f"/api/v1/cache/images/{CHECKSUM}", "CachedImageRemoved", 200),
+        (["cache", "prune"], "POST", "/api/v1/cache/prune", "CachePruned", 200),
+        (["volume", "list"], "GET", "/api/v1/volumes", "VolumePage", 200),
+        (["volume", "remove", "fast", "web-01"], "DELETE", "/api/v1/volumes/fast/web-01", "VolumeRemoved", 200),
+        (["health"], "GET", "/health", "HealthDegraded", 200),
+        (["health", "--ready"], "GET", "/readyz", "Ready", 200),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_json_is_the_api_s_own_object(lvp, server, args, method, path, example, status, examples):
+    """And without --json the command prints something else, and succeeds."""
+    server.on(method, path, example, status=status)
+    assert lvp(*args, "--json") == (0, json.dumps(examples[example]) + "\n", "") or args[1] == "list"
+    plain = lvp(*args)
+    assert plain.status == 0
+    assert plain.out
+    assert not plain.out.startswith("{")
+
+
+def test_lists_say_that_they_go_on(lvp, server):
+    server.on("GET", "/api/v1/jobs", "JobListPage")
+    ended = lvp("job", "list", "--status", "running", "--volume", "web-01", "--limit", "1", "--offset", "0")
+    assert server.requests[0].path == "/api/v1/jobs?status=running&volume_name=web-01&offset=0&limit=1"
+    assert ended.out.splitlines()[1].split() == [
+        *(JOB_ID, "running", "converting", "71", "%", "web-01", "2024-01-14T10:30:00Z"),
+        "https://images.example.com/ubuntu-24.04.qcow2",
+    ]
+    assert ended.err == "1 of 37; more with --offset 1\n"
+
+
+@pytest.mark.parametrize(
+    ("example", "code", "status"),
+    [("InvalidField", 400, 4), ("Unauthorized", 401, 4), ("VolumeBusy", 409, 4), ("InternalError", 500, 5)],
+)
+def test_errors_of_the_api_are_its_message(lvp, server, example, code, status, examples):
+    server.on("POST", "/api/v1/jobs", example, status=code)
+    assert lvp(*SUBMIT) == (status, "", f"Error: {examples[example]['message']}\n")
+
+
+def test_cancel_of_an_ended_job_is_refused(lvp, server):
+    server.on("POST", JOB_PATH + "/cancel", "CancelTooLate", status=400)
+    assert lvp("job", "cancel", JOB_ID) == (4, "", "Error: cannot cancel job in 'completed' status\n")
+
+
+def test_something_else_that_answers_is_named(lvp, server):
+    server.on("GET", "/health", b"<html>It works!</html>")
+    ended = lvp("health")
+    assert ended.status == 4
+    assert ended.err == f"Error: {server.url} does not answer like a libvirt-volume-provisioner (HTTP status 200)\n"
+
+
+def test_server_that_is_not_there(lvp, server):
+    server.stop()
+    assert lvp("health") == (5, "", f"Error: {server.url} cannot be reached: Connection refused\n")
+
+
+def test_names_never_become_further_path_segments(lvp, server):
+    lvp("volume", "remove", "fast", "../jobs?x#y")
+    assert server.requests[0].path == "/api/v1/volumes/fast/..%2Fjobs%3Fx%23y"
+
+
+def test_text_of_a_server_cannot_drive_the_terminal(lvp, server, examples):
+    server.on("GET", JOB_PATH, {**examples["JobFailed"], "error": "bad\x1b[2Jthing\nsecond"})
+    for command in ("show", "watch"):
+        ended = lvp("job", command, JOB_ID)
+        assert "\x1b" not in ended.out + ended.err
+        assert "bad?[2Jthing?second" in ended.out + ended.err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["job", "show", "not-an-id"], ["job", "submit", "u", "n", "0"], ["job", "list", "--status", "odd"], ["jbo"]],
+)
+def test_wrong_usage_never_reaches_the_server(lvp, server, args):
+    ended = lvp(*args)
+    assert (ended.status, server.requests) == (2, [])
+    assert ended.err.startswith("Usage:")
+
+
+def process(server, *args, **options):
+    env = {**os.environ, "LVP_URL": server.url, "LVP_TOKEN": "s3cret", "TERM": "xterm", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "provisioner.cli", *args]
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_ctrl_c_says_that_the_job_goes_on(home, server):
+    server.on("GET", JOB_PATH, "JobRunning")
+    with process(server, "job", "watch", JOB_ID, stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline().startswith("downloading 42 %")
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate()
+    assert child.returncode == 130
+    assert "the job goes on" in err
+    assert f"lvp job cancel {JOB_ID}" in err
+
+
+def test_terminal_gets_a_bar_that_gives_way_to_the_outcome(home, server):
+    server.on("GET", JOB_PATH, *["JobRunning"] * 4, "JobCompleted")
+    ours, theirs = os.openpty()
+    with process(server, "job", "watch", JOB_ID, stdout=theirs) as child, os.fdopen(ours, "rb", buffering=0) as screen:
+        os.close(theirs)
+        seen = b""
+        while chunk := read_terminal(screen):
+            seen += chunk
+        assert child.wait() == 0
+        assert child.stderr.read() == ""
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    assert re.search(r"downloading +[━╸╺]+ +42 % +252 MiB of 600 MiB +29 s left", shown)
+    assert "  0 %" not in shown  # what it shows is always what the server said
+    assert shown.splitlines()[-1].startswith("completed: volume web-01")
+
+
+def read_terminal(screen):
+    try:
+        return screen.read(4096)
+    except OSError:  # Linux says EIO when the other side has gone
+        return b""
+
+
+def test_reader_that_leaves_early_is_no_error(home, server, examples):
+    server.on("GET", "/api/v1/jobs", {"jobs": [examples["JobRunning"]] * 5000, "count": 5000, "offset": 0})
+    with process(server, "job", "list", stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        child.stdout.close()
+        assert (child.wait(), child.stderr.read()) == (0, "")

@@ -1,0 +1,138 @@
+"""Which server and which credential: precedence, faults, TLS."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+import trustme
+
+from provisioner.cli.client_settings import ENVIRONMENT, ClientSettings, resolve
+from provisioner.cli.exit_status import CliError
+
+
+@pytest.fixture
+def file(home):
+    return home / "config" / "lvp.toml"
+
+
+def test_flag_wins_over_environment_wins_over_file(file):
+    file.write_text('url = "https://file:1"\ntoken = "file"\nca = "file.pem"\n')
+    environ = {"LVP_URL": "https://environment:1", "LVP_TOKEN": "environment"}
+    found = resolve({"url": "https://flag:1"}, environ, file)
+    assert (found.url, found.token, str(found.ca)) == ("https://flag:1", "environment", "file.pem")
+
+
+def test_token_file_by_flag_wins_over_token_in_environment(file, home):
+    (home / "token").write_text("from-file\n")
+    assert resolve({"token_file": "~/token"}, {"LVP_TOKEN": "environment"}, file).token == "from-file"
+
+
+def test_certificate_and_key_come_from_one_place(file):
+    found = resolve({"cert": "flag.pem"}, {"LVP_CERT": "env.pem", "LVP_KEY": "env.key"}, file)
+    assert (str(found.cert), found.key) == ("flag.pem", None)
+
+
+def test_defaults(file):
+    assert resolve({}, {}, file) == ClientSettings("http://127.0.0.1:8080")
+
+
+def test_token_that_serve_left_is_used_for_this_machine_only(file, home, monkeypatch):
+    monkeypatch.setattr("provisioner.cli.places.data_dir", lambda: home)
+    (home / "client-token").write_text("own\n")
+    assert resolve({}, {}, file).token == "own"
+    assert resolve({"url": "https://elsewhere:8080"}, {}, file).token is None
+    assert resolve({"token": "other"}, {}, file).token == "other"
+
+
+@pytest.mark.parametrize("url", ["https://h:1", "https://h:1/", "https://h:1/api/v1", "https://h:1/api/v1/"])
+def test_base_address_is_understood_in_any_form(file, url):
+    assert resolve({"url": url}, {}, file).url == "https://h:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('tokn = "x"', "unknown key 'tokn'; did you mean 'token'?"),
+        ("colour = 1", f"unknown key 'colour'; allowed: {', '.join(ENVIRONMENT)}"),
+        ("url = 8080", "url must be a text"),
+        ("url = ", "is not TOML"),
+        ('url = "host:8080"', "must look like https://HOST:8080"),
+        ('token = "a"\ntoken_file = "b"', "not both"),
+        ('token_file = "/nowhere"', "token file /nowhere cannot be read: No such file or directory"),
+        ('key = "k.pem"', "without its certificate"),
+    ],
+)
+def test_faults_are_one_clear_error(file, run, text, words):
+    file.write_text(text)
+    ended = run("job", "list")
+    assert ended.status == 2
+    assert words in ended.err
+    assert ended.err.count("\n") == 1
+
+
+def test_token_file_must_hold_a_token(file, home):
+    (home / "token").write_text("two words\n")
+    with pytest.raises(CliError, match="one token and nothing else"):
+        resolve({"token_file": str(home / "token")}, {}, file)
+
+
+def test_plain_http_with_a_token_is_warned_of():
+    assert ClientSettings("http://kvm-7:8080", token="x").exposes_token
+    assert not ClientSettings("http://127.0.0.1:8080", token="x").exposes_token
+    assert not ClientSettings("https://kvm-7:8080", token="x").exposes_token
+
+
+@pytest.fixture
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_server(server, authority):
+    """Asks for a client certificate of the authority."""
+    server.stop()
+    server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    authority.issue_cert("localhost").configure_cert(server.tls)
+    authority.configure_trust(server.tls)
+    server.tls.verify_mode = ssl.CERT_REQUIRED
+    server.start()
+    server.on("GET", "/health", "HealthHealthy")
+    return server
+
+
+def test_mutual_tls(tls_server, authority, run, home):
+    authority.cert_pem.write_to_path(home / "ca.pem")
+    authority.issue_cert("me").private_key_and_cert_chain_pem.write_to_path(home / "me.pem")
+    ended = run("health", "--url", tls_server.url, "--ca", home / "ca.pem", "--cert", home / "me.pem")
+    assert ended == (0, "healthy, version 1.0.0, up 2h30m45s\n", "")
+
+
+def test_server_nobody_vouches_for_is_not_trusted(tls_server, run):
+    ended = run("health", "--url", tls_server.url)
+    assert ended.status == 5
+    assert "is not trusted" in ended.err
+    assert "--ca" in ended.err
+    assert ended.err.count("\n") == 1
+    assert tls_server.requests == []
+
+
+def test_server_that_wants_a_certificate_says_so_in_one_line(tls_server, authority, run, home):
+    authority.cert_pem.write_to_path(home / "ca.pem")
+    ended = run("health", "--url", tls_server.url, "--ca", home / "ca.pem")
+    assert ended.status == 5
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("option", "words"), [("--ca", "CA file"), ("--cert", "certificate")])
+@pytest.mark.parametrize("content", [None, "no pem"])
+def test_unusable_pem_files(run, home, option, words, content):
+    broken = home / "broken.pem"
+    if content is not None:
+        broken.write_text(content)
+    ended = run("health", "--url", "https://localhost:1", option, broken)
+    assert ended.status == 2
+    assert words in ended.err
+    assert str(broken) in ended.err
+    assert ended.err.count("\n") == 1
