@@ -1,0 +1,114 @@
+"""The device nodes of volumes: waiting for them, asking the kernel about them, wiping them. Calls no tool."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from provisioner.contracts import blockdev
+from provisioner.contracts.errors import TargetError, TargetUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# udev makes the node a moment after LVM has returned; on a host that boots many guests the moment is seconds.
+NODE_PATIENCE = 30.0
+_POLL = 0.05
+
+
+def path_of(group: str, volume: str) -> str:
+    """``/dev/VG/LV``; the names below /dev/mapper are not promised."""
+    return f"/dev/{group}/{volume}"
+
+
+async def appeared(path: str, number: int | None = None) -> int:
+    """Wait for the node ``path`` (of the device ``number``, where that is given) and return the device's number.
+
+    Raises TargetUnavailableError where it does not come.
+    """
+    with trio.move_on_after(NODE_PATIENCE):
+        while True:
+            found = await trio.to_thread.run_sync(_number_of, path)
+            if found is not None and number in {None, found}:
+                return found
+            await trio.sleep(_POLL)
+    raise TargetUnavailableError(
+        f"LVM said that {path} was there, but its device did not appear within {NODE_PATIENCE:g} s; is udev running?"
+    )
+
+
+async def size_of(path: str) -> int:
+    """The device's size in bytes, as the kernel has it."""
+    return await trio.to_thread.run_sync(_size_of, path)
+
+
+async def sectors_written(path: str) -> int | None:
+    """How many sectors were written to the device since it was activated; None where the kernel does not say."""
+    return await trio.to_thread.run_sync(_sectors_written, path)
+
+
+async def zero(path: str) -> None:
+    """Write zeros over the whole device, with its help where it has any."""
+    await _over(path, blockdev.zero_range)
+
+
+async def discard(path: str) -> None:
+    """Tell the device that none of its content is needed. One that cannot be told is left as it is."""
+    await _over(path, blockdev.discard_range)
+
+
+async def _over(path: str, work: Callable[[int, int, int, Callable[[], None]], object]) -> None:
+    def run() -> None:
+        with _opened(path) as fd:
+            work(fd, 0, blockdev.device_size(fd), trio.from_thread.check_cancelled)
+            os.fsync(fd)
+
+    try:
+        await trio.to_thread.run_sync(run)
+    except OSError as error:
+        raise TargetError(f"wiping {path} failed: {error.strerror}") from error
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    # O_EXCL: a device that is mounted or under device-mapper is refused by the kernel itself.
+    fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _size_of(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return blockdev.device_size(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise TargetUnavailableError(f"{path} cannot be opened: {error.strerror}") from error
+
+
+def _number_of(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_rdev
+    except OSError:
+        return None
+
+
+def _sectors_written(path: str) -> int | None:
+    number = _number_of(path)
+    if number is None:
+        return None
+    try:
+        # Documentation/admin-guide/iostats: the seventh number is sectors written; discards are the fifteenth
+        # less one, and destroy content all the same.
+        numbers = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat").read_text().split()
+        return int(numbers[6]) + (int(numbers[13]) if len(numbers) > 13 else 0)
+    except (OSError, IndexError, ValueError):
+        return None

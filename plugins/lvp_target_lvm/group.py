@@ -1,0 +1,246 @@
+"""What both targets do alike in a volume group: look, list, replace, remove, recover. Owns the run of a staging.
+
+A subclass says which volumes are its kind, how one is made, and whether there is room for it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from lvp_target_lvm import devices, names, recovering, tags
+from lvp_target_lvm.diagnosing import findings_of_group
+from lvp_target_lvm.holders import holders_of
+from lvp_target_lvm.lvm import Lvm
+from lvp_target_lvm.placing import Plan, is_users, place, refuse_open, snapshots_of
+from lvp_target_lvm.staging import Staged, Staging
+from provisioner.contracts import BlockTarget, Device, Placement, Volume
+from provisioner.contracts.errors import (
+    NotFoundError,
+    ProvisionerError,
+    VolumeExistsError,
+    VolumeInUseError,
+)
+from provisioner.contracts.undo import undoing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from lvp_target_lvm.report import Inventory, Lv
+    from lvp_target_lvm.settings import LvmSettings
+    from provisioner.contracts import BackEndContext, Finding, StagedVolume, StageRequest
+
+# A removal may wait for udev and for LVM's own tries; three commands of it, and a report.
+_UNDO_TIME = 180.0
+
+
+class GroupTarget(BlockTarget):
+    """Volumes in one volume group."""
+
+    def __init__(self, settings: LvmSettings, context: BackEndContext) -> None:
+        self.name = context.name
+        self.lvm = Lvm(settings)
+        self._settings = settings
+        self._group = settings.volume_group
+        # Tokens this process works on: no recovery touches what belongs to them.
+        self._live: set[str] = set()
+
+    @abstractmethod
+    def _fits_kind(self, lv: Lv) -> bool:
+        """Whether ``lv`` is of the kind this target makes, whoever made it."""
+
+    @abstractmethod
+    def _no_room(self, inventory: Inventory, request: StageRequest) -> str | None:
+        """Why there is no room for what ``request`` asks; None where there is."""
+
+    @abstractmethod
+    async def _make(self, inventory: Inventory, request: StageRequest, name: str, words: Sequence[str]) -> None:
+        """Make the volume ``name``; ``words`` are the options for its tags."""
+
+    @abstractmethod
+    async def _fresh(self, inventory: Inventory, path: str, size: int) -> Device:
+        """The device of a volume just made, its stale data dealt with as the settings say."""
+
+    @abstractmethod
+    async def _used(self, inventory: Inventory, path: str, size: int) -> Device:
+        """The device of a volume about to be overwritten, its old data dealt with as the settings say."""
+
+    @abstractmethod
+    def _wipes(self) -> bool:
+        """Whether a removed volume is to be wiped at all."""
+
+    @abstractmethod
+    async def _wipe(self, path: str) -> None:
+        """Make what a removed volume held unreadable, as the settings say."""
+
+    # --- looking ---
+
+    def check_name(self, volume: str) -> None:
+        names.check(self._group, volume)
+
+    async def find(self, volume: str) -> Volume | None:
+        lv = (await self.lvm.inventory()).volumes.get(volume)
+        return None if lv is None or not is_users(lv) else self._as_volume(lv)
+
+    async def list(self) -> Sequence[Volume]:
+        volumes = (await self.lvm.inventory()).volumes.values()
+        return [self._as_volume(lv) for lv in volumes if lv.ours and is_users(lv) and self._fits_kind(lv)]
+
+    async def placement(self, request: StageRequest) -> Placement:
+        self.check_name(request.name)
+        return (await self._plan(await self.lvm.inventory(), request)).placement
+
+    async def diagnose(self) -> Sequence[Finding]:
+        return await findings_of_group(self.lvm, self._settings)
+
+    # --- making ---
+
+    @asynccontextmanager
+    async def stage(self, request: StageRequest, *, verified: bool) -> AsyncIterator[StagedVolume]:
+        self.check_name(request.name)
+        inventory = await self._inventory_for(request)
+        plan = await self._plan(inventory, request)
+        staging = Staging(self.lvm, request, names.new_token(), plan.old, self.name)
+        if plan.placement is Placement.IN_PLACE:
+            if not verified:
+                raise VolumeExistsError(
+                    f"there is no room beside volume {request.name}, and it is overwritten only with an image that "
+                    "was verified first"
+                )
+            async with self._settled(staging):
+                yield await self._overwritten(inventory, staging)
+            return
+        async with self._settled(staging):
+            await self._make(inventory, request, staging.name, staging.tag_words())
+            number = await devices.appeared(staging.path)
+            size = await devices.size_of(staging.path)
+            yield Staged(staging, await self._fresh(inventory, staging.path, size), number, self._undo)
+
+    async def _inventory_for(self, request: StageRequest) -> Inventory:  # noqa: ARG002
+        """What is there, after what can be given up for ``request`` was."""
+        return await self.lvm.inventory()
+
+    async def _overwritten(self, inventory: Inventory, staging: Staging) -> Staged:
+        number = await staging.set_aside_to_overwrite()
+        device = await self._used(inventory, staging.path, await devices.size_of(staging.path))
+        return Staged(staging, device, number, self._undo)
+
+    async def _plan(self, inventory: Inventory, request: StageRequest) -> Plan:
+        no_room = self._no_room(inventory, request)
+        try:
+            return place(self._settings, inventory, request, fits_kind=self._fits_kind, no_room=no_room)
+        except VolumeInUseError as error:
+            raise await self._naming_holders(error, inventory.volumes[request.name]) from error
+
+    @asynccontextmanager
+    async def _settled(self, staging: Staging) -> AsyncIterator[None]:
+        """Whatever happens inside: afterwards nothing is half done.
+
+        What there is to do is found out by looking, as after a power cut, unless all is known to be well.
+        """
+        self._live.add(staging.token)
+        try:
+            yield
+        finally:
+            try:
+                await self._undo(staging)
+            finally:
+                self._live.discard(staging.token)
+
+    async def _undo(self, staging: Staging) -> None:
+        if not staging.clean:
+            with undoing(f"bring volume {staging.request.name} to rest", _UNDO_TIME):
+                await self._settle(staging)
+                staging.clean = True
+
+    async def _settle(self, staging: Staging) -> None:
+        untouched = frozenset({staging.token}) if await staging.is_untouched() else frozenset[str]()
+        decisions = recovering.decide(
+            await self.lvm.inventory(), lambda _, token: token == staging.token, self._fits_kind, untouched
+        )
+        for decision in decisions:
+            await self._carry_out(decision)
+
+    # --- removing ---
+
+    async def remove(self, volume: str) -> None:
+        inventory = await self.lvm.inventory()
+        lv = inventory.volumes.get(volume)
+        if lv is None or not lv.ours or not is_users(lv) or not self._fits_kind(lv):
+            raise NotFoundError(f"there is no volume {volume} on {self.name} that this service made")
+        await self._refuse_open(lv)
+        if lv.role & {"thickorigin"}:
+            raise VolumeInUseError(
+                f"volume {self._group}/{volume} has snapshots ({snapshots_of(lv, inventory)}) that would go with it"
+            )
+        await (self._remove_wiped(lv) if self._wipes() else self._remove_now(lv))
+
+    async def _remove_now(self, lv: Lv) -> None:
+        # The kernel refuses to let go of a device that is open, so nobody can slip in between.
+        await self.lvm.change("lvremove", f"{self._group}/{lv.name}")
+
+    async def _remove_wiped(self, lv: Lv) -> None:
+        """Free the name at once, wipe, remove. From the rename on it is gone for good, also after a power cut."""
+        token = names.new_token()
+        gone = names.GONE + token
+        self._live.add(token)
+        try:
+            await self.lvm.change("lvrename", self._group, lv.name, gone)
+            if not lv.active:
+                await self.lvm.change("lvchange", "-ay", "-K", f"{self._group}/{gone}")
+            path = devices.path_of(self._group, gone)
+            await devices.appeared(path)
+            await self._give_back_if_open(lv, gone)
+            await self._wipe(path)
+            await self.lvm.change("lvremove", f"{self._group}/{gone}")
+        finally:
+            self._live.discard(token)
+
+    async def _give_back_if_open(self, lv: Lv, gone: str) -> None:
+        """Somebody may have opened it between our look and the rename; nobody knows its new name."""
+        now = (await self.lvm.inventory()).volumes.get(gone)
+        if now is not None and now.open:
+            with undoing(f"give volume {lv.name} its name back"):
+                await self.lvm.change("lvrename", self._group, gone, lv.name)
+            await self._refuse_open(now)
+
+    async def _refuse_open(self, lv: Lv) -> None:
+        try:
+            refuse_open(self._settings, lv)
+        except VolumeInUseError as error:
+            raise await self._naming_holders(error, lv) from error
+
+    async def _naming_holders(self, error: VolumeInUseError, lv: Lv) -> VolumeInUseError:
+        holders = await holders_of(lv.major, lv.minor)
+        return VolumeInUseError(f"{error.message} ({holders})" if holders else error.message)
+
+    # --- recovering ---
+
+    async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
+        inventory = await self.lvm.inventory()
+        decisions = recovering.decide(
+            inventory, lambda job, token: job not in live_jobs and token not in self._live, self._fits_kind
+        )
+        return [await self._recovered(decision) for decision in decisions]
+
+    async def _recovered(self, decision: recovering.Decision) -> str:
+        try:
+            await self._carry_out(decision)
+        except ProvisionerError as error:
+            return f"could not finish: {decision.sentence}: {error.message}"
+        return decision.sentence
+
+    async def _carry_out(self, decision: recovering.Decision) -> None:
+        for step in decision.steps:
+            full = f"{self._group}/{step.volume}"
+            if step.what == "remove":
+                await self.lvm.change("lvremove", full)
+            elif step.what == "rename":
+                await self.lvm.change("lvrename", self._group, step.volume, step.words[0])
+            else:
+                await self.lvm.change("lvchange", "-ay", "-K", full)
+                await self.lvm.change("lvchange", *(word for tag in step.words for word in ("--deltag", tag)), full)
+
+    def _as_volume(self, lv: Lv) -> Volume:
+        return Volume(lv.name, self.name, devices.path_of(self._group, lv.name), lv.size, tags.provenance_of(lv.tags))

@@ -1,0 +1,78 @@
+"""Who has a device open, for an error's sentence. Reads /proc and /sys; a best effort that never decides anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# One holder is enough to go and look; ten would hide the point of the sentence.
+_MOST = 3
+
+
+async def holders_of(major: int, minor: int) -> str:
+    """Such as ``mounted on /mnt, process qemu-system-x86 (4711)``; empty where nobody is found."""
+    if major < 0:
+        return ""
+    found = await trio.to_thread.run_sync(lambda: list(_take(_all(major, minor))), abandon_on_cancel=True)
+    return ", ".join(found)
+
+
+def _all(major: int, minor: int) -> Iterator[str]:
+    yield from _mounts(Path("/proc/self/mountinfo"), f"{major}:{minor}")
+    yield from _mapped(Path(f"/sys/dev/block/{major}:{minor}/holders"))
+    yield from _processes(Path("/proc"), os.makedev(major, minor))
+
+
+def _take(sentences: Iterator[str]) -> Iterator[str]:
+    for _, sentence in zip(range(_MOST), sentences, strict=False):
+        yield sentence
+
+
+def _mounts(table: Path, number: str) -> Iterator[str]:
+    for line in _text(table).splitlines():
+        fields = line.split()
+        if len(fields) > 4 and fields[2] == number:
+            yield f"mounted on {fields[4]}"
+
+
+def _mapped(folder: Path) -> Iterator[str]:
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - the names are all that is wanted
+    except OSError:
+        return
+    for name in names:
+        yield f"under the device {_text(folder / name / 'dm/name').strip() or name}"
+
+
+def _processes(proc: Path, device: int) -> Iterator[str]:
+    for process in sorted(proc.glob("[0-9]*"), key=lambda path: int(path.name)):
+        if any(_is_device(link, device) for link in _links(process / "fd")):
+            yield f"process {_text(process / 'comm').strip()} ({process.name})"
+
+
+def _links(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _is_device(link: Path, device: int) -> bool:
+    try:
+        # A look at the link first: most are sockets and files, and a stat of those may hang on a dead server.
+        return os.readlink(link).startswith("/dev/") and link.stat().st_rdev == device  # noqa: PTH115
+    except OSError:
+        return False
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,137 @@
+"""Every call of LVM goes through here: what is on the command line, how long it may take, what is tried again.
+
+A report may be cancelled and killed at any time. A change is neither: it is shielded until it ends or its time is
+up, because a killed ``lvcreate`` leaves half a volume; whoever asked for it looks afterwards what came of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import trio
+
+from lvp_target_lvm import report
+from lvp_target_lvm.complaints import Meaning, as_error, meaning_of
+from provisioner.contracts import ToolResult, run_tool
+from provisioner.contracts.errors import ProvisionerError, TargetError, TargetUnavailableError, ToolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lvp_target_lvm.report import Inventory
+    from lvp_target_lvm.settings import LvmSettings
+
+# A host's lvm.conf may say otherwise, and each of these would spoil what we read or how we wait: our answers come
+# as JSON in plain words, and a lock that is held is ours to wait for.
+_PINS = (
+    'log{prefix="" command_names=0 report_command_log=0 verbose=0 silent=0}'
+    ' report{binary_values_as_numeric=0 list_item_separator="," mark_hidden_devices=1 two_word_unknown_device=0'
+    " compact_output=0 headings=1 prefixes=0 quoted=1}"
+)
+_NO_WAIT = " global{wait_for_locks=0}"
+# udev looks into a device for some tenths of a second after each close, and LVM itself waits some seconds; who has
+# the volume open after that keeps it.
+_BUSY_TRIES = 3
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
+# run_tool's own grace between asking a tool to end and being rid of it, with room.
+_KILL_TIME = 5.0
+
+
+class Lvm:
+    """The tools of LVM, for one volume group. ``calls`` counts what was run, by command."""
+
+    def __init__(self, settings: LvmSettings) -> None:
+        self.group = settings.volume_group
+        self.calls: Counter[str] = Counter()
+        self._settings = settings
+        self._program = f"{settings.tool_path}/lvm" if settings.tool_path else "lvm"
+        # One change at a time, in the order they were asked for: LVM's own lock is not fair.
+        self._changing = trio.Lock()
+
+    async def inventory(self) -> Inventory:
+        """The volume group and its volumes, in one call (two where it holds no volume).
+
+        Raises TargetUnavailableError where the group is not there; 'no such volume' is never the answer to a
+        report that failed.
+        """
+        fields = ",".join((*report.VOLUME_FIELDS, *report.GROUP_FIELDS))
+        group, volumes = report.read(await self._report("lvs", fields))
+        if group is None:
+            group, _ = report.read(await self._report("vgs", ",".join(report.GROUP_FIELDS)))
+        if group is None:
+            raise TargetUnavailableError(f"volume group {self.group} is not there")
+        return report.Inventory(group, volumes)
+
+    async def setting(self, key: str) -> str:
+        """A setting of this host's LVM, as ``devices/scan_lvs``; its value as lvm.conf would write it."""
+        text = (await self._run("lvmconfig", "--typeconfig", "full", key)).stdout
+        return text.partition("=")[2].strip().strip('"')
+
+    async def version(self) -> str:
+        """The version of the tools, as ``2.03.16(2)``."""
+        lines = (await self._run("version")).stdout.splitlines()
+        return next((line.split(":", 1)[1].split()[0] for line in lines if "LVM version" in line), "unknown")
+
+    async def change(self, command: str, *words: str) -> None:
+        """Run a command that changes metadata. Not cancelled while it runs; cancellable between two tries.
+
+        Tried again while another program holds the lock and, a few times, while the device is busy. Raises what
+        ``complaints`` makes of LVM's words.
+        """
+        argv = [self._program, command, "--yes", "--config", _PINS + _NO_WAIT, *words]
+        delays, patience = _delays(), trio.current_time() + self._settings.lock_patience
+        busy = 0
+        async with self._changing:
+            while True:
+                result = await self._shielded(command, argv)
+                if result.status == 0:
+                    return
+                meaning = meaning_of(result.stderr)
+                busy += meaning is Meaning.BUSY
+                again = meaning is Meaning.LOCKED and trio.current_time() < patience
+                if not again and not (meaning is Meaning.BUSY and busy < _BUSY_TRIES):
+                    raise as_error(command, result.status, result.stderr)
+                await trio.sleep(next(delays))
+
+    async def _shielded(self, command: str, argv: list[str]) -> ToolResult:
+        await trio.lowlevel.checkpoint()
+        self.calls[command] += 1
+        limit = self._settings.change_timeout
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + limit + _KILL_TIME):
+                return await run_tool(argv, timeout=limit, check=False)
+        except ToolError as error:
+            raise _unavailable(command, error) from error
+        raise TargetUnavailableError(f"{command} did not end within {limit:g} s and could not be killed")
+
+    async def _report(self, command: str, fields: str) -> str:
+        words = ("--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields, self.group)
+        return (await self._run(command, *words)).stdout
+
+    async def _run(self, command: str, *words: str) -> ToolResult:
+        self.calls[command] += 1
+        argv = [self._program, command, "--config", _PINS, *words]
+        try:
+            result = await run_tool(argv, timeout=self._settings.report_timeout, check=False)
+        except ToolError as error:
+            raise _unavailable(command, error) from error
+        if result.status:
+            raise _as_failed_look(as_error(command, result.status, result.stderr))
+        return result
+
+
+def _as_failed_look(error: ProvisionerError) -> TargetError:
+    # A look that failed says nothing of what is there.
+    return error if isinstance(error, TargetUnavailableError) else TargetUnavailableError(error.message)
+
+
+def _unavailable(command: str, error: ToolError) -> TargetUnavailableError:
+    return TargetUnavailableError(f"{command}: {error.message}")
+
+
+def _delays() -> Iterator[float]:
+    delay = _FIRST_DELAY
+    while True:
+        yield delay
+        delay = min(delay * 2, _LONGEST_DELAY)

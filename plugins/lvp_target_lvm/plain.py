@@ -1,0 +1,55 @@
+"""The target ``lvm``: plain volumes, whose extents hold whatever their last owner wrote."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lvp_target_lvm import devices
+from lvp_target_lvm.group import GroupTarget
+from lvp_target_lvm.placing import no_room_in_group
+from provisioner.contracts import Capacity, Device
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lvp_target_lvm.report import Inventory, Lv
+    from provisioner.contracts import StageRequest
+
+
+class PlainTarget(GroupTarget):
+    """Linear and striped volumes."""
+
+    async def capacity(self) -> Capacity:
+        group = (await self.lvm.inventory()).group
+        return Capacity(group.size, group.free)
+
+    def _fits_kind(self, lv: Lv) -> bool:
+        return bool(lv.layout) and lv.layout <= {"linear", "striped"}
+
+    def _no_room(self, inventory: Inventory, request: StageRequest) -> str | None:
+        return no_room_in_group(inventory, request.size_bytes)
+
+    async def _make(self, inventory: Inventory, request: StageRequest, name: str, words: Sequence[str]) -> None:
+        # The first 4 KiB are cleared and signatures wiped, so that nothing on the host takes the last owner's
+        # partitions or file systems for real while the image is being copied.
+        size = ("--size", f"{inventory.group.rounded(request.size_bytes)}b")
+        cleared = ("--zero", "y", "--wipesignatures", "y")
+        await self.lvm.change("lvcreate", "--type", "linear", "--name", name, *size, *cleared, *words, self._group)
+
+    async def _fresh(self, inventory: Inventory, path: str, size: int) -> Device:  # noqa: ARG002
+        if self._settings.stale_data == "discard":
+            await devices.discard(path)
+        # No disk promises zeros after a discard, so it never counts as zeroed.
+        return Device(path, size, reads_zero=False, zero_tail=self._settings.stale_data != "keep")
+
+    async def _used(self, inventory: Inventory, path: str, size: int) -> Device:
+        return await self._fresh(inventory, path, size)
+
+    async def _wipe(self, path: str) -> None:
+        if self._settings.stale_data == "discard":
+            await devices.discard(path)
+        elif self._settings.stale_data == "zero":
+            await devices.zero(path)
+
+    def _wipes(self) -> bool:
+        return self._settings.stale_data != "keep"

@@ -1,0 +1,125 @@
+"""What to do about what was left half done: decisions from an inventory. Pure, and the same for a job that failed a
+moment ago and for one that died with the power a week ago.
+
+Order within a decision is such that a power cut between two steps leaves a state that is decided alike. A swap goes
+through these states, each told by names and tags alone (T is its token):
+
+====  =================  ================  =========================================
+what  ``lvp.stage.T``    NAME              ``lvp.old.T``  (has the tags old=NAME, by=T)
+====  =================  ================  =========================================
+1     new                old               -
+2     new                old, tagged by=T  -       maybe inactive
+3     new                -                 old     inactive
+4     -                  new (token=T)     old     done but for the removal
+5     -                  new (token=T)     -
+====  =================  ================  =========================================
+
+1 to 3 are undone, 4 is finished. Overwriting in place goes: the old volume tagged inplace=NAME, renamed to
+``lvp.stage.T``, written, its tags replaced, renamed back. Once it may have been written, nothing brings its content
+back, and it is removed: half a volume under its name would be worse than none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lvp_target_lvm import names, tags
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lvp_target_lvm.report import Inventory, Lv
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change to one volume. ``release`` takes the tags ``words`` away and activates it."""
+
+    what: Literal["remove", "rename", "release"]
+    volume: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is done about one leftover, and why: one sentence. No steps: it is left alone."""
+
+    sentence: str
+    steps: tuple[Step, ...]
+
+
+def decide(
+    inventory: Inventory,
+    is_dead: Callable[[str, str], bool],
+    fits_kind: Callable[[Lv], bool],
+    untouched: frozenset[str] = frozenset(),
+) -> list[Decision]:
+    """All there is to do.
+
+    ``is_dead(job, token)`` says whether nobody works on that any more, ``fits_kind`` which volumes are this
+    target's, ``untouched`` holds tokens of volumes set aside to be overwritten that no byte was written to.
+    """
+    mine = [lv for lv in inventory.volumes.values() if fits_kind(lv)]
+    # What was set aside first: where it goes back decides nothing about the staged volume, which goes in any case.
+    aside = [decision for lv in mine for decision in _aside(lv, inventory, is_dead, untouched)]
+    return aside + [decision for lv in mine for decision in _left(lv, is_dead)]
+
+
+def _aside(
+    lv: Lv, inventory: Inventory, is_dead: Callable[[str, str], bool], untouched: frozenset[str]
+) -> Iterator[Decision]:
+    noted = lv.noted
+    token, name, job = noted.get("by", ""), noted.get("old") or noted.get("inplace") or "", noted.get("byjob", "")
+    if not token or not name or not is_dead(job, token):
+        return
+    if lv.name == name or not lv.name.startswith(names.OWN):
+        yield Decision(f"released {lv.name}, which job {job} was about to replace", (_release(lv, lv.name),))
+    elif "inplace" in noted:
+        yield _written(lv, name, job, free=name not in inventory.volumes, untouched=token in untouched)
+    else:
+        yield _swapped(lv, name, job, inventory.volumes.get(name), token)
+
+
+def _swapped(lv: Lv, name: str, job: str, holder: Lv | None, token: str) -> Decision:
+    if holder is None:
+        return Decision(
+            f"gave {name} its old volume back, which job {job} had set aside and not replaced",
+            (Step("rename", lv.name, (name,)), _release(lv, name)),
+        )
+    if holder.noted.get("token") == token:
+        return Decision(
+            f"removed the old volume of {name} ({lv.name}), which job {job} had replaced", (Step("remove", lv.name),)
+        )
+    return Decision(
+        f"left {lv.name} alone: it was {name} before job {job}, but another volume has that name now; "
+        "rename or remove it by hand",
+        (),
+    )
+
+
+def _written(lv: Lv, name: str, job: str, *, free: bool, untouched: bool) -> Decision:
+    if untouched and free:
+        return Decision(
+            f"gave {name} back, which job {job} had not begun to overwrite",
+            (Step("rename", lv.name, (name,)), _release(lv, name)),
+        )
+    return Decision(
+        f"removed {name} ({lv.name}), which job {job} was overwriting in place: its old content was lost already",
+        (Step("remove", lv.name),),
+    )
+
+
+def _left(lv: Lv, is_dead: Callable[[str, str], bool]) -> Iterator[Decision]:
+    """Staged volumes, and removed ones that are still there."""
+    if not lv.ours or "by" in lv.noted:
+        return
+    job, name = lv.noted.get("job", ""), lv.noted.get("name", "")
+    if lv.name.startswith(names.STAGE) and is_dead(job, names.token_of(lv.name)):
+        yield Decision(f"removed {lv.name}, staged for {name} by job {job}", (Step("remove", lv.name),))
+    elif lv.name.startswith(names.GONE) and is_dead("", names.token_of(lv.name)):
+        yield Decision(f"removed {lv.name}, which was {name} and was being removed", (Step("remove", lv.name),))
+
+
+def _release(lv: Lv, name: str) -> Step:
+    return Step("release", name, tuple(tags.aside_tags(lv.tags)))

@@ -1,0 +1,174 @@
+"""One volume under construction: its names and tags, and the few commands that put it in the old one's place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lvp_target_lvm import devices, names, tags
+from provisioner.contracts import Device, Volume
+from provisioner.contracts.errors import (
+    ProvisionerError,
+    TargetError,
+    VolumeExistsError,
+    VolumeInUseError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from lvp_target_lvm.lvm import Lvm
+    from lvp_target_lvm.report import Lv
+    from provisioner.contracts import Provenance, StageRequest
+
+
+class Staging:
+    """The names of one staging and what was done under them. ``clean``: nothing is left to finish or undo."""
+
+    def __init__(
+        self, lvm: Lvm, request: StageRequest, token: str, old: Lv | None, target: str, **more_tags: str
+    ) -> None:
+        self.request = request
+        self.token = token
+        self.name = names.STAGE + token
+        self.path = devices.path_of(lvm.group, self.name)
+        self.target = target
+        self.old = old
+        self.clean = False
+        self.in_place = False
+        self.final_path = devices.path_of(lvm.group, request.name)
+        self._lvm = lvm
+        self._more_tags = more_tags
+        self._written_before: int | None = None
+
+    def tag_words(self) -> list[str]:
+        """The options that tag the staged volume when it is made."""
+        return add_words(self._tags(self.request.provenance))
+
+    async def set_aside(self) -> None:
+        """Take the old volume out of the way, to where it waits for the new one to stand in its place.
+
+        Deactivating it is what makes sure: the kernel does not let go of a device that is open, and one that is
+        not there cannot be opened. Raises VolumeInUseError.
+        """
+        await self._give_up_name("old", names.OLD + self.token)
+
+    async def set_aside_to_overwrite(self) -> int:
+        """Take the old volume itself as the staged one; the number of its device."""
+        self.in_place = True
+        await self._give_up_name("inplace", self.name)
+        await self._lvm.change("lvchange", "-ay", "-K", f"{self._lvm.group}/{self.name}")
+        number = await devices.appeared(self.path)
+        self._written_before = await devices.sectors_written(self.path)
+        return number
+
+    async def is_untouched(self) -> bool:
+        """Whether the volume to overwrite is known to be as it was."""
+        now = await devices.sectors_written(self.path)
+        return now is not None and now == self._written_before
+
+    async def retag(self, provenance: Provenance) -> None:
+        """Write down on the staged volume what it holds; nothing where its tags say so already."""
+        wanted = self._tags(provenance)
+        if self.old is not None and self.in_place:
+            there = [*tags.own(self.old.tags), *self._aside_tags()]
+        else:
+            there = self._tags(self.request.provenance)
+        new = [tag for tag in wanted if tag not in there]
+        stale = [tag for tag in there if tag not in wanted]
+        if new or stale:
+            words = [*add_words(new), *(word for tag in stale for word in ("--deltag", tag))]
+            await self._lvm.change("lvchange", *words, f"{self._lvm.group}/{self.name}")
+
+    async def freeze(self) -> None:
+        """Make the staged volume what a base is: read-only, inactive, and skipped by activation."""
+        await self._lvm.change("lvchange", "-pr", "-ky", "-an", f"{self._lvm.group}/{self.name}")
+
+    async def rename(self, number: int) -> None:
+        """Give the staged volume the name it is meant to have: the moment of truth.
+
+        A rename that failed may still have happened; one that succeeded has to be seen in the kernel.
+        """
+        try:
+            await self._lvm.change("lvrename", self._lvm.group, self.name, self.request.name)
+        except ProvisionerError:
+            if not await self._is_renamed():
+                raise
+        await devices.appeared(self.final_path, number)
+
+    async def rename_inactive(self) -> None:
+        """The same for a volume without a device."""
+        await self._lvm.change("lvrename", self._lvm.group, self.name, self.request.name)
+        if not await self._is_renamed():
+            raise TargetError(f"LVM said that {self.name} was renamed, but it was not")
+
+    async def _is_renamed(self) -> bool:
+        volumes = (await self._lvm.inventory()).volumes
+        now = volumes.get(self.request.name)
+        return self.name not in volumes and now is not None and now.noted.get("token") == self.token
+
+    def _tags(self, provenance: Provenance) -> list[str]:
+        return tags.for_volume(self.request.name, self.token, provenance, **self._more_tags)
+
+    def _aside_tags(self) -> list[str]:
+        return tags.for_aside("inplace", self.request.name, self.token, self.request.job_id)
+
+    async def _give_up_name(self, key: str, new_name: str) -> None:
+        old = await self._same_old()
+        group = self._lvm.group
+        add = add_words(tags.for_aside(key, old.name, self.token, self.request.job_id))
+        await self._lvm.change("lvchange", *add, f"{group}/{old.name}")
+        try:
+            await self._lvm.change("lvchange", "-an", f"{group}/{old.name}")
+        except VolumeInUseError as error:
+            raise VolumeInUseError(f"volume {group}/{old.name} is in use; it is not touched") from error
+        await self._lvm.change("lvrename", group, old.name, new_name)
+
+    async def _same_old(self) -> Lv:
+        """The old volume as it is now. Its UUID tells it from another that got the name in the meantime."""
+        inventory = await self._lvm.inventory()
+        now = inventory.volumes.get(self.request.name)
+        if now is None or self.old is None or now.uuid != self.old.uuid:
+            raise VolumeExistsError(
+                f"volume {self.request.name} is no longer the one that was there when the job began"
+            )
+        if now.open:
+            raise VolumeInUseError(f"volume {self._lvm.group}/{now.name} is in use; it is not touched")
+        return now
+
+
+class Staged:
+    """What ``stage`` yields: the device to write, and the commit. ``settle`` brings a failed commit to rest."""
+
+    def __init__(
+        self, staging: Staging, device: Device, number: int, settle: Callable[[Staging], Awaitable[None]]
+    ) -> None:
+        self.device = device
+        self._staging = staging
+        self._number = number
+        self._settle = settle
+
+    async def commit(self, image_digest: str | None) -> Volume:
+        """Check, tag what is news, set the old volume aside, rename. See StagedVolume."""
+        staging = self._staging
+        provenance = replace(staging.request.provenance, image_digest=image_digest)
+        try:
+            if await devices.size_of(staging.path) < self.device.size_bytes:
+                raise TargetError(f"the volume {staging.name} became smaller than it was made")
+            await staging.retag(provenance)
+            await self._publish()
+        except BaseException:
+            await self._settle(staging)
+            raise
+        staging.clean = staging.old is None or staging.in_place
+        return Volume(staging.request.name, staging.target, staging.final_path, self.device.size_bytes, provenance)
+
+    async def _publish(self) -> None:
+        if self._staging.old is not None and not self._staging.in_place:
+            await self._staging.set_aside()
+        await self._staging.rename(self._number)
+
+
+def add_words(words: list[str]) -> list[str]:
+    """The options that add these tags."""
+    return [word for tag in words for word in ("--addtag", tag)]

@@ -1,0 +1,105 @@
+"""Tags on volumes: what this service writes down with a volume itself, and reads back. Pure.
+
+A volume of ours has the bare tag ``lvp`` (``lvs @lvp`` finds them all) and, each as ``lvp.KEY=VALUE``: ``job``,
+``created``, ``name`` (it is meant to get), ``token`` (of its staging), ``url`` and ``digest`` (of the image), and on
+a base ``format``. A volume somebody replaces has, whoever made it, ``old`` or ``inplace`` (its name) with ``by`` (the
+token) and ``byjob``. LVM allows few characters in a tag: every other byte stands as ``#`` and two hexadecimal digits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from provisioner.contracts import Provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MARK = "lvp"
+_PLAIN = re.compile(rb"[A-Za-z0-9_.+/=!:&-]")
+# LVM takes 1024; long values are cut into pieces well below that.
+PIECE = 500
+
+
+def encode(values: dict[str, str]) -> list[str]:
+    """The tags for ``values``; a long value becomes ``KEY=...``, ``KEY.1=...`` and so on."""
+    tags = []
+    for key, value in values.items():
+        coded = _quote(value)
+        for number, start in enumerate(range(0, max(1, len(coded)), PIECE)):
+            suffix = f".{number}" if number else ""
+            tags.append(f"{MARK}.{key}{suffix}={coded[start : start + PIECE]}")
+    return tags
+
+
+def decode(tags: Iterable[str]) -> dict[str, str]:
+    """The values in ``tags``; foreign tags are passed over, whatever they look like."""
+    pieces: dict[str, dict[int, str]] = defaultdict(dict)
+    for tag in tags:
+        if match := re.fullmatch(rf"{MARK}\.([a-z]+)(?:\.(\d{{1,4}}))?=(.*)", tag):
+            pieces[match[1]][int(match[2] or 0)] = match[3]
+    return {key: _unquote("".join(text for _, text in sorted(parts.items()))) for key, parts in pieces.items()}
+
+
+def is_own(tags: Iterable[str]) -> bool:
+    """Whether they are those of a volume this service made."""
+    return MARK in tags
+
+
+def own(tags: Iterable[str]) -> list[str]:
+    """Those of ``tags`` that this service wrote."""
+    return [tag for tag in tags if tag == MARK or tag.startswith(f"{MARK}.")]
+
+
+def for_volume(name: str, token: str, provenance: Provenance, **more: str) -> list[str]:
+    """All tags of a volume made here."""
+    values = {
+        "job": provenance.job_id,
+        "created": repr(provenance.created_at),
+        "name": name,
+        "token": token,
+        "url": provenance.image_url,
+        **({} if provenance.image_digest is None else {"digest": provenance.image_digest}),
+        **more,
+    }
+    return [MARK, *encode(values)]
+
+
+def for_aside(key: str, name: str, token: str, job_id: str) -> list[str]:
+    """What is added to a volume when it gives up its name; ``key`` is ``old`` or ``inplace``."""
+    return encode({key: name, "by": token, "byjob": job_id})
+
+
+def aside_tags(tags: Iterable[str]) -> list[str]:
+    """Those of ``tags`` that ``for_aside`` wrote."""
+    return [tag for tag in tags if re.match(rf"{MARK}\.(old|inplace|by|byjob)(\.\d+)?=", tag)]
+
+
+def provenance_of(tags: Iterable[str]) -> Provenance | None:
+    """Where a volume came from; None where it is not ours."""
+    tags = list(tags)
+    if not is_own(tags):
+        return None
+    values = decode(tags)
+    return Provenance(
+        values.get("job", ""), values.get("url", ""), values.get("digest"), _number(values.get("created", ""))
+    )
+
+
+def _quote(text: str) -> str:
+    raw = text.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if _PLAIN.match(bytes([byte])) else f"#{byte:02X}" for byte in raw)
+
+
+def _unquote(text: str) -> str:
+    raw = re.sub(rb"#([0-9A-Fa-f]{2})", lambda match: bytes([int(match[1], 16)]), text.encode())
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,225 @@
+"""The target ``thin-lvm``: volumes in a thin pool, and clones of bases in constant time.
+
+A clone costs one report and three changes: ``lvcreate -s``, ``lvextend``, ``lvrename``. Its tags are complete when it
+is made, since a base's digest is known, and what the changes did is seen in the kernel instead of in more reports.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lvp_target_lvm import devices, names
+from lvp_target_lvm.bases import bases_in, eviction_order
+from lvp_target_lvm.diagnosing import findings_of_pool
+from lvp_target_lvm.group import GroupTarget
+from lvp_target_lvm.pools import pool_of, watched, why_full, why_too_large
+from lvp_target_lvm.staging import Staged, Staging
+from provisioner.contracts import Base, Capacity, CloneTarget, Device, Placement, Volume
+from provisioner.contracts.errors import (
+    ChecksumMismatchError,
+    InvalidRequestError,
+    NoSpaceError,
+    NotFoundError,
+    TargetError,
+    TargetUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from lvp_target_lvm.report import Inventory, Lv
+    from lvp_target_lvm.settings import ThinSettings
+    from provisioner.contracts import BackEndContext, Finding, StagedVolume, StageRequest
+
+# Between the look that finds a base and the job that clones it lies less than this, in seconds; no eviction comes
+# between them.
+_BASE_GRACE = 60.0
+
+
+class ThinTarget(GroupTarget):
+    """Thin volumes in one pool."""
+
+    _settings: ThinSettings
+
+    async def capacity(self) -> Capacity:
+        pool = pool_of(self._settings, await self.lvm.inventory())
+        free = int(pool.size * (100 - (pool.data_percent or 0)) / 100)
+        return Capacity(pool.size, free, pool.data_percent, pool.metadata_percent)
+
+    async def diagnose(self) -> Sequence[Finding]:
+        return [*await super().diagnose(), *await findings_of_pool(self.lvm, self._settings)]
+
+    @asynccontextmanager
+    async def stage(self, request: StageRequest, *, verified: bool) -> AsyncIterator[StagedVolume]:
+        async with super().stage(request, verified=verified) as staged, self._watched():
+            yield staged
+
+    def _watched(self) -> AbstractAsyncContextManager[None]:
+        async def why_stop() -> str | None:
+            return why_full(self._settings, pool_of(self._settings, await self.lvm.inventory()))
+
+        return watched(why_stop, self._settings.watch_interval)
+
+    def _fits_kind(self, lv: Lv) -> bool:
+        return "thin" in lv.layout and not lv.is_pool and lv.pool == self._settings.pool
+
+    def _no_room(self, inventory: Inventory, request: StageRequest) -> str | None:
+        pool = pool_of(self._settings, inventory)
+        too_large = why_too_large(self._settings, pool, request.size_bytes)
+        return too_large or why_full(self._settings, pool, request.data_bytes or 0)
+
+    async def _make(self, inventory: Inventory, request: StageRequest, name: str, words: Sequence[str]) -> None:
+        size = ("--virtualsize", f"{inventory.group.rounded(request.size_bytes)}b")
+        pool = ("--thinpool", f"{self._group}/{self._settings.pool}")
+        await self.lvm.change("lvcreate", "--type", "thin", "--name", name, *size, *pool, *words, "-kn")
+
+    async def _fresh(self, inventory: Inventory, path: str, size: int) -> Device:
+        # A pool that does not zero gives new chunks out as their last owner left them, all but what is written.
+        zeroing = pool_of(self._settings, inventory).zero
+        return Device(path, size, reads_zero=zeroing, zero_tail=self._settings.stale_data != "keep")
+
+    async def _used(self, inventory: Inventory, path: str, size: int) -> Device:
+        pool = pool_of(self._settings, inventory)
+        emptied = self._settings.stale_data == "discard" and pool.discards != "ignore"
+        if emptied:
+            await devices.discard(path)
+        # Discarded chunks are unmapped, and so read as zero; a size of whole extents is one of whole chunks mostly.
+        whole = pool.chunk_size > 0 and size % pool.chunk_size == 0
+        keep = self._settings.stale_data == "keep"
+        return Device(path, size, reads_zero=emptied and whole and pool.zero, zero_tail=not keep)
+
+    async def _wipe(self, path: str) -> None:
+        await devices.discard(path)
+
+    def _wipes(self) -> bool:
+        # Zeros would take pool space to write, and tear chunks off a base; the pool zeroes what it gives out again.
+        return self._settings.stale_data == "discard"
+
+
+class ThinCloneTarget(ThinTarget, CloneTarget):
+    """A pool that keeps a read-only base of every image, and makes volumes from it."""
+
+    def __init__(self, settings: ThinSettings, context: BackEndContext) -> None:
+        super().__init__(settings, context)
+        self._last_used: dict[str, float] = {}
+        self._under_job: Counter[str] = Counter()
+
+    async def base(self, image_digest: str, image_format: str) -> Base | None:
+        name = names.base_name(image_digest, image_format)
+        inventory = await self.lvm.inventory()
+        found = next((lv for lv in bases_in(inventory, self._settings.pool) if lv.name == name), None)
+        if found is None:
+            return None
+        if (found.noted["digest"], found.noted.get("format")) != (image_digest, image_format):
+            raise TargetError(f"the base {self._group}/{name} has tags of another image; remove it by hand")
+        self._last_used[name] = time.time()
+        return Base(name, image_digest, found.size)
+
+    @asynccontextmanager
+    async def stage_base(self, request: StageRequest) -> AsyncIterator[StagedVolume]:
+        digest = request.provenance.image_digest
+        if digest is None:
+            raise InvalidRequestError("a base needs the digest of its image")
+        inventory = await self._with_room(request, most_bases=self._settings.max_bases - 1)
+        if (refusal := self._no_room(inventory, request)) is not None:
+            raise NoSpaceError(refusal)
+        named = replace(request, name=names.base_name(digest, request.name))
+        staging = Staging(self.lvm, named, names.new_token(), None, self.name, format=request.name)
+        async with self._settled(staging), self._watched():
+            await self._make(inventory, request, staging.name, staging.tag_words())
+            number = await devices.appeared(staging.path)
+            device = await self._fresh(inventory, staging.path, await devices.size_of(staging.path))
+            yield StagedBase(staging, device, number, self._undo)
+
+    @asynccontextmanager
+    async def stage_clone(self, base: Base, request: StageRequest) -> AsyncIterator[StagedVolume]:
+        self.check_name(request.name)
+        # A snapshot shares the base's data: what it writes of its own is the guest's.
+        request = replace(request, data_bytes=None, provenance=replace(request.provenance, image_digest=base.digest))
+        with self._using(base.name):
+            inventory = await self._with_room(request)
+            plan = await self._plan(inventory, request)
+            if plan.placement is Placement.IN_PLACE:
+                raise NoSpaceError(self._no_room(inventory, request) or "a clone cannot be made in place")
+            staging = Staging(self.lvm, request, names.new_token(), plan.old, self.name)
+            async with self._settled(staging):
+                size = max(inventory.group.rounded(request.size_bytes), base.size_bytes)
+                number = await self._snapshot(base, staging, size)
+                yield Staged(staging, Device(staging.path, size, reads_zero=False, zero_tail=False), number, self._undo)
+
+    async def _snapshot(self, base: Base, staging: Staging, size: int) -> int:
+        """Snapshot and extend; the device's number. A size here would make a snapshot of the old kind."""
+        tagged = staging.tag_words()
+        origin = f"{self._group}/{base.name}"
+        try:
+            await self.lvm.change("lvcreate", "-s", "-kn", "-prw", "--name", staging.name, *tagged, origin)
+        except NotFoundError as error:
+            raise TargetUnavailableError(f"the base {origin} was removed under the job") from error
+        if size > base.size_bytes:
+            await self.lvm.change("lvextend", "--size", f"{size}b", f"{self._group}/{staging.name}")
+        number = await devices.appeared(staging.path)
+        if await devices.size_of(staging.path) != size:
+            raise TargetError(f"LVM said that {staging.name} was extended to {size} bytes, but its device was not")
+        return number
+
+    async def _inventory_for(self, request: StageRequest) -> Inventory:
+        return await self._with_room(request)
+
+    async def _with_room(self, request: StageRequest, most_bases: int | None = None) -> Inventory:
+        """The inventory once bases made room for ``request``, as far as they can, least recently used first."""
+        stuck: set[str] = set()
+        while True:
+            inventory = await self.lvm.inventory()
+            many = most_bases is not None and len(bases_in(inventory, self._settings.pool)) > most_bases
+            if not many and super()._no_room(inventory, request) is None:
+                return inventory
+            going = next((lv.name for lv in self._evictable(inventory) if lv.name not in stuck), None)
+            if going is None:
+                return inventory
+            try:
+                await self.lvm.change("lvremove", f"{self._group}/{going}")
+            except TargetError:
+                stuck.add(going)
+
+    def _no_room(self, inventory: Inventory, request: StageRequest) -> str | None:
+        reason = super()._no_room(inventory, request)
+        may_be_made = request.size_bytes <= pool_of(self._settings, inventory).size and self._evictable(inventory)
+        return None if may_be_made else reason
+
+    def _evictable(self, inventory: Inventory) -> list[Lv]:
+        recently = {name for name, at in self._last_used.items() if time.time() - at < _BASE_GRACE}
+        return eviction_order(inventory, self._settings.pool, self._last_used, recently | set(+self._under_job))
+
+    @contextmanager
+    def _using(self, base: str) -> Iterator[None]:
+        self._under_job[base] += 1
+        try:
+            yield
+        finally:
+            self._under_job[base] -= 1
+            self._last_used[base] = time.time()
+
+
+class StagedBase(Staged):
+    """A base under construction: its commit makes it read-only, inactive and skipped by activation."""
+
+    async def commit(self, image_digest: str | None) -> Volume:
+        if image_digest != self._staging.request.provenance.image_digest:
+            raise ChecksumMismatchError(
+                f"a base for {self._staging.request.provenance.image_digest} holds {image_digest}"
+            )
+        return await super().commit(image_digest)
+
+    async def _publish(self) -> None:
+        await self._staging.freeze()
+        await self._staging.rename_inactive()
+
+
+def make_thin_target(settings: ThinSettings, context: BackEndContext) -> ThinTarget:
+    """The target the settings ask for."""
+    return ThinCloneTarget(settings, context) if settings.clone else ThinTarget(settings, context)
