@@ -1,0 +1,77 @@
+"""Owns the directory of built images outside the checkout: keys, one builder at a time, and pruning.
+
+An entry is complete or absent: it is built under a temporary name and renamed.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Old keys are kept this long after their last use: branches that differ in their recipe can take turns.
+KEEP = 3 * 24 * 3600  # seconds
+
+
+def cache_directory() -> Path:
+    """The place of all entries, under the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "libvirt-volume-provisioner" / "guest"
+
+
+def key_of(*inputs: bytes | str) -> str:
+    """A short digest over all inputs, in order."""
+    digest = hashlib.sha256()
+    for item in inputs:
+        data = item.encode() if isinstance(item, str) else item
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:16]
+
+
+def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
+    """The directory KIND-KEY, built with `build(directory)` when it is not there yet."""
+    root = cache_directory()
+    root.mkdir(parents=True, exist_ok=True)
+    final = root / f"{kind}-{key}"
+    with _locked(root / f"{kind}.lock"):
+        if not final.is_dir():
+            _build(final, build)
+        os.utime(final)
+        _prune(root, kind, final)
+    return final
+
+
+def _build(final: Path, build: Callable[[Path], None]) -> None:
+    started = time.monotonic()
+    print(f"guest: building {final.name}", file=sys.stderr, flush=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    try:
+        build(temporary)
+        temporary.rename(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    print(f"guest: built {final.name} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file; the kernel lets go of it when the process ends, however it ends."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _prune(root: Path, kind: str, current: Path) -> None:
+    """Remove entries of this kind that nobody used lately, and what a killed build left (the lock is held)."""
+    now = time.time()
+    for leftover in root.glob(f".{kind}-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for old in root.glob(f"{kind}-*"):
+        if old != current and now - old.stat().st_mtime > KEEP:
+            shutil.rmtree(old, ignore_errors=True)

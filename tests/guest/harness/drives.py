@@ -1,0 +1,51 @@
+"""Owns the guest's disks: the table of test disks, their files, and how qemu is told of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One virtio disk; the guest finds it as /dev/disk/by-id/virtio-NAME."""
+
+    name: str
+    size: int  # bytes
+    block_size: int = 512  # bytes, logical and physical
+    read_only: bool = False
+
+
+# Each is a sparse file of the machine that runs the harness, empty at the first boot and kept over a power cut.
+TEST_DRIVES = (
+    Drive("plain", 8 * GIB),  # a volume group of linear volumes
+    Drive("thin", 8 * GIB),  # a volume group with a thin pool
+    Drive("tiny", 256 * MIB),  # small enough to be run full
+    Drive("4kn", 2 * GIB, block_size=4096),
+    Drive("fault", 2 * GIB),  # below dm-error, dm-flakey and dm-delay
+)
+
+
+def create(drive: Drive, directory: Path) -> Path:
+    """Make the drive's sparse file."""
+    path = directory / f"{drive.name}.raw"
+    with path.open("wb") as file:
+        file.truncate(drive.size)
+    return path
+
+
+def qemu_options(drives: list[tuple[Drive, Path]], cache: str) -> list[str]:
+    """qemu's options for the drives; their order on the bus, and so their vda, vdb, ... in the guest, is the list's."""
+    options = []
+    for slot, (drive, path) in enumerate(drives, start=4):
+        backend = f"if=none,id=drive-{drive.name},file={_escaped(path)},format=raw,cache={cache},discard=unmap"
+        device = f"virtio-blk-pci,drive=drive-{drive.name},serial={drive.name},addr={slot:#x}"
+        sectors = f",logical_block_size={drive.block_size},physical_block_size={drive.block_size}"
+        options += ["-drive", backend + (",readonly=on" if drive.read_only else ""), "-device", device + sectors]
+    return options
+
+
+def _escaped(path: Path) -> str:
+    """qemu reads a comma in an option as its end; doubled it stands for itself."""
+    return str(path).replace(",", ",,")

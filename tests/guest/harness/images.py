@@ -1,0 +1,96 @@
+"""Owns what must be there before a boot: the Debian images, the test dependencies, and the disk with the project."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import initramfs, sources, tree
+from .cache import entry, key_of
+from .packages import install_missing
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+# The first that is there; everything beside it may be included by it and counts for the key.
+REQUIREMENTS = (CHECKOUT / "requirements" / "test.txt", CHECKOUT / "requirements" / "dev.txt")
+GUEST_PYTHON = "3.11"
+# With the wheel at hand, the sources must not stand in its way (python -m pytest puts the working directory first).
+IN_THE_WHEEL = ("provisioner", "plugins")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Files that many guests share; none of them is ever written to."""
+
+    kernel: Path
+    initramfs: Path
+    root: Path
+    site: Path  # an ext4 image with the test dependencies
+
+
+def prepare() -> Images:
+    """Install the missing tools and build the missing images; at once when all is there."""
+    install_missing()
+    debian = _debian()
+    return Images(debian / "kernel", debian / "initramfs", debian / "root.ext4", _site() / "site.ext4")
+
+
+def project_disk(image: Path, wheel: Path | None) -> None:
+    """Pack the checkout (what git knows or would take) and the installed wheel as the guest's /project."""
+    staging = image.with_suffix(".tree")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=CHECKOUT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        left_out = wheel is not None and name.split("/")[0] in IN_THE_WHEEL
+        if not left_out and (CHECKOUT / name).is_file():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, staging / name)
+    if wheel:
+        _pip_install(staging / ".wheel", ["--no-deps", str(wheel)])
+    tree.pack(staging, image, "2G")
+    shutil.rmtree(staging)
+
+
+def _debian() -> Path:
+    codename, apt_sources = sources.machine_sources()
+    recipe = [Path(module.__file__ or "").read_bytes() for module in (tree, initramfs)]
+    return entry("debian", key_of(codename, *recipe),
+                 lambda directory: tree.build_images(directory, codename, apt_sources))  # fmt: skip
+
+
+def _site() -> Path:
+    """The dependencies of the tests; without a file that pins them the guest has Debian's pytest only."""
+    requirements = next((file for file in REQUIREMENTS if file.exists()), None)
+    texts = [file.read_bytes() for file in sorted(requirements.parent.glob("*.txt"))] if requirements else []
+
+    def build(directory: Path) -> None:
+        site = directory / "tree"
+        site.mkdir()
+        if requirements:
+            _pip_install(site, ["--only-binary=:all:", "-r", str(requirements)])
+        tree.pack(site, directory / "site.ext4", "2G")
+        shutil.rmtree(site)
+
+    return entry("site", key_of(GUEST_PYTHON, *texts), build)
+
+
+def _pip_install(target: Path, what: list[str]) -> None:
+    """Install for the guest's Python on this machine: under emulation pip takes minutes."""
+    flags = [] if what[0] == "--no-deps" else _guest_platform()
+    tree.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input",
+              "--root-user-action=ignore", "--target", str(target), *flags, *what])  # fmt: skip
+    for script in (target / "bin").glob("*"):
+        first, _, rest = script.read_bytes().partition(b"\n")
+        if first.startswith(b"#!") and b"python" in first:
+            script.write_bytes(b"#!/usr/bin/python3\n" + rest)
+
+
+def _guest_platform() -> list[str]:
+    """Tell pip whom it installs for, where that is not the Python that runs it."""
+    if f"{sys.version_info.major}.{sys.version_info.minor}" == GUEST_PYTHON and os.uname().machine == "x86_64":
+        return []
+    platforms = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+    return ["--python-version", GUEST_PYTHON, "--implementation", "cp", *(f"--platform={name}" for name in platforms)]

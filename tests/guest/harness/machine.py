@@ -1,0 +1,92 @@
+"""Owns the qemu process: its command line, its start, and that it never outlives whoever started it."""
+
+import contextlib
+import socket
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .drives import Drive, qemu_options
+from .images import Images
+
+# Each of these was measured under emulation; see README.md.
+KERNEL_OPTIONS = (
+    "console=ttyS0", "loglevel=4", "panic=-1",
+    "mitigations=off", "tsc=reliable", "no_timer_check", "nokaslr", "audit=0", "apparmor=0",
+    "rcupdate.rcu_expedited=1",  # device-mapper and udev wait for RCU again and again
+    "net.ifnames=0", "systemd.show_status=0",
+)  # fmt: skip
+# Ends with its standard input, which is a pipe from the harness: when that dies, qemu and its disks go too.
+WARDEN = 'cat > /dev/null; kill -9 "$1"; rm -rf "$2"'
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one guest is made of."""
+
+    images: Images
+    directory: Path  # all files of this guest; the warden removes it
+    drives: list[tuple[Drive, Path]]
+    init: str = "plain"  # or "systemd"
+    cache: str = "unsafe"  # qemu's cache mode for every disk
+    memory: int = 3072  # MiB
+    processors: int = 2
+    ports: dict[int, int] = field(default_factory=dict)  # guest port -> port on this machine's loopback
+
+
+class Machine:
+    """One run of qemu, from power on to power off."""
+
+    def __init__(self, settings: Settings, console: Path) -> None:
+        self.console = console
+        with (settings.directory / "qemu.log").open("ab") as log:
+            self._qemu = subprocess.Popen(
+                command_line(settings, console), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        self._warden = subprocess.Popen(
+            ["sh", "-c", WARDEN, "warden", str(self._qemu.pid), str(settings.directory)],
+            stdin=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    def ended(self) -> bool:
+        """Whether qemu is gone by itself (power off, or a panic)."""
+        return self._qemu.poll() is not None
+
+    def wait(self, timeout: float) -> None:
+        """Wait until the guest has powered itself off; `subprocess.TimeoutExpired` when it does not."""
+        self._qemu.wait(timeout)
+        self.kill()
+
+    def kill(self) -> None:
+        """Cut the power; harmless when it is off already."""
+        self._warden.kill()
+        self._warden.wait()
+        if self._warden.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._warden.stdin.close()
+        self._qemu.kill()
+        self._qemu.wait()
+
+
+def command_line(settings: Settings, console: Path) -> list[str]:
+    """qemu's whole command line."""
+    kernel_options = " ".join([*KERNEL_OPTIONS, f"guest.init={settings.init}"])
+    forwards = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for there, here in settings.ports.items())
+    return [
+        "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-machine", "pc", "-cpu", "qemu64", "-accel", "tcg,thread=multi,tb-size=512",
+        "-smp", str(settings.processors), "-m", f"{settings.memory}M",
+        "-kernel", str(settings.images.kernel), "-initrd", str(settings.images.initramfs), "-append", kernel_options,
+        "-serial", f"file:{console}",
+        "-netdev", f"user,id=net{forwards}", "-device", "virtio-net-pci,netdev=net,romfile=",
+        "-device", "virtio-rng-pci",
+        *qemu_options(settings.drives, settings.cache),
+    ]  # fmt: skip
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on right now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port

@@ -1,0 +1,84 @@
+"""Owns the choice of apt sources for the guest: the machine's own, and of those only Debian's.
+
+A machine's apt configuration often names third parties too, whose keys and packages have no place in the guest.
+A source counts as Debian's when it offers the component `main` of the release, its updates or its security fixes.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+
+APT = Path("/etc/apt")
+# Settings of the machine's apt that decide whether its mirror can be reached and is believed.
+CARRIED_OPTIONS = ("Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::Retries")
+
+
+def release(os_release: str) -> str:
+    """Read the release's code name from the text of os-release."""
+    found = re.search(r"^VERSION_CODENAME=\"?([a-z]+)\"?$", os_release, re.MULTILINE)
+    if not found:
+        raise RuntimeError("os-release names no VERSION_CODENAME: the guest is built on Debian only")
+    return found[1]
+
+
+def debian_sources(texts: dict[str, str], codename: str) -> str:
+    """Keep Debian's own entries out of apt's files (name -> text), as one deb822 text."""
+    suites = {codename, f"{codename}-updates", f"{codename}-security"}
+    stanzas = [
+        stanza
+        for name, text in sorted(texts.items())
+        for stanza in (_deb822_stanzas(text) if name.endswith(".sources") else _one_line_stanzas(text))
+        if _offers(stanza, suites)
+    ]
+    if not stanzas:
+        raise RuntimeError(f"the machine's apt configuration has no Debian source for {codename}")
+    return "\n\n".join("\n".join(f"{key}: {value}" for key, value in stanza.items()) for stanza in stanzas) + "\n"
+
+
+def machine_sources() -> tuple[str, str]:
+    """Read this machine's release name and its Debian sources."""
+    codename = release(Path("/etc/os-release").read_text())
+    files = [
+        APT / "sources.list",
+        *(APT / "sources.list.d").glob("*.list"),
+        *(APT / "sources.list.d").glob("*.sources"),
+    ]
+    return codename, debian_sources({file.name: file.read_text() for file in files if file.is_file()}, codename)
+
+
+def machine_options() -> list[str]:
+    """Read the settings of this machine's apt that the guest's build needs too."""
+    dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
+    return [line for line in dump.splitlines() if line.startswith(CARRIED_OPTIONS)]
+
+
+def _offers(stanza: dict[str, str], suites: set[str]) -> bool:
+    return (
+        "deb" in stanza.get("Types", "").split()
+        and stanza.get("Enabled", "yes") != "no"
+        and bool(suites & set(stanza.get("Suites", "").split()))
+        and "main" in stanza.get("Components", "").split()
+    )
+
+
+def _deb822_stanzas(text: str) -> list[dict[str, str]]:
+    """Split a .sources file; comments are dropped, continued lines joined."""
+    stanzas = []
+    for block in re.split(r"\n\s*\n", text):
+        lines = [line for line in block.splitlines() if line.strip() and not line.startswith("#")]
+        joined = re.sub(r"\n(?=[ \t])", "\n", "\n".join(lines))
+        fields = re.findall(r"^([A-Za-z-]+):[ \t]*(.*(?:\n[ \t].*)*)$", joined, re.MULTILINE)
+        stanzas.append(dict(fields))
+    return [stanza for stanza in stanzas if stanza]
+
+
+def _one_line_stanzas(text: str) -> list[dict[str, str]]:
+    """Read the lines of a .list file: `deb [option=value ...] uri suite component...`."""
+    stanzas = []
+    for kind, options, uri, suite, components in re.findall(
+        r"^(deb)\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s+([^#\n]+)", text, re.MULTILINE
+    ):
+        stanza = {"Types": kind, "URIs": uri, "Suites": suite, "Components": components.strip()}
+        signed = re.search(r"signed-by=(\S+)", options)
+        stanzas.append(stanza | ({"Signed-By": signed[1]} if signed else {}))
+    return stanzas

@@ -1,0 +1,103 @@
+"""Owns the recipe of the guest's Debian: which packages, what is left out, what is changed, and its packing.
+
+Out of it come three files: `root.ext4`, `kernel` and `initramfs`. They hold nothing of the project.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from .initramfs import build_initramfs
+from .sources import machine_options
+
+# The cloud kernel: dm-thin, dm-flakey, virtio, nbd and scsi_debug are in it, ext4 is built in; a quarter of the size.
+PACKAGES = (
+    "linux-image-cloud-amd64", "kmod", "busybox-static",
+    "systemd", "systemd-sysv", "dbus", "udev",
+    "lvm2", "thin-provisioning-tools", "dmsetup",
+    "qemu-utils", "nbdkit", "libnbd-bin",
+    "python3", "python3-venv", "python3-pip", "python3-pytest",
+    "e2fsprogs", "util-linux", "procps", "iproute2", "ca-certificates", "openssl", "curl",
+)  # fmt: skip
+LEFT_OUT = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*", "/usr/share/info/*")
+ROOT_SIZE = "6G"  # sparse: only what is written takes room
+
+# Nothing in the guest may wait for a person, write over the console or work in the background of a test.
+MASKED = (
+    "serial-getty@ttyS0.service", "getty@tty1.service", "apt-daily.timer", "apt-daily-upgrade.timer",
+    "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "dpkg-db-backup.timer", "systemd-timesyncd.service",
+)  # fmt: skip
+AGENT_UNIT = """\
+[Unit]
+Description=Agent of the guest harness
+After=systemd-udevd.service local-fs.target
+[Service]
+Type=exec
+ExecStart=/project/tests/guest/harness/inside/agent
+KillMode=process
+Restart=always
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def build_images(directory: Path, codename: str, sources: str) -> None:
+    """Build the three files into `directory`; takes about a minute, most of it dpkg."""
+    tree = directory / "tree"
+    _debootstrap(tree, directory / "debian.sources", codename, sources)
+    _adapt(tree)
+    kernel = next((tree / "boot").glob("vmlinuz-*"))
+    shutil.copyfile(kernel, directory / "kernel")
+    (directory / "initramfs").write_bytes(build_initramfs(tree, kernel.name.removeprefix("vmlinuz-")))
+    pack(tree, directory / "root.ext4", ROOT_SIZE)
+    shutil.rmtree(tree)
+
+
+def pack(tree: Path, image: Path, size: str) -> None:
+    """Make an ext4 image of `size` with the files of `tree`; sparse, and without the wait for a cleared table."""
+    features = ["-m", "0", "-J", "size=16", "-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"]
+    run(["mkfs.ext4", "-q", "-F", *features, "-d", str(tree), str(image), size])
+
+
+def run(command: list[str], environment: dict[str, str] | None = None) -> None:
+    """Run a tool of the build; its output is shown only when it fails."""
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    done = subprocess.run(
+        command, env={**os.environ, "PATH": path, **(environment or {})}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed with status {done.returncode}:\n{done.stdout[-4000:]}")
+
+
+def _debootstrap(tree: Path, sources_file: Path, codename: str, sources: str) -> None:
+    sources_file.write_text(sources)
+    apt = [*machine_options(), 'APT::Install-Recommends "false";']
+    dpkg = ["force-unsafe-io", *(f"path-exclude={pattern}" for pattern in LEFT_OUT)]
+    run(
+        ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory", "--skip=output/dev",
+         f"--include={','.join(PACKAGES)}", *(f"--aptopt={option}" for option in apt),
+         *(f"--dpkgopt={option}" for option in dpkg), codename, str(tree), str(sources_file)],
+        # The kernel's package would build an initramfs that nobody boots.
+        {"INITRD": "No"},
+    )  # fmt: skip
+
+
+def _adapt(tree: Path) -> None:
+    for mount_point in ("project", "opt/site"):
+        (tree / mount_point).mkdir(parents=True, exist_ok=True)
+    units = tree / "etc/systemd/system"
+    for unit in MASKED:
+        (units / unit).symlink_to("/dev/null")
+    (units / "guest-agent.service").write_text(AGENT_UNIT)
+    (units / "multi-user.target.wants" / "guest-agent.service").symlink_to("../guest-agent.service")
+    # Paths in /usr/local come before Debian's own packages, so the pinned versions win.
+    paths = tree / "usr/local/lib/python3.11/dist-packages/guest.pth"
+    paths.parent.mkdir(parents=True, exist_ok=True)
+    paths.write_text("/project/.wheel\n/opt/site\n/project\n/project/plugins\n")
+    (tree / "etc/hostname").write_text("guest\n")
+    (tree / "etc/hosts").write_text("127.0.0.1 localhost guest\n::1 localhost\n10.0.2.2 host\n")
+    (tree / "etc/resolv.conf").unlink(missing_ok=True)
+    (tree / "etc/resolv.conf").write_text("nameserver 10.0.2.3\n")
+    (tree / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
