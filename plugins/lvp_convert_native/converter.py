@@ -1,0 +1,82 @@
+"""The converter itself: opens image and device, picks the format's reader, sees the work to stable storage."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import msgspec
+import trio
+
+from lvp_convert_native.image_file import ImageFile
+from lvp_convert_native.qcow2_clusters import Qcow2Reader
+from lvp_convert_native.qcow2_header import read_header
+from lvp_convert_native.qcow2_queue import Qcow2Queue
+from lvp_convert_native.raw import RawQueue, RawReader
+from lvp_convert_native.sink import Sink
+from lvp_convert_native.workers import Progress, run_threads, write_runs
+from provisioner.contracts import Converter
+from provisioner.contracts.errors import ConvertError, CorruptImageError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from lvp_convert_native.runs import RunQueue, RunReader
+    from provisioner.contracts import BackEndContext, Device, ImageView
+
+# Closing a block device waits for what the page cache still holds of it.
+CLOSE_DEADLINE = 30.0
+
+
+class NativeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of ``plugin = "native"``.
+
+    ``threads``: each reads, inflates and writes one run at a time. Two keep two cores and the device busy; more
+    help only where there are more cores to inflate with, at 8 MiB of memory each.
+    """
+
+    threads: Annotated[int, msgspec.Meta(ge=1, le=32)] = 2
+
+
+class NativeConverter(Converter):
+    """Writes raw and qcow2 images onto devices, in threads of this process."""
+
+    formats: ClassVar[frozenset[str]] = frozenset({"raw", "qcow2"})
+    streams: ClassVar[bool] = True
+
+    def __init__(self, settings: NativeSettings, context: BackEndContext) -> None:
+        self._threads = settings.threads
+        self._name = context.name
+
+    async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:
+        """See Converter."""
+        async with _opened(view, device) as (image, sink):
+            queue, reader = await trio.to_thread.run_sync(_plan, view, image)
+            progress = Progress(report)
+            await run_threads(self._threads, lambda: write_runs(image, queue, reader(), sink, progress))
+            await trio.to_thread.run_sync(sink.flush)
+
+
+def _plan(view: ImageView, image: ImageFile) -> tuple[RunQueue, Callable[[], RunReader]]:
+    """What to do, and a reader for each thread that does it."""
+    if view.format == "raw":
+        return RawQueue(image, view.virtual_size), lambda: RawReader(image)
+    if view.format != "qcow2":
+        raise ConvertError(f"the native converter does not read {view.format} images")
+    header = read_header(image)
+    if header.size != view.virtual_size:
+        raise CorruptImageError(f"the header says {header.size} bytes of disk where {view.virtual_size} were expected")
+    return Qcow2Queue(image, header), lambda: Qcow2Reader(image, header)
+
+
+@asynccontextmanager
+async def _opened(view: ImageView, device: Device) -> AsyncIterator[tuple[ImageFile, Sink]]:
+    with ExitStack() as undo:
+        image = ImageFile(view)
+        undo.callback(image.close)
+        sink = await trio.to_thread.run_sync(Sink, device, view.virtual_size)
+        try:
+            yield image, sink
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_DEADLINE):
+                await trio.to_thread.run_sync(sink.close)

@@ -1,0 +1,89 @@
+"""The image's file, as the converter's threads read it: own descriptor, waits for bytes that are still coming."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from provisioner.contracts.errors import ConvertError, CorruptImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provisioner.contracts import ImageView
+
+
+class ImageFile:
+    """Blocking reads of a view's file, from threads that ``trio.to_thread`` started.
+
+    It has an open file description of its own: looking for holes moves an offset, and the view's is not ours.
+    """
+
+    def __init__(self, view: ImageView) -> None:
+        self._view = view
+        self.size = view.size
+        self.complete = view.available >= view.size
+        try:
+            self.fd = os.open(f"/proc/self/fd/{view.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ConvertError(f"cannot open the image: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+    def wait(self, start: int, stop: int) -> None:
+        """Return when ``[start, stop)`` has arrived; costs nothing when it has. Raises what ended the download."""
+        if not self.complete and self._view.available < stop:
+            trio.from_thread.run(self._view.arrived, start, stop)
+
+    async def ask(self, start: int, stop: int) -> None:
+        """Let the view know early that ``[start, stop)`` is needed before what lies in front of it."""
+        await self._view.arrived(start, stop)
+
+    @property
+    def available(self) -> int:
+        """Every byte before this offset can be read without waiting."""
+        return self.size if self.complete else self._view.available
+
+    def read(self, start: int, length: int) -> bytes:
+        """Exactly ``length`` bytes, waited for."""
+        data = bytearray(length)
+        self.wait(start, start + length)
+        self.read_into(memoryview(data), start)
+        return bytes(data)
+
+    def read_into(self, into: memoryview, start: int) -> None:
+        """Fill ``into`` from ``start``; the bytes must have arrived."""
+        done = 0
+        while done < len(into):
+            try:
+                count = os.preadv(self.fd, [into[done:]], start + done)
+            except OSError as error:
+                raise ConvertError(f"cannot read the image at byte {start + done}: {error.strerror}") from error
+            if count == 0:
+                raise CorruptImageError(f"the image ends too early: nothing at byte {start + done}")
+            done += count
+
+    def extents(self, stop: int) -> Iterator[tuple[int, int, bool]]:
+        """``(start, stop, is_data)`` in order, up to ``stop``, from the filesystem's own map. Complete files only."""
+        position = 0
+        while position < stop:
+            data = min(self._seek(position, os.SEEK_DATA, stop), stop)
+            if data > position:
+                yield position, data, False
+            position = data
+            if position < stop:
+                hole = min(max(self._seek(position, os.SEEK_HOLE, stop), position + 1), stop)
+                yield position, hole, True
+                position = hole
+
+    def _seek(self, position: int, whence: int, otherwise: int) -> int:
+        try:
+            return os.lseek(self.fd, position, whence)
+        except OSError as error:
+            nothing_follows = error.errno == errno.ENXIO  # else the filesystem keeps no map: all is data
+            return otherwise if nothing_follows or whence == os.SEEK_HOLE else position

@@ -1,0 +1,77 @@
+"""Which run of a qcow2 image comes next: tables are opened as they are needed, never all at once.
+
+A whole image is worked off in the order of its disk. While an image arrives, tables and runs are taken in the
+order in which the last byte they need arrives, and tables far ahead are asked for early.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from typing import TYPE_CHECKING
+
+from lvp_convert_native.qcow2_tables import Mapper, entries, table_offset
+from lvp_convert_native.runs import Run
+
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Iterator
+
+    from lvp_convert_native.image_file import ImageFile
+    from lvp_convert_native.qcow2_header import Header
+
+# Of an image with more L2 tables than this (128 TiB in clusters of 64 KiB) the tables are taken in the order of
+# the disk even while it arrives: sorting them would take memory.
+MAX_SORTED = 262144
+# With so many runs waiting (about 15 MB), no further table is opened before some are done.
+MAX_WAITING = 65536
+
+
+class Qcow2Queue:
+    """Runs of a qcow2 image."""
+
+    def __init__(self, image: ImageFile, header: Header) -> None:
+        self._image = image
+        self._header = header
+        self._in_file_order = not image.complete and header.l1_entries <= MAX_SORTED
+        self._mapper = Mapper(header, streaming=self._in_file_order)
+        self._lock = threading.Lock()
+        self._serial = 0  # settles ties in the heap
+        self._runs: list[tuple[int, int, Run]] = []
+        self._tables = self._places(entries(image.read(header.l1_offset, 8 * header.l1_entries)))
+        self._next_table = next(self._tables, None)
+
+    def take(self) -> Run | None:
+        """The next run. Blocks while a table has not arrived, and the other threads with it: none has earlier work."""
+        with self._lock:
+            while self._next_table is not None and not self._run_comes_first(self._next_table[0]):
+                _, index, offset = self._next_table
+                self._next_table = next(self._tables, None)
+                self._open(index, offset)
+            return heapq.heappop(self._runs)[2] if self._runs else None
+
+    def _run_comes_first(self, table_key: int) -> bool:
+        return bool(self._runs) and (self._runs[0][0] <= table_key or len(self._runs) >= MAX_WAITING)
+
+    def _places(self, l1: array[int]) -> Iterator[tuple[int, int, int]]:
+        """``(key, L1 index, offset)`` of every table, in the order they are to be opened; offset 0 for none."""
+        places = (self._place(index, entry) for index, entry in enumerate(l1))
+        return iter(sorted(places)) if self._in_file_order else places
+
+    def _place(self, index: int, entry: int) -> tuple[int, int, int]:
+        offset = table_offset(entry, index, self._header)
+        if not self._in_file_order:
+            return index * self._header.table_span, index, offset
+        return offset + self._header.cluster_size if offset else 0, index, offset
+
+    def _open(self, index: int, offset: int) -> None:
+        if not offset:
+            start = index * self._header.table_span
+            self._push(Run(start, min(self._header.table_span, self._header.size - start)))
+            return
+        for run in self._mapper.runs(index, entries(self._image.read(offset, self._header.cluster_size))):
+            self._push(run)
+
+    def _push(self, run: Run) -> None:
+        self._serial += 1
+        heapq.heappush(self._runs, (run.need if self._in_file_order else run.guest, self._serial, run))

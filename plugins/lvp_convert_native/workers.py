@@ -1,0 +1,70 @@
+"""A few threads that read runs and write them. Owns their life: none outlives the call, the first failure ends all."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import trio
+
+from lvp_convert_native.buffers import Buffer
+from lvp_convert_native.runs import RUN_BYTES
+from provisioner.contracts.errors import ProvisionerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lvp_convert_native.image_file import ImageFile
+    from lvp_convert_native.runs import RunQueue, RunReader
+    from lvp_convert_native.sink import Sink
+
+
+class Progress:
+    """Adds up what the threads did; the sum reported never falls."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._report = report
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Count ``count`` bytes more as done."""
+        with self._lock:
+            self._done += count
+            self._report(self._done)
+
+
+def write_runs(image: ImageFile, queue: RunQueue, reader: RunReader, sink: Sink, progress: Progress) -> None:
+    """One thread's work, until the queue is empty. Raises trio.Cancelled between two runs."""
+    buffer = Buffer(RUN_BYTES)
+    while True:
+        trio.from_thread.check_cancelled()
+        run = queue.take()
+        if run is None:
+            return
+        if run.is_zero:
+            sink.zero(run.guest, run.guest + run.length, trio.from_thread.check_cancelled)
+        else:
+            image.wait(run.low, run.need)
+            reader.read(run, buffer.view[: run.length])
+            sink.write(buffer, run.length, run.guest)
+        progress.add(run.length)
+
+
+async def run_threads(count: int, work: Callable[[], None]) -> None:
+    """Run ``work`` in ``count`` threads; raise the first ProvisionerError plainly, once all of them have ended."""
+    limiter = trio.CapacityLimiter(count)  # a conversion takes no thread from the others' pool
+    failures: list[ProvisionerError] = []
+
+    async def one() -> None:
+        try:
+            await trio.to_thread.run_sync(work, limiter=limiter)
+        except ProvisionerError as error:
+            failures.append(error)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(one)
+    if failures:
+        raise failures[0]
