@@ -34,10 +34,14 @@ class CliError(click.ClickException):
 
 @contextmanager
 def spoken_errors() -> Iterator[None]:
-    """Show the service's own errors as their message: for commands that call into its modules."""
+    """Show the service's own errors, and files that cannot be used, as a sentence: for commands on the host."""
     from provisioner.contracts.errors import ProvisionerError
 
     try:
         yield
     except ProvisionerError as error:
         raise CliError(error.message) from error
+    except OSError as error:
+        if error.filename is None:  # not about a file somebody named: a fault of ours, with its traceback
+            raise
+        raise CliError(f"{error.filename}: {error.strerror}") from error

@@ -17,6 +17,20 @@ Natural = Annotated[int, Meta(ge=0)]
 Role = Literal["viewer", "operator", "admin"]
 
 
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if address.startswith("unix:/"):
+        return
+    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f'{address!r} is not an address such as "127.0.0.1:8080", "[::1]:8080" or "unix:/path"')
+
+
+def is_local(address: str) -> bool:
+    """Whether only programs of this machine can reach that address."""
+    host = address.rpartition(":")[0].strip("[]")
+    return address.startswith("unix:") or host in {"::1", "localhost"} or host.startswith("127.")
+
+
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[server]``: where the API listens and how clients are met."""
 
@@ -46,6 +60,13 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError('client_certificate = "required" needs client_ca')
         if not self.bind:
             raise ValueError("bind must name at least one address")
+        for address in self.bind:
+            _check_address(address)
+            if self.tls_certificate is None and not self.allow_plain_http and not is_local(address):
+                raise ValueError(
+                    f"{address} would be served over plain HTTP, where tokens can be read on the way; "
+                    "give tls_certificate and tls_key, or set allow_plain_http = true"
+                )
 
 
 class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,6 +78,8 @@ class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     certificate_roles: dict[str, Role] = msgspec.field(default_factory=dict)
     # A certificate the CA signed and certificate_roles does not name. The CA vouches for operators.
     default_certificate_role: Role | None = "operator"
+    # A token with the role operator is left here (mode 0600) at the first start, for a client on the same host.
+    client_token: str | None = None
     # Monitoring reads /metrics without credentials in the reference; false asks for a viewer.
     open_metrics: bool = True
 

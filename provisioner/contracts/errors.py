@@ -56,6 +56,21 @@ class NotFoundError(ProvisionerError):
     category = "not found"
 
 
+class JobNotFoundError(NotFoundError):
+    """No job has that id."""
+
+    category = "job not found"
+
+    def __init__(self) -> None:
+        super().__init__("job not found")
+
+
+class CancelError(InvalidRequestError):
+    """The job has ended; there is nothing to cancel."""
+
+    category = "failed to cancel job"
+
+
 class ConflictError(ProvisionerError):
     """The request contradicts what is going on or what is there."""
 

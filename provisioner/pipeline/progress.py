@@ -96,6 +96,10 @@ class Progress:
         activity.ended = self.clock()
         self.on_stage(self.stage)
 
+    def has_begun(self, stage: Stage) -> bool:
+        """Whether the stage has begun, whatever came of it."""
+        return stage in self._running
+
     def ended(self, stage: Stage) -> bool:
         """Whether the stage has begun and is over."""
         return stage in self._running and self._running[stage].ended is not None

@@ -1,0 +1,140 @@
+"""The routes under ``/api/v1``: read the request, ask the part that knows, write the answer. No decisions here."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from quart import Blueprint, Response, g, request
+
+from provisioner.api import schemas
+from provisioner.contracts import Checksum
+from provisioner.contracts.errors import InvalidRequestError, UnsupportedMediaTypeError
+from provisioner.jobs import JobFilter
+
+if TYPE_CHECKING:
+    from provisioner.api.services import Services
+    from provisioner.config import Role
+    from provisioner.jobs import JobSpec
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+# The least role for each route; a test holds this against the routes there are.
+ROLES: dict[str, Role] = {
+    "v1.submit_job": "operator",
+    "v1.list_jobs": "viewer",
+    "v1.get_job": "viewer",
+    "v1.cancel_job": "operator",
+    "v1.list_images": "viewer",
+    "v1.remove_image": "admin",
+    "v1.fetch_image": "operator",
+    "v1.prune_cache": "admin",
+    "v1.list_volumes": "viewer",
+    "v1.remove_volume": "admin",
+}
+
+
+def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON response."""
+    return Response(msgspec.json.encode(body), status, headers, content_type="application/json")
+
+
+def make_blueprint(services: Services) -> Blueprint:
+    """All routes of the API, bound to the parts they serve."""
+    api = Blueprint("v1", __name__, url_prefix="/api/v1")
+    _add_jobs(api, services)
+    _add_cache(api, services)
+    _add_volumes(api, services)
+    return api
+
+
+def _add_jobs(api: Blueprint, services: Services) -> None:
+    @api.post("/jobs", provide_automatic_options=False)
+    async def submit_job() -> Response:
+        return await _accept(services, (await _body(schemas.JobRequest)).spec())
+
+    @api.get("/jobs", provide_automatic_options=False)
+    async def list_jobs() -> Response:
+        page = schemas.read_query(request.args, schemas.JobPage)
+        wanted = JobFilter(status=page.status, volume_name=page.volume_name, correlation_id=page.correlation_id)
+        jobs, count = await services.store.page(wanted, page.offset, page.limit)
+        bodies = [schemas.job_body(job, services.supervisor.snapshot(job.job_id)) for job in jobs]
+        return answer({"jobs": bodies, "count": count, "offset": page.offset, "limit": page.limit})
+
+    @api.get("/jobs/<job_id>", provide_automatic_options=False)
+    async def get_job(job_id: str) -> Response:
+        return answer(schemas.job_body(*await services.supervisor.find(job_id)))
+
+    @api.post("/jobs/<job_id>/cancel", provide_automatic_options=False)
+    async def cancel_job(job_id: str) -> Response:
+        job = await services.supervisor.cancel(job_id)
+        return answer({"status": job.status, "job_id": job.job_id})
+
+
+def _add_cache(api: Blueprint, services: Services) -> None:
+    @api.get("/cache/images", provide_automatic_options=False)
+    async def list_images() -> Response:
+        page = schemas.read_query(request.args, schemas.Page)
+        entries = services.cache.entries()
+        shown = entries[page.offset : page.offset + page.limit]
+        bodies = [schemas.image_body(entry, services.cache.path(entry)) for entry in shown]
+        return answer({"images": bodies, "count": len(entries), "offset": page.offset, "limit": page.limit})
+
+    @api.delete("/cache/images/<checksum>", provide_automatic_options=False)
+    async def remove_image(checksum: str) -> Response:
+        entry = await services.cache.remove(str(Checksum.parse(checksum)))
+        return answer({"status": "removed", "checksum": entry.digest})
+
+    @api.post("/cache/fetch", provide_automatic_options=False)
+    async def fetch_image() -> Response:
+        return await _accept(services, (await _body(schemas.FetchRequest)).spec())
+
+    @api.post("/cache/prune", provide_automatic_options=False)
+    async def prune_cache() -> Response:
+        removed = await services.cache.prune()
+        freed = sum(entry.size for entry in removed)
+        return answer({"removed": [entry.digest for entry in removed], "freed_bytes": freed})
+
+
+def _add_volumes(api: Blueprint, services: Services) -> None:
+    @api.get("/volumes", provide_automatic_options=False)
+    async def list_volumes() -> Response:
+        page = schemas.read_query(request.args, schemas.Page)
+        volumes = [volume for target in services.back_ends.targets.values() for volume in await target.list()]
+        volumes.sort(key=lambda volume: (volume.target, volume.name))
+        shown = [schemas.volume_body(volume) for volume in volumes[page.offset : page.offset + page.limit]]
+        return answer({"volumes": shown, "count": len(volumes), "offset": page.offset, "limit": page.limit})
+
+    @api.delete("/volumes/<target>/<name>", provide_automatic_options=False)
+    async def remove_volume(target: str, name: str) -> Response:
+        await services.supervisor.remove_volume(target, name)
+        return answer({"status": "removed", "target": target, "name": name})
+
+
+async def _accept(services: Services, spec: JobSpec) -> Response:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
+    job = await services.supervisor.submit(
+        spec, request_id=g.request_id, principal=g.principal.name, idempotency_key=key
+    )
+    return answer({"job_id": job.job_id}, 202, {"Location": f"/api/v1/jobs/{job.job_id}"})
+
+
+async def _body(kind: type[S]) -> S:
+    """The request's JSON body. A correlation id in it names the request, where the caller did not do so itself."""
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaTypeError("the body must be sent as application/json")
+    data = await request.get_data(cache=False)
+    assert isinstance(data, bytes)
+    body = schemas.read_body(data, kind)
+    correlation_id: Any = getattr(body, "correlation_id", None)
+    if not g.request_id_given and isinstance(correlation_id, str) and is_sane_id(correlation_id):
+        g.request_id = correlation_id
+    return body
+
+
+def is_sane_id(text: str) -> bool:
+    """Whether a request id may be echoed: 1 to 128 visible ASCII characters."""
+    return re.fullmatch(r"[\x21-\x7e]{1,128}", text) is not None

@@ -1,0 +1,31 @@
+"""What the API serves: the parts of the daemon a route may use."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from provisioner.api.auth import Authenticator
+    from provisioner.cache import ImageCache
+    from provisioner.config import Config
+    from provisioner.jobs import JobStore, Supervisor
+    from provisioner.jobs.announce import Announcer
+    from provisioner.observe.metrics import Metrics
+    from provisioner.registry import BackEnds
+
+
+@dataclass(slots=True)
+class Services:
+    """Made by the daemon, handed to every route."""
+
+    config: Config
+    back_ends: BackEnds
+    cache: ImageCache
+    store: JobStore
+    supervisor: Supervisor
+    announcer: Announcer
+    metrics: Metrics
+    authenticator: Authenticator
+    started_at: float = field(default_factory=time.monotonic)

@@ -1,0 +1,164 @@
+"""The composition root: makes the parts, and owns who lives inside whom and in which order they stop.
+
+Starting: store, cache, recovery, job slots, then the API; ``READY=1`` only when all of it stands. Stopping: the API
+takes no new jobs, running ones get their grace and are rolled back after it, then cache, store and back ends close.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from provisioner import __version__, registry, systemd
+from provisioner.api.app import create_app
+from provisioner.api.auth import Authenticator
+from provisioner.api.peer_tls import MutualTlsConfig
+from provisioner.api.services import Services
+from provisioner.api.tokens import TokenFile
+from provisioner.cache import ImageCache
+from provisioner.contracts.errors import ConfigError, ProvisionerError
+from provisioner.contracts.tasks import first_cause, leaves
+from provisioner.jobs import JobStore, Supervisor
+from provisioner.jobs.announce import Announcer
+from provisioner.observe import logs
+from provisioner.observe.metrics import Metrics
+from provisioner.pipeline.run import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from provisioner.config import Config
+
+log = structlog.get_logger(__name__)
+
+# Answers under way when the API stops may take this long.
+_API_GRACE = 3.0
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. Raises ConfigError before anything is started."""
+    logs.configure(config.log.format, config.log.level)
+    back_ends = registry.load().build(config)
+    try:
+        trio.run(partial(_main, config, back_ends), strict_exception_groups=True)
+    except BaseExceptionGroup as group:
+        return _report(group)
+    except ProvisionerError as error:
+        return _report(error)
+    return 0
+
+
+def _report(error: BaseException) -> int:
+    cause = first_cause(error)
+    if any(not isinstance(leaf, ProvisionerError | OSError) for leaf in leaves(error)):
+        log.critical("the service broke", exc_info=error)
+    else:
+        log.critical("the service cannot run", reason=str(cause))
+    return 1
+
+
+async def _main(config: Config, back_ends: registry.BackEnds) -> None:
+    os.umask(0o027)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with _parts(config, back_ends) as services, trio.open_nursery() as outer:
+            supervisor = services.supervisor
+            await outer.start(services.cache.run)
+            await supervisor.recover()
+            await outer.start(services.announcer.run)
+            async with trio.open_nursery() as jobs:
+                jobs.start_soon(supervisor.run)
+                await _serve(services, signals)
+                jobs.cancel_scope.cancel(reason="shutdown")
+            outer.cancel_scope.cancel(reason="shutdown")
+    log.info("stopped")
+
+
+@asynccontextmanager
+async def _parts(config: Config, back_ends: registry.BackEnds) -> AsyncIterator[Services]:
+    """Everything the API serves, made in order and closed in reverse."""
+    metrics = Metrics()
+    store = JobStore(Path(config.database))
+    cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc)
+    pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
+    announcer = Announcer(back_ends.observers)
+    supervisor = Supervisor(pipeline, store, config.jobs, metrics, announcer)
+    tokens = TokenFile(Path(config.token_file))
+    _leave_client_token(config, tokens)
+    authenticator = Authenticator(config.auth, tokens)
+    try:
+        await store.open()
+        yield Services(config, back_ends, cache, store, supervisor, announcer, metrics, authenticator)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
+            await back_ends.aclose()
+            await store.aclose()
+
+
+async def _serve(services: Services, signals: AsyncIterator[int]) -> None:
+    """The API from its first request to its last, and the jobs' grace at the end."""
+    from hypercorn.trio import serve
+
+    stop = trio.Event()
+    async with trio.open_nursery() as front:
+        binds = await front.start(
+            partial(serve, create_app(services), hypercorn_config(services.config), shutdown_trigger=stop.wait)
+        )
+        systemd.notify("READY=1")
+        log.info("ready", version=__version__, bind=binds, targets=sorted(services.back_ends.targets))
+        front.start_soon(_keep_watchdog, stop)
+        async for signum in signals:
+            log.info("stopping", signal=signal.Signals(signum).name, active_jobs=services.supervisor.active_count)
+            break
+        systemd.notify("STOPPING=1")
+        await services.supervisor.drain()
+        stop.set()
+    log.info("the API has stopped")
+
+
+async def _keep_watchdog(stop: trio.Event) -> None:
+    interval = systemd.watchdog_interval()
+    while interval is not None and not stop.is_set():
+        systemd.notify("WATCHDOG=1")
+        with trio.move_on_after(interval):
+            await stop.wait()
+
+
+def hypercorn_config(config: Config) -> MutualTlsConfig:
+    """How hypercorn listens: passed sockets before the config's addresses, TLS where there is a certificate."""
+    server = config.server
+    made = MutualTlsConfig()
+    made.bind = [f"fd://{fd}" for fd in systemd.passed_sockets()] or list(server.bind)
+    made.certfile, made.keyfile, made.ca_certs = server.tls_certificate, server.tls_key, server.client_ca
+    made.client_certificate_required = server.client_certificate == "required"
+    made.graceful_timeout = _API_GRACE
+    made.include_server_header = False
+    made.alpn_protocols = ["h2", "http/1.1"]
+    made.accesslog = None
+    made.errorlog = None
+    return made
+
+
+def _leave_client_token(config: Config, tokens: TokenFile) -> None:
+    """At the first start of the embedded default: a token for the client beside the server."""
+    where = config.auth.client_token
+    if where is None or Path(where).exists():
+        return
+    name = "client"
+    if any(record.name == name for record in tokens.list()):
+        tokens.revoke(name)
+    token = tokens.create(name, "operator")
+    try:
+        fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"the client token cannot be written to {where}: {error.strerror}") from error
+    with os.fdopen(fd, "w") as file:
+        file.write(token + "\n")
+    print(f"an operator's token is in {where} (mode 0600)", file=sys.stderr)  # noqa: T201 - said to who starts it

@@ -1,0 +1,157 @@
+"""A job as it is stored: what was asked, and what became of it. Values and pure decisions only."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from provisioner.contracts import GIB, Checksum, ProvisionedBy
+from provisioner.contracts.errors import ProvisionerError, RollbackError
+from provisioner.jobs.states import Event, Status, after
+from provisioner.pipeline.plan import Outcome, Request
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks for, checked. ``volume_name`` None: fetch the image into the cache only."""
+
+    image_url: str
+    image_type: str = "qcow2"
+    volume_name: str | None = None
+    volume_size_gb: int | None = None
+    target: str | None = None
+    checksum: str | None = None
+    correlation_id: str | None = None
+    priority: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same request: what an idempotency key is held against."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+
+class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The volume a completed job made. ``size_bytes`` is its real size."""
+
+    name: str
+    path: str
+    size_bytes: int
+    target: str
+    provisioned_by: ProvisionedBy
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """Times in seconds since the epoch; ``attempts`` counts the slots it has had; ``timings`` seconds per stage."""
+
+    job_id: str
+    spec: JobSpec
+    status: Status
+    created_at: float
+    updated_at: float
+    attempts: int = 0
+    request_id: str | None = None
+    principal: str | None = None
+    idempotency_key: str | None = None
+    cache_hit: bool | None = None
+    image_path: str | None = None
+    error: str | None = None
+    volume: VolumeInfo | None = None
+    timings: dict[str, float] | None = None
+
+    def request(self) -> Request:
+        """What the pipeline is asked to do."""
+        spec = self.spec
+        return Request(
+            job_id=self.job_id,
+            image_url=spec.image_url,
+            image_type=spec.image_type,
+            volume_name=spec.volume_name,
+            volume_size=(spec.volume_size_gb or 0) * GIB,
+            target=spec.target or "",
+            checksum=Checksum.parse(spec.checksum) if spec.checksum else None,
+            created_at=self.created_at,
+        )
+
+    def started(self, now: float) -> Job:
+        """In its slot."""
+        return msgspec.structs.replace(
+            self, status=after(self.status, Event.START), updated_at=now, attempts=self.attempts + 1
+        )
+
+    def completed(self, outcome: Outcome, timings: dict[str, float], now: float) -> Job:
+        """Ended well."""
+        volume = outcome.volume
+        return msgspec.structs.replace(
+            self,
+            status=after(self.status, Event.COMPLETE),
+            updated_at=now,
+            cache_hit=outcome.cache_hit,
+            image_path=outcome.image_path,
+            timings=timings,
+            volume=None
+            if volume is None or outcome.provisioned_by is None
+            else VolumeInfo(
+                name=volume.name,
+                path=volume.path,
+                size_bytes=volume.size_bytes,
+                target=volume.target,
+                provisioned_by=outcome.provisioned_by,
+            ),
+        )
+
+    def failed(self, error: str, now: float, timings: dict[str, float] | None = None) -> Job:
+        """Ended badly; ``error`` is one sentence for a person."""
+        return msgspec.structs.replace(
+            self, status=after(self.status, Event.FAIL), updated_at=now, error=error, timings=timings
+        )
+
+    def cancelled(self, now: float) -> Job:
+        """Ended because somebody asked for it."""
+        return msgspec.structs.replace(self, status=after(self.status, Event.CANCEL), updated_at=now)
+
+    def interrupted(self, now: float) -> Job:
+        """Rolled back by a shutdown or found running by a restart; it waits again."""
+        return msgspec.structs.replace(self, status=after(self.status, Event.INTERRUPT), updated_at=now)
+
+
+def after_restart(job: Job, on_restart: str, max_attempts: int, now: float) -> Job:
+    """What becomes of a job that a dead daemon left behind."""
+    if job.status is not Status.RUNNING:
+        return job
+    if on_restart == "retry" and job.attempts < max_attempts:
+        return job.interrupted(now)
+    reason = (
+        f"the service ended while the job ran, for the {job.attempts}. time"
+        if on_restart == "retry"
+        else "the service ended while the job ran"
+    )
+    return job.failed(f"{reason}; what the job had made was rolled back", now)
+
+
+def conclude(
+    job: Job,
+    outcome: Outcome | None,
+    error: BaseException | None,
+    *,
+    cancel_requested: bool,
+    interrupted: bool,
+    staged: bool,
+    timings: dict[str, float],
+    now: float,
+) -> Job:
+    """How a job that left its slot ended. An outcome counts whatever came after it: the volume stands."""
+    if outcome is not None:
+        return job.completed(outcome, timings, now)
+    if isinstance(error, RollbackError):
+        return job.failed(f"{error.message}; it is tried again at the next start", now, timings)
+    if cancel_requested:
+        return job.cancelled(now)
+    if interrupted:
+        return job.interrupted(now)
+    return job.failed(describe(error, staged=staged), now, timings)
+
+
+def describe(error: BaseException | None, *, staged: bool) -> str:
+    """One sentence: the cause, and what was rolled back."""
+    cause = error.message if isinstance(error, ProvisionerError) else f"internal error ({type(error).__name__})"
+    return f"{cause}; the staged volume was removed" if staged else cause

@@ -1,0 +1,119 @@
+"""Prometheus metrics: every name, its meaning, and nothing about where the numbers come from.
+
+Names and labels are a promise to whoever has built a dashboard or an alert on them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from provisioner import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "libvirt_volume_provisioner"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_REQUEST_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
+_JOB_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+
+class Metrics:
+    """The service's metrics in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            f"{PREFIX}_requests", "API requests.", ["endpoint", "method", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            f"{PREFIX}_request_duration_seconds",
+            "Time to answer a request.",
+            ["endpoint", "method"],
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self.jobs = Counter(f"{PREFIX}_jobs", "Jobs by what became of them.", ["status"], registry=registry)
+        for status in ("started", "completed", "failed", "cancelled"):
+            self.jobs.labels(status)
+        self.job_seconds = Histogram(
+            f"{PREFIX}_job_duration_seconds",
+            "Time from a job's slot to its end.",
+            ["status"],
+            buckets=_JOB_BUCKETS,
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            f"{PREFIX}_stage_duration_seconds",
+            "Time spent in a stage of a completed job.",
+            ["stage"],
+            buckets=_JOB_BUCKETS,
+            registry=registry,
+        )
+        self.active_jobs = Gauge(f"{PREFIX}_active_jobs", "Jobs pending or running.", registry=registry)
+        self.queue_depth = Gauge(f"{PREFIX}_queue_depth", "Jobs waiting for a slot.", registry=registry)
+        self.downloaded = Counter(f"{PREFIX}_downloaded_bytes", "Image bytes received.", registry=registry)
+        self.written = Counter(f"{PREFIX}_written_bytes", "Image bytes put on volumes by copying.", registry=registry)
+        self.volumes = Counter(
+            f"{PREFIX}_volumes_provisioned", "Volumes made, by copy or by clone.", ["by"], registry=registry
+        )
+        self.cache_lookups = Counter(
+            f"{PREFIX}_cache_lookups", "Jobs by whether their image was cached.", ["result"], registry=registry
+        )
+        for result in ("hit", "miss"):
+            self.cache_lookups.labels(result)
+        self.cache_bytes = Gauge(f"{PREFIX}_cache_size_bytes", "Bytes of cached images.", registry=registry)
+        self.cache_images = Gauge(f"{PREFIX}_cache_images", "Number of cached images.", registry=registry)
+        self.target_free = Gauge(
+            f"{PREFIX}_target_free_bytes", "Room left on a block target.", ["target"], registry=registry
+        )
+        self.target_size = Gauge(
+            f"{PREFIX}_target_size_bytes", "Size of a block target.", ["target"], registry=registry
+        )
+        self.pool_data = Gauge(
+            f"{PREFIX}_thin_pool_data_percent", "Data space used of a thin pool.", ["target"], registry=registry
+        )
+        self.pool_metadata = Gauge(
+            f"{PREFIX}_thin_pool_metadata_percent", "Metadata space used of a thin pool.", ["target"], registry=registry
+        )
+        self.build = Gauge(
+            f"{PREFIX}_build_info", "Always 1; the version is the label.", ["version"], registry=registry
+        )
+        self.build.labels(__version__).set(1)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    def job_ended(
+        self,
+        status: str,
+        seconds: float,
+        *,
+        cache_hit: bool | None = None,
+        provisioned_by: str | None = None,
+        stages: Mapping[str, float] | None = None,
+    ) -> None:
+        """Count a job that left its slot, ``seconds`` after it got it."""
+        self.job_seconds.labels(status).observe(seconds)
+        self.jobs.labels(status).inc()
+        if cache_hit is not None:
+            self.cache_lookups.labels("hit" if cache_hit else "miss").inc()
+        if provisioned_by is not None:
+            self.volumes.labels(provisioned_by).inc()
+        for stage, spent in (stages or {}).items():
+            self.stage_seconds.labels(stage).observe(spent)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
