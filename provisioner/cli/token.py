@@ -16,6 +16,8 @@ from provisioner.cli.wording import table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.config import Role
+
 F = TypeVar("F", bound="Callable[..., Any]")
 ROLES = ["viewer", "operator", "admin"]
 
@@ -62,7 +64,7 @@ def token() -> None:
 @click.option("--role", type=click.Choice(ROLES), default="operator", show_default=True, help="What it allows.")
 @click.option("--expires", metavar="SPAN", help="How long it holds, such as 12h or 30d.  [default: until revoked]")
 @place_options
-def create(name: str, role: str, expires: str | None, token_file: Path | None, config_file: Path | None) -> None:
+def create(name: str, role: Role, expires: str | None, token_file: Path | None, config_file: Path | None) -> None:
     """Make a token for NAME and print it. It is shown this once; only its digest is kept.
 
     A viewer reads; an operator also makes and cancels jobs; an admin may do everything.
