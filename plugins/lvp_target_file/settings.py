@@ -16,6 +16,9 @@ class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     directory: str
 
+    # Whether a missing folder is made at the start. Not by default: a mount that failed must not be written beneath.
+    make_directory: bool = False
+
     # What happens to a volume that is there. Swapping keeps the old one until the new one is complete.
     # "in-place" swaps as well, and gives the old one's space away only where there is no room for both.
     replace: Literal["swap", "in-place", "refuse"] = "swap"

@@ -98,6 +98,8 @@ class FileTarget(BlockTarget):
         self._folder.delete(entry.path)
 
     def _recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
+        if self._settings.make_directory:
+            self._folder.path.mkdir(mode=0o755, parents=True, exist_ok=True)
         dead = [path for path in self._folder.staged() if path.name.partition(".")[0] not in live_jobs]
         return [
             f"removed the staged volume {path.name.partition('.')[2]} of job {path.name.partition('.')[0]}"

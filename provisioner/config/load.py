@@ -80,7 +80,7 @@ def embedded(data_dir: Path, bind: str, allow_sources: Sequence[str] = (), *, re
             "auth": {"client_token": str(root / "client-token")},
             "cache": {"require_checksum": require_checksum},
             "sources": {"http": {"plugin": "http", "urls": [*LOOPBACK_PREFIXES, *allow_sources]}},
-            "targets": {"files": {"plugin": "file", "directory": str(root / "volumes"), "default": True}},
+            "targets": {"files": {"plugin": "file", "directory": str(root / "volumes"), "make_directory": True}},
         },
         "the embedded default",
     )

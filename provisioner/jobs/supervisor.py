@@ -69,15 +69,20 @@ class Supervisor:
         self._line: WaitingLine[ActiveJob] = WaitingLine()
         self._submitting = trio.Lock()
         self._removing: set[tuple[str, str]] = set()
+        self._unrecovered: set[str] = set()
         self.draining = False
 
     # --- life ---
 
     async def recover(self) -> None:
         """Bring back what an earlier life left: debris away, unfinished jobs into the line. Before ``run``."""
-        for name, target in self._pipeline.back_ends.targets.items():
-            for decision in await target.recover(frozenset()):
-                log.info("recovered", target=name, decision=decision)
+        for name in self._pipeline.back_ends.targets:
+            try:
+                await self._recover_target(name)
+            except ProvisionerError as error:
+                # The other targets can work; this one is tried again before its first job.
+                log.error("a target could not be recovered", target=name, reason=error.message)
+                self._unrecovered.add(name)
         now = time.time()
         for old in await self._store.unfinished():
             job = after_restart(old, self._settings.on_restart, self._settings.max_attempts, now)
@@ -87,6 +92,12 @@ class Supervisor:
             if job.status is Status.PENDING:
                 self._enqueue(ActiveJob(job))
         await self._store.forget_before(now - self._settings.keep_history)
+
+    async def _recover_target(self, name: str) -> None:
+        running = frozenset(active.job.job_id for active in self._running())
+        for decision in await self._pipeline.back_ends.targets[name].recover(running):
+            log.info("recovered", target=name, decision=decision)
+        self._unrecovered.discard(name)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work on jobs until cancelled; jobs running then are rolled back and stay accepted."""
@@ -264,6 +275,8 @@ class Supervisor:
             with active.scope:
                 await self._store.put(active.job)
                 log.info("job started", attempt=active.job.attempts)
+                if active.job.spec.target in self._unrecovered:
+                    await self._recover_target(active.job.spec.target)
                 await self._pipeline.run(active.job.request(), active.progress, done)
         except Exception as caught:  # noqa: BLE001 - the boundary: a job's error must not reach another job
             error = first_cause(caught)
