@@ -1,0 +1,103 @@
+"""Volume groups on the guest's disks for the tests of the LVM targets, and a plain way to ask and to prepare them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import msgspec
+
+from lvp_target_lvm import LvmSettings, PlainTarget, ThinSettings
+from lvp_target_lvm.thin import ThinTarget, make_thin_target
+from provisioner.contracts import BackEndContext, Provenance, StageRequest
+from tests.guest.disks import disk
+
+MIB = 1024**2
+DIGEST = "sha256:" + "ab" * 32
+PATTERN = b"\xa5" * MIB
+
+
+def lvm(*words: str) -> str:
+    """Run LVM; its complaints are in the failure."""
+    done = subprocess.run(["lvm", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"lvm {' '.join(words)}: {done.stderr}{done.stdout}"
+    return done.stdout
+
+
+def make_group(name: str, device: str, *options: str) -> None:
+    """A volume group over the whole of a device."""
+    lvm("vgcreate", "--yes", *options, name, device)
+
+
+def drop_group(name: str, device: str) -> None:
+    """Take all of it away again, whatever stands in it."""
+    lvm("vgremove", "-ff", "--yes", name)
+    lvm("pvremove", "-ff", "--yes", device)
+
+
+def volumes(group: str) -> dict[str, dict[str, str]]:
+    """Every volume of the group by name, with the fields the tests ask about."""
+    fields = "lv_name,lv_uuid,lv_size,lv_tags,lv_active,pool_lv,lv_permissions,lv_skip_activation,lv_layout"
+    report = json.loads(lvm("lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields, group))
+    return {row["lv_name"]: row for row in report["report"][0]["lv"]}
+
+
+def clear(group: str) -> None:
+    """Remove every volume but thin pools. A device a test failed with may be busy for a moment."""
+    for _ in range(20):
+        going = [name for name, row in volumes(group).items() if "pool" not in row["lv_layout"]]
+        if not going:
+            return
+        for name in going:
+            subprocess.run(["lvm", "lvremove", "--yes", f"{group}/{name}"], capture_output=True, check=False)
+        time.sleep(0.1)
+    raise AssertionError(f"could not clear {group}: {going}")
+
+
+def plain_target(group: str, **settings: object) -> PlainTarget:
+    """A target ``lvm``."""
+    made = msgspec.convert({"volume_group": group, **settings}, LvmSettings)
+    return PlainTarget(made, BackEndContext("lab", Path("/var/tmp")))
+
+
+def thin_target(group: str, pool: str = "pool", **settings: object) -> ThinTarget:
+    """A target ``thin-lvm``; it clones unless ``clone=False``."""
+    made = msgspec.convert({"volume_group": group, "pool": pool, **settings}, ThinSettings)
+    return make_thin_target(made, BackEndContext("lab", Path("/var/tmp")))
+
+
+def request(name: str = "web01", size: int = 32 * MIB, job: str = "job-1", digest: str | None = None) -> StageRequest:
+    """A request to stage a volume."""
+    url = "https://images.example.com/pub/disk image.qcow2?v=1&x=%7e"
+    return StageRequest(name, size, Provenance(job, url, digest, 1_700_000_000.125))
+
+
+def write(path: str, data: bytes, offset: int = 0) -> None:
+    """Put ``data`` onto a device, for good."""
+    fd = os.open(path, os.O_RDWR)
+    try:
+        while data:
+            written = os.pwrite(fd, data, offset)
+            offset, data = offset + written, data[written:]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def content(path: str) -> bytes:
+    """All of a device."""
+    subprocess.run(["blockdev", "--flushbufs", path], check=True)
+    return Path(path).read_bytes()
+
+
+def fill_with_pattern(group: str) -> None:
+    """Have every free extent of the group hold somebody's bytes."""
+    lvm("lvcreate", "--yes", "-Wn", "-l", "100%FREE", "-n", "somebody", group)
+    subprocess.run(
+        ["sh", "-c", f"tr '\\0' '\\245' </dev/zero | dd of=/dev/{group}/somebody bs=1M iflag=fullblock oflag=direct"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    lvm("lvremove", "--yes", f"{group}/somebody")

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvp_target_lvm import tags
+from provisioner.contracts import Provenance
+
+ALLOWED = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+./=!:#&-]{0,1023}")
+TEXT = st.text(max_size=300)
+
+
+@given(TEXT, TEXT, st.none() | TEXT, st.floats(0, 1e11), st.text(max_size=60))
+def test_provenance_comes_back_as_it_was(job: str, url: str, digest: str | None, created: float, name: str) -> None:
+    provenance = Provenance(job, url, digest, created)
+    made = tags.for_volume(name, "token", provenance)
+    assert all(ALLOWED.fullmatch(tag) for tag in made)
+    assert len(set(made)) == len(made)
+    # LVM keeps tags in no order of ours, and somebody may have added some.
+    assert tags.provenance_of(reversed([*made, "backup", "lvp", "lvpx=1", "lvp.odd"])) == provenance
+
+
+def test_the_longest_url_takes_several_tags() -> None:
+    url = "https://images.example.com/" + "a%20é" * 800
+    made = tags.encode({"url": url})
+    assert len(made) > 10
+    assert max(map(len, made)) < 1024
+    assert tags.decode(sorted(made, reverse=True)) == {"url": url}
+
+
+@given(st.lists(st.text(alphabet="lvp.=#0123abXY", max_size=20)))
+def test_foreign_tags_never_break_the_reading(foreign: list[str]) -> None:
+    tags.decode(foreign)
+    tags.provenance_of([*foreign, tags.MARK])
+
+
+def test_a_volume_without_the_mark_is_not_ours() -> None:
+    assert tags.provenance_of(["lvp.job=1", "LVP", "lvp2"]) is None
+
+
+def test_what_sets_a_volume_aside_is_told_from_what_it_had() -> None:
+    before = tags.for_volume("web01", "t1", Provenance("job-1", "https://a/", None, 1.0))
+    added = tags.for_aside("old", "web-01", "t2", "job 2")
+    assert tags.aside_tags([*before, *added, "mine"]) == added
+    assert tags.decode(added) == {"old": "web-01", "by": "t2", "byjob": "job 2"}
+    assert tags.own([*before, "mine"]) == before
