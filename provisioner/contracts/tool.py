@@ -103,7 +103,8 @@ async def _attend(process: trio.Process, out: _Output, err: _Output, on_output: 
     assert process.stdout is not None
     assert process.stderr is not None
     try:
-        async with trio.open_nursery() as nursery, process.stdout, process.stderr:
+        # The nursery ends before the pipes are closed: the last words may still be on their way in.
+        async with process.stdout, process.stderr, trio.open_nursery() as nursery:
             nursery.start_soon(err.drain, process.stderr, None)
             await out.drain(process.stdout, on_output)
             await process.wait()

@@ -1,0 +1,104 @@
+"""The converter itself: one qemu-img at a time and image, watched for progress."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, ClassVar
+
+import trio
+
+from lvp_convert_qemu import commands
+from lvp_convert_qemu.reading import examine
+from lvp_convert_qemu.words import understood
+from provisioner.contracts import Converter, Device, ImageView, blockdev, run_tool
+from provisioner.contracts.errors import ConvertError, ImageTooLargeError, ToolError
+from provisioner.contracts.undo import undoing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from lvp_convert_qemu.settings import QemuSettings
+    from provisioner.contracts import BackEndContext
+
+_in_thread = trio.to_thread.run_sync
+
+
+class QemuConverter(Converter):
+    """Runs ``qemu-img convert``. It reads images whole: the core gives it none that is still arriving."""
+
+    formats: ClassVar[frozenset[str]] = commands.FORMATS
+
+    def __init__(self, settings: QemuSettings, context: BackEndContext) -> None:
+        self._settings = settings
+        self._name = context.name
+
+    async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:
+        if view.virtual_size > device.size_bytes:
+            raise ImageTooLargeError(
+                f"the image holds a disk of {view.virtual_size} bytes and the volume has {device.size_bytes}"
+            )
+        await view.arrived(0, view.size)
+        await examine(self._settings, view)
+        async with _opened(device.path) as device_fd:
+            await self._run(view, device, device_fd, report)
+            # qemu-img flushes at its end; this costs nothing then and holds whatever its version does.
+            await _in_thread(_sync, device_fd)
+
+    async def _run(self, view: ImageView, device: Device, device_fd: int, report: Callable[[int], None]) -> None:
+        argv = commands.convert(
+            self._settings,
+            commands.source(view.fd, view.format),
+            device_fd,
+            is_block=blockdev.is_block_device(device_fd),
+            reads_zero=device.reads_zero,
+            direct=await _in_thread(_takes_direct, device_fd),
+        )
+        progress = commands.Progress(view.virtual_size, report)
+        stall = float(self._settings.stall_timeout)
+        with trio.move_on_after(stall) as watch:
+
+            def on_output(chunk: bytes) -> None:
+                if progress.feed(chunk):
+                    watch.deadline = trio.current_time() + stall
+
+            try:
+                await run_tool(argv, pass_fds=[view.fd, device_fd], on_output=on_output)
+            except ToolError as error:
+                raise understood(error) from error
+        if watch.cancelled_caught:
+            raise ConvertError(f"qemu-img made no progress for {stall:g} s and was ended (stall_timeout)")
+        progress.advance(view.virtual_size)
+
+
+@asynccontextmanager
+async def _opened(path: str) -> AsyncIterator[int]:
+    """The device, open from before it is written until it is on stable storage."""
+    try:
+        fd = await _in_thread(os.open, path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConvertError(f"the volume's device {path} cannot be opened: {error.strerror}") from error
+    try:
+        yield fd
+    finally:
+        with undoing(f"close {path}"):  # the last close of a block device writes back what is cached of it
+            await _in_thread(os.close, fd)
+
+
+def _takes_direct(device_fd: int) -> bool:
+    """Whether the device can be written past the page cache; some filesystems have no such way."""
+    try:
+        os.close(os.open(f"/proc/self/fd/{device_fd}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise ConvertError(f"the volume's device cannot be opened: {error.strerror}") from error
+    return True
+
+
+def _sync(device_fd: int) -> None:
+    try:
+        os.fdatasync(device_fd)
+    except OSError as error:
+        raise ConvertError(f"the volume could not be brought to stable storage: {error.strerror}") from error
