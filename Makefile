@@ -1,0 +1,63 @@
+# The two commands are `make demo` and `make test`; both install what is missing and say so.
+SHELL := /bin/bash
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest
+PACKAGES := $(notdir $(wildcard plugins/lvp_*))
+export MYPYPATH := plugins
+
+.PHONY: help demo test check lint unit test-minio test-guest bench lock clean setup-demo setup-test
+
+help:
+	@printf '%s\n' \
+	  'make demo        provision a real image with the embedded default, and show it' \
+	  'make test        the whole test suite: lint, types, unit, servers, MinIO, LVM in a guest' \
+	  'make check       lint, types and unit tests: the quick inner loop' \
+	  'make test-minio  only what needs a MinIO server' \
+	  'make test-guest  only what needs the booted guest with LVM' \
+	  'make bench       speed beside the usual tools' \
+	  'make lock        pin the dependencies anew'
+
+setup-demo:
+	@contrib/dev/setup demo
+
+setup-test:
+	@contrib/dev/setup test
+
+demo: setup-demo
+	@$(PY) contrib/demo/demo.py
+
+check: setup-demo lint unit
+
+lint:
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/flake8 --select ASYNC --extend-ignore ASYNC100,ASYNC119 provisioner plugins
+	@.venv/bin/mypy -p provisioner $(addprefix -p ,$(PACKAGES))
+	@.venv/bin/lint-imports --no-cache | tail -n +1
+
+unit:
+	@$(PYTEST) -q -m 'not slow and not minio and not guest' --ignore tests/guest
+
+test: setup-test lint
+	@$(PYTEST) -m 'not minio' --ignore tests/guest
+	@$(MAKE) --no-print-directory test-minio
+	@$(MAKE) --no-print-directory test-guest
+
+test-minio: setup-test
+	@$(PYTEST) -m minio tests/minio tests/plugins
+
+test-guest: setup-test
+	@rm -rf dist && $(PY) -m build --no-isolation --wheel --outdir dist . >/dev/null
+	@$(PY) tests/guest/run.py --wheel dist/*.whl tests/guest
+
+bench: setup-test
+	@$(PY) contrib/bench/run.py
+
+lock: setup-demo
+	@uv=$$(command -v uv || echo .venv/bin/uv); \
+	options="--quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11"; \
+	$$uv pip compile $$options pyproject.toml -o requirements/runtime.txt && \
+	$$uv pip compile $$options pyproject.toml --group dev -o requirements/dev.txt
+
+clean:
+	rm -rf .venv dist build demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis
