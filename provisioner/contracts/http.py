@@ -68,9 +68,10 @@ class HttpTransport:
             async with self._response("HEAD", url, {}) as response:
                 return self._remote_image(url, response)
         except _HeadRefusedError:
-            # 416 with the size is how an empty image answers.
-            async with self._response("GET", url, {"Range": "bytes=0-0"}, also=(416,)) as response:
-                return self._remote_image(url, response)
+            pass
+        # 416 with the size is how an empty image answers.
+        async with self._response("GET", url, {"Range": "bytes=0-0"}, also=(416,)) as response:
+            return self._remote_image(url, response)
 
     @asynccontextmanager
     async def open(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import trustme
 
+from tests.servers.ports import free_ports
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -56,7 +58,7 @@ def nginx(root: Path, work: Path) -> Iterator[Nginx]:
     ca.cert_pem.write_to_path(work / "ca.pem")
     ca.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(work / "server.pem")
     (work / "htpasswd").write_text("lab:{PLAIN}open sesame\n")
-    port, tls_port = _free_ports(2)
+    port, tls_port = free_ports(2)
     config = work / "nginx.conf"
     config.write_text(_CONFIG.format(work=work, root=root, port=port, tls_port=tls_port))
     process = subprocess.Popen(["nginx", "-p", str(work), "-c", str(config)], stderr=subprocess.PIPE)
@@ -68,14 +70,6 @@ def nginx(root: Path, work: Path) -> Iterator[Nginx]:
     finally:
         process.terminate()
         process.communicate(timeout=10)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:

@@ -1,0 +1,89 @@
+"""The source of S3 and MinIO objects: signs what the transport sends, and says what a refusal means."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from minio.signer import sign_v4_s3
+
+from lvp_source_s3.addresses import Place, place_of
+from lvp_source_s3.credentials import Keys
+from lvp_source_s3.refusals import meaning
+from provisioner.contracts import BackEndContext, HttpTransport, ImageSource, ImageUrl, RemoteImage
+from provisioner.contracts.errors import UrlNotAllowedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from lvp_source_s3.settings import S3Settings
+    from provisioner.contracts import ImageStream
+    from provisioner.contracts.errors import ProvisionerError
+
+_NO_BODY = hashlib.sha256(b"").hexdigest()
+
+
+class S3Source(ImageSource):
+    """Fetches objects of one S3 service with one set of credentials."""
+
+    def __init__(self, settings: S3Settings, context: BackEndContext) -> None:
+        self._settings = settings
+        self._name = context.name
+        self._keys = Keys(settings, context.name)
+        # What an object was stored with as its encoding is a label: a store encodes nothing on the way.
+        options = settings.options(any_encoding=True, prepare_redirects=True)
+        self._transport = HttpTransport(options, self.owns, self._sign, self._explain)
+
+    def owns(self, url: str) -> bool:
+        return place_of(url, self._settings) is not None
+
+    async def stat(self, url: str) -> RemoteImage:
+        return replace(await self._transport.stat(self._place(url).url), url=url)
+
+    @asynccontextmanager
+    async def open(
+        self, url: str, start: int = 0, stop: int | None = None, version: str | None = None
+    ) -> AsyncIterator[ImageStream]:
+        async with self._transport.open(self._place(url).url, start, stop, version) as stream:
+            yield stream
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    def _place(self, url: str) -> Place:
+        place = place_of(url, self._settings)
+        if place is None:
+            raise UrlNotAllowedError(f"the image's url is none of source {self._name}")
+        return place
+
+    def _sign(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Add a signature (version 4) over method, host, path and query. Blocking."""
+        place = self._place(url)
+        credentials = None if place.presigned else self._keys.get()
+        if credentials is None:
+            return headers
+        now = datetime.now(UTC)
+        signed: dict[str, str | list[str] | tuple[str]] = {
+            "Host": ImageUrl.parse(url).netloc,
+            "X-Amz-Content-Sha256": _NO_BODY,
+            "X-Amz-Date": now.strftime("%Y%m%dT%H%M%SZ"),
+            **({"X-Amz-Security-Token": credentials.session_token} if credentials.session_token else {}),
+        }
+        sign_v4_s3(
+            method=method,
+            url=urlsplit(url),
+            region=place.region,
+            headers=signed,
+            credentials=credentials,
+            content_sha256=_NO_BODY,
+            date=now,
+        )
+        # What is not signed may be changed by a proxy on the way, Accept-Encoding first of all; the bytes are checked.
+        return {**headers, **{name: str(value) for name, value in signed.items()}}
+
+    def _explain(self, status: int, headers: Mapping[str, str], body: bytes, where: str) -> ProvisionerError | None:
+        return meaning(status, headers, body, where, self._name, anonymous=self._keys.anonymous)

@@ -1,0 +1,276 @@
+"""The S3 source against a real MinIO, with TLS and a private authority."""
+
+import json
+import logging
+from io import BytesIO
+from urllib.parse import quote
+
+import pytest
+import trio
+from minio.versioningconfig import ENABLED, VersioningConfig
+
+from lvp_source_s3 import MinioSettings, S3Source
+from provisioner.contracts import BackEndContext, SecretRef
+from provisioner.contracts.errors import RemoteChangedError, RemoteDeniedError, RemoteNotFoundError, UrlNotAllowedError
+
+pytestmark = pytest.mark.minio
+
+CONTENT = bytes(range(251)) * 9000
+
+
+@pytest.fixture(scope="module")
+def images(store):
+    store.client().make_bucket("images")
+    store.put("images", "disk.qcow2", CONTENT)
+    return store
+
+
+@pytest.fixture
+def source_of(tmp_path):
+    """Make a source for a store, with its owner's keys or others."""
+
+    def make(store, access_key=None, secret_key=None, name="lab", **settings):
+        keys = {"access_key": access_key or store.access_key, "secret_key": secret_key or store.secret_key}
+        for key, text in keys.items():
+            (tmp_path / f"{name}-{key}").write_text(f"{text}\n")
+        refs = {key: SecretRef(f"file:{tmp_path}/{name}-{key}") for key in keys}
+        table = {"endpoint": store.url, "ca_file": str(store.ca_file), **refs, **settings}
+        return S3Source(MinioSettings(**table), BackEndContext(name, tmp_path))
+
+    return make
+
+
+async def save(source, url, path, **span):
+    with path.open("w+b") as file:
+        async with source.open(url, **span) as stream:
+            end = await stream.save(file.fileno(), lambda _end: None)
+            return path.read_bytes()[stream.start : end], stream.start
+
+
+async def test_an_image_of_a_private_bucket_comes_whole_and_in_ranges(images, source_of, tmp_path):
+    source, url = source_of(images), f"{images.url}/images/disk.qcow2"
+    image = await source.stat(url)
+    assert (image.url, image.size, image.accepts_ranges) == (url, len(CONTENT), True)
+    assert image.version.startswith('"')
+    assert await save(source, url, tmp_path / "out", version=image.version) == (CONTENT, 0)
+    assert await save(source, url, tmp_path / "out", start=7, stop=999, version=image.version) == (CONTENT[7:999], 7)
+    assert await save(source, url, tmp_path / "out", start=1_000_000) == (CONTENT[1_000_000:], 1_000_000)
+    await source.aclose()
+
+
+async def test_a_bare_url_leads_to_the_listed_buckets_only(images, source_of):
+    listed, unlisted = source_of(images, buckets=["images/"]), source_of(images)
+    assert (await listed.stat("s3://images/disk.qcow2")).size == len(CONTENT)
+    assert not listed.owns("s3://other/disk.qcow2")
+    assert not listed.owns(f"{images.url}/other/disk.qcow2")
+    with pytest.raises(UrlNotAllowedError):
+        await unlisted.stat("s3://images/disk.qcow2")
+    await listed.aclose()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "with space.qcow2",
+        "üñí/çødé-日本.qcow2",
+        "a+b.qcow2",
+        "100%.qcow2",
+        "a%20b.qcow2",
+        "a%2Bb+c d.qcow2",
+        "x=1&y=2;z,(~)!*'$@:.qcow2",
+        "deep/er/and/deeper.qcow2",
+        "-leading.qcow2",
+    ],
+)
+async def test_odd_keys_are_the_objects_they_name(images, source_of, key):
+    content = key.encode()
+    images.put("images", key, content)
+    source = source_of(images)
+    for url in (f"{images.url}/images/{quote(key)}", f"{images.url}/images/{quote(key, safe='/+=&;,~!*$@:')}"):
+        assert (await source.stat(url)).size == len(content)
+        async with source.open(url) as stream:
+            assert b"".join([chunk async for chunk in stream]) == content
+    await source.aclose()
+
+
+async def test_a_url_that_is_not_quoted_at_all_is_understood_where_it_can_be(images, source_of):
+    images.put("images", "plain+ü.qcow2", b"hello")
+    source = source_of(images)
+    assert (await source.stat(f"{images.url}/images/plain+ü.qcow2")).size == 5
+    await source.aclose()
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "kind", "words"),
+    [
+        ("images/none.qcow2", {}, RemoteNotFoundError, "no such object in the bucket (NoSuchKey"),
+        ("no-such-bucket/disk.qcow2", {}, RemoteNotFoundError, "no such bucket (NoSuchBucket"),
+        (
+            "images/disk.qcow2",
+            {"access_key": "nobody-i-know"},
+            RemoteDeniedError,
+            "does not know the access key of source lab",
+        ),
+        (
+            "images/disk.qcow2",
+            {"secret_key": "not-the-right-one"},
+            RemoteDeniedError,
+            "the secret key of source lab is wrong",
+        ),
+    ],
+)
+async def test_a_refusal_says_what_to_mend_and_shows_no_key(images, source_of, caplog, path, keys, kind, words):
+    caplog.set_level(logging.DEBUG)
+    source = source_of(images, **keys)
+    for attempt in (source.stat(f"{images.url}/{path}"), _open(source, f"{images.url}/{path}")):
+        with pytest.raises(kind) as caught:
+            await attempt
+        assert words in caught.value.message
+        assert not caught.value.temporary
+        shown = f"{caught.value!r} {caught.value.__cause__!r} {source!r} {caplog.text}"
+        for secret in (images.secret_key, images.access_key, *keys.values()):
+            assert secret not in shown
+    await source.aclose()
+
+
+async def test_a_key_without_permission_is_told_so(images, source_of):
+    images.admin().user_add("poor-user", "poor-users-secret")
+    source = source_of(images, "poor-user", "poor-users-secret")
+    with pytest.raises(RemoteDeniedError, match="may not read it"):
+        await source.stat(f"{images.url}/images/disk.qcow2")
+    await source.aclose()
+
+
+async def test_a_key_may_be_let_into_one_bucket_only(images, source_of, tmp_path):
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps(_may_read("arn:aws:s3:::images/*")))
+    admin = images.admin()
+    admin.user_add("reader", "the-readers-secret")
+    admin.policy_add("read-images", str(policy))
+    admin.policy_set("read-images", user="reader")
+    images.client().make_bucket("closed")
+    images.put("closed", "disk.qcow2", CONTENT)
+    source = source_of(images, "reader", "the-readers-secret")
+    assert (await source.stat(f"{images.url}/images/disk.qcow2")).size == len(CONTENT)
+    with pytest.raises(RemoteDeniedError):
+        await source.stat(f"{images.url}/closed/disk.qcow2")
+    # Who may not list is told 'denied' of what is not there, too.
+    with pytest.raises((RemoteDeniedError, RemoteNotFoundError)):
+        await source.stat(f"{images.url}/images/none.qcow2")
+    await source.aclose()
+
+
+async def test_a_public_bucket_needs_no_keys(images, tmp_path):
+    client = images.client()
+    client.make_bucket("public")
+    client.set_bucket_policy("public", json.dumps({**_may_read("arn:aws:s3:::public/*", Principal={"AWS": ["*"]})}))
+    images.put("public", "disk.qcow2", CONTENT)
+    settings = MinioSettings(endpoint=images.url, ca_file=str(images.ca_file), credentials="anonymous")
+    source = S3Source(settings, BackEndContext("lab", tmp_path))
+    assert (await source.stat(f"{images.url}/public/disk.qcow2")).size == len(CONTENT)
+    with pytest.raises(RemoteDeniedError, match="a caller without credentials may not read it"):
+        await source.stat(f"{images.url}/images/disk.qcow2")
+    await source.aclose()
+
+
+async def test_a_presigned_url_brings_its_own_permission(images, tmp_path):
+    settings = MinioSettings(endpoint=images.url, ca_file=str(images.ca_file), credentials="anonymous")
+    source = S3Source(settings, BackEndContext("lab", tmp_path))
+    url = images.client().presigned_get_object("images", "disk.qcow2")
+    image = await source.stat(url)  # it is signed for GET, so HEAD is refused
+    assert image.size == len(CONTENT)
+    assert await save(source, url, tmp_path / "out", start=5, version=image.version) == (CONTENT[5:], 5)
+    await source.aclose()
+
+
+async def test_an_object_of_several_parts_comes_whole(images, source_of, tmp_path):
+    content = CONTENT * 6
+    images.client().put_object("images", "parts.qcow2", BytesIO(content), len(content), part_size=5 * 1024**2)
+    source, url = source_of(images), f"{images.url}/images/parts.qcow2"
+    image = await source.stat(url)
+    assert image.size == len(content)
+    assert image.version.endswith('-3"')
+    assert await save(source, url, tmp_path / "out", version=image.version) == (content, 0)
+    assert (await save(source, url, tmp_path / "out", start=6_000_000, version=image.version))[0] == content[6_000_000:]
+    await source.aclose()
+
+
+async def test_an_empty_object(images, source_of, tmp_path):
+    images.put("images", "empty", b"")
+    source = source_of(images)
+    assert (await source.stat(f"{images.url}/images/empty")).size == 0
+    assert await save(source, f"{images.url}/images/empty", tmp_path / "out") == (b"", 0)
+    await source.aclose()
+
+
+async def test_a_label_of_an_encoding_does_not_change_the_bytes(images, source_of, tmp_path):
+    images.put("images", "labelled", b"not gzip at all", **{"Content-Encoding": "gzip"})
+    source = source_of(images)
+    assert (await save(source, f"{images.url}/images/labelled", tmp_path / "out"))[0] == b"not gzip at all"
+    await source.aclose()
+
+
+async def test_an_object_replaced_during_the_download_is_noticed(images, source_of, tmp_path):
+    client = images.client()
+    client.make_bucket("versioned")
+    client.set_bucket_versioning("versioned", VersioningConfig(ENABLED))
+    old, new = CONTENT * 4, CONTENT[::-1] * 4
+    first = images.client().put_object("versioned", "disk", BytesIO(old), len(old))
+    source, url = source_of(images), f"{images.url}/versioned/disk"
+    image = await source.stat(url)
+    with (tmp_path / "out").open("w+b") as file:
+        async with source.open(url, version=image.version) as stream, trio.open_nursery() as nursery:
+            # MinIO lets the writer wait for its readers, so both have to go on at once.
+            nursery.start_soon(trio.to_thread.run_sync, images.put, "versioned", "disk", new)
+            end = await stream.save(file.fileno(), lambda _end: None)
+    # What was begun ends as it began: one version, whole.
+    assert end == len(old)
+    assert (tmp_path / "out").read_bytes() == old
+    for start in (0, 1000):
+        with pytest.raises(RemoteChangedError) as caught:
+            await _open(source, url, start=start, version=image.version)
+        assert caught.value.temporary
+    # A url that names the version keeps it.
+    pinned = f"{url}?versionId={first.version_id}"
+    assert await save(source, pinned, tmp_path / "out", start=1000, version=image.version) == (old[1000:], 1000)
+    with pytest.raises(RemoteNotFoundError):
+        await source.stat(f"{url}?versionId=00000000-0000-0000-0000-000000000000")
+    await source.aclose()
+
+
+async def test_two_endpoints_with_different_keys_in_one_process(images, other_store, source_of, tmp_path):
+    other_store.client().make_bucket("images")
+    other_store.put("images", "disk.qcow2", CONTENT[::-1])
+    one, two = source_of(images, name="one"), source_of(other_store, name="two")
+    urls = [f"{store.url}/images/disk.qcow2" for store in (images, other_store)]
+    assert [[source.owns(url) for url in urls] for source in (one, two)] == [[True, False], [False, True]]
+    results = {}
+
+    async def fetch(source, url, name):
+        results[name] = (await save(source, url, tmp_path / name))[0]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetch, one, urls[0], "one")
+        nursery.start_soon(fetch, two, urls[1], "two")
+    assert results == {"one": CONTENT, "two": CONTENT[::-1]}
+    await one.aclose()
+    await two.aclose()
+
+
+async def test_keys_from_the_environment(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIO_ACCESS_KEY", images.access_key)
+    monkeypatch.setenv("MINIO_SECRET_KEY", images.secret_key)
+    settings = MinioSettings(endpoint=images.url, ca_file=str(images.ca_file))
+    source = S3Source(settings, BackEndContext("lab", tmp_path))
+    assert (await source.stat(f"{images.url}/images/disk.qcow2")).size == len(CONTENT)
+    await source.aclose()
+
+
+def _may_read(resource, **more):
+    statement = {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [resource], **more}
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+async def _open(source, url, **span):
+    async with source.open(url, **span):
+        pass

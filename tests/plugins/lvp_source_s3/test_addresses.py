@@ -1,0 +1,118 @@
+import pytest
+
+from lvp_source_s3 import MinioSettings, S3Settings
+from lvp_source_s3.addresses import Place, place_of
+
+MINIO = MinioSettings(endpoint="https://minio.example.com")
+AMAZON = S3Settings(region="eu-central-1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "url", "place"),
+    [
+        (MINIO, "https://minio.example.com/images/disk", Place("images", "disk", "us-east-1", "")),
+        (MINIO, "https://minio.example.com:443/images/a/b%20c", Place("images", "a/b c", "us-east-1", "")),
+        (AMAZON, "s3://images/disk", Place("images", "disk", "eu-central-1", "")),
+        (AMAZON, "https://images.s3.eu-west-1.amazonaws.com/disk", Place("images", "disk", "eu-west-1", "")),
+        (AMAZON, "https://images.s3-eu-west-1.amazonaws.com/disk", Place("images", "disk", "eu-west-1", "")),
+        (
+            AMAZON,
+            "https://images.s3.dualstack.us-gov-west-1.amazonaws.com/d",
+            Place("images", "d", "us-gov-west-1", ""),
+        ),
+        (AMAZON, "https://images.s3.amazonaws.com/disk", Place("images", "disk", "eu-central-1", "")),
+        (AMAZON, "https://s3.eu-west-1.amazonaws.com/images/disk", Place("images", "disk", "eu-west-1", "")),
+        (AMAZON, "https://s3.cn-north-1.amazonaws.com.cn/images/disk", Place("images", "disk", "cn-north-1", "")),
+        (AMAZON, "https://my.dotted.name.s3.eu-west-1.amazonaws.com/d", Place("my.dotted.name", "d", "eu-west-1", "")),
+    ],
+)
+def test_every_form_of_url_names_its_object(settings, url, place):
+    found = place_of(url, settings)
+    assert found is not None
+    assert (found.bucket, found.key, found.region) == (place.bucket, place.key, place.region)
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        (MINIO, "http://minio.example.com/images/disk"),
+        (MINIO, "https://minio.example.com:9000/images/disk"),
+        (MINIO, "https://images.minio.example.com/disk"),
+        (MINIO, "https://minio.example.com.evil.example/images/disk"),
+        (MINIO, "https://evil-minio.example.com/images/disk"),
+        (MINIO, "https://minio.example.com/images/"),
+        (MINIO, "https://minio.example.com/images"),
+        (MINIO, "https://minio.example.com/"),
+        (MINIO, "https://minio.example.com/im%61ges/disk"),
+        (MINIO, "https://minio.example.com/minio/../images/disk"),
+        (MINIO, "https://minio.example.com/UPPER/disk"),
+        (MINIO, "https://minio.example.com/images/disk?acl"),
+        (MINIO, "https://minio.example.com/images/disk?versionId=1&acl="),
+        (MINIO, "s3://images/disk"),
+        (AMAZON, "http://images.s3.amazonaws.com/disk"),
+        (AMAZON, "https://images.s3.amazonaws.com.evil.example/disk"),
+        (AMAZON, "https://images.ec2.amazonaws.com/disk"),
+        (AMAZON, "https://s3.amazonaws.com/disk"),
+        (AMAZON, "https://images.s3.amazonaws.com:8443/disk"),
+        (AMAZON, "s3://im_ages/disk"),
+        (AMAZON, "s3://images/disk?X-Amz-Signature=1"),
+        (AMAZON, "nonsense"),
+        (AMAZON, ""),
+    ],
+)
+def test_what_is_not_plainly_its_own_is_not_owned(settings, url):
+    assert place_of(url, settings) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "url", "address"),
+    [
+        (
+            MINIO,
+            "https://minio.example.com/images/a+b c".replace(" ", "%20"),
+            "https://minio.example.com/images/a%2Bb%20c",
+        ),
+        (MINIO, "https://minio.example.com/images/100%25", "https://minio.example.com/images/100%25"),
+        (MINIO, "https://minio.example.com/images/%7e%41ü", "https://minio.example.com/images/~A%C3%BC"),
+        (MINIO, "https://minio.example.com/images/a//b", "https://minio.example.com/images/a//b"),
+        (MINIO, "https://minio.example.com/images/a?versionId=x-1", "https://minio.example.com/images/a?versionId=x-1"),
+        (AMAZON, "s3://images/disk", "https://images.s3.eu-central-1.amazonaws.com/disk"),
+        (AMAZON, "s3://dotted.name/disk", "https://s3.eu-central-1.amazonaws.com/dotted.name/disk"),
+        (
+            S3Settings(region="cn-north-1", addressing="path"),
+            "s3://images/disk",
+            "https://s3.cn-north-1.amazonaws.com.cn/images/disk",
+        ),
+        (
+            S3Settings(region="eu-west-1", dual_stack=True),
+            "s3://images/disk",
+            "https://images.s3.dualstack.eu-west-1.amazonaws.com/disk",
+        ),
+        (
+            S3Settings(endpoint="http://10.0.0.5:9000", addressing="virtual"),
+            "s3://images/disk",
+            "http://images.10.0.0.5:9000/disk",
+        ),
+        (S3Settings(endpoint="http://10.0.0.5:9000"), "s3://images/disk", "http://10.0.0.5:9000/images/disk"),
+    ],
+)
+def test_the_url_to_fetch_is_quoted_as_it_is_signed_and_is_its_own_again(settings, url, address):
+    place = place_of(url, settings)
+    assert place is not None
+    assert place.url == address
+    again = place_of(address, settings)
+    assert again == place
+
+
+def test_a_presigned_url_is_left_exactly_as_it_is():
+    url = "https://minio.example.com/images/a+b?X-Amz-Algorithm=A&X-Amz-Signature=abc"
+    place = place_of(url, MINIO)
+    assert place is not None
+    assert (place.url, place.presigned) == (url, True)
+
+
+def test_listed_buckets_and_prefixes_are_all_there_is():
+    settings = S3Settings(buckets=["images", "lab/golden/"])
+    owned = ["s3://images/x", "s3://lab/golden/x", "https://lab.s3.amazonaws.com/golden/x", "s3://lab/%67olden/x"]
+    foreign = ["s3://other/x", "s3://lab/x", "s3://lab/golden", "s3://lab/goldenx", "s3://images2/x"]
+    assert [place_of(url, settings) is not None for url in owned + foreign] == [True] * 4 + [False] * 5
