@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from provisioner import __version__
-from provisioner.cli.cache import cache
-from provisioner.cli.config import config
 from provisioner.cli.exit_status import CliError, ExitStatus
-from provisioner.cli.health import health
 from provisioner.cli.help_page import SectionedGroup
-from provisioner.cli.job import job
-from provisioner.cli.plugins import plugins
-from provisioner.cli.serve import serve
-from provisioner.cli.token import token
-from provisioner.cli.volume import volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +19,8 @@ if TYPE_CHECKING:
 @click.group(
     cls=SectionedGroup,
     sections={
-        "Commands for clients (talk to a server)": [job, cache, volume, health],
-        "Commands for the host (where the server runs)": [serve, config, token, plugins],
+        "Commands for clients (talk to a server)": ["job", "cache", "volume", "health"],
+        "Commands for the host (where the server runs)": ["serve", "config", "token", "plugins"],
     },
     examples=[
         "lvp serve --allow-source https://images.example.org/    # a server of your own, to try it out",

@@ -22,8 +22,8 @@ def cache() -> None:
 @connection_options
 def list_images(offset: int, limit: int, as_json: bool, **connection: str | None) -> None:
     """List the cached images."""
-    with connect(connection) as client:
-        answer = client.get(path("cache", "images"), {"offset": offset, "limit": limit})
+    client = connect(connection)
+    answer = client.get(path("cache", "images"), {"offset": offset, "limit": limit})
     if as_json:
         click.echo(answer.text)
         return
@@ -64,8 +64,8 @@ def fetch(
     Prints the id of the job that does it; with --wait shows its progress, as lvp job submit does.
     """
     wanted = {"image_url": url, "image_type": image_type, "checksum": checksum}
-    with connect(connection) as client:
-        start(client, path("cache", "fetch"), wanted, None, wait=wait, patience=patience, as_json=as_json)
+    client = connect(connection)
+    start(client, path("cache", "fetch"), wanted, None, wait=wait, patience=patience, as_json=as_json)
 
 
 @cache.command(
@@ -77,8 +77,8 @@ def fetch(
 @connection_options
 def remove(checksum: str, as_json: bool, **connection: str | None) -> None:
     """Remove the image with CHECKSUM (as lvp cache list shows it) from the cache."""
-    with connect(connection) as client:
-        answer = client.delete(path("cache", "images", checksum))
+    client = connect(connection)
+    answer = client.delete(path("cache", "images", checksum))
     click.echo(answer.text if as_json else f"removed {printable(checksum)} from the cache")
 
 
@@ -87,8 +87,8 @@ def remove(checksum: str, as_json: bool, **connection: str | None) -> None:
 @connection_options
 def prune(as_json: bool, **connection: str | None) -> None:
     """Remove every cached image that is neither pinned nor in use."""
-    with connect(connection) as client:
-        answer = client.post(path("cache", "prune"))
+    client = connect(connection)
+    answer = client.post(path("cache", "prune"))
     removed, freed = answer.data["removed"], answer.data["freed_bytes"]
     words = f"removed {len(removed)} image{'' if len(removed) == 1 else 's'}, {size(freed)} freed"
     click.echo(answer.text if as_json else words)

@@ -16,6 +16,7 @@ from provisioner.cli.exit_status import CliError, ExitStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from urllib.parse import SplitResult
 
 # Key in the file (and, with dashes, the flag) -> environment variable.
 ENVIRONMENT = {
@@ -93,9 +94,16 @@ def read_file(file: Path) -> Mapping[str, str]:
 def check_url(url: str) -> str:
     """``url`` as a base to put paths behind. Raises CliError."""
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or _bad_port(parts):
         raise _wrong(f"server address {url!r} must look like https://HOST:8080")
     return url.rstrip("/").removesuffix("/api/v1").rstrip("/")
+
+
+def _bad_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port == 0
+    except ValueError:
+        return True
 
 
 def _is_loopback(url: str) -> bool:
@@ -110,7 +118,7 @@ def _layer(layers: list[Mapping[str, str]], *keys: str) -> Mapping[str, str]:
 
 def _token(layer: Mapping[str, str]) -> str | None:
     if "token" in layer and "token_file" in layer:
-        raise _wrong("give a token or a token file, not both in one place")
+        raise _wrong("a token and a token file are both given in one place; leave one out")
     token_file = _path(layer, "token_file")
     return _read_token(token_file) if token_file else layer.get("token")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -14,7 +13,7 @@ from provisioner.cli.client_settings import ENVIRONMENT, ClientSettings, resolve
 from provisioner.cli.help_page import SectionedOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from provisioner.cli.client import Client
 
@@ -47,19 +46,14 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the API's own objects, unchanged.")(command)
 
 
-@contextmanager
-def connect(connection: dict[str, str | None]) -> Iterator[Client]:
+def connect(connection: dict[str, str | None]) -> Client:
     """A client for what the connection options, the environment and the file say. Raises CliError."""
     flags = {name.removeprefix(_PREFIX): value for name, value in connection.items()}
     settings = resolve(flags, os.environ, places.client_file())
     _warn(settings)
     from provisioner.cli.client import Client
 
-    client = Client(settings)
-    try:
-        yield client
-    finally:
-        client.close()
+    return Client(settings)
 
 
 def _warn(settings: ClientSettings) -> None:

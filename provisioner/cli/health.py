@@ -18,8 +18,8 @@ def health(ready: bool, as_json: bool, **connection: str | None) -> None:
 
     The exit status is 0 when it answers ("degraded" only says that it is busy); with --ready, when it is ready.
     """
-    with connect(connection) as client:
-        answer = client.get("/readyz" if ready else "/health")
+    client = connect(connection)
+    answer = client.get("/readyz" if ready else "/health")
     if as_json:
         click.echo(answer.text)
     elif ready:

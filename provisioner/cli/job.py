@@ -86,8 +86,8 @@ def submit(
         "correlation_id": correlation_id,
         "priority": priority,
     }
-    with connect(connection) as client:
-        start(client, path("jobs"), wanted, idempotency_key, wait=wait, patience=patience, as_json=as_json)
+    client = connect(connection)
+    start(client, path("jobs"), wanted, idempotency_key, wait=wait, patience=patience, as_json=as_json)
 
 
 def start(
@@ -152,8 +152,8 @@ def list_jobs(
         "offset": offset,
         "limit": limit,
     }
-    with connect(connection) as client:
-        answer = client.get(path("jobs"), {key: value for key, value in filters.items() if value is not None})
+    client = connect(connection)
+    answer = client.get(path("jobs"), {key: value for key, value in filters.items() if value is not None})
     if as_json:
         click.echo(answer.text)
         return
@@ -182,8 +182,8 @@ def say_if_more(page: Mapping[str, Any], shown: int) -> None:
 @connection_options
 def show(job_id: object, as_json: bool, **connection: str | None) -> None:
     """Show the job ID: status, progress, volume, times, and why it failed."""
-    with connect(connection) as client:
-        answer = client.get(path("jobs", str(job_id)))
+    client = connect(connection)
+    answer = client.get(path("jobs", str(job_id)))
     click.echo(answer.text if as_json else "\n".join(_lines(answer.data)))
 
 
@@ -211,8 +211,8 @@ def watch(job_id: object, patience: float, as_json: bool, **connection: str | No
     is 0 only when the job completed: 1 says that it failed, 3 that it was cancelled. Ctrl-C ends the watching,
     not the job.
     """
-    with connect(connection) as client:
-        follow_to_end(client, str(job_id), patience, as_json=as_json)
+    client = connect(connection)
+    follow_to_end(client, str(job_id), patience, as_json=as_json)
 
 
 @job.command(cls=SectionedCommand, examples=["lvp job cancel f47ac10b-58cc-4372-a567-0e02b2c3d479"])
@@ -221,8 +221,8 @@ def watch(job_id: object, patience: float, as_json: bool, **connection: str | No
 @connection_options
 def cancel(job_id: object, as_json: bool, **connection: str | None) -> None:
     """Stop the job ID and roll back what it made. Returns when that is done."""
-    with connect(connection) as client:
-        from provisioner.cli.client import CANCEL_TIMEOUT
+    client = connect(connection)
+    from provisioner.cli.client import CANCEL_TIMEOUT
 
-        answer = client.post(path("jobs", str(job_id), "cancel"), timeout=CANCEL_TIMEOUT)
+    answer = client.post(path("jobs", str(job_id), "cancel"), limit=CANCEL_TIMEOUT)
     click.echo(answer.text if as_json else f"job {job_id} is cancelled and rolled back")

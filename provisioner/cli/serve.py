@@ -77,9 +77,9 @@ def serve(
                 require_checksum=not allow_unverified,
             )
         )
-        from provisioner import daemon
+        from provisioner.daemon import run
 
-        raise SystemExit(daemon.run(with_log(config, log_format, log_level)))
+        raise SystemExit(run(with_log(config, log_format, log_level)))
 
 
 def with_log(config: Config, log_format: str | None, log_level: str | None) -> Config:

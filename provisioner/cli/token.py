@@ -67,7 +67,7 @@ def token() -> None:
 def create(name: str, role: Role, expires: str | None, token_file: Path | None, config_file: Path | None) -> None:
     """Make a token for NAME and print it. It is shown this once; only its digest is kept.
 
-    A viewer reads; an operator also makes and cancels jobs; an admin may do everything.
+    A viewer reads; an operator also makes and cancels jobs; an admin also removes volumes and cached images.
     """
     with spoken_errors():
         from provisioner.api.tokens import TokenFile

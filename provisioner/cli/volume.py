@@ -24,8 +24,8 @@ def volume() -> None:
 @connection_options
 def list_volumes(offset: int, limit: int, as_json: bool, **connection: str | None) -> None:
     """List the volumes the server made and still finds on its targets."""
-    with connect(connection) as client:
-        answer = client.get(path("volumes"), {"offset": offset, "limit": limit})
+    client = connect(connection)
+    answer = client.get(path("volumes"), {"offset": offset, "limit": limit})
     if as_json:
         click.echo(answer.text)
         return
@@ -57,6 +57,6 @@ def remove(target: str, name: str, yes: bool, as_json: bool, **connection: str |
     """
     if not yes and sys.stdin.isatty():
         click.confirm(f"Remove volume {name} from {target}, with what is on it?", abort=True, err=True)
-    with connect(connection) as client:
-        answer = client.delete(path("volumes", target, name))
+    client = connect(connection)
+    answer = client.delete(path("volumes", target, name))
     click.echo(answer.text if as_json else f"removed volume {printable(name)} from {printable(target)}")

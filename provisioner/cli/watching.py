@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.client import ApiError, UnreachableError
+from provisioner.cli.client import ApiError
 from provisioner.cli.connection import path
 from provisioner.cli.exit_status import CliError, ExitStatus
+from provisioner.cli.transport import UnreachableError
 from provisioner.cli.wording import printable, span
 
 if TYPE_CHECKING:

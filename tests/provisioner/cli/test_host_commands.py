@@ -9,7 +9,6 @@ from types import ModuleType
 
 import pytest
 
-import provisioner
 from provisioner.api.tokens import TokenFile
 
 CONFIG = """
@@ -43,7 +42,6 @@ def served(monkeypatch):
     daemon = ModuleType("provisioner.daemon")
     daemon.run = lambda config: configs.append(config) or 7
     monkeypatch.setitem(sys.modules, "provisioner.daemon", daemon)
-    monkeypatch.setattr(provisioner, "daemon", daemon, raising=False)
     return configs
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from provisioner.cli.client import ApiError, Client, UnreachableError
+from provisioner.cli.client import ApiError, Client
 from provisioner.cli.client_settings import ClientSettings
 from provisioner.cli.progress import Speed
+from provisioner.cli.transport import UnreachableError
 from provisioner.cli.watching import LONGEST_PAUSE, LONGEST_RETRY, Patience, follow
 
 JOB_ID = "f47ac10b-58cc-4372-a567-0e02b2c3d479"  # as in api.yaml's examples
@@ -31,9 +32,7 @@ class Clock:
 @pytest.fixture
 def client(server, monkeypatch):
     monkeypatch.setattr("provisioner.cli.client.REPEAT_PAUSES", ())
-    client = Client(ClientSettings(server.url))
-    yield client
-    client.close()
+    return Client(ClientSettings(server.url))
 
 
 def statuses(client, clock, limit=120.0):
