@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from decimal import Decimal
 from pathlib import Path
 
 _SIZE_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -22,7 +24,7 @@ class ByteSize(int):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip()) if isinstance(value, str) else None
         if match is None or match[2] not in _SIZE_UNITS:
             raise ValueError('a size such as "10GiB" (units B, KiB, MiB, GiB, TiB)')
-        return cls(float(match[1]) * _SIZE_UNITS[match[2]])
+        return cls(Decimal(match[1]) * _SIZE_UNITS[match[2]])  # exact: a float has 53 bits only
 
     def __str__(self) -> str:
         for unit in ("TiB", "GiB", "MiB", "KiB"):
@@ -39,7 +41,7 @@ class Duration(float):
     @classmethod
     def parse(cls, value: object) -> Duration:
         """Raises ValueError saying what is allowed."""
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
             return cls(value)
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip()) if isinstance(value, str) else None
         if match is None or match[2] not in _TIME_UNITS:
@@ -50,7 +52,7 @@ class Duration(float):
         for unit, seconds in (("d", 86400), ("h", 3600), ("m", 60)):
             if self and self % seconds == 0:
                 return f"{int(self // seconds)}{unit}"
-        return f"{float(self):g}s"
+        return f"{float(self):.6f}".rstrip("0").rstrip(".") + "s"
 
 
 class SecretRef(str):
@@ -61,7 +63,7 @@ class SecretRef(str):
     @classmethod
     def parse(cls, value: object) -> SecretRef:
         """Raises ValueError saying what is allowed."""
-        if isinstance(value, str) and re.fullmatch(r"(file:/.+|env:\w+|credential:[\w.@-]+)", value):
+        if isinstance(value, str) and re.fullmatch(r"(file:/.+|env:\w+|credential:[\w@-][\w.@-]*)", value):
             return cls(value)
         raise ValueError('a reference such as "file:/path", "env:NAME" or "credential:NAME", never the secret itself')
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from provisioner.contracts.types import RemoteImage
@@ -34,10 +36,11 @@ class ImageStream(ABC):
         cheap and never blocks. Override this where a faster way than iterating exists.
         """
         offset = self.start
-        async for chunk in self:
-            await trio.to_thread.run_sync(pwrite_all, fd, chunk, offset)
-            offset += len(chunk)
-            report(offset)
+        async with _closing(aiter(self)) as chunks:
+            async for chunk in chunks:
+                await trio.to_thread.run_sync(pwrite_all, fd, chunk, offset)
+                offset += len(chunk)
+                report(offset)
         return offset
 
 
@@ -68,6 +71,16 @@ class ImageSource(ABC):
 
     async def aclose(self) -> None:
         """Close connections. Called once, at the end."""
+
+
+@asynccontextmanager
+async def _closing(chunks: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Close ``chunks`` where it is a generator: one left in the middle is an error under trio."""
+    try:
+        yield chunks
+    finally:
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()
 
 
 def pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # Time between asking a process group to end and killing it. A cancel is promised within a second.
 TERM_GRACE = 0.5
+# A killed grandchild lets go of its files a moment later. Where nobody reaps orphans (a container without an
+# init) its name stays for ever, so the wait for that is short.
+GONE_GRACE = 0.3
 # What is kept of each output stream; a tool gone mad must not eat the daemon's memory.
 OUTPUT_LIMIT = 1024 * 1024
 # Tools see this and nothing else of our environment: fixed words in messages, fixed places for programs.
@@ -121,13 +124,18 @@ async def _end_group(process: trio.Process) -> None:
     _signal_group(process.pid, signal.SIGKILL)
     with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):  # D state: a device that hangs
         await process.wait()
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + GONE_GRACE):
+        while _signal_group(process.pid, 0):  # noqa: ASYNC110 - nobody tells us of grandchildren
+            await trio.sleep(0.002)
 
 
-def _signal_group(pid: int, signum: int) -> None:
+def _signal_group(pid: int, signum: int) -> bool:
+    """Whether there is anybody left in the group to hear it."""
     try:
         os.killpg(pid, signum)
     except (ProcessLookupError, PermissionError):
-        return
+        return False
+    return True
 
 
 def _status_words(status: int) -> str:

@@ -29,10 +29,10 @@ class ImageUrl:
     @classmethod
     def parse(cls, text: str) -> ImageUrl:
         """Raises InvalidRequestError for anything that is not plainly scheme://host[:port]/path[?query]."""
-        if not text or len(text) > MAX_URL_LENGTH or re.search(r"[\x00-\x20\x7f\\#]", text):
+        if not text or len(text) > MAX_URL_LENGTH or re.search(r"[^\x21-\x7e]|[\\#]", text):
             raise InvalidRequestError(
                 "image_url must be 1 to "
-                f"{MAX_URL_LENGTH} characters without spaces, backslashes, '#' or control characters"
+                f"{MAX_URL_LENGTH} visible ASCII characters without backslashes and '#' (write others as %XX)"
             )
         try:
             parts = urlsplit(text)

@@ -1,0 +1,48 @@
+"""Checksums as people write them; the values are frozen."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from provisioner.contracts.errors import InvalidRequestError
+from provisioner.contracts.testing import a_provenance, a_request
+from provisioner.contracts.types import Checksum, VolumeUser
+
+SHA256, SHA512 = "ab" * 32, "cd" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"sha256:{SHA256}", Checksum("sha256", SHA256)),
+        (f"sha512:{SHA512}", Checksum("sha512", SHA512)),
+        (f"SHA256:{SHA256.upper()}", Checksum("sha256", SHA256)),
+        (f"  sha256: {SHA256}\n", Checksum("sha256", SHA256)),
+    ],
+)
+def test_a_checksum_is_read(text, expected):
+    assert Checksum.parse(text) == expected
+    assert Checksum.parse(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "sha256", "sha256:", SHA256, f"sha256:{SHA512}", f"sha512:{SHA256}", f"md5:{'0' * 32}", f"sha256:{'g' * 64}",
+     f"sha256:{SHA256}0", f"sha256:{SHA256[:-1]}", "sha256:" + "\u0661" * 64],
+)  # fmt: skip
+def test_anything_else_is_refused_with_what_is_allowed(text):
+    with pytest.raises(InvalidRequestError, match="64 or 'sha512:' and 128"):
+        Checksum.parse(text)
+
+
+def test_a_request_names_its_job():
+    assert a_request(job_id="job-7").job_id == "job-7"
+
+
+def test_what_travels_cannot_be_changed_on_the_way():
+    with pytest.raises(FrozenInstanceError):
+        a_provenance().job_id = "another"
+
+
+def test_a_user_reads_as_a_person_would_say_it():
+    assert str(VolumeUser("domain", "web01")) == "domain web01"

@@ -1,0 +1,129 @@
+"""One strict reading of urls: what two programs could read differently is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner.contracts.errors import InvalidRequestError
+from provisioner.contracts.urls import MAX_URL_LENGTH, ImageUrl, UrlPrefix
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://images.example.com/a/b.qcow2", ("https", "images.example.com", 443, "/a/b.qcow2", "")),
+        ("HTTP://Images.Example.COM:8080/A?x=1&y", ("http", "images.example.com", 8080, "/A", "x=1&y")),
+        ("https://h", ("https", "h", 443, "/", "")),
+        ("https://[2001:DB8::1]:9000/x", ("https", "2001:db8::1", 9000, "/x", "")),
+        ("s3://bucket/key%20with%20blanks", ("s3", "bucket", None, "/key%20with%20blanks", "")),
+        ("https://h/a..b/.hidden/...", ("https", "h", 443, "/a..b/.hidden/...", "")),
+    ],
+)
+def test_a_url_is_taken_apart(text, expected):
+    url = ImageUrl.parse(text)
+    assert (url.scheme, url.host, url.port, url.path, url.query) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "images/x",
+        "//h/x",
+        "https:///x",
+        "https:/h/x",
+        "file:///etc/passwd",
+        "https://",
+        "https://user:pw@h/x",
+        "https://user@h/x",
+        "https://h@evil/x",
+        "https://h/../x",
+        "https://h/a/..",
+        "https://h/%2e%2e/x",
+        "https://h/.%2E/x",
+        "https://h/%252e%252e/x",
+        "https://h/./x",
+        "https://h/a/%2e%2e%2fx",
+        "https://h/x#frag",
+        "https://h/a b",
+        "https://h/a\nb",
+        "https://h/\tx",
+        "https://h\\x",
+        "https://h/\0",
+        "https://h:port/x",
+        "https://h:99999/x",
+        "https://h:-1/x",
+        "https://[::1/x",
+        "https://h h/x",
+        "https://h%2fevil/x",
+        "https://ex\u00e4mple.com/x",
+        "https://h/" + "x" * MAX_URL_LENGTH,
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(text):
+    with pytest.raises(InvalidRequestError, match="image_url"):
+        ImageUrl.parse(text)
+
+
+@pytest.mark.parametrize("text", ["https://h/\u00fc", "https://h/\u2025/x", "https://h/\u202ex"])
+def test_characters_that_have_no_place_in_a_url_are_refused(text):
+    with pytest.raises(InvalidRequestError, match="image_url"):
+        ImageUrl.parse(text)
+
+
+def test_names_beside_an_image():
+    url = ImageUrl.parse("https://h:8443/pub/disk%20one.qcow2?signature=secret")
+    assert url.file_name == "disk one.qcow2"
+    assert url.sibling("SHA256SUMS") == "https://h:8443/pub/SHA256SUMS"
+    assert url.without_query == "https://h:8443/pub/disk%20one.qcow2"
+    assert ImageUrl.parse("https://h/pub/").file_name == ""
+    assert ImageUrl.parse("https://h/x").sibling("y") == "https://h/y"
+    assert ImageUrl.parse("https://[::1]:443/x").netloc == "[::1]"
+    assert ImageUrl.parse("http://[::1]:443/x").netloc == "[::1]:443"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "url", "covered"),
+    [
+        ("https://h/pub", "https://h/pub", True),
+        ("https://h/pub", "https://h/pub/x", True),
+        ("https://h/pub/", "https://h/pub/x/y", True),
+        ("https://h/pub", "https://h/public", False),
+        ("https://h/pub", "https://h/Pub/x", False),
+        ("https://h/pub", "https://h/", False),
+        ("https://h", "https://h/any", True),
+        ("https://h/pub", "http://h/pub/x", False),
+        ("https://h/pub", "https://h:8443/pub/x", False),
+        ("https://h:443/pub", "https://h/pub/x", True),
+        ("https://H/pub", "https://h/pub/x", True),
+        ("https://h:*/pub", "https://h:8443/pub/x", True),
+        ("https://h:*", "https://h/pub/x", True),
+        ("https://*.example.com/", "https://a.example.com/x", True),
+        ("https://*.example.com/", "https://a.b.example.com/x", True),
+        ("https://*.example.com/", "https://example.com/x", False),
+        ("https://*.example.com/", "https://evilexample.com/x", False),
+        ("https://*.example.com/", "https://a.example.com.evil/x", False),
+        ("https://*.example.com:*/p", "https://a.example.com:1/p", True),
+    ],
+)
+def test_what_a_prefix_covers(prefix, url, covered):
+    assert UrlPrefix.parse(prefix).covers(ImageUrl.parse(url)) is covered
+
+
+@pytest.mark.parametrize(
+    "text", ["", "images.example.com", "https://user@h/", "https://h/../x", "https://*/x", "https://a.*.b/x"]
+)
+def test_what_is_no_prefix(text):
+    with pytest.raises(InvalidRequestError):
+        UrlPrefix.parse(text)
+
+
+@given(st.text(max_size=60))
+def test_no_path_leads_out_of_a_prefix(tail):
+    """Whatever follows the prefix: it is refused, or it stays below."""
+    try:
+        url = ImageUrl.parse("https://h/pub/" + tail)
+    except InvalidRequestError:
+        return
+    assert UrlPrefix.parse("https://h/pub").covers(url)
+    assert ".." not in url.path.split("/")
