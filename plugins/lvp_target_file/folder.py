@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lvp_target_file.in_use import users_of
-from provisioner.contracts import Capacity, Provenance, StageRequest, VolumeUser
+from provisioner.contracts import Capacity, Finding, Provenance, StageRequest, VolumeUser
 from provisioner.contracts.errors import NoSpaceError, TargetError, TargetUnavailableError, VolumeExistsError
 
 if TYPE_CHECKING:
@@ -161,6 +161,23 @@ class Folder:
             self._sync(path.parent)
             return True
 
+    def diagnose(self) -> list[Finding]:
+        """What of this folder volumes stand on: that it is there, ours to write in, and keeps attributes."""
+        if not self.path.is_dir():
+            return [Finding(False, f"{self.path} is no folder", "create it, or mount what belongs there")]
+        return [
+            _finding(
+                os.access(self.path, os.W_OK | os.X_OK),
+                f"{self.path} can be written to",
+                "give the service write access",
+            ),
+            _finding(
+                _keeps_attributes(self.path),
+                f"the filesystem of {self.path} keeps user extended attributes",
+                "use ext4, xfs, btrfs or NFS 4.2",
+            ),
+        ]
+
     def _sync(self, directory: Path) -> None:
         with _opened(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
             os.fsync(fd)
@@ -193,6 +210,18 @@ def _read_mark(path: Path, volume: str, status: os.stat_result) -> Provenance | 
     except msgspec.MsgspecError:
         return None  # not written by us
     return mark.provenance if (mark.name, mark.inode) == (volume, status.st_ino) else None
+
+
+def _finding(ok: bool, what: str, mend: str) -> Finding:
+    return Finding(ok, what if ok else f"not so: {what}", "" if ok else mend)
+
+
+def _keeps_attributes(path: Path) -> bool:
+    try:
+        os.getxattr(path, ATTRIBUTE)
+    except OSError as error:
+        return error.errno not in _NO_ATTRIBUTES
+    return True
 
 
 @contextmanager

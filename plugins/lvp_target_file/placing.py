@@ -35,17 +35,21 @@ def place(request: StageRequest, old: Entry | None, free_bytes: int, settings: F
 
     Raises VolumeExistsError or NoSpaceError. Whether ``old`` is in use is not looked at.
     """
-    fits = settings.overcommit or request.size_bytes <= free_bytes
+    needed = _needed(request, settings)
+    fits = needed <= free_bytes
     if old is not None:
         _check_replaceable(request, old, settings)
     if fits:
         return Placement.NEW if old is None else Placement.SWAP
-    fits_instead = old is not None and request.size_bytes <= free_bytes + old.status.st_blocks * 512
+    fits_instead = old is not None and needed <= free_bytes + old.status.st_blocks * 512
     if fits_instead and settings.replace == "in-place":
         return Placement.IN_PLACE
-    raise NoSpaceError(
-        f"volume {request.name} needs {request.size_bytes} bytes and {settings.directory} has {free_bytes} free"
-    )
+    raise NoSpaceError(f"volume {request.name} needs {needed} bytes and {settings.directory} has {free_bytes} free")
+
+
+def _needed(request: StageRequest, settings: FileSettings) -> int:
+    """How much must be free: all of it, or with ``overcommit`` what is going to be written as far as known."""
+    return (request.data_bytes or 0) if settings.overcommit and not settings.preallocate else request.size_bytes
 
 
 def _check_replaceable(request: StageRequest, old: Entry, settings: FileSettings) -> None:

@@ -28,7 +28,8 @@ class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preallocate: bool = False
 
     # Whether the full size must be free when the volume is made. A job that fails today is better than a guest
-    # that is paused at night because several sparse files grew into the same free space.
+    # that is paused at night because several sparse files grew into the same free space. With overcommit only
+    # what the image holds must fit; preallocated volumes always need all of it.
     overcommit: bool = False
 
     # Whether only volumes that this service made may be replaced. Others may by default, if their size fits.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from lvp_target_file.settings import FileSettings
-    from provisioner.contracts import BackEndContext, Capacity
+    from provisioner.contracts import BackEndContext, Capacity, Finding
 
 _in_thread = trio.to_thread.run_sync
 
@@ -68,6 +68,9 @@ class FileTarget(BlockTarget):
 
     async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
         return await _in_thread(self._recover, live_jobs)
+
+    async def diagnose(self) -> Sequence[Finding]:
+        return await _in_thread(self._folder.diagnose)
 
     def volume_of(self, entry: Entry) -> Volume:
         """``entry`` as the core sees it."""

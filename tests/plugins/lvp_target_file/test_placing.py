@@ -1,6 +1,7 @@
 """What becomes of a volume that is there, as a table."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -30,7 +31,9 @@ def settings(**options):
     [
         (None, 10 * GIB, {}, Placement.NEW),
         (None, 10 * GIB - 1, {}, NoSpaceError),
-        (None, 0, {"overcommit": True}, Placement.NEW),
+        (None, 2 * GIB, {"overcommit": True}, Placement.NEW),
+        (None, 2 * GIB - 1, {"overcommit": True}, NoSpaceError),
+        (None, 2 * GIB, {"overcommit": True, "preallocate": True}, NoSpaceError),
         (entry(), 10 * GIB, {}, Placement.SWAP),
         (entry(ours=False), 10 * GIB, {}, Placement.SWAP),
         (entry(ours=False), 10 * GIB, {"only_own": True}, VolumeExistsError),
@@ -51,7 +54,7 @@ def settings(**options):
     ],
 )
 def test_placement(old, free, options, expected):
-    request = a_request("web01", 10 * GIB)
+    request = replace(a_request("web01", 10 * GIB), data_bytes=2 * GIB)
     if isinstance(expected, Placement):
         assert place(request, old, free, settings(**options)) is expected
     else:
