@@ -1,5 +1,7 @@
 import pytest
 
+from lvp_source_s3 import S3Source
+from provisioner.contracts import BackEndContext, SecretRef
 from tests.minio.server import minio, versity
 
 
@@ -19,3 +21,20 @@ def other_store(tmp_path_factory):
 def gateway(tmp_path_factory):
     with versity(tmp_path_factory.mktemp("versity"), "s3.example.com") as running:
         yield running
+
+
+@pytest.fixture
+def source_of(tmp_path):
+    """Make a source for a store, with its owner's keys or others."""
+
+    def make(kind, store, access_key=None, secret_key=None, name="lab", **settings):
+        keys = {"access_key": access_key or store.access_key, "secret_key": secret_key or store.secret_key}
+        refs = {}
+        for key, text in keys.items():
+            path = tmp_path / f"{name}-{key}-{text[:4]}"
+            path.write_text(f"{text}\n")
+            refs[key] = SecretRef(f"file:{path}")
+        table = {"endpoint": store.url, "ca_file": str(store.ca_file), **refs, **settings}
+        return S3Source(kind(**table), BackEndContext(name, tmp_path))
+
+    return make

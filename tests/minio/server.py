@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import trustme
 import urllib3
-
 from minio import Minio, MinioAdmin
 from minio.credentials import StaticProvider
+from minio.error import S3Error
+
 from tests.minio.build import MINIO, VERSITY, built
 from tests.servers.ports import free_ports
 
@@ -68,6 +69,7 @@ def minio(folder: Path) -> Iterator[Store]:
     with _running(command, settings, folder / "log") as process:
         store = Store(f"127.0.0.1:{port}", ca_file, access, secret, folder / "log", process.pid)
         _wait_for(f"{store.url}/minio/health/ready", store, process)
+        _wait_for_buckets(store)
         yield store
 
 
@@ -135,3 +137,17 @@ def _wait_for(url: str, store: Store, process: subprocess.Popen[bytes]) -> None:
             pass
         time.sleep(0.05)
     raise RuntimeError(f"{process.args} does not answer: {store.log.read_text()[-2000:]}")
+
+
+def _wait_for_buckets(store: Store) -> None:
+    """MinIO calls itself ready a moment before it knows its buckets."""
+    for _ in range(100):
+        try:
+            store.client().make_bucket("first")
+        except S3Error as error:
+            if error.code != "XMinioServerNotInitialized":
+                raise
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"MinIO does not take buckets: {store.log.read_text()[-2000:]}")

@@ -4,9 +4,9 @@ import socket
 from urllib.parse import quote
 
 import pytest
+from tests.minio.saving import save
 
-from lvp_source_s3 import S3Settings, S3Source
-from provisioner.contracts import BackEndContext, SecretRef
+from lvp_source_s3 import S3Settings
 from provisioner.contracts.errors import RemoteChangedError, RemoteDeniedError, RemoteNotFoundError
 
 pytestmark = pytest.mark.minio
@@ -22,24 +22,6 @@ def images(gateway):
 
 
 @pytest.fixture
-def source_of(tmp_path, monkeypatch):
-    def make(store, secret_key=None, **settings):
-        (tmp_path / "access").write_text(store.access_key)
-        secret = tmp_path / f"secret-{len(list(tmp_path.iterdir()))}"
-        secret.write_text(secret_key or store.secret_key)
-        table = {
-            "endpoint": store.url,
-            "ca_file": str(store.ca_file),
-            "access_key": SecretRef(f"file:{tmp_path}/access"),
-            "secret_key": SecretRef(f"file:{secret}"),
-            **settings,
-        }
-        return S3Source(S3Settings(**table), BackEndContext("lab", tmp_path))
-
-    return make
-
-
-@pytest.fixture
 def names_lead_here(monkeypatch):
     """The names of the virtual hosts are in no DNS."""
     ask = socket.getaddrinfo
@@ -50,15 +32,8 @@ def names_lead_here(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", answer)
 
 
-async def save(source, url, path, **span):
-    with path.open("w+b") as file:
-        async with source.open(url, **span) as stream:
-            end = await stream.save(file.fileno(), lambda _end: None)
-            return path.read_bytes()[stream.start : end], stream.start
-
-
 async def test_path_style(images, source_of, tmp_path):
-    source, url = source_of(images), f"{images.url}/images/{quote('disk image+ü.qcow2')}"
+    source, url = source_of(S3Settings, images), f"{images.url}/images/{quote('disk image+ü.qcow2')}"
     image = await source.stat(url)
     assert image.size == len(CONTENT)
     assert await save(source, url, tmp_path / "out", version=image.version) == (CONTENT, 0)
@@ -68,7 +43,7 @@ async def test_path_style(images, source_of, tmp_path):
 
 async def test_the_bucket_before_the_host(images, source_of, names_lead_here, tmp_path):
     port = images.host.rpartition(":")[2]
-    source = source_of(images, endpoint=f"https://s3.example.com:{port}", addressing="virtual")
+    source = source_of(S3Settings, images, endpoint=f"https://s3.example.com:{port}", addressing="virtual")
     for url in (
         f"https://images.s3.example.com:{port}/disk%20image+%C3%BC.qcow2",
         f"https://s3.example.com:{port}/images/disk%20image+%C3%BC.qcow2",
@@ -81,7 +56,7 @@ async def test_the_bucket_before_the_host(images, source_of, names_lead_here, tm
 
 
 async def test_refusals(images, source_of):
-    right, wrong = source_of(images), source_of(images, secret_key="not-the-right-one")
+    right, wrong = source_of(S3Settings, images), source_of(S3Settings, images, secret_key="not-the-right-one")
     for path, kind in (("images/none", RemoteNotFoundError), ("no-such-bucket/none", RemoteNotFoundError)):
         with pytest.raises(kind):
             await right.stat(f"{images.url}/{path}")
@@ -93,7 +68,7 @@ async def test_refusals(images, source_of):
 
 async def test_another_version_is_noticed(images, source_of):
     images.put("images", "replaced", b"one")
-    source, url = source_of(images), f"{images.url}/images/replaced"
+    source, url = source_of(S3Settings, images), f"{images.url}/images/replaced"
     image = await source.stat(url)
     images.put("images", "replaced", b"two")
     for start in (0, 1):
@@ -104,7 +79,7 @@ async def test_another_version_is_noticed(images, source_of):
 
 
 async def test_a_region_that_is_not_the_servers_is_said(images, source_of):
-    source = source_of(images, region="eu-central-1")
+    source = source_of(S3Settings, images, region="eu-central-1")
     with pytest.raises(Exception, match="region") as caught:
         await source.stat(f"{images.url}/images/none")
     assert not caught.value.temporary
