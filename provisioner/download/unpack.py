@@ -40,13 +40,6 @@ _FAULTS: tuple[type[Exception], ...] = (
     cast("type[Exception]", isal_zlib.error),
     zstandard.ZstdError,
 )
-    OSError,
-    EOFError,
-    lzma.LZMAError,
-    zlib.error,
-    isal_zlib.error,
-    zstandard.ZstdError,
-)
 
 
 def compression_of(beginning: bytes | memoryview) -> str | None:
