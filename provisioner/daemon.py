@@ -1,15 +1,17 @@
 """The composition root: makes the parts, and owns who lives inside whom and in which order they stop.
 
-Starting: store, cache, recovery, job slots, then the API; ``READY=1`` only when all of it stands. Stopping: the API
-takes no new jobs, running ones get their grace and are rolled back after it, then cache, store and back ends close.
+Starting: the state directory is locked and the addresses are taken, before anything is touched; then store, cache,
+recovery, job slots, and the API; ``READY=1`` only when all of it stands. Stopping: the API takes no new jobs, running
+ones get their grace and are rolled back after it, then cache, store and back ends close.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +19,10 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from provisioner import __version__, registry, systemd
+from provisioner import __version__, registry, state_lock, systemd
 from provisioner.api.app import create_app
 from provisioner.api.auth import Authenticator
-from provisioner.api.peer_tls import MutualTlsConfig
+from provisioner.api.listening import Listening, listening
 from provisioner.api.services import Services
 from provisioner.api.tokens import TokenFile
 from provisioner.cache import ImageCache
@@ -33,14 +35,11 @@ from provisioner.observe.metrics import Metrics
 from provisioner.pipeline.run import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from provisioner.config import Config
 
 log = structlog.get_logger(__name__)
-
-# Answers under way when the API stops may take this long.
-_API_GRACE = 3.0
 
 
 def run(config: Config) -> int:
@@ -48,7 +47,8 @@ def run(config: Config) -> int:
     logs.configure(config.log.format, config.log.level)
     back_ends = registry.load().build(config)
     try:
-        trio.run(partial(_main, config, back_ends), strict_exception_groups=True)
+        with state_lock.locked(Path(config.state_directory)):
+            trio.run(partial(_main, config, back_ends), strict_exception_groups=True)
     except BaseExceptionGroup as group:
         return _report(group)
     except ProvisionerError as error:
@@ -65,8 +65,7 @@ def _report(error: BaseException) -> int:
     return 1
 
 
-async def _main(config: Config, back_ends: registry.BackEnds) -> None:
-    os.umask(0o027)
+async def _main(config: Config, back_ends: registry.BackEnds, door: Listening) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with _parts(config, back_ends) as services, trio.open_nursery() as outer:
             supervisor = services.supervisor
@@ -75,7 +74,7 @@ async def _main(config: Config, back_ends: registry.BackEnds) -> None:
             await outer.start(services.announcer.run)
             async with trio.open_nursery() as jobs:
                 jobs.start_soon(supervisor.run)
-                await _serve(services, signals)
+                await _serve(services, door, signals)
                 jobs.cancel_scope.cancel(reason="shutdown")
             outer.cancel_scope.cancel(reason="shutdown")
     log.info("stopped")
@@ -102,15 +101,13 @@ async def _parts(config: Config, back_ends: registry.BackEnds) -> AsyncIterator[
             await store.aclose()
 
 
-async def _serve(services: Services, signals: AsyncIterator[int]) -> None:
+async def _serve(services: Services, door: Listening, signals: AsyncIterator[int]) -> None:
     """The API from its first request to its last, and the jobs' grace at the end."""
     from hypercorn.trio import serve
 
     stop = trio.Event()
     async with trio.open_nursery() as front:
-        binds = await front.start(
-            partial(serve, create_app(services), hypercorn_config(services.config), shutdown_trigger=stop.wait)
-        )
+        binds = await front.start(partial(serve, create_app(services), door, shutdown_trigger=stop.wait))
         systemd.notify("READY=1")
         log.info("ready", version=__version__, bind=binds, targets=sorted(services.back_ends.targets))
         front.start_soon(_keep_watchdog, stop)
@@ -129,21 +126,6 @@ async def _keep_watchdog(stop: trio.Event) -> None:
         systemd.notify("WATCHDOG=1")
         with trio.move_on_after(interval):
             await stop.wait()
-
-
-def hypercorn_config(config: Config) -> MutualTlsConfig:
-    """How hypercorn listens: passed sockets before the config's addresses, TLS where there is a certificate."""
-    server = config.server
-    made = MutualTlsConfig()
-    made.bind = [f"fd://{fd}" for fd in systemd.passed_sockets()] or list(server.bind)
-    made.certfile, made.keyfile, made.ca_certs = server.tls_certificate, server.tls_key, server.client_ca
-    made.client_certificate_required = server.client_certificate == "required"
-    made.graceful_timeout = _API_GRACE
-    made.include_server_header = False
-    made.alpn_protocols = ["h2", "http/1.1"]
-    made.accesslog = None
-    made.errorlog = None
-    return made
 
 
 def _leave_client_token(config: Config, tokens: TokenFile) -> None:

@@ -10,7 +10,7 @@ import trio
 
 from lvp_target_file.folder import Entry, Folder
 from lvp_target_file.placing import check_name, place
-from provisioner.contracts import BlockTarget, Device, Placement, StagedVolume, StageRequest, Volume
+from provisioner.contracts import BlockTarget, Device, Finding, Placement, StagedVolume, StageRequest, Volume
 from provisioner.contracts.errors import NotFoundError, VolumeExistsError, VolumeInUseError
 from provisioner.contracts.undo import undoing
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from lvp_target_file.settings import FileSettings
-    from provisioner.contracts import BackEndContext, Capacity, Finding
+    from provisioner.contracts import BackEndContext, Capacity
 
 _in_thread = trio.to_thread.run_sync
 
@@ -70,6 +70,8 @@ class FileTarget(BlockTarget):
         return await _in_thread(self._recover, live_jobs)
 
     async def diagnose(self) -> Sequence[Finding]:
+        if self._settings.make_directory and not await _in_thread(self._folder.path.exists):
+            return [Finding(True, f"{self._folder.path} will be made at the start")]
         return await _in_thread(self._folder.diagnose)
 
     def volume_of(self, entry: Entry) -> Volume:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     cls=SectionedGroup,
     sections={
         "Commands for clients (talk to a server)": ["job", "cache", "volume", "health"],
-        "Commands for the host (where the server runs)": ["serve", "config", "token", "plugins"],
+        "Commands for the host (where the server runs)": ["serve", "config", "token", "doctor", "recover", "plugins"],
     },
     examples=[
         "lvp serve --allow-source https://images.example.org/    # a server of your own, to try it out",

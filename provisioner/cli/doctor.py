@@ -1,0 +1,48 @@
+"""``lvp doctor``: what stands in the way of the server on this host, and how to mend it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.exit_status import CliError, spoken_errors
+from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.host_config import config_options, host_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from provisioner.contracts import Finding
+
+
+@click.command(cls=SectionedCommand, examples=["lvp doctor --config /etc/libvirt-volume-provisioner/config.toml"])
+@config_options
+def doctor(config_file: Path | None, data_dir: Path | None) -> None:
+    """Check this host: volume groups, pools, free space, tools, permissions, and what the host scans.
+
+    One line for each thing looked at; below what is wrong stands how to mend it. Changes nothing. The exit status is
+    0 when nothing is wrong.
+    """
+    with spoken_errors():
+        import trio
+
+        from provisioner import diagnosis, registry
+
+        config = host_config(config_file, data_dir)
+        findings = trio.run(diagnosis.examine, config, registry.load().build(config))
+    wrong = 0
+    for about, found in findings.items():
+        click.echo(f"{about}:")
+        for finding in found or ():
+            _show(finding)
+            wrong += not finding.ok
+    if wrong:
+        raise CliError(f"{wrong} thing{'s' if wrong > 1 else ''} to mend")
+    click.echo("nothing to mend")
+
+
+def _show(finding: Finding) -> None:
+    click.echo(f"  {'ok  ' if finding.ok else 'BAD '} {finding.what}")
+    if not finding.ok:
+        click.echo(f"       -> {finding.mend}")

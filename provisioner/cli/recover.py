@@ -1,0 +1,49 @@
+"""``lvp recover``: what the server does first at its start, on demand, while it does not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.exit_status import CliError, spoken_errors
+from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.host_config import config_options, host_config
+
+if TYPE_CHECKING:
+    from provisioner.contracts import BlockTarget
+
+
+@click.command(cls=SectionedCommand, examples=["lvp recover --config /etc/libvirt-volume-provisioner/config.toml"])
+@config_options
+def recover(config_file: Path | None, data_dir: Path | None) -> None:
+    """Remove what dead jobs left on the targets: staged volumes, half-done swaps.
+
+    Each decision is one line. Safe to repeat. The server does this itself at every start; here it is for hosts where
+    it is not to be started. It is refused while the server runs.
+    """
+    with spoken_errors():
+        import trio
+
+        from provisioner import registry, state_lock
+
+        config = host_config(config_file, data_dir)
+        targets = registry.load().build(config).targets
+        with state_lock.locked(Path(config.state_directory)):
+            failed = [name for name, target in targets.items() if not trio.run(_recover, name, target)]
+    if failed:
+        raise CliError(f"not recovered: {', '.join(failed)}")
+
+
+async def _recover(name: str, target: BlockTarget) -> bool:
+    from provisioner.contracts.errors import ProvisionerError
+
+    try:
+        decisions = await target.recover(frozenset())
+    except ProvisionerError as error:
+        click.echo(f"{name}: {error.message}", err=True)
+        return False
+    for decision in decisions or ["nothing was left behind"]:
+        click.echo(f"{name}: {decision}")
+    return True

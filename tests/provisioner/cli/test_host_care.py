@@ -1,0 +1,75 @@
+"""``lvp doctor`` and ``lvp recover`` on a real folder of volumes."""
+
+import pytest
+
+from provisioner import state_lock
+
+CONFIG = """
+state_directory = "{state}"
+[targets.disks]
+plugin = "file"
+directory = "{state}/disks"
+"""
+
+
+@pytest.fixture
+def config_file(home):
+    file = home / "server.toml"
+    file.write_text(CONFIG.format(state=home / "state"))
+    (home / "state").mkdir()
+    return file
+
+
+def test_doctor_says_what_is_wrong_and_how_to_mend_it(run, config_file, home):
+    status, out, err = run("doctor", "--config", str(config_file))
+    assert status == 1
+    assert f"BAD  {home}/state/disks is no folder\n       -> create it" in out
+    assert "1 thing to mend" in err
+
+
+def test_doctor_finds_nothing_once_it_is_mended(run, config_file, home):
+    (home / "state" / "disks").mkdir()
+    status, out, _ = run("doctor", "--config", str(config_file))
+    assert status == 0
+    assert out.endswith("nothing to mend\n")
+    assert "target disks:" in out
+
+
+def test_doctor_sees_a_token_file_others_can_read(run, config_file, home):
+    (home / "state" / "disks").mkdir()
+    tokens = home / "state" / "tokens.json"
+    tokens.write_text("{}")
+    tokens.chmod(0o644)
+    status, out, _ = run("doctor", "--config", str(config_file))
+    assert status == 1
+    assert f"-> chmod 600 {tokens}" in out
+
+
+def test_doctor_needs_no_config(run, home):
+    status, out, _ = run("doctor", "--data-dir", str(home / "new"))
+    assert status == 0
+    assert "will be made at the start" in out
+
+
+def test_recover_removes_a_dead_jobs_staged_volume(run, config_file, home):
+    stage = home / "state" / "disks" / ".lvp" / "stage"
+    stage.mkdir(parents=True)
+    (stage / "4711.web-01").write_bytes(b"half")
+    status, out, _ = run("recover", "--config", str(config_file))
+    assert (status, out) == (0, "disks: removed the staged volume web-01 of job 4711\n")
+    assert list(stage.iterdir()) == []
+    assert run("recover", "--config", str(config_file))[1] == "disks: nothing was left behind\n"
+
+
+def test_recover_is_refused_while_a_server_runs(run, config_file, home):
+    with state_lock.locked(home / "state"):
+        status, _, err = run("recover", "--config", str(config_file))
+    assert status == 1
+    assert "another instance" in err
+
+
+@pytest.mark.parametrize("command", ["doctor", "recover"])
+def test_one_configuration_is_meant(run, command):
+    status, _, err = run(command, "--config", "a", "--data-dir", "b")
+    assert status == 2
+    assert "not both" in err
