@@ -16,7 +16,6 @@ from provisioner.contracts.errors import (
     NoSpaceError,
     NotFoundError,
     ProvisionerError,
-    RollbackError,
     VolumeExistsError,
     VolumeInUseError,
     VolumeNameError,
@@ -24,6 +23,7 @@ from provisioner.contracts.errors import (
 from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume
 from provisioner.contracts.testing.steps import Steps
 from provisioner.contracts.types import GIB, Base, Capacity, Device, Placement, Provenance, StageRequest, Volume
+from provisioner.contracts.undo import undoing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -162,11 +162,9 @@ class FakeTarget(BlockTarget):
             yield
         finally:
             if staged.exists():
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_DEADLINE) as scope:
+                with undoing(f"remove the staged volume {staged.name}", UNDO_DEADLINE):
                     await self.steps.at("undo")
                     staged.unlink()
-                if scope.cancelled_caught:
-                    raise RollbackError(f"the staged volume {staged.name} could not be removed in time")
 
     def _about(self, volume: str) -> Path:
         return self._hidden / f"{volume}.json"
