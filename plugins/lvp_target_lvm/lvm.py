@@ -30,9 +30,9 @@ _PINS = (
     " compact_output=0 headings=1 prefixes=0 quoted=1}"
 )
 _NO_WAIT = " global{wait_for_locks=0}"
-# udev looks into a device for some tenths of a second after each close, and LVM itself waits some seconds; who has
-# the volume open after that keeps it.
-_BUSY_TRIES = 3
+# udev looks into a device for some tenths of a second after each close. LVM itself tries for five seconds; once more
+# covers a host that is busy, and who has the volume open after that keeps it.
+_BUSY_TRIES = 2
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
 # run_tool's own grace between asking a tool to end and being rid of it, with room.
 _KILL_TIME = 5.0

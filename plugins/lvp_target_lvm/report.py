@@ -158,6 +158,7 @@ def _group(row: _Row) -> Group:
 
 
 def _volume(row: _Row) -> Lv:
+    active = row.lv_active not in {"", "unknown"}
     return Lv(
         uuid=row.lv_uuid,
         name=row.lv_name,
@@ -165,9 +166,9 @@ def _volume(row: _Row) -> Lv:
         layout=_words(row.lv_layout),
         role=_words(row.lv_role),
         tags=tuple(tag for tag in row.lv_tags.split(",") if tag),
-        active=row.lv_active not in {"", "unknown"},
-        # "unknown" counts as open: what cannot be told is not touched.
-        open=row.lv_device_open != "",
+        active=active,
+        # "unknown" is what an inactive volume has; where there is a device, what cannot be told is not touched.
+        open=row.lv_device_open == "open" or (active and row.lv_device_open != ""),
         writable=not row.lv_permissions.startswith("read-only"),
         major=_whole(row.lv_kernel_major, -1),
         minor=_whole(row.lv_kernel_minor, -1),

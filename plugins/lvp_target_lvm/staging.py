@@ -82,7 +82,10 @@ class Staging:
 
     async def freeze(self) -> None:
         """Make the staged volume what a base is: read-only, inactive, and skipped by activation."""
-        await self._lvm.change("lvchange", "-pr", "-ky", "-an", f"{self._lvm.group}/{self.name}")
+        full = f"{self._lvm.group}/{self.name}"
+        # LVM takes both in one command, and advises against it.
+        await self._lvm.change("lvchange", "-pr", "-ky", full)
+        await self._lvm.change("lvchange", "-an", full)
 
     async def rename(self, number: int) -> None:
         """Give the staged volume the name it is meant to have: the moment of truth.

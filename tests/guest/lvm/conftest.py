@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.guest import disks
 from tests.guest.lvm import lab
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _group(name: str, disk: str, *options: str) -> Iterator[str]:
-    device = lab.disk(disk)
+    device = disks.disk(disk)
     lab.make_group(name, device, *options)
     yield name
     lab.drop_group(name, device)

@@ -13,7 +13,6 @@ import msgspec
 from lvp_target_lvm import LvmSettings, PlainTarget, ThinSettings
 from lvp_target_lvm.thin import ThinTarget, make_thin_target
 from provisioner.contracts import BackEndContext, Provenance, StageRequest
-from tests.guest.disks import disk
 
 MIB = 1024**2
 DIGEST = "sha256:" + "ab" * 32
@@ -25,6 +24,11 @@ def lvm(*words: str) -> str:
     done = subprocess.run(["lvm", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"lvm {' '.join(words)}: {done.stderr}{done.stdout}"
     return done.stdout
+
+
+def run(*words: str) -> str:
+    """Run any tool that must succeed; what it printed."""
+    return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def make_group(name: str, device: str, *options: str) -> None:
@@ -89,8 +93,29 @@ def write(path: str, data: bytes, offset: int = 0) -> None:
 
 def content(path: str) -> bytes:
     """All of a device."""
-    subprocess.run(["blockdev", "--flushbufs", path], check=True)
+    run("blockdev", "--flushbufs", path)
     return Path(path).read_bytes()
+
+
+def difference(path: str, expected: bytes) -> str:
+    """Where a device first differs from what it should hold; empty where it does not. No test prints megabytes."""
+    found = content(path)
+    if found == expected:
+        return ""
+    if len(found) != len(expected):
+        return f"{len(found)} bytes instead of {len(expected)}"
+    at = next(at for at in range(0, len(found), 512) if found[at : at + 512] != expected[at : at + 512])
+    return f"differs from byte {at}: {found[at : at + 16]!r} instead of {expected[at : at + 16]!r}"
+
+
+def head(path: str, length: int) -> bytes:
+    """The first bytes of a device."""
+    return content(path)[:length]
+
+
+def has_pattern(path: str) -> bool:
+    """Whether somebody's bytes are anywhere on a device."""
+    return PATTERN[:4096] in content(path)
 
 
 def fill_with_pattern(group: str) -> None:

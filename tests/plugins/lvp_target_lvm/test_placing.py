@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -8,10 +9,12 @@ from hypothesis import strategies as st
 
 from lvp_target_lvm import LvmSettings
 from lvp_target_lvm.placing import place, snapshots_of
-from lvp_target_lvm.report import Lv
 from provisioner.contracts import GIB, Placement, StageRequest
 from provisioner.contracts.errors import NoSpaceError, VolumeExistsError, VolumeInUseError
 from tests.plugins.lvp_target_lvm.rows import a_pool, aside, inventory, ours, plain, provenance
+
+if TYPE_CHECKING:
+    from lvp_target_lvm.report import Lv
 
 SETTINGS = LvmSettings(volume_group="vg0")
 

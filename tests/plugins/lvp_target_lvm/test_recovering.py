@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lvp_target_lvm.recovering import Decision, Step, decide
-from lvp_target_lvm.report import Inventory, Lv
 from tests.plugins.lvp_target_lvm.rows import a_pool, aside, base, inventory, ours, plain
+
+if TYPE_CHECKING:
+    from lvp_target_lvm.report import Inventory, Lv
 
 STAGED = ours("lvp.stage.t1", "t1", "dead", intended="web01")
 NEW = ours("web01", "t1", "dead")

@@ -52,7 +52,8 @@ def test_an_inactive_volume_has_no_percentages_and_no_device() -> None:
 
 
 def test_what_cannot_be_told_to_be_closed_counts_as_open() -> None:
-    assert report.read(a_report(a_row("a", lv_device_open="unknown")))[1]["a"].open
+    assert report.read(a_report(a_row("a", lv_active="active", lv_device_open="unknown")))[1]["a"].open
+    assert not report.read(a_report(a_row("a", lv_active="", lv_device_open="unknown")))[1]["a"].open
 
 
 def test_a_volume_of_many_segments_is_one_volume() -> None:
