@@ -7,11 +7,10 @@ ones get their grace and are rolled back after it, then cache, store and back en
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ import trio
 from provisioner import __version__, registry, state_lock, systemd
 from provisioner.api.app import create_app
 from provisioner.api.auth import Authenticator
-from provisioner.api.listening import Listening, listening
+from provisioner.api.listening import listening
 from provisioner.api.services import Services
 from provisioner.api.tokens import TokenFile
 from provisioner.cache import ImageCache
@@ -35,23 +34,25 @@ from provisioner.observe.metrics import Metrics
 from provisioner.pipeline.run import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
+    from provisioner.api.listening import Listening
     from provisioner.config import Config
 
 log = structlog.get_logger(__name__)
 
 
 def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. Raises ConfigError before anything is started."""
+    """Serve until SIGTERM or SIGINT; the exit status, 1 where it could not run. Raises ConfigError."""
     logs.configure(config.log.format, config.log.level)
+    os.umask(0o027)
     back_ends = registry.load().build(config)
     try:
         with state_lock.locked(Path(config.state_directory)):
-            trio.run(partial(_main, config, back_ends), strict_exception_groups=True)
-    except BaseExceptionGroup as group:
-        return _report(group)
-    except ProvisionerError as error:
+            door = listening(config)
+            door.take()
+            trio.run(partial(_main, config, back_ends, door), strict_exception_groups=True)
+    except (BaseExceptionGroup, ProvisionerError) as error:
         return _report(error)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 
 _FIRST_FD = 3  # SD_LISTEN_FDS_START
 
@@ -14,7 +15,8 @@ def notify(message: str) -> None:
     if not address:
         return
     target = "\0" + address[1:] if address.startswith("@") else address
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel, suppress(OSError):
+        channel.setblocking(False)  # a manager that does not listen must not hold up the service
         channel.sendto(message.encode(), target)
 
 
@@ -22,7 +24,8 @@ def passed_sockets() -> list[int]:
     """Descriptors of the sockets systemd listens on for us; empty where there are none."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
-    return list(range(_FIRST_FD, _FIRST_FD + int(os.environ.get("LISTEN_FDS", "0"))))
+    count = os.environ.get("LISTEN_FDS", "")
+    return list(range(_FIRST_FD, _FIRST_FD + int(count))) if count.isdigit() else []
 
 
 def watchdog_interval() -> float | None:
