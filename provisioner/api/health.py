@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 from quart import Blueprint, Response
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from provisioner.api.services import Services
     from provisioner.contracts import BlockTarget
+
+log = structlog.get_logger(__name__)
 
 # A target that does not answer a question for its free space in this time is not ready.
 _PATIENCE = 5.0
@@ -80,6 +83,9 @@ async def _target_reason(target: BlockTarget) -> str | None:
             await target.capacity()
         except ProvisionerError as error:
             return f"target {target.name!r}: {error.message}"
+        except Exception as error:  # the boundary: one back end's bug is a reason, not a broken answer
+            log.warning("a target could not be asked", target=target.name, exc_info=error)
+            return f"target {target.name!r}: it failed ({type(error).__name__}); the log has more"
         return None
     return f"target {target.name!r}: no answer within {_PATIENCE:g} s"
 
@@ -98,7 +104,7 @@ async def _measure_target(services: Services, target: BlockTarget) -> None:
     metrics = services.metrics
     try:
         capacity = await target.capacity()
-    except ProvisionerError:
+    except Exception:  # noqa: BLE001 - readiness tells of it; the other metrics are wanted all the same
         return
     metrics.target_size.labels(target.name).set(capacity.total_bytes)
     metrics.target_free.labels(target.name).set(capacity.free_bytes)

@@ -64,7 +64,7 @@ class Metrics:
         self.active_jobs = Gauge(f"{PREFIX}_active_jobs", "Jobs pending or running.", registry=registry)
         self.queue_depth = Gauge(f"{PREFIX}_queue_depth", "Jobs waiting for a slot.", registry=registry)
         self.downloaded = Counter(f"{PREFIX}_downloaded_bytes", "Image bytes received.", registry=registry)
-        self.written = Counter(f"{PREFIX}_written_bytes", "Image bytes put on volumes by copying.", registry=registry)
+        self.written = Counter(f"{PREFIX}_written_bytes", "Image bytes converted onto volumes.", registry=registry)
         self.volumes = Counter(
             f"{PREFIX}_volumes_provisioned", "Volumes made, by copy or by clone.", ["by"], registry=registry
         )
@@ -100,11 +100,13 @@ class Metrics:
         status: str,
         seconds: float,
         *,
+        written: int = 0,
         cache_hit: bool | None = None,
         provisioned_by: str | None = None,
         stages: Mapping[str, float] | None = None,
     ) -> None:
-        """Count a job that left its slot, ``seconds`` after it got it."""
+        """Count a job that left its slot, ``seconds`` after it got it; ``written`` bytes were converted in it."""
+        self.written.inc(written)
         self.job_seconds.labels(status).observe(seconds)
         self.jobs.labels(status).inc()
         if cache_hit is not None:

@@ -96,6 +96,10 @@ class Progress:
         activity.ended = self.clock()
         self.on_stage(self.stage)
 
+    def processed(self, stage: Stage) -> int:
+        """Bytes of a stage that are done, 0 where it has not begun."""
+        return self._running[stage].done if stage in self._running else 0
+
     def has_begun(self, stage: Stage) -> bool:
         """Whether the stage has begun, whatever came of it."""
         return stage in self._running
