@@ -1,0 +1,130 @@
+"""The real app over a real store, cache, supervisor and token file; source, converter and target are fakes."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from provisioner.api.app import create_app
+from provisioner.api.auth import Authenticator
+from provisioner.api.services import Services
+from provisioner.api.tokens import TokenFile
+from provisioner.cache import ImageCache
+from provisioner.config import AuthSettings, CacheSettings, Config, JobSettings, ServerSettings
+from provisioner.contracts.testing import FakeConverter, FakeSource, FakeTarget
+from provisioner.jobs import JobStore, Supervisor
+from provisioner.jobs.announce import Announcer
+from provisioner.observe.metrics import Metrics
+from provisioner.pipeline.run import Pipeline
+from provisioner.registry import BackEnds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from quart import Response
+
+IMAGE = bytes(range(256)) * 256
+URL = "http://images.example/disk.raw"
+ABSENT = "http://images.example/absent.raw"
+DIGEST = hashlib.sha256(IMAGE).hexdigest()
+SUMS = f"{DIGEST}  disk.raw\n".encode()
+
+
+def job(name="web-01", **more):
+    return {"image_url": URL, "volume_name": name, "volume_size_gb": 1, "image_type": "raw", **more}
+
+
+@dataclass
+class Service:
+    """The app, a client of it for each role, and the fakes under it."""
+
+    services: Services
+    source: FakeSource
+    converter: FakeConverter
+    target: FakeTarget
+    folder: Path
+    tokens: TokenFile
+    token: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.app = create_app(self.services)
+        for role in ("viewer", "operator", "admin"):
+            self.token[role] = self.tokens.create(role, role)
+
+    async def call(self, method, path, *, role="admin", headers=None, **more) -> Response:
+        """One request through the whole app, exceptions turned into answers as in production."""
+        sent = {"X-API-Token": self.token[role]} if role else {}
+        return await self.app.test_client().open(path, method=method, headers={**sent, **(headers or {})}, **more)
+
+    async def submit(self, body=None, **more):
+        return await self.call("POST", "/api/v1/jobs", json=body or job(), **more)
+
+    async def ended(self, job_id, role="admin"):
+        """The job once it has ended."""
+        with trio.fail_after(30):
+            while True:
+                body = await (await self.call("GET", f"/api/v1/jobs/{job_id}", role=role)).get_json()
+                if body["status"] not in {"pending", "running"}:
+                    return body
+                await trio.sleep(0.005)  # what any client of the API has to do
+
+    async def done(self, body=None):
+        """Submit, and the job once it has ended."""
+        return await self.ended((await (await self.submit(body)).get_json())["job_id"])
+
+
+@asynccontextmanager
+async def running(folder: Path, *, auth=None, server=None, jobs=None, work=True):
+    """A service; with ``work`` off its jobs stay pending."""
+    config = Config(
+        state_directory=str(folder / "state"),
+        auth=auth or AuthSettings(),
+        server=server or ServerSettings(),
+        jobs=jobs or JobSettings(),
+        cache=CacheSettings(min_free=0, download_attempts=1),
+    )
+    source = FakeSource({URL: IMAGE, f"{URL}.sha256": SUMS})
+    converter, target = FakeConverter(), FakeTarget(folder / "volumes")
+    back_ends = BackEnds(
+        sources={"http": source},
+        converters={"raw": converter, "qcow2": converter},
+        targets={"fake": target},
+        default_target="fake",
+    )
+    metrics = Metrics()
+    store = JobStore(folder / "state" / "jobs.sqlite")
+    cache = ImageCache(folder / "state" / "cache", config.cache, metrics.downloaded.inc)
+    announcer = Announcer({})
+    supervisor = Supervisor(Pipeline(back_ends, cache, True), store, config.jobs, metrics, announcer)
+    tokens = TokenFile(folder / "state" / "tokens.json")
+    services = Services(
+        config, back_ends, cache, store, supervisor, announcer, metrics, Authenticator(config.auth, tokens)
+    )
+    await store.open()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(cache.run)
+            if work:
+                await nursery.start(supervisor.run)
+            yield Service(services, source, converter, target, folder, tokens)
+            nursery.cancel_scope.cancel()
+    finally:
+        await store.aclose()
+
+
+@pytest.fixture
+async def service(tmp_path):
+    async with running(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def idle(tmp_path):
+    """Accepts jobs and works on none."""
+    async with running(tmp_path, work=False) as made:
+        yield made

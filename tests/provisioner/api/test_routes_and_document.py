@@ -1,0 +1,98 @@
+"""The app's routes, api.yaml, the roles and the promised metric names, held against each other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from provisioner.api.routes import ROLES
+from provisioner.config import AuthSettings
+from tests.provisioner.api.conftest import IMAGE, running
+
+DOCUMENT = yaml.safe_load((Path(__file__).parents[3] / "api.yaml").read_text())
+METHODS = {"get", "put", "post", "delete", "patch"}
+DOCUMENTED = {
+    (method.upper(), path): operation
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+    if method in METHODS
+}
+# What dashboards and alerts are built on.
+PROMISED_METRICS = """
+libvirt_volume_provisioner_requests_total libvirt_volume_provisioner_jobs_total libvirt_volume_provisioner_active_jobs
+libvirt_volume_provisioner_request_duration_seconds_bucket libvirt_volume_provisioner_job_duration_seconds_bucket
+libvirt_volume_provisioner_downloaded_bytes_total libvirt_volume_provisioner_written_bytes_total
+libvirt_volume_provisioner_cache_lookups_total libvirt_volume_provisioner_cache_size_bytes
+libvirt_volume_provisioner_cache_evictions_total libvirt_volume_provisioner_cache_images
+libvirt_volume_provisioner_volumes_provisioned_total libvirt_volume_provisioner_queue_depth
+libvirt_volume_provisioner_target_free_bytes libvirt_volume_provisioner_target_size_bytes
+libvirt_volume_provisioner_build_info process_cpu_seconds_total process_resident_memory_bytes process_open_fds
+python_info python_gc_collections_total
+""".split()  # noqa: SIM905
+
+
+def pattern(rule):
+    return rule.rule.replace("<", "{").replace(">", "}")
+
+
+def routes(app):
+    return {
+        (method, pattern(rule)): rule
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods
+        if method != "HEAD"
+    }
+
+
+async def test_every_route_is_documented_and_the_other_way_round(service):
+    assert routes(service.app).keys() == DOCUMENTED.keys()
+
+
+async def test_every_operation_under_api_has_a_role(service):
+    endpoints = {rule.endpoint for rule in routes(service.app).values() if rule.rule.startswith("/api/")}
+    assert endpoints == ROLES.keys()
+
+
+async def test_path_parameters_are_called_as_documented(service):
+    for method, path in routes(service.app):
+        item = DOCUMENT["paths"][path]
+        named = [*item.get("parameters", ()), *item[method.lower()].get("parameters", ())]
+        named = [DOCUMENT["components"]["parameters"][n["$ref"].split("/")[-1]] if "$ref" in n else n for n in named]
+        assert {n["name"] for n in named if n["in"] == "path"} == set(re.findall(r"{(\w+)}", path)), path
+
+
+async def test_promised_metrics_are_there(service):
+    await service.done()
+    await service.call("GET", "/metrics", role=None)
+    text = await (await service.call("GET", "/metrics", role=None)).get_data(as_text=True)
+    there = set(re.findall(r"^(\w+)(?:{| )", text, re.MULTILINE))
+    assert set(PROMISED_METRICS) - there == set()
+    assert re.search(rf"^libvirt_volume_provisioner_written_bytes_total {len(IMAGE)}.0$", text, re.MULTILINE)
+    assert re.search(rf"^libvirt_volume_provisioner_downloaded_bytes_total {len(IMAGE)}.0$", text, re.MULTILINE)
+
+
+async def test_metrics_count_by_the_route_and_never_by_the_path(service):
+    job_id = (await service.done())["job_id"]
+    await service.call("GET", f"/{job_id}")
+    text = await (await service.call("GET", "/metrics", role=None)).get_data(as_text=True)
+    assert 'endpoint="/api/v1/jobs/{job_id}",method="GET",status="200"' in text
+    assert 'endpoint="unmatched",method="GET",status="404"' in text
+    assert 'jobs_total{status="started"} 1.0' in text
+    assert 'jobs_total{status="completed"} 1.0' in text
+    assert job_id not in text
+
+
+async def test_a_made_up_method_makes_no_metric_of_its_own(service):
+    await service.call("SMUGGLE", "/health")
+    text = await (await service.call("GET", "/metrics", role=None)).get_data(as_text=True)
+    assert "SMUGGLE" not in text
+    assert 'endpoint="unmatched",method="other",status="405"' in text
+
+
+async def test_metrics_can_be_closed(tmp_path):
+    async with running(tmp_path, auth=AuthSettings(open_metrics=False)) as service:
+        assert (await service.call("GET", "/metrics", role=None)).status_code == 401
+        assert (await service.call("GET", "/metrics", role="viewer")).status_code == 200
+        assert (await service.call("GET", "/health", role=None)).status_code == 200
