@@ -74,8 +74,7 @@ def test_faulty_devices_can_be_stacked() -> None:
     sectors = call("blockdev", "--getsz", disk("fault"))
     call("dmsetup", "create", "smoke-error", "--table", f"0 {sectors} error")
     try:
-        with Path("/dev/mapper/smoke-error").open("rb", buffering=0) as device:
-            with pytest.raises(OSError, match="Errno 5"):
-                device.read(4096)
+        with Path("/dev/mapper/smoke-error").open("rb", buffering=0) as dev, pytest.raises(OSError, match="Errno 5"):
+            dev.read(4096)
     finally:
         call("dmsetup", "remove", "--retry", "smoke-error")

@@ -17,6 +17,9 @@ from .images import Images, prepare, project_disk
 from .machine import Machine, Settings, free_port
 
 AGENT_PORT = 4999
+# Seconds. A boot takes 12 on a free machine and was seen to take 95 on one with 15 processes for 2 processors; a panic,
+# or an end of qemu, is noticed at once.
+BOOT_TIMEOUT = 240
 READY = "guest: agent ready"
 DEAD = ("Kernel panic", "guest: cannot mount")
 ENVIRONMENT = {
@@ -81,7 +84,7 @@ class Guest:
         self.power_cut()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def boot(self, timeout: float = 120) -> None:
+    def boot(self, timeout: float = BOOT_TIMEOUT) -> None:
         """Power on and wait until the agent answers."""
         self.power_on()
         self.wait_ready(timeout)
@@ -95,7 +98,7 @@ class Guest:
         settings = Settings(self._images, self.directory, self._files, ports=self._here, **self._options)  # type: ignore[arg-type]
         self._machine = Machine(settings, self.directory / f"console-{self._boots}.log")
 
-    def wait_ready(self, timeout: float = 120) -> None:
+    def wait_ready(self, timeout: float = BOOT_TIMEOUT) -> None:
         """Wait for the agent; a panic, an end of qemu or `timeout` seconds without it raise at once."""
         deadline = time.monotonic() + timeout
         while READY not in (console := self.console()):
@@ -135,7 +138,7 @@ class Guest:
 
     def run(
         self, argv: list[str], *, env: dict[str, str] | None = None, cwd: str = "/project",
-        sink: Callable[[bytes], object] | None = None, silence: float = 120, total: float = 1200,
+        sink: Callable[[bytes], object] | None = None, silence: float = 240, total: float = 1200,
     ) -> Result:  # fmt: skip
         """Run a command as root; `sink` gets the output (both streams) as it comes.
 

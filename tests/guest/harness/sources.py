@@ -62,12 +62,11 @@ def _offers(stanza: dict[str, str], suites: set[str]) -> bool:
 
 
 def _deb822_stanzas(text: str) -> list[dict[str, str]]:
-    """Split a .sources file; comments are dropped, continued lines joined."""
+    """Split a .sources file; comments are dropped, continued lines kept as they are."""
     stanzas = []
     for block in re.split(r"\n\s*\n", text):
         lines = [line for line in block.splitlines() if line.strip() and not line.startswith("#")]
-        joined = re.sub(r"\n(?=[ \t])", "\n", "\n".join(lines))
-        fields = re.findall(r"^([A-Za-z-]+):[ \t]*(.*(?:\n[ \t].*)*)$", joined, re.MULTILINE)
+        fields = re.findall(r"^([A-Za-z-]+):[ \t]*(.*(?:\n[ \t].*)*)$", "\n".join(lines), re.MULTILINE)
         stanzas.append(dict(fields))
     return [stanza for stanza in stanzas if stanza]
 
