@@ -7,8 +7,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from lvp_target_lvm import LvmSettings, PlainTarget, ThinSettings
 from lvp_target_lvm.thin import ThinTarget, make_thin_target
@@ -61,15 +60,15 @@ def clear(group: str) -> None:
     raise AssertionError(f"could not clear {group}: {going}")
 
 
-def plain_target(group: str, **settings: object) -> PlainTarget:
+def plain_target(group: str, **settings: Any) -> PlainTarget:
     """A target ``lvm``."""
-    made = msgspec.convert({"volume_group": group, **settings}, LvmSettings)
+    made = LvmSettings(volume_group=group, **settings)
     return PlainTarget(made, BackEndContext("lab", Path("/var/tmp")))
 
 
-def thin_target(group: str, pool: str = "pool", **settings: object) -> ThinTarget:
+def thin_target(group: str, pool: str = "pool", **settings: Any) -> ThinTarget:
     """A target ``thin-lvm``; it clones unless ``clone=False``."""
-    made = msgspec.convert({"volume_group": group, "pool": pool, **settings}, ThinSettings)
+    made = ThinSettings(volume_group=group, pool=pool, **settings)
     return make_thin_target(made, BackEndContext("lab", Path("/var/tmp")))
 
 

@@ -1,0 +1,142 @@
+"""How tools are called, with a script in the place of LVM: real processes, no kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.lowlevel
+
+from lvp_target_lvm import LvmSettings
+from lvp_target_lvm.lvm import Lvm
+from provisioner.contracts.errors import (
+    NoSpaceError,
+    TargetError,
+    TargetUnavailableError,
+    VolumeInUseError,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOCKED = "/run/lock/lvm/V_vg0:aux: flock failed: Resource temporarily unavailable"
+
+
+def a_tool(folder: Path, script: str, **settings: object) -> Lvm:
+    """LVM is ``script``; its arguments end up in the file ``argv``, a line for each call."""
+    tool = folder / "lvm"
+    tool.write_text(f'#!/bin/sh\nn=$(cat {folder}/argv 2>/dev/null | wc -l)\necho "$@" >> {folder}/argv\n{script}\n')
+    tool.chmod(0o755)
+    made = {"tool_path": str(folder), "report_timeout": 10.0, "change_timeout": 10.0, **settings}
+    return Lvm(LvmSettings(volume_group="vg0", **made))  # type: ignore[arg-type]
+
+
+def called(folder: Path) -> list[str]:
+    return (folder / "argv").read_text().splitlines()
+
+
+async def test_a_lock_somebody_holds_is_waited_for(tmp_path: Path) -> None:
+    lvm = a_tool(tmp_path, f'[ $n -lt 2 ] && echo "{LOCKED}" >&2 && exit 5; exit 0')
+    await lvm.change("lvcreate", "vg0")
+    assert lvm.calls == {"lvcreate": 3}
+
+
+async def test_a_lock_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    lvm = a_tool(tmp_path, f'echo "{LOCKED}" >&2; exit 5', lock_patience=0.0)
+    with pytest.raises(TargetUnavailableError, match=r"lvcreate failed: .*flock failed"):
+        await lvm.change("lvcreate", "vg0")
+    assert lvm.calls == {"lvcreate": 1}
+
+
+async def test_what_is_busy_is_tried_twice_and_what_is_hopeless_once(tmp_path: Path) -> None:
+    lvm = a_tool(tmp_path, 'echo "Logical volume vg0/a in use." >&2; exit 5')
+    with pytest.raises(VolumeInUseError):
+        await lvm.change("lvremove", "vg0/a")
+    assert lvm.calls == {"lvremove": 2}
+    for words, kind in (("Insufficient free space: 9 needed", NoSpaceError), ("Internal error", TargetError)):
+        lvm = a_tool(tmp_path, f'echo "{words}" >&2; exit 5')
+        with pytest.raises(kind, match=words):
+            await lvm.change("lvcreate", "vg0")
+        assert lvm.calls == {"lvcreate": 1}
+
+
+async def test_a_change_asks_for_nothing_and_waits_for_no_lock_and_a_report_is_pinned(tmp_path: Path) -> None:
+    lvm = a_tool(tmp_path, """echo '{"report":[{"lv":[]}]}'""")
+    await lvm.change("lvremove", "vg0/a")
+    with pytest.raises(TargetUnavailableError, match="vg0 is not there"):
+        await lvm.inventory()
+    change, lvs, vgs = called(tmp_path)
+    assert change.startswith("lvremove --yes --config log{prefix=")
+    assert "wait_for_locks=0" in change
+    assert change.endswith(" vg0/a")
+    for report in (lvs, vgs):
+        assert "--reportformat json --units b --nosuffix -o " in report
+        assert "wait_for_locks" not in report
+        assert 'prefix=""' in report
+
+
+async def test_a_report_that_fails_is_no_answer(tmp_path: Path) -> None:
+    for script in (
+        'echo "Failed to find logical volume vg0/a" >&2; exit 5',
+        "exit 5",
+        "kill -9 $$",
+        "echo nonsense",
+        """echo '{"report":[{"lv":[{"lv_name":"a"}]}]}'""",
+    ):
+        with pytest.raises(TargetError):
+            await a_tool(tmp_path, script).inventory()
+
+
+async def test_a_change_that_hangs_is_ended_when_its_time_is_up(tmp_path: Path) -> None:
+    lvm = a_tool(tmp_path, "exec sleep 1000", change_timeout=1.0)
+    with pytest.raises(TargetUnavailableError, match=r"lvcreate: .*did not end within 1 s"):
+        await lvm.change("lvcreate", "vg0")
+
+
+async def test_a_cancel_lets_a_change_end_and_is_heard_then(tmp_path: Path) -> None:
+    ready, go = tmp_path / "ready", tmp_path / "go"
+    lvm = a_tool(tmp_path, f"mkfifo {ready} {go}; echo > {ready}; cat {go}; echo > {tmp_path}/done")
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lvm.change, "lvcreate", "vg0")
+            while not ready.exists():
+                await trio.lowlevel.checkpoint()
+            await trio.to_thread.run_sync(ready.read_text)
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(go.write_text, "x")
+    assert scope.cancel_called
+    assert (tmp_path / "done").exists()
+
+
+async def test_a_cancelled_caller_starts_no_change(tmp_path: Path) -> None:
+    lvm = a_tool(tmp_path, "exit 0")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await lvm.change("lvcreate", "vg0")
+    assert scope.cancelled_caught
+    assert not (tmp_path / "argv").exists()
+
+
+async def test_changes_are_made_one_at_a_time(tmp_path: Path) -> None:
+    lvm = a_tool(tmp_path, f"mkdir {tmp_path}/lock && rmdir {tmp_path}/lock || exit 5")
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(lvm.change, "lvcreate", "vg0")
+    assert lvm.calls == {"lvcreate": 8}
+
+
+async def test_settings_and_version_are_read(tmp_path: Path) -> None:
+    lvm = a_tool(
+        tmp_path,
+        'case "$1" in lvmconfig) echo scan_lvs=0;; *) echo "  LVM version:     2.03.16(2) (2022-05-18)";; esac',
+    )
+    assert await lvm.setting("devices/scan_lvs") == "0"
+    assert await lvm.version() == "2.03.16(2)"
+
+
+async def test_a_tool_that_is_not_there_is_named(tmp_path: Path) -> None:
+    lvm = Lvm(LvmSettings(volume_group="vg0", tool_path=str(tmp_path)))
+    with pytest.raises(TargetUnavailableError, match="lvs: lvm could not be started"):
+        await lvm.inventory()
