@@ -1,0 +1,38 @@
+"""Slowing down who guesses credentials: failures counted per address, in a table that cannot grow without bound.
+
+A caller with a good credential is never held up, whatever others behind its address do. The clock is passed in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+# A person mistyping, or a script with an old token, stays below this; a guesser does not.
+MAX_FAILURES = 20
+WINDOW = 60.0
+# Addresses remembered; beyond it the one that failed longest ago is forgotten.
+MAX_ADDRESSES = 10_000
+
+
+class FailureCounter:
+    """Failed authentications of the last minute, by address."""
+
+    def __init__(self, max_failures: int = MAX_FAILURES, window: float = WINDOW) -> None:
+        self._max_failures = max_failures
+        self._window = window
+        self._failures: OrderedDict[str, list[float]] = OrderedDict()
+
+    def failed(self, address: str, now: float) -> float | None:
+        """Count a failure. Seconds to wait where the address has had its share, else None."""
+        recent = [at for at in self._failures.pop(address, []) if at > now - self._window]
+        # No more than the limit is kept: what is over it would only lengthen the memory, not the wait.
+        recent = [*recent[-self._max_failures :], now]
+        self._failures[address] = recent
+        if len(self._failures) > MAX_ADDRESSES:
+            self._failures.popitem(last=False)
+        if len(recent) <= self._max_failures:
+            return None
+        return recent[-self._max_failures] + self._window - now
+
+    def __len__(self) -> int:
+        return len(self._failures)
