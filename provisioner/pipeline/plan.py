@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.contracts import GIB, Placement, Provenance, StageRequest
+from provisioner.contracts import GIB, ImageUrl, Placement, Provenance, StageRequest
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def stage_request(
     request: Request, image_digest: str | None, *, name: str | None = None, size: int | None = None
 ) -> StageRequest:
     """What a target is asked to stage for the job: its volume, or what ``name`` and ``size`` say instead."""
-    provenance = Provenance(request.job_id, request.image_url, image_digest, request.created_at)
+    # A volume outlives its job: the query, which may hold a signature, is not written into its tags.
+    image_url = ImageUrl.parse(request.image_url).without_query
+    provenance = Provenance(request.job_id, image_url, image_digest, request.created_at)
     return StageRequest(name or request.volume_name or "", size or request.volume_size, provenance)
 
 
