@@ -48,7 +48,8 @@ test-minio: setup-test
 
 test-guest: setup-test
 	@rm -rf dist && $(PY) -m build --no-isolation --wheel --outdir dist . >/dev/null
-	@$(PY) tests/guest/run.py --wheel dist/*.whl tests/guest
+	@$(PY) tests/guest/run.py --wheel dist/*.whl tests/guest/test_smoke.py tests/guest/lvm
+	@$(PY) tests/guest/run.py --outside --wheel dist/*.whl
 
 bench: setup-test
 	@$(PY) contrib/bench/run.py
@@ -57,6 +58,7 @@ lock: setup-demo
 	@uv=$$(command -v uv || echo .venv/bin/uv); \
 	options="--quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11"; \
 	$$uv pip compile $$options pyproject.toml -o requirements/runtime.txt && \
+	$$uv pip compile $$options pyproject.toml --group test -o requirements/test.txt && \
 	$$uv pip compile $$options pyproject.toml --group dev -o requirements/dev.txt
 
 clean:

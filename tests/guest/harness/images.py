@@ -64,7 +64,7 @@ def _debian() -> Path:
 def _site() -> Path:
     """The dependencies of the tests; without a file that pins them the guest has Debian's pytest only."""
     requirements = next((file for file in REQUIREMENTS if file.exists()), None)
-    texts = [file.read_bytes() for file in sorted(requirements.parent.glob("*.txt"))] if requirements else []
+    texts = [requirements.read_bytes()] if requirements else []
 
     def build(directory: Path) -> None:
         site = directory / "tree"
