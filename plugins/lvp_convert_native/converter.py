@@ -14,7 +14,7 @@ from lvp_convert_native.qcow2_header import read_header
 from lvp_convert_native.qcow2_queue import Qcow2Queue
 from lvp_convert_native.raw import RawQueue, RawReader
 from lvp_convert_native.sink import Sink
-from lvp_convert_native.workers import Progress, run_threads, write_runs
+from lvp_convert_native.workers import Inflating, Progress, run_threads, write_runs
 from provisioner.contracts import Converter
 from provisioner.contracts.errors import ConvertError, CorruptImageError
 
@@ -31,11 +31,12 @@ CLOSE_DEADLINE = 30.0
 class NativeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of ``plugin = "native"``.
 
-    ``threads``: each reads, inflates and writes one run at a time. Two keep two cores and the device busy; more
-    help only where there are more cores to inflate with, at 8 MiB of memory each.
+    ``threads``: each reads, inflates and writes one run at a time, in 6 MiB of memory. Four keep two cores busy
+    while others wait for the device (measured: two are a third slower where the device is the limit, six no
+    quicker); more help only where there are more cores to inflate with.
     """
 
-    threads: Annotated[int, msgspec.Meta(ge=1, le=32)] = 2
+    threads: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
 
 
 class NativeConverter(Converter):
@@ -45,16 +46,29 @@ class NativeConverter(Converter):
     streams: ClassVar[bool] = True
 
     def __init__(self, settings: NativeSettings, context: BackEndContext) -> None:
+        del context
         self._threads = settings.threads
-        self._name = context.name
+        self._inflating = Inflating()
 
     async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:
         """See Converter."""
         async with _opened(view, device) as (image, sink):
-            queue, reader = await trio.to_thread.run_sync(_plan, view, image)
-            progress = Progress(report)
-            await run_threads(self._threads, lambda: write_runs(image, queue, reader(), sink, progress))
+            if not await self._shared(view, image, sink, report):
+                await self._copy(view, image, sink, report)
             await trio.to_thread.run_sync(sink.flush)
+
+    async def _shared(self, view: ImageView, image: ImageFile, sink: Sink, report: Callable[[int], None]) -> bool:
+        """A whole raw image beside its target on XFS or btrfs takes no copying at all."""
+        if view.format != "raw" or not image.complete:
+            return False
+        if shared := await trio.to_thread.run_sync(sink.clone, image.fd, view.virtual_size):
+            report(view.virtual_size)
+        return shared
+
+    async def _copy(self, view: ImageView, image: ImageFile, sink: Sink, report: Callable[[int], None]) -> None:
+        queue, reader = await trio.to_thread.run_sync(_plan, view, image)
+        progress = Progress(report)
+        await run_threads(self._threads, lambda: write_runs(image, queue, reader(), self._inflating, sink, progress))
 
 
 def _plan(view: ImageView, image: ImageFile) -> tuple[RunQueue, Callable[[], RunReader]]:

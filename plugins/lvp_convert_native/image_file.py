@@ -40,15 +40,6 @@ class ImageFile:
         if not self.complete and self._view.available < stop:
             trio.from_thread.run(self._view.arrived, start, stop)
 
-    async def ask(self, start: int, stop: int) -> None:
-        """Let the view know early that ``[start, stop)`` is needed before what lies in front of it."""
-        await self._view.arrived(start, stop)
-
-    @property
-    def available(self) -> int:
-        """Every byte before this offset can be read without waiting."""
-        return self.size if self.complete else self._view.available
-
     def read(self, start: int, length: int) -> bytes:
         """Exactly ``length`` bytes, waited for."""
         data = bytearray(length)

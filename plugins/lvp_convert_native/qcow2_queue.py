@@ -1,7 +1,8 @@
 """Which run of a qcow2 image comes next: tables are opened as they are needed, never all at once.
 
 A whole image is worked off in the order of its disk. While an image arrives, tables and runs are taken in the
-order in which the last byte they need arrives, and tables far ahead are asked for early.
+order in which the last byte they need arrives: a table that comes late delays only what it maps, and is asked for
+as soon as nothing else is known, so that a view may fetch it out of order.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lvp_convert_native.image_file import ImageFile
-    from lvp_convert_native.runs import RunQueue, RunReader
+    from lvp_convert_native.runs import Run, RunQueue, RunReader
     from lvp_convert_native.sink import Sink
 
 
@@ -34,7 +35,28 @@ class Progress:
             self._report(self._done)
 
 
-def write_runs(image: ImageFile, queue: RunQueue, reader: RunReader, sink: Sink, progress: Progress) -> None:
+class Inflating:
+    """Lets as many threads of this process inflate at once as there are processors.
+
+    More would only stand in the way of the loop, which needs a processor and the interpreter's lock in its turn;
+    threads that read and write wait for the device most of the time and are not counted.
+    """
+
+    def __init__(self) -> None:
+        self._slots = threading.Semaphore(len(os.sched_getaffinity(0)))
+
+    def read(self, reader: RunReader, run: Run, into: memoryview) -> None:
+        """Read ``run``, in its turn where that costs the processor."""
+        if run.entries is None:
+            reader.read(run, into)
+        else:
+            with self._slots:
+                reader.read(run, into)
+
+
+def write_runs(
+    image: ImageFile, queue: RunQueue, reader: RunReader, inflating: Inflating, sink: Sink, progress: Progress
+) -> None:
     """One thread's work, until the queue is empty. Raises trio.Cancelled between two runs."""
     buffer = Buffer(RUN_BYTES)
     while True:
@@ -46,7 +68,7 @@ def write_runs(image: ImageFile, queue: RunQueue, reader: RunReader, sink: Sink,
             sink.zero(run.guest, run.guest + run.length, trio.from_thread.check_cancelled)
         else:
             image.wait(run.low, run.need)
-            reader.read(run, buffer.view[: run.length])
+            inflating.read(reader, run, buffer.view[: run.length])
             sink.write(buffer, run.length, run.guest)
         progress.add(run.length)
 

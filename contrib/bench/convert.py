@@ -1,0 +1,214 @@
+"""How fast images are put on volumes: the native converter beside qemu-img, dd and nbdcopy, in one table.
+
+    python contrib/bench/convert.py --size 1024 --runs 5 --folder /var/tmp [--kind zlib ...] [--target loop ...]
+
+Runs are interleaved, each onto a fresh target that reads as zero, with an fsync of the target inside the time. Every
+result is compared with the source once. Loop devices need root. Ratios say more than seconds: below 1 is quicker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from lvp_convert_native import NativeConverter, NativeSettings
+from provisioner.contracts import BackEndContext, Device
+from provisioner.contracts.testing import FileView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MIB = 1024**2
+STRETCH = 16 * MIB
+KINDS = {
+    "raw-full": ("raw", None),
+    "raw-half": ("raw", None),
+    "plain": ("qcow2", []),
+    "zlib": ("qcow2", ["-c"]),
+    "zstd": ("qcow2", ["-c", "-o", "compression_type=zstd"]),
+}
+QEMU_BEST = ["-n", "-W", "-t", "none", "--target-is-zero"]
+
+
+@dataclass
+class Series:
+    """What one contender took, run by run."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.wall)
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(
+        [str(part) for part in command], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ).stdout
+
+
+def make_disks(folder: Path, size: int) -> dict[str, Path]:
+    """A full disk of this machine's own programs and libraries, and one whose every second stretch is a hole."""
+    full, half = folder / "full.raw", folder / "half.raw"
+    with subprocess.Popen(["tar", "-cf", "-", "/usr"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as tar:
+        with full.open("wb") as whole, half.open("wb") as sparse:
+            for at in range(0, size, STRETCH):
+                data = tar.stdout.read(min(STRETCH, size - at))
+                if len(data) < min(STRETCH, size - at):
+                    raise SystemExit(f"/usr is too small for a disk of {size // MIB} MiB")
+                whole.write(data)
+                if at // STRETCH % 2 == 0:
+                    sparse.seek(at)
+                    sparse.write(data)
+            sparse.truncate(size)
+        tar.kill()
+    return {"raw-full": full, "raw-half": half}
+
+
+def make_images(folder: Path, size: int, kinds: list[str]) -> dict[str, Path]:
+    images = make_disks(folder, size)
+    for kind in kinds:
+        if kind not in images:
+            images[kind] = folder / f"{kind}.qcow2"
+            run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *KINDS[kind][1], images["raw-half"], images[kind])
+    return images
+
+
+@contextmanager
+def loop_target(folder: Path, size: int) -> Iterator[Callable[[], Path]]:
+    backing = folder / "backing"
+    backing.write_bytes(b"")
+    os.truncate(backing, size)
+    device = Path(run("losetup", "--find", "--show", "--direct-io=on", backing).strip())
+
+    def fresh() -> Path:
+        run("blkdiscard", "-z", "-f", device)
+        run("fallocate", "--punch-hole", "--offset", "0", "--length", str(size), backing)
+        return device
+
+    try:
+        yield fresh
+    finally:
+        run("losetup", "--detach", device)
+
+
+@contextmanager
+def file_target(folder: Path, size: int) -> Iterator[Callable[[], Path]]:
+    def fresh() -> Path:
+        target = folder / "target.raw"
+        target.unlink(missing_ok=True)
+        target.touch()
+        os.truncate(target, size)
+        return target
+
+    yield fresh
+
+
+def contenders(kind: str, image: Path, size: int, threads: int) -> dict[str, Callable[[Path], None]]:
+    form = KINDS[kind][0]
+    convert = ["qemu-img", "convert", "-f", form, "-O", "raw"]
+
+    def ours(target: Path) -> None:
+        converter = NativeConverter(NativeSettings(threads=threads), BackEndContext("native", target.parent))
+        with FileView(image, form, size) as view:
+            trio.run(converter.convert, view, Device(str(target), size, reads_zero=True), lambda _: None)
+
+    found: dict[str, Callable[[Path], None]] = {
+        "native": ours,
+        "qemu-img": lambda target: run(*convert, image, target),
+        "qemu-img best -m8": lambda target: run(*convert, *QEMU_BEST, "-m", "8", image, target),
+        "qemu-img best -m16": lambda target: run(*convert, *QEMU_BEST, "-m", "16", image, target),
+    }
+    if form == "raw":
+        found["dd"] = lambda target: run(
+            "dd", f"if={image}", f"of={target}", "bs=4M", "conv=fdatasync,notrunc", "status=none"
+        )
+    if shutil.which("nbdcopy"):
+        source = [image] if form == "raw" else ["[", "qemu-nbd", "-r", "-f", form, image, "]"]
+        found["nbdcopy"] = lambda target: run("nbdcopy", "--flush", "--destination-is-zero", "--", *source, target)
+    return found
+
+
+def timed(work: Callable[[Path], None], target: Path, series: Series) -> None:
+    os.sync()
+    cpu, start = cpu_seconds(), time.perf_counter()
+    work(target)
+    fd = os.open(target, os.O_WRONLY)
+    os.fsync(fd)
+    os.close(fd)
+    series.wall.append(time.perf_counter() - start)
+    series.cpu.append(cpu_seconds() - cpu)
+
+
+def cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def same(target: Path, disk: Path, size: int) -> bool:
+    if target.is_block_device():
+        return subprocess.run(["cmp", "--quiet", f"--bytes={size}", target, disk], check=False).returncode == 0
+    return target.stat().st_size == size and filecmp.cmp(target, disk, shallow=False)
+
+
+def measure(kind: str, images: dict[str, Path], fresh: Callable[[], Path], size: int, options) -> dict[str, Series]:
+    works = contenders(kind, images[kind], size, options.threads)
+    table = {name: Series() for name in works}
+    for turn in range(options.runs + 1):  # the first warms the page cache and is thrown away
+        for name, work in works.items():
+            target = fresh()
+            timed(work, target, table[name])
+            if turn == 0:
+                disk = images["raw-full" if kind == "raw-full" else "raw-half"]
+                if not same(target, disk, size):
+                    raise SystemExit(f"{name} made something else of the {kind} image")
+                table[name] = Series()
+    return table
+
+
+def lines(target: str, kind: str, table: dict[str, Series]) -> Iterator[str]:
+    ours = table["native"].median
+    for name, series in table.items():
+        yield (
+            f"| {target} | {kind} | {name} | {ours / series.median:.2f} | {series.median:.2f} "
+            f"({min(series.wall):.2f}-{max(series.wall):.2f}) | {statistics.median(series.cpu):.2f} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=1024, help="MiB of the disk (default 1024)")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=NativeSettings().threads)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--kind", action="append", choices=sorted(KINDS))
+    parser.add_argument("--target", action="append", choices=["file", "loop"])
+    options = parser.parse_args()
+    size, kinds = options.size * MIB, options.kind or list(KINDS)
+    print("| target | image | with | native / this | seconds: median (min-max) | CPU s |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="lvp-bench-") as folder:
+        images = make_images(Path(folder), size, kinds)
+        for target in options.target or ["loop", "file"]:
+            with ExitStack() as stack:
+                make = loop_target if target == "loop" else file_target
+                fresh = stack.enter_context(make(Path(folder), size))
+                for kind in kinds:
+                    print(*lines(target, kind, measure(kind, images, fresh, size, options)), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
