@@ -1,18 +1,19 @@
-"""The body of an HTTP response on its way into a file. Owns the reading of the socket, and how a cancel ends it."""
+"""The body of an HTTP response: which bytes of it count, where they go, and how a cancel ends it.
+
+How bytes are moved from the socket is ``http_socket``'s.
+"""
 
 from __future__ import annotations
 
-import socket
 import ssl
-import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import outcome
 import trio
 
-from provisioner.contracts.errors import InvalidRequestError, ProvisionerError, RemoteUnavailableError, SourceError
+from provisioner.contracts.errors import RemoteUnavailableError
+from provisioner.contracts.http_socket import broken, received, shut_down, spliced
 from provisioner.contracts.source import ImageStream, pwrite_all
 
 if TYPE_CHECKING:
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
     from provisioner.contracts.http_pace import Pace
 
 T = TypeVar("T")
-
-# 128 to 256 KiB measured best; from 4 MiB on page faults cost more than the calls saved.
-BUFFER_SIZE = 256 * 1024
-# A slow server's bytes go to the file at least this often, so that progress is true and a cut loses little.
-FLUSH_AFTER = 0.25
 
 
 class HttpStream(ImageStream):
@@ -50,9 +46,11 @@ class HttpStream(ImageStream):
         self._name = name
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = self._checked(self._framed())
-        while (chunk := await self._severable(lambda: next(chunks, b""))) != b"":
-            yield bytes(chunk)
+        pieces, taken = self._parsed(), 0
+        while (piece := await self._severable(lambda: self._next(pieces))) != b"":
+            taken += len(piece)
+            yield piece
+        self._check_whole(taken)
 
     async def save(self, fd: int, report: Callable[[int], None]) -> int:
         return await self._severable(lambda: self._save(fd, report))
@@ -66,7 +64,7 @@ class HttpStream(ImageStream):
                 await trio.sleep_forever()
             finally:
                 if not ended:
-                    _shut_down(self._socket())
+                    shut_down(self._socket())
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sever_when_cancelled)
@@ -78,102 +76,62 @@ class HttpStream(ImageStream):
     def _socket(self) -> Any:
         return self._response.extensions["network_stream"].get_extra_info("socket")
 
+    def _next(self, pieces: Iterator[bytes]) -> bytes:
+        piece = next(pieces, b"")
+        self._pace.spend(len(piece), trio.from_thread.check_cancelled)
+        return piece
+
     def _save(self, fd: int, report: Callable[[int], None]) -> int:
-        # Chunks have to be parsed, and TLS inside a proxy's TLS is not on the socket: httpx does both.
-        plain = not self._span.framed and self._socket_is_the_stream()
         offset = self.start
-        for piece in self._checked(self._raw() if plain else self._framed()):
-            pwrite_all(fd, piece, offset)
-            offset += len(piece)
+        for count in self._moved(fd):
+            offset += count
             report(offset)
             trio.from_thread.check_cancelled()
+            self._pace.spend(count, trio.from_thread.check_cancelled)
+        self._check_whole(offset - self.start)
         return offset
 
-    def _socket_is_the_stream(self) -> bool:
+    def _moved(self, fd: int) -> Iterator[int]:
+        """Write the body to ``fd`` by the quickest way there is; the size of each step."""
         tls = self._response.extensions["network_stream"].get_extra_info("ssl_object")
-        return tls is None or isinstance(self._socket(), ssl.SSLSocket)
+        sock = self._socket()
+        offset, missing = self.start, self._span.length
+        # Chunks have to be parsed, and TLS inside a proxy's TLS is not on the socket: httpx does both.
+        if self._span.framed or missing is None or (tls is not None and not isinstance(sock, ssl.SSLSocket)):
+            yield from _written(self._parsed(), fd, offset)
+            return
+        # The iterator is kept until the end: dropping it would close the connection.
+        parsed = self._parsed()
+        # The first piece is what the parser had read along with the headers; after it, its buffer is empty.
+        if first := next(parsed, b""):
+            yield from _written(iter([first]), fd, offset)
+            offset, missing = offset + len(first), missing - len(first)
+        if tls is None:
+            yield from spliced(sock, fd, offset, missing, self._stall_timeout, self._name)
+        else:
+            yield from _written(received(sock, missing, self._stall_timeout, self._name), fd, offset)
 
-    def _checked(self, pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-        """The pieces up to the promised length, at the source's pace. Raises where they end before it."""
+    def _parsed(self) -> Iterator[bytes]:
+        """The body by way of httpx, up to the promised length."""
         missing = self._span.length
-        for piece in pieces:
+        if missing == 0:
+            return
+        for piece in self._response.iter_raw():
             taken = piece if missing is None else piece[:missing]
             yield taken
-            self._pace.spend(len(taken), trio.from_thread.check_cancelled)
             if missing is not None and not (missing := missing - len(taken)):
-                break
-        if lacking := (missing or 0) + self._span.lacking:
+                return
+
+    def _check_whole(self, taken: int) -> None:
+        if lacking := (self._span.length or taken) - taken + self._span.lacking:
             raise RemoteUnavailableError(f"{self._name} ended {lacking} bytes too early")
 
-    def _framed(self) -> Iterator[bytes]:
-        return self._response.iter_raw(BUFFER_SIZE) if self._span.length != 0 else iter(())
 
-    def _raw(self) -> Iterator[bytes | memoryview]:
-        """The body from the socket itself, each piece valid until the next is asked for; ends where the peer does."""
-        missing = self._span.length or 0
-        # The first chunk is what the parser had read along with the headers; after it, its buffer is empty.
-        # The iterator is kept until the end: dropping it would close the connection.
-        parsed = self._response.iter_raw()
-        if missing and (first := next(parsed, b"")):
-            missing -= len(first)
-            yield first
-        sock = self._socket()
-        sock.settimeout(self._stall_timeout)
-        buffer = memoryview(bytearray(min(BUFFER_SIZE, max(missing, 0))))
-        while missing > 0 and (filled := self._fill(sock, buffer[:missing])):
-            missing -= filled
-            yield buffer[:filled]
-
-    def _fill(self, sock: Any, buffer: memoryview) -> int:
-        """Receive until the buffer is full, time is up or the peer is done; how many bytes came."""
-        filled, flush_at = 0, time.monotonic() + FLUSH_AFTER
-        while filled < len(buffer) and (not filled or time.monotonic() < flush_at):
-            try:
-                received = sock.recv_into(buffer[filled:])
-            except OSError as error:
-                raise broken(error, self._name) from error
-            if not received:
-                break
-            filled += received
-        return filled
-
-
-def _shut_down(sock: socket.socket) -> None:
-    with suppress(OSError):
-        # The plain socket's own: SSLSocket's would take the TLS state from under the thread that reads.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-
-def broken(error: Exception, name: str) -> ProvisionerError:
-    """What an error of httpx or of a socket means, with what the system said behind it."""
-    cause = _root(error)
-    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
-        return InvalidRequestError(f"{name} is not a url that can be fetched")
-    if isinstance(error, httpx.LocalProtocolError):  # its text would show the header, which may be a secret
-        return SourceError(f"{name}: the request cannot be sent, one of its headers is not valid")
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return SourceError(f"{name}: the server's certificate is not trusted: {cause.verify_message}")
-    if isinstance(cause, socket.gaierror) and cause.errno in {socket.EAI_NONAME, socket.EAI_NODATA}:
-        return SourceError(f"{name}: the host is not known")
-    if isinstance(error, httpx.ConnectTimeout):
-        return RemoteUnavailableError(f"{name}: no connection came about in time")
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return RemoteUnavailableError(f"{name} stalled: no byte came in time")
-    if isinstance(cause, ssl.SSLError):
-        return RemoteUnavailableError(
-            f"{name}: the TLS connection broke: {getattr(cause, 'reason', None) or cause.strerror}"
-        )
-    words = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
-    what = "the connection broke" if isinstance(error, OSError | httpx.ReadError) else "the server cannot be reached"
-    return RemoteUnavailableError(f"{name}: {what}: {words or type(error).__name__}")
-
-
-def _root(error: BaseException) -> BaseException:
-    """The first OSError behind an error: httpx and httpcore wrap it twice."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, OSError):
-        seen = seen.__cause__ or seen.__context__
-    return seen or error
+def _written(pieces: Iterator[bytes] | Iterator[memoryview], fd: int, offset: int) -> Iterator[int]:
+    for piece in pieces:
+        pwrite_all(fd, piece, offset)
+        offset += len(piece)
+        yield len(piece)
 
 
 async def call_httpx(work: Callable[[], T], threads: trio.CapacityLimiter, name: str, *, abandon: bool = False) -> T:

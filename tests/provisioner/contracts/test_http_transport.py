@@ -16,7 +16,7 @@ from provisioner.contracts.errors import (
     SourceError,
     UrlNotAllowedError,
 )
-from provisioner.contracts.http_stream import BUFFER_SIZE, broken
+from provisioner.contracts.http_socket import BUFFER_SIZE, broken
 from tests.servers.raw import holds, raw_server, response, says, until_client_hangs_up
 
 CONTENT = bytes(range(251)) * 9000  # 2.2 MB in which no two offsets of a buffer look alike
