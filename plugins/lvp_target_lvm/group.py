@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lvp_target_lvm import devices, names, recovering, tags
 from lvp_target_lvm.diagnosing import findings_of_group
-from lvp_target_lvm.holders import holders_of
+from lvp_target_lvm.holders import in_use
 from lvp_target_lvm.lvm import Lvm
 from lvp_target_lvm.placing import Plan, is_users, place, refuse_open, snapshots_of
 from lvp_target_lvm.staging import Staged, Staging
@@ -19,6 +19,7 @@ from provisioner.contracts import BlockTarget, Device, Placement, Volume
 from provisioner.contracts.errors import (
     NotFoundError,
     ProvisionerError,
+    RollbackError,
     VolumeExistsError,
     VolumeInUseError,
 )
@@ -131,7 +132,7 @@ class GroupTarget(BlockTarget):
         try:
             return place(self._settings, inventory, request, fits_kind=self._fits_kind, no_room=no_room)
         except VolumeInUseError as error:
-            raise await self._naming_holders(error, inventory.volumes[request.name]) from error
+            raise await in_use(error.message, inventory.volumes[request.name]) from error
 
     @asynccontextmanager
     async def _settled(self, staging: Staging) -> AsyncIterator[None]:
@@ -187,15 +188,26 @@ class GroupTarget(BlockTarget):
         self._live.add(token)
         try:
             await self.lvm.change("lvrename", self._group, lv.name, gone)
-            if not lv.active:
-                await self.lvm.change("lvchange", "-ay", "-K", f"{self._group}/{gone}")
-            path = devices.path_of(self._group, gone)
-            await devices.appeared(path)
-            await self._give_back_if_open(lv, gone)
-            await self._wipe(path)
+            await self._wipe_gone(lv, gone)
             await self.lvm.change("lvremove", f"{self._group}/{gone}")
         finally:
             self._live.discard(token)
+
+    async def _wipe_gone(self, lv: Lv, gone: str) -> None:
+        full, path = f"{self._group}/{gone}", devices.path_of(self._group, gone)
+        try:
+            if not lv.active:
+                await self.lvm.change("lvchange", "-ay", "-K", full)
+            await devices.appeared(path)
+            await self._give_back_if_open(lv, gone)
+            await self._wipe(path)
+        except (VolumeInUseError, RollbackError):
+            raise
+        except BaseException:
+            # Cancelled, or a disk that fails: nobody gets it back, and it is not left behind.
+            with undoing(f"remove volume {lv.name}"):
+                await self.lvm.change("lvremove", full)
+            raise
 
     async def _give_back_if_open(self, lv: Lv, gone: str) -> None:
         """Somebody may have opened it between our look and the rename; nobody knows its new name."""
@@ -209,11 +221,7 @@ class GroupTarget(BlockTarget):
         try:
             refuse_open(self._settings, lv)
         except VolumeInUseError as error:
-            raise await self._naming_holders(error, lv) from error
-
-    async def _naming_holders(self, error: VolumeInUseError, lv: Lv) -> VolumeInUseError:
-        holders = await holders_of(lv.major, lv.minor)
-        return VolumeInUseError(f"{error.message} ({holders})" if holders else error.message)
+            raise await in_use(error.message, lv) from error
 
     # --- recovering ---
 

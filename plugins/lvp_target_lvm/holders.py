@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from provisioner.contracts.errors import VolumeInUseError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lvp_target_lvm.report import Lv
+
 # One holder is enough to go and look; ten would hide the point of the sentence.
 _MOST = 3
+
+
+async def in_use(sentence: str, lv: Lv) -> VolumeInUseError:
+    """The error that ``lv`` is in use, with its holders' names where they can be found."""
+    holders = await holders_of(lv.major, lv.minor)
+    return VolumeInUseError(f"{sentence} ({holders})" if holders else sentence)
 
 
 async def holders_of(major: int, minor: int) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lvp_target_lvm import devices, names, tags
+from lvp_target_lvm.holders import in_use
 from provisioner.contracts import Device, Volume
 from provisioner.contracts.errors import (
     ProvisionerError,
@@ -124,7 +125,7 @@ class Staging:
         try:
             await self._lvm.change("lvchange", "-an", f"{group}/{old.name}")
         except VolumeInUseError as error:
-            raise VolumeInUseError(f"volume {group}/{old.name} is in use; it is not touched") from error
+            raise await in_use(f"volume {group}/{old.name} is in use; it is not touched", old) from error
         await self._lvm.change("lvrename", group, old.name, new_name)
 
     async def _same_old(self) -> Lv:
@@ -136,7 +137,7 @@ class Staging:
                 f"volume {self.request.name} is no longer the one that was there when the job began"
             )
         if now.open:
-            raise VolumeInUseError(f"volume {self._lvm.group}/{now.name} is in use; it is not touched")
+            raise await in_use(f"volume {self._lvm.group}/{now.name} is in use; it is not touched", now)
         return now
 
 

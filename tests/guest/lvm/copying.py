@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import trio
@@ -35,7 +34,7 @@ def make_images(folder: Path, size: int = 20 * lab.MIB + 3 * 512) -> tuple[Path,
 async def copy(image: Path, device: Device, virtual_size: int | None = None) -> None:
     """Make the device the image, and zeros after it where they are asked for."""
     converter = NativeConverter(NativeSettings(), BackEndContext("native", image.parent))
-    with closing(FileView(image, image.suffix[1:], virtual_size)) as view:
+    with FileView(image, image.suffix[1:], virtual_size) as view:
         await converter.convert(view, device, lambda _: None)
         if not device.reads_zero and device.zero_tail:
             await trio.to_thread.run_sync(zero_tail, device.path, view.virtual_size)

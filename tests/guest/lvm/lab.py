@@ -31,7 +31,8 @@ def run(*words: str) -> str:
 
 
 def make_group(name: str, device: str, *options: str) -> None:
-    """A volume group over the whole of a device."""
+    """A volume group over the whole of a device, whatever an earlier run left there."""
+    subprocess.run(["lvm", "vgremove", "-ff", "--yes", name], capture_output=True, check=False)
     lvm("vgcreate", "--yes", *options, name, device)
 
 

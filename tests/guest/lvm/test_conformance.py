@@ -33,8 +33,3 @@ class TestThin(BlockTargetConformance):
 
     def make_target(self, folder: Path) -> BlockTarget:
         return lab.thin_target(self.group)
-
-
-class TestThinWithoutClones(TestThin):
-    def make_target(self, folder: Path) -> BlockTarget:
-        return lab.thin_target(self.group, clone=False)

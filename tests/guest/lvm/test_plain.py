@@ -159,7 +159,7 @@ async def test_in_use_is_untouchable(plain: str, tmp_path: Path) -> None:
     assert lab.run("sha256sum", volume.path) == digest
     async with target.stage(request, verified=True) as staged:
         lab.run("mount", "-o", "ro", volume.path, str(tmp_path))
-        with pytest.raises(VolumeInUseError):
+        with pytest.raises(VolumeInUseError, match=f"mounted on {tmp_path}"):
             await staged.commit(lab.DIGEST)
         await is_refused(f"mounted on {tmp_path}")
     lab.run("umount", str(tmp_path))
