@@ -11,7 +11,7 @@ import heapq
 import threading
 from typing import TYPE_CHECKING
 
-from lvp_convert_native.qcow2_tables import Mapper, entries, table_offset
+from lvp_convert_native.qcow2_tables import Mapper, check_l1, entries, table_offset
 from lvp_convert_native.runs import Run
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class Qcow2Queue:
         self._lock = threading.Lock()
         self._serial = 0  # settles ties in the heap
         self._runs: list[tuple[int, int, Run]] = []
-        self._tables = self._places(entries(image.read(header.l1_offset, 8 * header.l1_entries)))
+        l1 = entries(image.read(header.l1_offset, 8 * header.l1_entries))
+        check_l1(l1, header)
+        self._tables = self._places(l1)
         self._next_table = next(self._tables, None)
 
     def take(self) -> Run | None:

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvp_convert_native.qcow2_header import Compression, Header
-from lvp_convert_native.qcow2_tables import COMPRESSED, Mapper, compressed_span, entries, is_data, table_offset
+from lvp_convert_native.qcow2_tables import (
+    COMPRESSED,
+    Mapper,
+    check_l1,
+    compressed_span,
+    entries,
+    is_data,
+    table_offset,
+)
 from lvp_convert_native.runs import PAGE, RUN_BYTES
 from provisioner.contracts.errors import CorruptImageError
 
@@ -108,6 +116,12 @@ def test_what_is_refused(table, options, words):
 def test_an_l2_table_must_be_a_cluster_of_the_file(entry):
     with pytest.raises(CorruptImageError, match="L1 entry 3"):
         table_offset(entry, 3, a_header())
+
+
+def test_an_l1_table_that_names_one_l2_table_again_and_again():
+    check_l1(array("Q", [CLUSTER] * 10 + [0] * 50), a_header(file_size=10 * CLUSTER))
+    with pytest.raises(CorruptImageError, match="again and again"):
+        check_l1(array("Q", [CLUSTER] * 11), a_header(file_size=10 * CLUSTER))
 
 
 ENTRY = st.one_of(
