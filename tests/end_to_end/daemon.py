@@ -1,0 +1,193 @@
+"""The real daemon as a child of the test, and what it leaves on disk and among the processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import tomli_w
+
+# The machine may be busy: a limit is there to end a test that hangs, and says nothing about speed.
+PATIENCE = 90.0
+LVP = [sys.executable, "-m", "provisioner.cli"]
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def until(what, seconds=PATIENCE, pause=0.01):
+    """The first true value of ``what()``."""
+    stop = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < stop, "it did not come about"
+        time.sleep(pause)
+    return found
+
+
+def plain_config(folder: Path, **tables) -> dict:
+    """File volumes and images from this machine; what ``tables`` say goes on top, table by table."""
+    config = {
+        "state_directory": str(folder / "state"),
+        "server": {"bind": ["127.0.0.1:0"]},
+        "auth": {"client_token": str(folder / "client-token")},
+        "cache": {"min_free": "1MiB"},
+        "log": {"format": "json"},
+        "sources": {"http": {"plugin": "http", "urls": ["http://127.0.0.1:*", "http://no-such-host.invalid/"]}},
+        "targets": {
+            "files": {
+                "plugin": "file", "directory": str(folder / "volumes"), "make_directory": True, "overcommit": True
+            }
+        },
+    }  # fmt: skip
+    for name, table in tables.items():
+        config[name] = {**config.get(name, {}), **table}
+    return config
+
+
+@dataclass
+class Daemon:
+    """``folder`` outlives the process: start it again over what it left."""
+
+    folder: Path
+    config: dict
+    url: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    environment: dict[str, str] = field(default_factory=lambda: {**os.environ, "HOME": "/nonexistent"})
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / f"log-{self.starts}"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def launch(self) -> None:
+        """Start the process and wait for nothing."""
+        self.folder.mkdir(exist_ok=True)
+        file = self.folder / "config.toml"
+        file.write_text(tomli_w.dumps(self.config))
+        self.starts += 1
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen([*LVP, "serve", "--config", str(file)], stderr=log, env=self.environment)
+
+    def start(self) -> Daemon:
+        """Start and wait until it is ready."""
+        self.launch()
+        until(lambda: self.event("ready") or self.process.poll() is not None)
+        assert self.process.poll() is None, self.log_file.read_text()
+        self.url = self.event("ready")["bind"][0]
+        return self
+
+    def events(self, name: str) -> list[dict]:
+        lines = self.log_file.read_text().splitlines()
+        return [found for line in lines if line.startswith("{") and (found := json.loads(line))["event"] == name]
+
+    def event(self, name: str) -> dict | None:
+        return next(iter(self.events(name)), None)
+
+    def ended(self) -> tuple[int, str]:
+        """Wait for the end; the exit status and what was said on standard error."""
+        return self.process.wait(PATIENCE), self.log_file.read_text()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    @property
+    def token(self) -> str:
+        return (self.folder / "client-token").read_text().strip()
+
+    def lvp(self, *args: object) -> Ended:
+        """The real command line against this daemon."""
+        environment = {**self.environment, "LVP_URL": self.url, "LVP_TOKEN": self.token}
+        done = subprocess.run([*LVP, *map(str, args)], capture_output=True, text=True, env=environment)  # noqa: PLW1510
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def call(self, method: str, path: str, body: object = None) -> httpx.Response:
+        return httpx.request(
+            method, self.url + path, json=body, headers={"X-API-Token": self.token}, timeout=PATIENCE, trust_env=False
+        )
+
+    def submit(self, url: str, name: str, kind: str = "qcow2", **more: object) -> str:
+        """The id of a new job."""
+        body = {"image_url": url, "volume_name": name, "volume_size_gb": 1, "image_type": kind, **more}
+        answer = self.call("POST", "/api/v1/jobs", body)
+        assert answer.status_code == 202, answer.text
+        return answer.json()["job_id"]
+
+    def job(self, job_id: str) -> dict:
+        return self.call("GET", f"/api/v1/jobs/{job_id}").json()
+
+    def job_ended(self, job_id: str) -> dict:
+        return until(lambda: (job := self.job(job_id))["status"] not in {"pending", "running"} and job)
+
+    # --- what is left ---
+
+    @property
+    def volumes(self) -> Path:
+        return self.folder / "volumes"
+
+    def volume(self, name: str) -> Path:
+        return self.volumes / f"{name}.raw"
+
+    def files(self) -> set[str]:
+        """Every file below the volumes' folder, staged ones too, and every image or part of one in the cache."""
+        found = [path for path in self.volumes.rglob("*") if path.is_file()]
+        cache = self.folder / "state" / "cache"
+        found += [path for path in cache.rglob("*") if path.is_file() and "index" not in path.name]
+        return {str(path.relative_to(self.folder)) for path in found}
+
+    def children(self) -> list[int]:
+        """Processes whose parent is the daemon."""
+        return [pid for pid, parent in _parents().items() if parent == self.pid]
+
+
+def _parents() -> dict[int, int]:
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # gone meanwhile
+                continue
+            if words[0] != "Z":
+                found[int(entry.name)] = int(words[1])
+    return found
+
+
+def holders_of(folder: Path) -> list[int]:
+    """Processes that have a file below ``folder`` open, whoever started them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                targets = [str(fd.readlink()) for fd in (entry / "fd").iterdir()]
+            except OSError:
+                continue
+            if any(target.startswith(f"{folder}/") for target in targets):
+                found.append(int(entry.name))
+    return found
+
+
+def command_of(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
