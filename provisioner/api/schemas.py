@@ -162,15 +162,16 @@ def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:
 
 def image_body(entry: Entry, path: str) -> dict[str, Any]:
     """A cached image as clients see it."""
+    optional = {"virtual_size": entry.virtual_size, "compression": entry.compression}
     return {
         "path": path,
         "size": entry.size,
         "checksum": entry.digest,
         "url": entry.url,
         "format": entry.format,
-        "virtual_size": entry.virtual_size,
         "last_used_at": timestamp(entry.last_used_at),
         "pinned": entry.pinned,
+        **{name: value for name, value in optional.items() if value is not None},
     }
 
 

@@ -7,31 +7,36 @@ asked for twice at once is downloaded once; nothing that a job uses is evicted.
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import structlog
 import trio
 
-from provisioner.cache import index as index_module
-from provisioner.cache.entry import Entry, Expectation, choose_victims, evictable, file_name
-from provisioner.cache.flight import Flight
+from provisioner.cache.entry import Entry, Expectation, bytes_over, choose_victims, evictable
+from provisioner.cache.files import CacheFiles
+from provisioner.cache.flight import Flight, as_provisioner_error
 from provisioner.cache.handle import CachedImage, StoredImage
-from provisioner.contracts.errors import CacheError, CacheFullError, ConflictError, NotFoundError
+from provisioner.cache.unpacked import UnpackedImage
+from provisioner.contracts.errors import CacheError, CacheFullError, ConflictError, NotFoundError, ProvisionerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
 
     from provisioner.config import CacheSettings
     from provisioner.contracts import Checksum, ImageSource
     from provisioner.download.inspection import ImageInfo
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+# What is reserved at a time for an image whose server does not say its length: enough that the next piece is there
+# before a fast download has filled this one.
+_GROWTH = 1024**3
 
 
 class ImageCache:
@@ -43,40 +48,33 @@ class ImageCache:
         self._directory = directory
         self._settings = settings
         self._received = received
+        self._growth = max(1, min(_GROWTH, settings.max_size // 8))
         self._entries: dict[str, Entry] = {}
         self._urls: dict[str, tuple[str, str]] = {}
         self._users: Counter[str] = Counter()
         self._flights: dict[str, Flight] = {}
         self._nursery: trio.Nursery | None = None
-        self._index: index_module.Index | None = None
+        self._files: CacheFiles | None = None
         # One thread at a time: SQLite's connection and the directory are shared.
         self._thread = trio.CapacityLimiter(1)
-        self._making_room = trio.Lock()
+        # One at a time publishes or removes: what is decided on stays so until it is done.
+        self._changing = trio.Lock()
 
     # --- life ---
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open the cache and serve until cancelled. Raises CacheError where the directory cannot be used."""
         try:
-            await trio.to_thread.run_sync(self._open)
+            self._files = files = await trio.to_thread.run_sync(CacheFiles, self._directory, _report)
         except OSError as error:
             raise CacheError(f"the cache directory {self._directory} cannot be used: {error.strerror}") from error
+        self._entries, self._urls = files.entries, files.urls
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
                 await trio.sleep_forever()
         finally:
-            if self._index is not None:
-                self._index.close()
-
-    def _open(self) -> None:
-        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._index = index_module.Index(self._directory)
-        index_module.discard_partials(self._directory, lambda name: log.info("removed a broken download", file=name))
-        self._entries, self._urls = self._index.load()
-        for entry in self._index.adopt(self._entries, time.time()):
-            self._entries[entry.sha256] = entry
-            log.info("took an image file back into the index", file=entry.file_name)
+            files.index.close()
 
     # --- look-up ---
 
@@ -115,22 +113,19 @@ class ImageCache:
         if entry is None:
             return None
         self._users[entry.sha256] += 1  # before the first await: nobody evicts it now
+        fd = None
         try:
-            fd = await trio.to_thread.run_sync(self._open_entry, entry)
-        except BaseException:
-            self._users[entry.sha256] -= 1
-            raise
-        if fd is None:
-            self._users[entry.sha256] -= 1
-            log.warning("a cached image was changed or removed; it is downloaded again", file=entry.file_name)
-            await self._forget(entry)
-            return None
-        return StoredImage(entry, fd)
-
-    def _open_entry(self, entry: Entry) -> int | None:
-        if not index_module.is_intact(self._directory, entry):
-            return None
-        return os.open(self._directory / entry.file_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = await self._in_thread(lambda files: files.open(entry))
+        finally:
+            if fd is None:
+                self._users[entry.sha256] -= 1
+        if fd is not None:
+            return StoredImage(entry, fd)
+        log.warning("a cached image was changed or removed; it is downloaded again", file=entry.file_name)
+        if self._entries.get(entry.sha256) is entry:
+            del self._entries[entry.sha256]
+            await self._in_thread(lambda files: files.index.remove([entry.sha256]))
+        return None
 
     @asynccontextmanager
     async def _using(self, stored: StoredImage) -> AsyncIterator[None]:
@@ -143,114 +138,152 @@ class ImageCache:
             self._users[entry.sha256] -= 1
 
     async def _touch(self, sha256: str) -> None:
+        if sha256 not in self._entries:  # another job has just found it changed
+            return
         entry = msgspec.structs.replace(self._entries[sha256], last_used_at=time.time())
         self._entries[sha256] = entry
-        await self._write(lambda index: index.put(entry))
+        try:
+            await self._in_thread(lambda files: files.index.put(entry))
+        except CacheError as error:  # on a full disk what is cached can still be used
+            log.warning("the use of a cached image could not be noted", file=entry.file_name, reason=error.message)
+
+    @asynccontextmanager
+    async def unpacked(self, image: CachedImage, info: ImageInfo, limit: int) -> AsyncIterator[UnpackedImage]:
+        """The inside of a compressed image, at most ``limit`` bytes; its disk space is given back at the end."""
+        fd = await self._in_thread(lambda files: files.new_scratch())
+        try:
+            yield UnpackedImage(image, info, fd, limit, self._settings.min_free)
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+                await trio.to_thread.run_sync(os.close, fd)  # in a thread: a large file's blocks take their time
 
     # --- downloads ---
 
     async def _take_off(self, source: ImageSource, expectation: Expectation) -> Flight:
-        await self.make_room(expectation.remote.size)
+        size = expectation.remote.size
+        room = self._growth if size is None else size
+        await self.make_room(room)
         waiting = self._flights.get(expectation.flight_key)  # another job may have been quicker
         if waiting is not None:
             return waiting
+        assert self._files is not None
         assert self._nursery is not None
-        partial = self._directory / ".lvp" / "partial" / secrets.token_hex(8)
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        flight = Flight(source, expectation, fd, str(partial))
-        flight.arrival.limit = self._settings.max_size
+        try:
+            fd, partial = self._files.new_partial()
+        except OSError as error:
+            raise as_provisioner_error(error) from error
+        flight = Flight(source, expectation, fd, partial, room)
         self._flights[expectation.flight_key] = flight
         self._nursery.start_soon(self._fly, flight)
         return flight
 
     async def _fly(self, flight: Flight) -> None:
         try:
-            await flight.run(self._settings.download_attempts, self._received, self._publish)
-        finally:  # without an await up to its end: whoever sees the flight ended sees the entry, too
-            if self._flights.get(flight.expectation.flight_key) is flight:
-                del self._flights[flight.expectation.flight_key]
-            if flight.entry is None:
-                Path(flight.partial).unlink(missing_ok=True)  # noqa: ASYNC240 - must happen on every way out
-            else:
-                self._entries[flight.entry.sha256] = flight.entry
-                self._users[flight.entry.sha256] += flight.users
+            async with trio.open_nursery() as nursery:
+                if flight.expectation.remote.size is None:
+                    nursery.start_soon(self._reserve_on, flight)
+                await flight.run(self._settings.download_attempts, self._received, self._publisher(flight))
+                nursery.cancel_scope.cancel()
+        finally:
+            self._close_boarding(flight)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+                if flight.entry is None:  # in a thread: a large file's blocks take their time
+                    await trio.to_thread.run_sync(lambda: flight.partial.unlink(missing_ok=True))
+                if not flight.users:
+                    await flight.close()
+            flight.ended.set()
+
+    async def _reserve_on(self, flight: Flight) -> None:
+        """Keep room ahead of an image of unknown size; where there is none, its download ends at its limit."""
+        arrival = flight.arrival
+        with suppress(ProvisionerError):
+            while True:
+                await arrival.arrived(0, arrival.limit - self._growth // 2)
+                await self.make_room(self._growth)
+                arrival.limit += self._growth
+
+    def _publisher(self, flight: Flight) -> Callable[[dict[str, str], ImageInfo], Awaitable[None]]:
+        async def publish(digests: dict[str, str], info: ImageInfo) -> None:
+            async with self._changing:
+                known, remote = self._entries.get(digests["sha256"]), flight.expectation.remote
+                fd, partial = flight.arrival.fd, flight.partial
+                entry = await self._in_thread(lambda files: files.publish(fd, partial, remote, digests, info, known))
+                # Without an await from here on: the entry, and who uses it, appear at once.
+                flight.entry = self._entries[entry.sha256] = entry
+                self._users[entry.sha256] += flight.users
+                if remote.version is not None:
+                    self._urls[remote.url] = (remote.version, entry.sha256)
+
+        return publish
 
     @asynccontextmanager
     async def _aboard(self, flight: Flight) -> AsyncIterator[None]:
         flight.users += 1
+        if flight.entry is not None:
+            self._users[flight.entry.sha256] += 1
         try:
             yield
         finally:
             flight.users -= 1
             if flight.entry is not None:
                 self._users[flight.entry.sha256] -= 1
-            elif not flight.users and not flight.ended.is_set():
-                self._flights.pop(flight.expectation.flight_key, None)  # nobody may board it any more
-                flight.scope.cancel(reason="nobody waits for this download any more")
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-                    await flight.ended.wait()
             if not flight.users:
-                flight.close()
+                await self._last_left(flight)
 
-    async def _publish(self, flight: Flight, digests: dict[str, str], info: ImageInfo) -> Entry:
-        return await trio.to_thread.run_sync(self._publish_file, flight, digests, info, limiter=self._thread)
+    async def _last_left(self, flight: Flight) -> None:
+        if flight.ended.is_set():
+            await flight.close()
+            return
+        self._close_boarding(flight)
+        flight.scope.cancel(reason="nobody waits for this download any more")
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            await flight.ended.wait()  # it closes its file itself, once its threads have let go of it
 
-    def _publish_file(self, flight: Flight, digests: dict[str, str], info: ImageInfo) -> Entry:
-        """The file's bytes on disk, read-only, under its final name, in the index."""
-        fd, url = flight.arrival.fd, flight.expectation.remote.url
-        os.fsync(fd)
-        os.fchmod(fd, 0o444)
-        status, now = os.fstat(fd), time.time()
-        known = self._entries.get(digests["sha256"])
-        if known is None or not index_module.is_intact(self._directory, known):
-            known = Entry(
-                sha256=digests["sha256"],
-                sha512=digests.get("sha512"),
-                file_name=file_name(url, digests["sha256"], info.format),
-                size=status.st_size,
-                mtime_ns=status.st_mtime_ns,
-                format=info.format,
-                virtual_size=info.virtual_size if info.virtual_size is not None else status.st_size,
-                url=url,
-                added_at=now,
-                last_used_at=now,
-            )
-            Path(flight.partial).replace(self._directory / known.file_name)
-            _sync_directory(self._directory)
-        else:
-            Path(flight.partial).unlink()
-            known = msgspec.structs.replace(known, last_used_at=now, sha512=known.sha512 or digests.get("sha512"))
-        index, version = self._index, flight.expectation.remote.version
-        assert index is not None
-        index.put(known)
-        if version is not None:
-            index.put_url(url, version, known.sha256)
-            self._urls[url] = (version, known.sha256)
-        return known
+    def _close_boarding(self, flight: Flight) -> None:
+        if self._flights.get(flight.expectation.flight_key) is flight:
+            del self._flights[flight.expectation.flight_key]
 
     # --- room ---
 
-    async def make_room(self, size: int | None) -> None:
-        """Evict until an image of ``size`` bytes fits (None: as if it were empty). Raises CacheFullError."""
-        async with self._making_room:
-            wanted = size or 0
-            coming = sum((f.size or 0) - f.arrival.available for f in self._flights.values())
-            free = await trio.to_thread.run_sync(_free_bytes, self._directory)
-            stored = sum(entry.size for entry in self._entries.values())
-            over_size = stored + coming + wanted - self._settings.max_size
-            over_free = coming + wanted + self._settings.min_free - free
-            victims = choose_victims(evictable(self._entries.values(), self._in_use()), max(over_size, over_free))
+    async def make_room(self, wanted: int) -> None:
+        """Evict until ``wanted`` more bytes fit. Raises CacheFullError."""
+        async with self._changing:
+            free = await self._free_bytes()
+            needed = bytes_over(
+                wanted,
+                stored=self.total_bytes,
+                coming=((flight.arrival.limit, flight.arrival.available) for flight in self._flights.values()),
+                free=free,
+                max_size=self._settings.max_size,
+                min_free=self._settings.min_free,
+            )
+            victims = choose_victims(self._evictable(), needed)
             if victims is None:
                 raise CacheFullError(
-                    f"the cache has no room for an image of {wanted} bytes: "
-                    f"{free} bytes are free on its file system, max_size is {self._settings.max_size}"
+                    f"the cache has no room for {wanted} bytes more: {free} bytes are free on its file system, "
+                    f"of which min_free keeps {self._settings.min_free}; max_size is {self._settings.max_size}"
                 )
             for entry in victims:
                 log.info("evicting a cached image", file=entry.file_name, bytes=entry.size)
-                await self._delete(entry)
+            await self._discard(victims)
 
-    def _in_use(self) -> set[str]:
-        return {sha256 for sha256, count in self._users.items() if count}
+    def _evictable(self) -> list[Entry]:
+        return evictable(self._entries.values(), {sha256 for sha256, count in self._users.items() if count})
+
+    async def _free_bytes(self) -> int:
+        try:
+            status = await trio.to_thread.run_sync(os.statvfs, self._directory)
+        except OSError as error:
+            raise CacheError(f"the cache directory cannot be used: {error.strerror}") from error
+        return status.f_bavail * status.f_frsize
+
+    async def _discard(self, entries: Sequence[Entry]) -> None:
+        """Remove entries nobody uses. Out of sight before the first await: nobody begins to use them now."""
+        for entry in entries:
+            del self._entries[entry.sha256]
+        if entries:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+                await self._in_thread(lambda files: files.remove(entries))
 
     # --- for the API ---
 
@@ -269,54 +302,50 @@ class ImageCache:
 
     async def remove(self, digest: str) -> Entry:
         """Remove the entry of ``sha256:HEX`` or bare hex. Raises NotFoundError; ConflictError while a job uses it."""
-        entry = self._entries.get(digest.removeprefix("sha256:"))
-        if entry is None:
-            raise NotFoundError(f"no cached image has the checksum {digest}")
-        if self._users[entry.sha256]:
-            raise ConflictError(f"the cached image {entry.file_name} is in use by a job")
-        await self._delete(entry)
+        async with self._changing:
+            entry = self._get(digest)
+            if self._users[entry.sha256]:
+                raise ConflictError(f"the cached image {entry.file_name} is in use by a job")
+            await self._discard([entry])
+        return entry
+
+    async def pin(self, digest: str, *, pinned: bool) -> Entry:
+        """Keep the entry of ``sha256:HEX`` or bare hex from being evicted, or let go of it. Raises NotFoundError."""
+        async with self._changing:
+            entry = msgspec.structs.replace(self._get(digest), pinned=pinned)
+            self._entries[entry.sha256] = entry
+            await self._in_thread(lambda files: files.index.put(entry))
         return entry
 
     async def prune(self) -> list[Entry]:
         """Remove every entry that is neither pinned nor in use; what was removed."""
-        victims = evictable(self._entries.values(), self._in_use())
-        for entry in victims:
-            if not self._users[entry.sha256]:
-                await self._delete(entry)
+        async with self._changing:
+            victims = self._evictable()
+            await self._discard(victims)
         return victims
 
     async def check(self) -> str | None:
         """Why the cache cannot be used now, or None."""
         try:
-            free = await trio.to_thread.run_sync(_free_bytes, self._directory)
-        except OSError as error:
-            return f"cache directory: {error.strerror}"
+            free = await self._free_bytes()
+        except CacheError as error:
+            return error.message
         return None if free > 0 else "cache directory: the file system is full"
 
-    async def _delete(self, entry: Entry) -> None:
-        self._entries.pop(entry.sha256, None)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-            await trio.to_thread.run_sync(lambda: (self._directory / entry.file_name).unlink(missing_ok=True))
-            await self._write(lambda index: index.remove(entry.sha256))
+    def _get(self, digest: str) -> Entry:
+        entry = self._entries.get(digest.removeprefix("sha256:"))
+        if entry is None:
+            raise NotFoundError(f"no cached image has the checksum {digest}")
+        return entry
 
-    async def _forget(self, entry: Entry) -> None:
-        self._entries.pop(entry.sha256, None)
-        await self._write(lambda index: index.remove(entry.sha256))
-
-    async def _write(self, change: Callable[[index_module.Index], None]) -> None:
-        index = self._index
-        assert index is not None
-        await trio.to_thread.run_sync(change, index, limiter=self._thread)
-
-
-def _free_bytes(directory: Path) -> int:
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize
+    async def _in_thread(self, work: Callable[[CacheFiles], T]) -> T:
+        """Work on files and index. Raises CacheError."""
+        assert self._files is not None
+        try:
+            return await trio.to_thread.run_sync(work, self._files, limiter=self._thread)
+        except OSError as error:
+            raise as_provisioner_error(error) from error
 
 
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _report(what: str, file: str) -> None:
+    log.info(what, file=file)

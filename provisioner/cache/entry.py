@@ -10,7 +10,10 @@ import msgspec
 from provisioner.contracts import Checksum, ImageUrl, RemoteImage
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    import os
+    from collections.abc import Collection, Iterable, Mapping
+
+    from provisioner.download.inspection import ImageInfo
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,16 +25,36 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     mtime_ns: int
     format: str
-    virtual_size: int
+    virtual_size: int | None  # None: a packed raw image, whose size nobody knows before it is unpacked
     url: str
     added_at: float
     last_used_at: float
     pinned: bool = False
+    compression: str | None = None
 
     @property
     def digest(self) -> str:
         """The digest as clients write it."""
         return f"sha256:{self.sha256}"
+
+
+def new_entry(
+    name: str, url: str, digests: Mapping[str, str], info: ImageInfo, status: os.stat_result, now: float
+) -> Entry:
+    """The entry of the file ``name``, just hashed (``digests`` in hex by algorithm) and inspected."""
+    return Entry(
+        sha256=digests["sha256"],
+        sha512=digests.get("sha512"),
+        file_name=name,
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        format=info.format,
+        virtual_size=status.st_size if info.virtual_size is None and not info.compression else info.virtual_size,
+        compression=info.compression,
+        url=url,
+        added_at=now,
+        last_used_at=now,
+    )
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,14 +66,32 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def flight_key(self) -> str:
         """Two requests with the same key share one download."""
-        return str(self.checksum) if self.checksum else f"{self.remote.url} {self.remote.version}"
+        # With its url: whoever knows a checksum must not be kept waiting by another's server.
+        return f"{self.remote.url} {self.remote.version} {self.checksum}"
 
 
-def file_name(url: str, sha256: str, image_format: str) -> str:
+def file_name(url: str, sha256: str, image_format: str, compression: str | None = None) -> str:
     """A name that tells a person what it is; the digest makes it unique."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", ImageUrl.parse(url).file_name)
-    stem = re.sub(r"\.(qcow2|img|raw|qcow|vmdk|vhdx?|vdi)$", "", stem).strip("._-")[:80] or "image"
-    return f"{stem}-{sha256[:12]}.{image_format}"
+    stem = (
+        re.sub(r"(\.(qcow2|img|raw|qcow|vmdk|vhdx?|vdi|iso))?(\.(gz|xz|zst|bz2))?$", "", stem).strip("._-")[:80]
+        or "image"
+    )
+    return f"{stem}-{sha256[:12]}.{image_format}" + (f".{compression}" if compression else "")
+
+
+def bytes_over(
+    wanted: int, *, stored: int, coming: Iterable[tuple[int, int]], free: int, max_size: int, min_free: int
+) -> int:
+    """How much has to go before ``wanted`` more bytes may come; nothing where it is 0 or less.
+
+    ``stored`` are the bytes of all entries, ``coming`` has (reserved, already there) of every download under way,
+    ``free`` is what the file system has left. ``max_size`` and ``min_free`` are the config's.
+    """
+    downloads = list(coming)
+    over_size = stored + sum(reserved for reserved, _ in downloads) + wanted - max_size
+    over_free = sum(reserved - there for reserved, there in downloads) + wanted + min_free - free
+    return max(over_size, over_free)
 
 
 def evictable(entries: Iterable[Entry], in_use: Collection[str]) -> list[Entry]:

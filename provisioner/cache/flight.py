@@ -24,6 +24,7 @@ from provisioner.download.follow import follow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from provisioner.cache.entry import Entry, Expectation
     from provisioner.contracts import ImageSource
@@ -31,16 +32,19 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+# Flushing a large image to a slow disk takes its time; this bounds one that hangs.
+PUBLISH_TIMEOUT = 300.0
+
 
 class Flight(CachedImage):
     """A download shared by ``users`` jobs. It ends when its file is published, when it fails, or when all left."""
 
-    def __init__(self, source: ImageSource, expectation: Expectation, fd: int, partial: str) -> None:
+    def __init__(self, source: ImageSource, expectation: Expectation, fd: int, partial: Path, room: int) -> None:
         self.hit = False
         self.source = source
         self.expectation = expectation
         self.partial = partial
-        self.arrival = Arrival(fd)
+        self.arrival = Arrival(fd, room)
         self.users = 0
         self.entry: Entry | None = None
         self.ended = trio.Event()
@@ -49,6 +53,8 @@ class Flight(CachedImage):
         self._error: ProvisionerError | None = None
         self._inspected = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
+        # A thread of its own: with the default limiter, many downloads' hashing would leave none to write with.
+        self._hashing = trio.CapacityLimiter(1)
 
     async def info(self) -> ImageInfo:
         await self._inspected.wait()
@@ -73,6 +79,13 @@ class Flight(CachedImage):
     def available(self) -> int:
         return self.arrival.available
 
+    @property
+    def fd(self) -> int:
+        return self.arrival.fd
+
+    async def arrived(self, start: int, stop: int) -> None:
+        await self.arrival.arrived(start, stop)
+
     def view(self, image_format: str, virtual_size: int) -> CacheView:
         size = self.size
         assert size is not None
@@ -85,23 +98,26 @@ class Flight(CachedImage):
         self,
         attempts: int,
         received: Callable[[int], None],
-        publish: Callable[[Flight, dict[str, str], ImageInfo], Awaitable[Entry]],
+        publish: Callable[[dict[str, str], ImageInfo], Awaitable[None]],
     ) -> None:
-        """Download, verify, publish. Never raises but for being cancelled; the outcome is kept for the users."""
+        """Download, verify, publish. Never raises but for being cancelled; an error is kept for the users.
+
+        ``publish`` sets ``entry``.
+        """
         try:
             with self.scope:
                 digests = await self._transfer(attempts, received)
                 self._check(digests)
                 assert self._info is not None
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + 60):
-                    self.entry = await publish(self, digests, self._info)
-        except Exception as error:  # noqa: BLE001 - the boundary: one download's error must not reach another
-            self._error = as_provisioner_error(error)
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + PUBLISH_TIMEOUT):
+                    await publish(digests, self._info)
+        except* Exception as group:  # noqa: BLE001 - the boundary: one download's error must not reach another
+            self._error = as_provisioner_error(group)
             log.warning("download failed", url=self.expectation.remote.url, reason=self._error.message)
         finally:
-            self.arrival.fail(self._failure())
+            if self.entry is None:
+                self.arrival.fail(self._failure())
             self._inspected.set()
-            self.ended.set()
 
     async def _transfer(self, attempts: int, received: Callable[[int], None]) -> dict[str, str]:
         digests: dict[str, str] = {}
@@ -110,7 +126,10 @@ class Flight(CachedImage):
 
         async def hash_behind() -> None:
             try:
-                digests.update(await trio.to_thread.run_sync(follow, self.arrival, algorithms, self._on_inspected))
+                found = await trio.to_thread.run_sync(
+                    follow, self.arrival, algorithms, self._on_inspected, limiter=self._hashing
+                )
+                digests.update(found)
             except Exception as error:
                 self.arrival.fail(error)
                 raise
@@ -135,9 +154,13 @@ class Flight(CachedImage):
                 f"the image's {checksum.algorithm} is {digests[checksum.algorithm]}, but {checksum.hex} was expected"
             )
 
-    def close(self) -> None:
-        """Give the descriptor back. Only when the last user is gone and the download has ended."""
-        os.close(self.arrival.fd)
+    async def close(self) -> None:
+        """Give the descriptor back. Only when the last user is gone and every thread that writes to it has ended.
+
+        In a thread: where the file has no name any more, its blocks are freed now.
+        """
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            await trio.to_thread.run_sync(os.close, self.arrival.fd)
 
 
 def as_provisioner_error(error: BaseException) -> ProvisionerError:

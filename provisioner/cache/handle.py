@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from provisioner.contracts.errors import CorruptImageError
 from provisioner.download.inspection import ImageInfo
 
 if TYPE_CHECKING:
@@ -43,6 +44,17 @@ class CachedImage(ABC):
     def available(self) -> int:
         """Bytes that are in the file."""
 
+    @property
+    @abstractmethod
+    def fd(self) -> int:
+        """The file, for ``os.pread`` only."""
+
+    async def arrived(self, start: int, stop: int) -> None:
+        """Return when the bytes ``[start, stop)`` are in the file. Raises CorruptImageError where it ends before."""
+        del start
+        if self.size is not None and stop > self.size:
+            raise CorruptImageError(f"the image ends at byte {self.size}, but byte {stop - 1} of it is needed")
+
     @abstractmethod
     def view(self, image_format: str, virtual_size: int) -> CacheView:
         """The view a converter reads. ``size`` must be known."""
@@ -77,7 +89,7 @@ class StoredImage(CachedImage):
 
     async def info(self) -> ImageInfo:
         entry = self._entry
-        return ImageInfo(entry.format, None if entry.format == "raw" else entry.virtual_size)
+        return ImageInfo(entry.format, None if entry.format == "raw" else entry.virtual_size, entry.compression)
 
     async def downloaded(self) -> None:
         return
@@ -92,6 +104,10 @@ class StoredImage(CachedImage):
     @property
     def available(self) -> int:
         return self._entry.size
+
+    @property
+    def fd(self) -> int:
+        return self._fd
 
     def view(self, image_format: str, virtual_size: int) -> CacheView:
         return CacheView(self._fd, image_format, self._entry.size, virtual_size, None)

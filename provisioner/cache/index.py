@@ -11,63 +11,64 @@ import os
 import re
 import sqlite3
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from provisioner.cache.entry import Entry
-from provisioner.contracts.errors import ProvisionerError
-from provisioner.download.inspection import Inspection
+from provisioner.cache.entry import Entry, new_entry
+from provisioner.contracts.errors import CacheError, CacheFullError, ProvisionerError
+from provisioner.download.recognition import Recognition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (sha256 TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS urls (url TEXT PRIMARY KEY, version TEXT NOT NULL, sha256 TEXT NOT NULL);
 """
-_NAME = re.compile(r".+-([0-9a-f]{12})\.\w+")
+_NAME = re.compile(r".+-([0-9a-f]{12})\.\w+(\.\w+)?")
 
 
 class Index:
-    """Reads and writes the database; every change is on disk when its method returns."""
+    """Reads and writes the database; every change is on disk when its method returns. Methods raise CacheError."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         path = directory / ".lvp" / "index.sqlite"
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        self._db = _open(path)
+        with _translated():
+            self._db = _open(path)
 
     def load(self) -> tuple[dict[str, Entry], dict[str, tuple[str, str]]]:
         """Entries by sha256, and (version, sha256) by url; entries whose file is gone or changed are dropped."""
-        entries = {}
-        for (body,) in self._db.execute("SELECT body FROM entries").fetchall():
-            entry = msgspec.json.decode(body, type=Entry)
-            if is_intact(self._directory, entry):
-                entries[entry.sha256] = entry
-            else:
-                self.remove(entry.sha256)
-        urls = {url: (version, sha) for url, version, sha in self._db.execute("SELECT url, version, sha256 FROM urls")}
+        entries, lost = {}, []
+        with _translated():
+            for sha256, body in self._db.execute("SELECT sha256, body FROM entries").fetchall():
+                entry = _decode(body)
+                if entry is not None and is_intact(self._directory, entry):
+                    entries[sha256] = entry
+                else:
+                    lost.append(sha256)
+            urls = {url: (ver, sha) for url, ver, sha in self._db.execute("SELECT url, version, sha256 FROM urls")}
+        self.remove(lost)
         return entries, {url: known for url, known in urls.items() if known[1] in entries}
 
-    def put(self, entry: Entry) -> None:
-        """Add or change an entry."""
-        with self._db:
-            self._db.execute(
-                "INSERT OR REPLACE INTO entries VALUES (?, ?)", (entry.sha256, msgspec.json.encode(entry).decode())
-            )
+    def put(self, entry: Entry, url: str | None = None, version: str | None = None) -> None:
+        """Add or change an entry, and remember that ``url`` led to it while the server called it ``version``."""
+        body = msgspec.json.encode(entry).decode()
+        with _translated(), self._db:
+            self._db.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (entry.sha256, body))
+            if url is not None and version is not None:
+                self._db.execute("INSERT OR REPLACE INTO urls VALUES (?, ?, ?)", (url, version, entry.sha256))
 
-    def put_url(self, url: str, version: str, sha256: str) -> None:
-        """Remember that ``url`` led to that content while the server called it ``version``."""
-        with self._db:
-            self._db.execute("INSERT OR REPLACE INTO urls VALUES (?, ?, ?)", (url, version, sha256))
-
-    def remove(self, sha256: str) -> None:
-        """Forget an entry and the urls that led to it."""
-        with self._db:
-            self._db.execute("DELETE FROM entries WHERE sha256 = ?", (sha256,))
-            self._db.execute("DELETE FROM urls WHERE sha256 = ?", (sha256,))
+    def remove(self, digests: Iterable[str]) -> None:
+        """Forget entries by sha256, and the urls that led to them."""
+        rows = [(sha256,) for sha256 in digests]
+        with _translated(), self._db:
+            self._db.executemany("DELETE FROM entries WHERE sha256 = ?", rows)
+            self._db.executemany("DELETE FROM urls WHERE sha256 = ?", rows)
 
     def close(self) -> None:
         self._db.close()
@@ -89,51 +90,72 @@ class Index:
 def is_intact(directory: Path, entry: Entry) -> bool:
     """Whether the file is the one that was published: a regular file of that size and time of change."""
     try:
-        info = os.lstat(directory / entry.file_name)
+        return is_file_of(entry, os.lstat(directory / entry.file_name))
     except OSError:
         return False
-    return stat.S_ISREG(info.st_mode) and info.st_size == entry.size and info.st_mtime_ns == entry.mtime_ns
+
+
+def is_file_of(entry: Entry, found: os.stat_result) -> bool:
+    """Whether that is the state of the published file."""
+    return stat.S_ISREG(found.st_mode) and (found.st_size, found.st_mtime_ns) == (entry.size, entry.mtime_ns)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise CacheFullError("the cache's file system is full") from error
+        raise CacheError(f"the cache's index cannot be used: {error}") from error
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    """The database; a broken one is made anew. One that is only locked or out of space is not broken."""
     try:
         return _connect(path)
+    except sqlite3.OperationalError:
+        raise
     except sqlite3.DatabaseError:
         path.unlink(missing_ok=True)
+        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)  # else it would be played back into the new one
         return _connect(path)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, check_same_thread=False)
-    db.executescript(_SCHEMA)
+    try:
+        db.executescript(_SCHEMA)
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+    except BaseException:
+        db.close()
+        raise
     return db
 
 
+def _decode(body: str) -> Entry | None:
+    try:
+        return msgspec.json.decode(body, type=Entry)
+    except msgspec.MsgspecError:  # of another version of this service
+        return None
+
+
 def _entry_of(path: Path, now: float) -> Entry | None:
-    digest, inspection, info = hashlib.sha256(), Inspection(), None
+    digest, recognition, info = hashlib.sha256(), Recognition(), None
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
-        while chunk := file.read(1024 * 1024):
-            digest.update(chunk)
-            try:
-                info = info or inspection.feed(chunk, last=False)
-            except ProvisionerError:
-                return None
-    info = info or inspection.feed(b"", last=True)
+        try:
+            while chunk := file.read(1024 * 1024):
+                digest.update(chunk)
+                info = info or recognition.feed(chunk, last=False)
+            info = info or recognition.feed(b"", last=True)
+        except ProvisionerError:
+            return None
     if info is None:
         return None
-    return Entry(
-        sha256=digest.hexdigest(),
-        sha512=None,
-        file_name=path.name,
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-        format=info.format,
-        virtual_size=info.virtual_size if info.virtual_size is not None else status.st_size,
-        url="",
-        added_at=now,
-        last_used_at=now,
-    )
+    return new_entry(path.name, "", {"sha256": digest.hexdigest()}, info, status, now)
 
 
 def discard_partials(directory: Path, report: Callable[[str], None]) -> None:

@@ -18,10 +18,10 @@ WAKE_STEP = 2 * 1024 * 1024
 class Arrival:
     """Bytes ``[0, available)`` are in the file behind ``fd``. Make it inside the loop; the maker owns ``fd``."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, limit: int) -> None:
         self.fd = fd
         self.size: int | None = None  # set at the end
-        self.limit: int | None = None  # a body that never ends is given up here
+        self.limit = limit  # bytes there is room for; a body that goes on beyond it is given up
         self._available = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -36,8 +36,8 @@ class Arrival:
 
     def advance(self, end: int) -> None:
         """Bytes up to ``end`` are written. From any thread; cheap. Raises CacheFullError past the limit."""
-        if self.limit is not None and end > self.limit:
-            raise CacheFullError(f"the image is larger than the cache may be ({self.limit} bytes)")
+        if end > self.limit:
+            raise CacheFullError(f"the image goes on beyond the {self.limit} bytes the cache has room for")
         with self._changed:
             self._available = max(self._available, end)
             self._changed.notify_all()
@@ -69,10 +69,10 @@ class Arrival:
         """Return when ``[start, stop)`` is in the file. Raises what ended the download."""
         del start  # the file is filled in order
         while self._available < stop:
-            if self._error is not None:
-                raise self._error
             if self.size is not None:
                 raise CorruptImageError(f"the image ends at byte {self.size}, but byte {stop - 1} of it is needed")
+            if self._error is not None:
+                raise self._error
             await self._lot.park()
 
     async def completed(self) -> None:
@@ -85,11 +85,11 @@ class Arrival:
     def wait_beyond(self, offset: int, step: int) -> int:
         """Block a thread until ``step`` bytes beyond ``offset`` are there, or all are. The new mark.
 
-        Raises what ended the download.
+        Raises what ended the download, however much of it there is still to read.
         """
         with self._changed:
-            while self._available < offset + step and self.size is None:
-                if self._error is not None:
-                    raise self._error
+            while self._error is None and self._available < offset + step and self.size is None:
                 self._changed.wait()
+            if self._error is not None:
+                raise self._error
             return self._available

@@ -27,13 +27,15 @@ def parse(text: str, algorithm: str, file_name: str, *, only_file: bool) -> Chec
     """The checksum of ``file_name`` in a checksum file's text, or None where the text does not have it.
 
     Understood: a bare digest, ``sha256sum`` lines (with ``*`` mark or paths), BSD lines, many files in one text.
+    Where the same name stands in several folders, the one beside the text is meant.
     ``only_file``: the text is about one image (a sidecar), so a bare digest counts; with a name it must still
     be the image's. Raises ImageError where a sidecar holds no digest, names other files only, or contradicts itself.
     """
     entries = list(_entries(text, algorithm))
-    digests = {digest for digest, name in entries if name == file_name}
+    exact = {digest for digest, name in entries if name == file_name}
+    elsewhere = {digest for digest, name in entries if name and name.rsplit("/", 1)[-1] == file_name}
     bare = {digest for digest, name in entries if name is None}
-    found = digests or (bare if only_file else set())
+    found = exact or elsewhere or (bare if only_file else set())
     if len(found) > 1:
         raise ImageError(f"the {algorithm} checksum file gives {file_name} more than one digest")
     if found:
@@ -46,7 +48,7 @@ def parse(text: str, algorithm: str, file_name: str, *, only_file: bool) -> Chec
 
 
 def _entries(text: str, algorithm: str) -> Iterator[tuple[str, str | None]]:
-    """(digest, base name or None) of every line that is a checksum line of that algorithm."""
+    """(digest, name or None) of every line that is a checksum line of that algorithm."""
     for raw in text.lstrip("\ufeff").splitlines():
         line = raw.strip()
         if bsd := _BSD.fullmatch(line):
@@ -56,7 +58,7 @@ def _entries(text: str, algorithm: str) -> Iterator[tuple[str, str | None]]:
         else:
             continue
         if kind == algorithm and len(digest) == _LENGTHS[algorithm]:
-            yield digest, name.rsplit("/", 1)[-1] if name else None
+            yield digest, None if name in {None, "-"} else name.removeprefix("./")  # "-": what came by a pipe
 
 
 async def discover(source: ImageSource, url: str) -> Checksum | None:

@@ -63,6 +63,8 @@ async def _try_once(source: ImageSource, image: RemoteImage, arrival: Arrival, r
 
         def report(end: int) -> None:
             nonlocal mark
+            if image.size is not None and end > image.size:
+                raise RemoteChangedError(f"the server promised {image.size} bytes and sends more")
             received(end - mark)
             mark = end
             arrival.advance(end)
@@ -70,8 +72,9 @@ async def _try_once(source: ImageSource, image: RemoteImage, arrival: Arrival, r
         # Bytes that were hashed are never written again, or the digest would be of another file.
         save = stream.save if stream.start == arrival.available else partial(_replay, stream, arrival)
         end = await save(arrival.fd, report)
-    if image.size is not None and end != image.size:
-        raise RemoteChangedError(f"the server promised {image.size} bytes and sent {end}")
+    promised = arrival.available if image.size is None else image.size
+    if end != promised:  # shorter than what came before, where nothing was promised
+        raise RemoteChangedError(f"the server promised {promised} bytes and sent {end}")
     arrival.finish()
 
 

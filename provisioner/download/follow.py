@@ -10,7 +10,8 @@ import os
 from typing import TYPE_CHECKING
 
 from provisioner.contracts.errors import CorruptImageError
-from provisioner.download.inspection import ImageInfo, Inspection
+from provisioner.download.inspection import ImageInfo
+from provisioner.download.recognition import Recognition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,27 +30,26 @@ def follow(arrival: Arrival, algorithms: Iterable[str], inspected: Callable[[Ima
     ended the download, and UnsafeImageError at once.
     """
     digests = {name: hashlib.new(name, usedforsecurity=True) for name in algorithms}
-    inspection: Inspection | None = Inspection()
+    recognition: Recognition | None = Recognition()
     buffer = memoryview(bytearray(_READ))
     position, step = 0, _HEADER
-    while True:
+    # One read between two looks at the mark: a download that is given up is not hashed to where it had come.
+    while arrival.size is None or position < arrival.size:
         available = arrival.wait_beyond(position, step)
-        while position < available:
-            got = os.preadv(arrival.fd, [buffer[: min(_READ, available - position)]], position)
-            if not got:
-                raise CorruptImageError("the cached file became shorter while it was read")
-            for digest in digests.values():
-                digest.update(buffer[:got])
-            if inspection is not None:
-                info = inspection.feed(buffer[:got], last=False)
-                if info is not None:
-                    inspection = None
-                    inspected(info)
-            position += got
-        if arrival.size is not None and position >= arrival.size:
-            break
-        step = _READ * 4 if inspection is None else _HEADER
-    if inspection is not None:
-        info = inspection.feed(b"", last=True)
+        if available == position:
+            continue  # it ended just here
+        got = os.preadv(arrival.fd, [buffer[: min(_READ, available - position)]], position)
+        if not got:
+            raise CorruptImageError("the cached file became shorter while it was read")
+        for digest in digests.values():
+            digest.update(buffer[:got])
+        position += got
+        if recognition is not None:
+            info = recognition.feed(buffer[:got], last=False)
+            if info is not None:
+                recognition, step = None, _READ
+                inspected(info)
+    if recognition is not None:
+        info = recognition.feed(b"", last=True)
         inspected(info if info is not None else ImageInfo("raw", None))
     return {name: digest.hexdigest() for name, digest in digests.items()}

@@ -19,6 +19,8 @@ WINDOW = 2 * 1024 * 1024
 _STEP = 64 * 1024
 # Disks as they are: a partition table or an ISO file system in them is content, not a container.
 _RAW = {"raw", "gpt", "iso"}
+# qcow2's incompatible feature bit 1.
+_QCOW2_CORRUPT = 1 << 1
 _CHECK_WORDS = {
     "backing_file": "it has a backing file",
     "data_file": "it keeps its data in an external file",
@@ -30,10 +32,14 @@ _CHECK_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """``format`` as qemu-img calls it; ``virtual_size`` in bytes, None for raw (the file's own length)."""
+    """``format`` as qemu-img calls it; ``virtual_size`` in bytes, None for raw (the file's own length).
+
+    ``compression``: what the file is packed with (``gz``, ``xz``, ``zst``, ``bz2``); the rest is of its inside.
+    """
 
     format: str
     virtual_size: int | None
+    compression: str | None = None
 
 
 class Inspection:
@@ -77,7 +83,23 @@ def _judge(found: list[FileInspector]) -> ImageInfo:
     if str(inspector) == "luks":
         raise UnsafeImageError("the image is LUKS-encrypted; it would be copied as noise")
     _check_safety(inspector)
-    return ImageInfo("vpc" if str(inspector) == "vhd" else str(inspector), int(inspector.virtual_size))
+    if str(inspector) == "qcow2":
+        _check_qcow2(bytes(inspector.region("header").data))
+    try:
+        virtual_size = int(inspector.virtual_size)
+    except Exception as error:  # whatever a hostile header makes the inspector stumble over
+        raise UnsafeImageError(f"the {inspector} image's header cannot be read") from error
+    return ImageInfo("vpc" if str(inspector) == "vhd" else str(inspector), virtual_size)
+
+
+def _check_qcow2(header: bytes) -> None:
+    """What the inspector lets pass and nobody who reads the disk could make sense of."""
+    version, encryption = int.from_bytes(header[4:8]), int.from_bytes(header[32:36])
+    features = int.from_bytes(header[72:80]) if version >= 3 else 0
+    if encryption:
+        raise UnsafeImageError("the qcow2 image is encrypted; it would be copied as noise")
+    if features & _QCOW2_CORRUPT:
+        raise UnsafeImageError("the qcow2 image is marked as corrupt; repair it with qemu-img check -r")
 
 
 def _check_safety(inspector: FileInspector) -> None:

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
 from provisioner.contracts import ProvisionedBy, blockdev
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
 
     CheckGuards = Callable[[BlockTarget, str], Awaitable[None]]
 
+log = structlog.get_logger(__name__)
+
 # A commit is let finish even when the job is cancelled; this bounds a device that hangs.
 COMMIT_TIMEOUT = 120.0
+# Looking whether a commit that broke off happened all the same.
+FIND_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Copying:
             await self.converter.convert(view, device, lambda done: self.progress.advance(Stage.CONVERTING, done))
             self.progress.end(Stage.CONVERTING)
             self.progress.begin(Stage.POPULATING, device.size_bytes - virtual_size)
-            if not device.reads_zero:
+            if device.zero_tail and not device.reads_zero:
                 await trio.to_thread.run_sync(_zero_tail, device.path, virtual_size)
             self.progress.end(Stage.POPULATING)
 
@@ -126,7 +131,10 @@ async def commit(
     progress.begin(Stage.FINALIZING)
     assert request.volume_name is not None
     await check_guards(target, request.volume_name)
-    volume = await _bounded(lambda: staged.commit(digest))
+    try:
+        volume = await _bounded(lambda: staged.commit(digest))
+    except Exception as error:  # noqa: BLE001 - raised again where the volume does not stand
+        volume = await _committed_after_all(request, target, error)
     progress.end(Stage.FINALIZING)
     return volume
 
@@ -135,6 +143,24 @@ async def _bounded(work: Callable[[], Awaitable[Volume]]) -> Volume:
     with trio.CancelScope(shield=True, deadline=trio.current_time() + COMMIT_TIMEOUT):
         return await work()
     raise TargetError(f"the target did not commit the volume within {COMMIT_TIMEOUT:g} s")
+
+
+async def _committed_after_all(request: Request, target: BlockTarget, error: Exception) -> Volume:
+    """The job's volume where it stands although its commit broke off: nobody may be told it is not there.
+
+    Raises ``error`` where it does not stand.
+    """
+    assert request.volume_name is not None
+    volume = None
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + FIND_TIMEOUT):
+        try:
+            volume = await target.find(request.volume_name)
+        except Exception as unknown:
+            raise error from unknown
+    if volume is None or volume.provenance is None or volume.provenance.job_id != request.job_id:
+        raise error
+    log.warning("the volume stands although its commit broke off", volume=volume.name, reason=str(error))
+    return volume
 
 
 def _zero_tail(path: str, start: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.contracts import GIB, ImageUrl, Placement, Provenance, StageRequest
+from provisioner.contracts import GIB, MIB, ImageUrl, Placement, Provenance, StageRequest
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ def check_fits(virtual_size: int, volume_size: int) -> None:
             f"the image needs {virtual_size} bytes, but the volume would have {volume_size}; "
             f"ask for {-(-virtual_size // GIB)} GiB or more"
         )
+
+
+def unpack_limit(request: Request) -> int:
+    """The most bytes a compressed image may unpack to: what fits, and for formats with tables room for those."""
+    return request.volume_size if request.image_type == "raw" else request.volume_size * 9 // 8 + 64 * MIB
 
 
 def check_image(info: ImageInfo, declared: str, file_size: int | None, volume_size: int) -> int | None:

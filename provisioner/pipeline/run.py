@@ -16,7 +16,15 @@ from provisioner.cache import Expectation
 from provisioner.contracts import CloneTarget, ProvisionedBy
 from provisioner.download.checksums import discover
 from provisioner.pipeline.copy import Copying, commit, verified
-from provisioner.pipeline.plan import Outcome, Request, check_checksum, check_fits, check_users, stage_request
+from provisioner.pipeline.plan import (
+    Outcome,
+    Request,
+    check_checksum,
+    check_fits,
+    check_users,
+    stage_request,
+    unpack_limit,
+)
 from provisioner.pipeline.progress import Progress, Stage
 
 if TYPE_CHECKING:
@@ -61,6 +69,17 @@ class Pipeline:
             entry = await verified(image, progress)
             done.append(Outcome(image.hit, self.cache.path(entry)))
             return
+        info = await image.info()
+        if info.compression is None:
+            await self._copy(request, image, checksum, progress, done)
+            return
+        async with self.cache.unpacked(image, info, unpack_limit(request)) as unpacked:
+            progress.begin(Stage.CONVERTING, image.size or 0, lambda: unpacked.reader.position)
+            await self._copy(request, unpacked, checksum, progress, done)
+
+    async def _copy(
+        self, request: Request, image: CachedImage, checksum: Checksum | None, progress: Progress, done: list[Outcome]
+    ) -> None:
         target = self.back_ends.target(request.target)
         converter = self.back_ends.converter(request.image_type)
         copying = Copying(request, image, converter, progress, self.cache.path, self.check_guards)
