@@ -29,12 +29,15 @@ from provisioner.contracts.errors import ConfigError, ProvisionerError
 from provisioner.contracts.tasks import first_cause, leaves
 from provisioner.jobs import JobStore, Supervisor
 from provisioner.jobs.announce import Announcer
+from provisioner.jobs.prewarm import prewarm
 from provisioner.observe import logs
 from provisioner.observe.metrics import Metrics
 from provisioner.pipeline.run import Pipeline
+from provisioner.reload import Reloader
+from provisioner.status_line import StatusLine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from provisioner.api.listening import Listening
     from provisioner.config import Config
@@ -42,8 +45,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status, 1 where it could not run. Raises ConfigError."""
+def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status, 1 where it could not run. Raises ConfigError.
+
+    ``read_again`` is what SIGHUP asks for the configuration; without it SIGHUP stops the service too.
+    """
     logs.configure(config.log.format, config.log.level)
     os.umask(0o027)
     back_ends = registry.load().build(config)
@@ -51,7 +57,7 @@ def run(config: Config) -> int:
         with state_lock.locked(Path(config.state_directory)):
             door = listening(config)
             door.take()
-            trio.run(partial(_main, config, back_ends, door), strict_exception_groups=True)
+            trio.run(partial(_main, config, back_ends, door, read_again), strict_exception_groups=True)
     except (BaseExceptionGroup, ProvisionerError) as error:
         return _report(error)
     return 0
@@ -66,8 +72,10 @@ def _report(error: BaseException) -> int:
     return 1
 
 
-async def _main(config: Config, back_ends: registry.BackEnds, door: Listening) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+async def _main(
+    config: Config, back_ends: registry.BackEnds, door: Listening, read_again: Callable[[], Config] | None
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with _parts(config, back_ends) as services, trio.open_nursery() as outer:
             supervisor = services.supervisor
             await outer.start(services.cache.run)
@@ -75,7 +83,9 @@ async def _main(config: Config, back_ends: registry.BackEnds, door: Listening) -
             await outer.start(services.announcer.run)
             async with trio.open_nursery() as jobs:
                 jobs.start_soon(supervisor.run)
-                await _serve(services, door, signals)
+                jobs.start_soon(prewarm, supervisor, config.cache.prewarm)
+                reloader = Reloader(config, read_again, door, services.authenticator) if read_again else None
+                await _serve(services, door, signals, reloader)
                 jobs.cancel_scope.cancel(reason="shutdown")
             outer.cancel_scope.cancel(reason="shutdown")
     log.info("stopped")
@@ -88,7 +98,7 @@ async def _parts(config: Config, back_ends: registry.BackEnds) -> AsyncIterator[
     store = JobStore(Path(config.database))
     cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc)
     pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
-    announcer = Announcer(back_ends.observers)
+    announcer = Announcer({**back_ends.observers, "the service manager": StatusLine()})
     supervisor = Supervisor(pipeline, store, config.jobs, metrics, announcer)
     tokens = TokenFile(Path(config.token_file))
     _leave_client_token(config, tokens)
@@ -102,20 +112,23 @@ async def _parts(config: Config, back_ends: registry.BackEnds) -> AsyncIterator[
             await store.aclose()
 
 
-async def _serve(services: Services, door: Listening, signals: AsyncIterator[int]) -> None:
+async def _serve(services: Services, door: Listening, signals: AsyncIterator[int], reloader: Reloader | None) -> None:
     """The API from its first request to its last, and the jobs' grace at the end."""
     from hypercorn.trio import serve
 
     stop = trio.Event()
     async with trio.open_nursery() as front:
         binds = await front.start(partial(serve, create_app(services), door, shutdown_trigger=stop.wait))
-        systemd.notify("READY=1")
+        systemd.notify("READY=1\nSTATUS=Ready")
         log.info("ready", version=__version__, bind=binds, targets=sorted(services.back_ends.targets))
         front.start_soon(_keep_watchdog, stop)
         async for signum in signals:
+            if signum == signal.SIGHUP and reloader is not None:
+                await reloader.reload()
+                continue
             log.info("stopping", signal=signal.Signals(signum).name, active_jobs=services.supervisor.active_count)
             break
-        systemd.notify("STOPPING=1")
+        systemd.notify("STOPPING=1\nSTATUS=Stopping: running jobs have their grace")
         await services.supervisor.drain()
         stop.set()
     log.info("the API has stopped")

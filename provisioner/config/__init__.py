@@ -8,6 +8,7 @@ from provisioner.config.schema import (
     Config,
     JobSettings,
     LogSettings,
+    PrewarmSettings,
     Role,
     ServerSettings,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "Faults",
     "JobSettings",
     "LogSettings",
+    "PrewarmSettings",
     "Role",
     "ServerSettings",
     "decode_struct",

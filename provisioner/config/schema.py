@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from provisioner.contracts import ByteSize, Duration
+from provisioner.contracts import ByteSize, Checksum, Duration
+from provisioner.contracts.errors import InvalidRequestError
 
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
@@ -102,6 +103,25 @@ class JobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     keep_history: Duration = Duration(90 * 86400)
 
 
+class PrewarmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[[cache.prewarm]]``: an image to have in the cache before anybody asks for it."""
+
+    url: str
+    image_type: str = "qcow2"
+    checksum: str | None = None
+    # Cloud images are published daily at the most.
+    every: Duration = Duration(86400)
+
+    def __post_init__(self) -> None:
+        if self.every < 60:
+            raise ValueError("every must be at least 1m")
+        if self.checksum is not None:
+            try:
+                Checksum.parse(self.checksum)
+            except InvalidRequestError as error:
+                raise ValueError(error.message) from error
+
+
 class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[cache]``: verified images kept on this host."""
 
@@ -115,6 +135,8 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     require_checksum: bool = True
     # Tries of one download before the job fails, with a growing pause between two.
     download_attempts: Positive = 5
+    # Images to fetch at the start and to look at again on a schedule.
+    prewarm: list[PrewarmSettings] = msgspec.field(default_factory=list)
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

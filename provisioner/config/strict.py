@@ -58,6 +58,8 @@ def _decode_value(value: object, kind: Any, path: str, faults: Faults) -> Any:
     nested = _struct_in(kind)
     if nested is not None and isinstance(value, Mapping):
         return decode_struct(value, nested, path, faults)
+    if nested is not None and typing.get_origin(kind) is list and isinstance(value, list):
+        return [decode_struct(item, nested, f"{path}[{number}]", faults) for number, item in enumerate(value)]
     table_of = _struct_in(typing.get_args(kind)[1]) if typing.get_origin(kind) is dict else None
     if table_of is not None and isinstance(value, Mapping):
         return {key: decode_struct(item, table_of, _join(path, key), faults) for key, item in value.items()}

@@ -1,0 +1,47 @@
+"""Keeping images in the cache that are going to be asked for: fetch jobs on a schedule, like anybody else's."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from provisioner.contracts.errors import ProvisionerError
+from provisioner.jobs.job import JobSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provisioner.config import PrewarmSettings
+    from provisioner.jobs.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+# They are nobody's first need: whoever asks for a volume goes before them.
+_PRIORITY = -1000
+# After a submit that was refused (a full queue, say) the next try comes sooner than the schedule.
+_RETRY = 300.0
+
+
+async def prewarm(supervisor: Supervisor, images: Sequence[PrewarmSettings]) -> None:
+    """Submit a fetch of each image now and then every so often, until cancelled.
+
+    A cached image costs a look at its server; it is downloaded again only where the server has another.
+    """
+    async with trio.open_nursery() as nursery:
+        for image in images:
+            nursery.start_soon(_keep, supervisor, image)
+
+
+async def _keep(supervisor: Supervisor, image: PrewarmSettings) -> None:
+    spec = JobSpec(image_url=image.url, image_type=image.image_type, checksum=image.checksum, priority=_PRIORITY)
+    while True:
+        pause = float(image.every)
+        try:
+            await supervisor.submit(spec, request_id=str(uuid.uuid4()), principal="prewarm", idempotency_key=None)
+        except ProvisionerError as error:
+            log.warning("an image could not be prewarmed", url=image.url, reason=error.message)
+            pause = min(pause, _RETRY)
+        await trio.sleep(pause)
