@@ -99,7 +99,7 @@ async def fetch(served: Served, path: Path, *, hashed: bool) -> str | None:
     """As a provision fetches: one thread saves, another hashes and inspects behind its mark."""
     source, digests = served.source(), dict[str, str]()
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    arrival = Arrival(fd)
+    arrival = Arrival(fd, limit=2**63)
 
     async def hash_it() -> None:
         digests.update(await trio.to_thread.run_sync(follow, arrival, ["sha256"], lambda _info: None))

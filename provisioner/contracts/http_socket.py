@@ -6,6 +6,7 @@ Owns how bytes are moved and what a socket's own errors mean; knows no HTTP.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import ssl
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # 128 to 256 KiB measured best; from 4 MiB on page faults cost more than the calls saved.
 BUFFER_SIZE = 256 * 1024
+# What a user may give a pipe. At the usual 64 KiB splicing takes four times the calls and gains nothing.
+PIPE_SIZE = 1024 * 1024
 # A slow server's bytes go to the file at least this often, so that progress is true and a cut loses little.
 FLUSH_AFTER = 0.25
 
@@ -54,8 +57,8 @@ def _fill(sock: Any, buffer: memoryview, name: str) -> int:
 def spliced(sock: socket.socket, fd: int, offset: int, missing: int, stall_timeout: float, name: str) -> Iterator[int]:
     """Move up to ``missing`` bytes to ``offset`` of ``fd`` without a copy in this process; the size of each move.
 
-    The kernel hands the pages on by way of a pipe: a third of the processor time of receiving and writing. Not
-    for TLS, whose bytes on the socket are not the image's.
+    The kernel hands the pages on by way of a pipe: 0.7 of the processor time of receiving and writing, measured
+    on loopback. Not for TLS, whose bytes on the socket are not the image's.
     """
     # Blocking, with the kernel's own time limit: a descriptor with Python's would be a non-blocking one to splice.
     sock.settimeout(None)
@@ -63,9 +66,11 @@ def spliced(sock: socket.socket, fd: int, offset: int, missing: int, stall_timeo
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), max(1, int(rest * 1e6))))
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
+        with suppress(OSError):  # refused where the user's pipes hold too much already: slower, not worse
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         while missing:
             try:
-                count = os.splice(sock.fileno(), writer, min(missing, BUFFER_SIZE))
+                count = os.splice(sock.fileno(), writer, min(missing, PIPE_SIZE))
             except OSError as error:
                 raise broken(TimeoutError() if error.errno == errno.EAGAIN else error, name) from error
             if not count:
