@@ -1,4 +1,7 @@
-"""Log lines, text or JSON, on standard error. Owns their shape; who logs binds job and request ids as context."""
+"""Log lines, text or JSON, on standard error, and text with its fields into the journal where that is what listens.
+
+Owns their shape; who logs binds job and request ids as context.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import structlog
+
+from provisioner.observe import journal
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
@@ -17,6 +22,7 @@ _QUIET = ("httpx", "httpcore", "hypercorn", "oslo_utils")
 
 def configure(log_format: str, level: str) -> None:
     """Set up structlog and the standard library's logging alike. ``log_format`` is ``text`` or ``json``."""
+    to_journal = log_format == "text" and journal.is_ours()
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -27,27 +33,55 @@ def configure(log_format: str, level: str) -> None:
     final: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if log_format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                pad_event_to=0,
+                # The default, rich's, takes seconds in the loop and prints local variables, secrets among them.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
     )
-    number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        # The level is asked of the standard library's loggers each time: it can change while we run.
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = journal.JournalHandler() if to_journal else logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+            processors=[
+                *([_leave_fields] if to_journal else []),
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *final,
+            ],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(number)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """From which level on lines are written, from now on."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger().setLevel(number)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+def _leave_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For the journal's handler: the fields apart from the line, which says neither time nor level again."""
+    for key in ("timestamp", "level"):
+        event.pop(key, None)
+    fields = {
+        key: value for key, value in event.items() if not key.startswith("_") and key not in {"event", "exc_info"}
+    }
+    setattr(event["_record"], journal.FIELDS, fields)
+    return event
 
 
 def _without_nones(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
