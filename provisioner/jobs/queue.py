@@ -19,6 +19,7 @@ class WaitingLine(Generic[T]):
         self._sequence = 0
         self._tickets: dict[int, int] = {}
         self._waiting = trio.Semaphore(0)
+        self._stopped = False
 
     def __len__(self) -> int:
         return len(self._heap) - len(self._gone)
@@ -34,10 +35,16 @@ class WaitingLine(Generic[T]):
         """Leave the line; the item must be in it."""
         self._gone.add(self._tickets.pop(id(item)))
 
+    def stop(self) -> None:
+        """Nobody's turn comes any more; who waits in the line stays in it."""
+        self._stopped = True
+
     async def get(self) -> T:
         """The next in line."""
         while True:
             await self._waiting.acquire()
+            if self._stopped:
+                await trio.sleep_forever()
             _, ticket, item = heapq.heappop(self._heap)
             if ticket not in self._gone:
                 del self._tickets[id(item)]

@@ -6,6 +6,7 @@ the job has ended, rollback included.
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import msgspec
 import structlog
 import trio
 
-from provisioner.contracts import JobEvent
+from provisioner.contracts import Checksum, ImageUrl, JobEvent
 from provisioner.contracts.errors import (
     CancelError,
     ConflictError,
@@ -107,8 +108,9 @@ class Supervisor:
             task_status.started()
 
     async def drain(self) -> None:
-        """No new jobs; wait for the running ones, for the time the config grants."""
+        """No new jobs, neither from clients nor out of the line; wait for the running ones as the config grants."""
         self.draining = True
+        self._line.stop()
         with trio.move_on_after(self._settings.shutdown_grace):
             for active in self._running():
                 await active.ended.wait()
@@ -151,11 +153,14 @@ class Supervisor:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
                 await self._store.put(job)
                 self._enqueue(ActiveJob(job))
-        log.info("job accepted", job_id=job.job_id, volume=spec.volume_name, image=spec.image_url)
+        image = ImageUrl.parse(spec.image_url).without_query
+        log.info("job accepted", job_id=job.job_id, volume=spec.volume_name, image=image)
         return job
 
     def _checked(self, spec: JobSpec) -> JobSpec:
         """Refuse what can be refused without asking anybody; fill in the default target."""
+        if spec.checksum is not None:
+            Checksum.parse(spec.checksum)
         back_ends = self._pipeline.back_ends
         back_ends.source_for(spec.image_url)
         back_ends.converter(spec.image_type)
@@ -210,11 +215,12 @@ class Supervisor:
         raise CancelError(f"cannot cancel job in '{job.status}' status")
 
     async def _cancel(self, active: ActiveJob) -> None:
-        active.cancel_requested = True
-        if active.job.status is Status.PENDING:
+        if active.job.status is Status.PENDING and not active.cancel_requested:
+            active.cancel_requested = True
             self._line.discard(active)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
                 await self._end(active, active.job.cancelled(time.time()))
+        active.cancel_requested = True
         active.scope.cancel(reason="somebody asked for it")
         await active.ended.wait()
 
@@ -278,14 +284,11 @@ class Supervisor:
                 if active.job.spec.target in self._unrecovered:
                     await self._recover_target(active.job.spec.target)
                 await self._pipeline.run(active.job.request(), active.progress, done)
-        except Exception as caught:  # noqa: BLE001 - the boundary: a job's error must not reach another job
-            error = first_cause(caught)
-        except BaseExceptionGroup as group:
-            rest = group.split(trio.Cancelled)[1]
-            error = first_cause(rest) if rest is not None else None
-            if error is None:
-                raise
+        except* Exception as group:  # noqa: BLE001 - the boundary: a job's error must not reach another job
+            error = first_cause(group)
         finally:
+            # The job's own scope is left: a cancel that is still felt here comes from the service's end.
+            active.interrupted |= trio.current_effective_deadline() == -math.inf
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
                 await self._conclude(active, done[0] if done else None, error, time.monotonic() - begun)
 
@@ -299,20 +302,21 @@ class Supervisor:
             outcome,
             error,
             cancel_requested=active.cancel_requested,
-            interrupted=active.interrupted or (error is None and not active.cancel_requested),
+            interrupted=active.interrupted,
             staged=active.progress.has_begun(Stage.ALLOCATING),
             timings=active.progress.timings(),
             now=time.time(),
         )
         if job.status.ended:
-            self._count_end(job, seconds)
+            self._count_end(job, seconds, active.progress.processed(Stage.CONVERTING))
         await self._end(active, job)
         log.info("job ended", status=job.status, error=job.error, seconds=round(seconds, 3))
 
-    def _count_end(self, job: Job, seconds: float) -> None:
+    def _count_end(self, job: Job, seconds: float, written: int) -> None:
         self._metrics.job_ended(
             job.status.value,
             seconds,
+            written=written,
             cache_hit=job.cache_hit,
             provisioned_by=job.volume.provisioned_by.value if job.volume else None,
             stages=job.timings if job.status is Status.COMPLETED else None,
@@ -324,11 +328,12 @@ class Supervisor:
             await self._store.put(job)
         except UnavailableError as error:
             log.error("the end of a job could not be stored", job_id=job.job_id, reason=error.message)
-        active.job = job
-        self._announce(active, active.progress.stage)
-        del self._active[job.job_id]
-        active.ended.set()
-        self._count()
+        finally:
+            active.job = job
+            self._announce(active, active.progress.stage)
+            del self._active[job.job_id]
+            active.ended.set()
+            self._count()
 
     def _count(self) -> None:
         self._metrics.active_jobs.set(len(self._active))
