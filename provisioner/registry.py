@@ -11,18 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
+import structlog
 
 from provisioner.config import DEFAULT_CONVERTERS, Config, Faults, decode_struct
 from provisioner.contracts import PROJECT, BackEnd, BackEndContext, hookspecs
-from provisioner.contracts.errors import ConfigError, InvalidRequestError, PluginError, UrlNotAllowedError
+from provisioner.contracts.errors import (
+    ConfigError,
+    InvalidRequestError,
+    PluginError,
+    ProvisionerError,
+    UrlNotAllowedError,
+)
 from provisioner.contracts.urls import ImageUrl
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from provisioner.contracts import BlockTarget, Converter, Guard, ImageSource, Observer
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 # What a back end is called in the config -> the hook that brings it.
 KINDS = {
@@ -79,13 +87,12 @@ class BackEnds:
 
     async def aclose(self) -> None:
         """Close every back end, each whatever the others do."""
-        async for back_end in self._all():
-            await back_end.aclose()
-
-    async def _all(self) -> AsyncIterator[Any]:
-        for group in (self.observers, self.guards, self.converters, self.sources, self.targets):
-            for back_end in dict.fromkeys(group.values()):
-                yield back_end
+        groups = (self.observers, self.guards, self.converters, self.sources, self.targets)
+        for back_end in dict.fromkeys(back_end for group in groups for back_end in group.values()):
+            try:
+                await back_end.aclose()
+            except Exception as error:  # noqa: BLE001 - the boundary: one that breaks must not keep the others open
+                log.warning("a back end could not be closed", back_end=type(back_end).__name__, reason=str(error))
 
 
 class Registry:
@@ -105,9 +112,8 @@ class Registry:
         except (pluggy.PluginValidationError, ValueError) as error:
             raise PluginError(f"plugin {name} cannot be used: {error}") from error
         for kind, hook in KINDS.items():
-            for back_ends in getattr(manager.hook, hook)():
-                for back_end in back_ends:
-                    self._add_one(kind, back_end, distribution or name, version)
+            for back_end in _registered(manager, hook, name):
+                self._add_one(kind, back_end, distribution or name, version)
 
     def _add_one(self, kind: str, back_end: BackEnd[Any], distribution: str, version: str) -> None:
         taken = self._origins.get((kind, back_end.name))
@@ -160,11 +166,15 @@ class Registry:
                 known = _names(self._back_ends[kind])
                 faults.add(f"{path}.plugin", f"no installed plugin brings {table['plugin']!r}; allowed: {known}")
                 continue
-            own = {key: value for key, value in table.items() if key not in {"plugin", "default"}}
+            core_keys = {"plugin", "default"} if kind == "target" else {"plugin"}
+            own = {key: value for key, value in table.items() if key not in core_keys}
             settings = decode_struct(own, back_end.settings, path, faults)
             if settings is not None:
                 context = BackEndContext(name, Path(config.state_directory))
-                made[name] = back_end.create(settings, context)
+                try:
+                    made[name] = back_end.create(settings, context)
+                except (ProvisionerError, ValueError, OSError) as error:
+                    faults.add(path, str(error))
         return made
 
 
@@ -181,6 +191,18 @@ def load() -> Registry:
             plugin, entry.name, distribution.name if distribution else "", distribution.version if distribution else ""
         )
     return registry
+
+
+def _registered(manager: pluggy.PluginManager, hook: str, name: str) -> Iterable[BackEnd[Any]]:
+    """What the one plugin of ``manager`` brings by that hook."""
+    try:
+        back_ends = [back_end for brought in getattr(manager.hook, hook)() for back_end in brought]
+    except Exception as error:
+        raise PluginError(f"plugin {name} cannot be used: its hook {hook} failed: {error}") from error
+    for back_end in back_ends:
+        if not isinstance(back_end, BackEnd):
+            raise PluginError(f"plugin {name} cannot be used: its hook {hook} must bring BackEnd, not {back_end!r}")
+    return back_ends
 
 
 def _default_target(config: Config) -> str:

@@ -57,6 +57,9 @@ def _check_tables(config: Config, faults: Faults) -> None:
             faults.add(f"converters.{name}", f"found {show(entry)}, allowed: a plugin's name or a table with plugin")
     if not config.targets:
         faults.add("targets", 'is missing; allowed: at least one table such as [targets.main] with plugin = "lvm"')
+    for name, table in config.targets.items():
+        if not isinstance(table.get("default", False), bool):
+            faults.add(f"targets.{name}.default", f"found {show(table['default'])}, allowed: true or false")
     defaults = [name for name, table in config.targets.items() if table.get("default") is True]
     if len(defaults) > 1:
         faults.add("targets", f"found default = true in {', '.join(defaults)}, allowed: in one")
