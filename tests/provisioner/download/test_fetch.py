@@ -1,0 +1,260 @@
+"""Fetching over connections that break: pauses, resuming, and what a server may not change on the way."""
+
+import itertools
+import os
+from dataclasses import replace
+
+import pytest
+import trio
+import trio.testing
+
+from provisioner.contracts.errors import (
+    CacheFullError,
+    CorruptImageError,
+    RemoteChangedError,
+    RemoteNotFoundError,
+    RemoteUnavailableError,
+)
+from provisioner.contracts.testing import FakeImage, FakeSource
+from provisioner.download.arrival import Arrival
+from provisioner.download.fetch import fetch, pause_after
+from provisioner.download.follow import follow
+
+URL = "https://images.example.com/disk.raw"
+DATA = bytes(range(256)) * 2048  # 512 KiB
+DOWN = RemoteUnavailableError("the connection broke")
+
+
+class Flaky(FakeSource):
+    """Breaks at each offset in ``breaks`` once; ``then`` is what the server holds after the first break."""
+
+    def __init__(self, image, breaks, then=None):
+        super().__init__({URL: image}, chunk_size=16 * 1024)
+        self.breaks, self.then = list(breaks), then
+
+    async def pass_by(self, url, start, stop):
+        if self.breaks and start <= self.breaks[0] < stop:
+            self.breaks.pop(0)
+            if self.then is not None:
+                self.images[url] = self.then
+            raise DOWN
+        await super().pass_by(url, start, stop)
+
+
+@pytest.fixture
+def arrival(tmp_path):
+    """Made inside the loop by each test; the file is kept for looking at."""
+    fd = os.open(tmp_path / "partial", os.O_RDWR | os.O_CREAT)
+    yield lambda limit=1 << 30: Arrival(fd, limit)
+    os.close(fd)
+
+
+async def get(source, arrival, attempts=3):
+    got = []
+    await fetch(source, await source.stat(URL), arrival, attempts, got.append)
+    assert os.pread(arrival.fd, 1 << 30, 0) == DATA
+    assert arrival.size == len(DATA)
+    assert source.open_now == 0
+    return sum(got)
+
+
+def test_pauses_double_up_to_a_cap():
+    assert [pause_after(n, lambda: 1.0) for n in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert pause_after(3, lambda: 0.0) == 1.0
+
+
+class Inline:
+    """Threads and a mock clock do not go together: the fakes' writes run in the loop."""
+
+    @staticmethod
+    async def run_sync(work, *args, **_):
+        await trio.lowlevel.checkpoint()
+        return work(*args)
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    monkeypatch.setattr("trio.to_thread", Inline)
+
+
+async def test_resumes_where_it_broke_off(arrival, no_threads, autojump_clock):
+    source = Flaky(FakeImage(DATA), [100_000, 300_000])
+    assert await get(source, arrival()) == len(DATA)  # no byte twice
+    starts = [start for _, start, _ in source.opens]
+    assert starts == [0, 98304, 294912]
+
+
+async def test_only_tries_in_a_row_without_a_byte_count(arrival, no_threads, autojump_clock):
+    source = Flaky(FakeImage(DATA), range(10_000, 400_000, 20_000))
+    began = trio.current_time()
+    await get(source, arrival(), attempts=2)
+    assert len(source.opens) == 21
+    assert 20 * 0.25 <= trio.current_time() - began <= 20 * 0.5  # each pause is a first one
+
+
+async def test_gives_up_after_attempts_without_progress(arrival, no_threads, autojump_clock):
+    source = FakeSource({URL: DATA}, fail_at={"open": DOWN})
+    remote = await source.stat(URL)
+    began = trio.current_time()
+    with pytest.raises(RemoteUnavailableError):
+        await fetch(source, remote, arrival(), 4, lambda _: None)
+    assert len(source.opens) == 4
+    assert (0.5 + 1 + 2) / 2 <= trio.current_time() - began <= 0.5 + 1 + 2
+
+
+@pytest.mark.parametrize("error", [RemoteNotFoundError("gone"), RemoteChangedError("new")])
+async def test_does_not_try_again_what_cannot_help(arrival, error):
+    source = FakeSource({URL: DATA}, fail_at={"open": error})
+    with pytest.raises(type(error)):
+        await fetch(source, await source.stat(URL), arrival(), 5, lambda _: None)
+    assert len(source.opens) == 1
+
+
+@pytest.mark.parametrize(("ranges", "version"), [(False, "1"), (True, None), (False, None)])
+async def test_a_server_that_cannot_resume_is_compared(arrival, no_threads, autojump_clock, ranges, version):
+    """From the start again; the same bytes go by, the rest is written."""
+    source = Flaky(FakeImage(DATA, version=version, accepts_ranges=ranges), [200_000])
+    await get(source, arrival())
+    assert [start for _, start, _ in source.opens] == [0, 0]
+
+
+@pytest.mark.parametrize("where", [0, 150_000, 196_607])
+async def test_another_beginning_is_never_mixed_in(arrival, no_threads, autojump_clock, where):
+    """A server that swaps what was hashed already is found out, however small the swap."""
+    forged = bytearray(DATA)
+    forged[where] ^= 1
+    image = FakeImage(DATA, version=None, accepts_ranges=False)
+    source = Flaky(image, [200_000], then=replace(image, data=bytes(forged)))
+    made = arrival()
+    with pytest.raises(RemoteChangedError, match="changed on the server"):
+        await fetch(source, await source.stat(URL), made, 5, lambda _: None)
+    assert made.size is None
+    assert os.pread(made.fd, 150_001, 0) == DATA[:150_001]
+
+
+async def test_a_shorter_second_answer_is_another_image(arrival, no_threads, autojump_clock):
+    """Without a promised size the end of the second answer must not pass for that of the first."""
+    image = FakeImage(DATA, version=None, size=None, accepts_ranges=False)
+    source = Flaky(image, [200_000], then=replace(image, data=DATA[:50_000]))
+    with pytest.raises(RemoteChangedError, match="promised"):
+        await fetch(source, await source.stat(URL), arrival(), 5, lambda _: None)
+
+
+@pytest.mark.parametrize(("said", "words"), [(len(DATA) - 1, "sends more"), (len(DATA) + 1, "promised")])
+async def test_a_size_that_lies(arrival, said, words):
+    """Both ways; of too much no more than one read is taken."""
+    source = FakeSource({URL: FakeImage(DATA, size=said)})
+    with pytest.raises(RemoteChangedError, match=words):
+        await fetch(source, await source.stat(URL), arrival(), 5, lambda _: None)
+
+
+async def test_a_body_without_end_stops_at_the_limit(arrival):
+    source = FakeSource({URL: FakeImage(DATA, size=None)}, chunk_size=1000)
+    made = arrival(limit=100_000)
+    with pytest.raises(CacheFullError, match="beyond the 100000 bytes"):
+        await fetch(source, await source.stat(URL), made, 5, lambda _: None)
+    assert os.fstat(made.fd).st_size <= 101_000
+
+
+# --- waiting for it ---
+
+
+async def test_waiters_wake_when_their_bytes_are_there(arrival):
+    made, seen = arrival(), []
+
+    async def wait_for(stop):
+        await made.arrived(0, stop)
+        seen.append((stop, made.available))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for, 10)
+        nursery.start_soon(wait_for, 5 << 20)
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.to_thread.run_sync(made.advance, 3 << 20)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [stop for stop, _ in seen] == [10]
+        await trio.to_thread.run_sync(made.advance, 6 << 20)
+    assert [stop for stop, _ in seen] == [10, 5 << 20]
+
+
+async def test_waiting_beyond_the_end_is_the_image_s_fault(arrival):
+    """Also where the download has long been put away."""
+    made = arrival()
+    made.advance(100)
+    made.finish()
+    made.fail(RuntimeError("given up"))
+    with pytest.raises(CorruptImageError, match="ends at byte 100, but byte 199"):
+        await made.arrived(0, 200)
+    await made.arrived(50, 100)
+    await made.completed()
+
+
+async def test_the_first_failure_counts_and_reaches_everybody(arrival):
+    made = arrival()
+    for wait in (lambda: made.arrived(0, 1), made.completed, lambda: trio.to_thread.run_sync(made.wait_beyond, 0, 1)):
+        async with trio.open_nursery() as nursery:
+            with pytest.RaisesGroup(RemoteNotFoundError) as caught:
+                async with trio.open_nursery() as inner:
+                    inner.start_soon(wait)
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    made.fail(RemoteNotFoundError("first"))
+                    made.fail(RemoteUnavailableError("second"))
+            assert "first" in str(caught.value.exceptions[0])
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_wake_up_after_the_loop_is_gone_is_harmless(tmp_path):
+    fd = os.open(tmp_path / "x", os.O_RDWR | os.O_CREAT)
+
+    async def make():
+        return Arrival(fd, 1 << 30)
+
+    made = await trio.to_thread.run_sync(trio.run, make)
+    made.advance(5 << 20)
+    made.finish()
+    os.close(fd)
+
+
+# --- hashing behind ---
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 64 * 1024, 3 * 1024 * 1024 + 1])
+async def test_the_digest_is_of_all_bytes(tmp_path, arrival, size):
+    """Whatever pieces they come in, with the inspector's verdict told once."""
+    import hashlib
+
+    data = os.urandom(size) if size else b""
+    made, told, digests = arrival(), [], {}
+
+    async def hash_it():
+        digests.update(await trio.to_thread.run_sync(follow, made, {"sha256", "sha512"}, told.append))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hash_it)
+        for start in itertools.chain(range(0, size, 700_001)):
+            stop = min(size, start + 700_001)
+            os.pwrite(made.fd, data[start:stop], start)
+            made.advance(stop)
+            await trio.lowlevel.checkpoint()
+        made.finish()
+    assert digests == {name: hashlib.new(name, data).hexdigest() for name in ("sha256", "sha512")}
+    assert [info.format for info in told] == ["raw"]
+
+
+async def test_hashing_stops_where_the_download_failed(arrival):
+    """Not at the mark: what is given up is not read to its end first."""
+    made = arrival()
+    os.truncate(made.fd, 1 << 29)
+    made.advance(1 << 29)
+    made.fail(RemoteUnavailableError("gone"))
+    with pytest.raises(RemoteUnavailableError):
+        await trio.to_thread.run_sync(follow, made, {"sha256"}, lambda _: None)
+
+
+async def test_a_file_that_shrinks_under_the_hash_is_told(arrival):
+    made = arrival()
+    os.pwrite(made.fd, b"x" * 10, 0)
+    made.advance(20)
+    made.finish()
+    with pytest.raises(CorruptImageError, match="became shorter"):
+        await trio.to_thread.run_sync(follow, made, {"sha256"}, lambda _: None)
