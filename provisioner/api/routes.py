@@ -28,6 +28,9 @@ ROLES: dict[str, Role] = {
     "v1.cancel_job": "operator",
     "v1.list_images": "viewer",
     "v1.remove_image": "admin",
+    "v1.pin_image": "operator",
+    "v1.unpin_image": "operator",
+    "v1.verify_image": "operator",
     "v1.fetch_image": "operator",
     "v1.prune_cache": "admin",
     "v1.list_volumes": "viewer",
@@ -85,6 +88,21 @@ def _add_cache(api: Blueprint, services: Services) -> None:
     async def remove_image(checksum: str) -> Response:
         entry = await services.cache.remove(str(Checksum.parse(checksum)))
         return answer({"status": "removed", "checksum": entry.digest})
+
+    @api.put("/cache/images/<checksum>/pin", provide_automatic_options=False)
+    async def pin_image(checksum: str) -> Response:
+        entry = await services.cache.pin(str(Checksum.parse(checksum)), pinned=True)
+        return answer({"status": "pinned", "checksum": entry.digest})
+
+    @api.delete("/cache/images/<checksum>/pin", provide_automatic_options=False)
+    async def unpin_image(checksum: str) -> Response:
+        entry = await services.cache.pin(str(Checksum.parse(checksum)), pinned=False)
+        return answer({"status": "unpinned", "checksum": entry.digest})
+
+    @api.post("/cache/images/<checksum>/verify", provide_automatic_options=False)
+    async def verify_image(checksum: str) -> Response:
+        entry, intact = await services.cache.verify(str(Checksum.parse(checksum)))
+        return answer({"status": "intact" if intact else "removed", "checksum": entry.digest})
 
     @api.post("/cache/fetch", provide_automatic_options=False)
     async def fetch_image() -> Response:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -17,14 +17,14 @@ import structlog
 import trio
 
 from provisioner.cache.entry import Entry, Expectation, bytes_over, choose_victims, evictable
-from provisioner.cache.files import CacheFiles
+from provisioner.cache.files import CacheFiles, digest_of
 from provisioner.cache.flight import Flight, as_provisioner_error
 from provisioner.cache.handle import CachedImage, StoredImage
 from provisioner.cache.unpacked import UnpackedImage
 from provisioner.contracts.errors import CacheError, CacheFullError, ConflictError, NotFoundError, ProvisionerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
     from provisioner.config import CacheSettings
@@ -316,6 +316,35 @@ class ImageCache:
             self._entries[entry.sha256] = entry
             await self._in_thread(lambda files: files.index.put(entry))
         return entry
+
+    async def verify(self, digest: str) -> tuple[Entry, bool]:
+        """Read the entry of ``sha256:HEX`` or bare hex anew: whether its bytes still have that digest.
+
+        One that has not is removed; jobs that read it go on with what they opened. Raises NotFoundError.
+        """
+        entry = self._get(digest)
+        with self._held(entry):
+            intact = await trio.to_thread.run_sync(self._has_digest, entry)
+        if not intact:
+            log.error("a cached image has other bytes than its digest says", file=entry.file_name)
+            async with self._changing:
+                if self._entries.get(entry.sha256) is not None:
+                    await self._discard([self._entries[entry.sha256]])
+        return entry, intact
+
+    def _has_digest(self, entry: Entry) -> bool:
+        assert self._files is not None
+        fd = self._files.open(entry)
+        return fd is not None and digest_of(fd, trio.from_thread.check_cancelled) == entry.sha256
+
+    @contextmanager
+    def _held(self, entry: Entry) -> Iterator[None]:
+        """Nobody evicts it meanwhile."""
+        self._users[entry.sha256] += 1
+        try:
+            yield
+        finally:
+            self._users[entry.sha256] -= 1
 
     async def prune(self) -> list[Entry]:
         """Remove every entry that is neither pinned nor in use; what was removed."""

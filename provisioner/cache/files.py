@@ -5,6 +5,7 @@ Blocking: call it in a thread.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
@@ -14,6 +15,7 @@ import msgspec
 
 from provisioner.cache.entry import Entry, file_name, new_entry
 from provisioner.cache.index import Index, discard_partials, is_file_of, is_intact
+from provisioner.contracts import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from provisioner.contracts import RemoteImage
     from provisioner.download.inspection import ImageInfo
+
+_READ = 1 * MIB
 
 
 class CacheFiles:
@@ -88,6 +92,16 @@ class CacheFiles:
         for entry in gone:
             (self._directory / entry.file_name).unlink(missing_ok=True)
         self.index.remove(entry.sha256 for entry in gone)
+
+
+def digest_of(fd: int, check: Callable[[], None]) -> str:
+    """The sha256 of a whole file in hex; closes ``fd``. ``check`` is called between two reads and may raise."""
+    digest, buffer = hashlib.sha256(), bytearray(_READ)
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        while got := file.readinto(buffer):
+            check()
+            digest.update(memoryview(buffer)[:got])
+    return digest.hexdigest()
 
 
 def _sync_directory(directory: Path) -> None:

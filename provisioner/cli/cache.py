@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from provisioner.cli.connection import connect, connection_options, json_option, path
+from provisioner.cli.exit_status import CliError
 from provisioner.cli.help_page import SectionedCommand
 from provisioner.cli.job import patience_option, say_if_more, start
 from provisioner.cli.wording import printable, size, table
+
+if TYPE_CHECKING:
+    from provisioner.cli.client import Client
+
+# Reading tens of gigabytes anew takes minutes.
+_VERIFY_LIMIT = 3600.0
 
 
 @click.group()
@@ -80,6 +89,55 @@ def remove(checksum: str, as_json: bool, **connection: str | None) -> None:
     client = connect(connection)
     answer = client.delete(path("cache", "images", checksum))
     click.echo(answer.text if as_json else f"removed {printable(checksum)} from the cache")
+
+
+@cache.command(cls=SectionedCommand, examples=["lvp cache pin sha256:9f86d081884c7d65..."])
+@click.argument("checksum")
+@json_option
+@connection_options
+def pin(checksum: str, as_json: bool, **connection: str | None) -> None:
+    """Keep the image with CHECKSUM from being evicted when room is needed."""
+    answer = connect(connection).put(path("cache", "images", checksum, "pin"))
+    click.echo(answer.text if as_json else f"pinned {printable(checksum)}")
+
+
+@cache.command(cls=SectionedCommand, examples=["lvp cache unpin sha256:9f86d081884c7d65..."])
+@click.argument("checksum")
+@json_option
+@connection_options
+def unpin(checksum: str, as_json: bool, **connection: str | None) -> None:
+    """Let the image with CHECKSUM be evicted again."""
+    answer = connect(connection).delete(path("cache", "images", checksum, "pin"))
+    click.echo(answer.text if as_json else f"unpinned {printable(checksum)}")
+
+
+@cache.command(cls=SectionedCommand, examples=["lvp cache verify", "lvp cache verify sha256:9f86d081884c7d65..."])
+@click.argument("checksum", required=False)
+@json_option
+@connection_options
+def verify(checksum: str | None, as_json: bool, **connection: str | None) -> None:
+    """Let the server read its images anew and compare their digests; without CHECKSUM all of them.
+
+    One whose bytes have changed is removed from the cache, and the exit status is 1.
+    """
+    client = connect(connection)
+    images = [checksum] if checksum else [image["checksum"] for image in _all_images(client)]
+    broken = 0
+    for digest in images:
+        answer = client.post(path("cache", "images", digest, "verify"), limit=_VERIFY_LIMIT)
+        broken += answer.data["status"] != "intact"
+        click.echo(answer.text if as_json else f"{answer.data['status']:<8} {printable(digest)}")
+    if broken:
+        raise CliError(f"{broken} cached image{'' if broken == 1 else 's'} had changed and went")
+
+
+def _all_images(client: Client) -> list[dict[str, Any]]:
+    images: list[dict[str, Any]] = []
+    while True:
+        page = client.get(path("cache", "images"), {"offset": len(images), "limit": 1000}).data
+        images += page["images"]
+        if not page["images"] or len(images) >= page["count"]:
+            return images
 
 
 @cache.command(cls=SectionedCommand, examples=["lvp cache prune"])

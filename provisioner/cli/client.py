@@ -66,6 +66,10 @@ class Client:
         """DELETE, once: a repeat would find nothing and say so. Raises ApiError or UnreachableError."""
         return self._once("DELETE", path)
 
+    def put(self, path: str) -> Answer:
+        """PUT, repeated when the answer is lost. Raises ApiError or UnreachableError."""
+        return self._repeat("PUT", path)
+
     def post(self, path: str, *, limit: float = ANSWER_TIMEOUT) -> Answer:
         """POST, once. ``limit`` in seconds for the answer. Raises ApiError or UnreachableError."""
         return self._once("POST", path, limit=limit)
