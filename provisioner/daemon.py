@@ -21,6 +21,7 @@ import trio
 from provisioner import __version__, registry, state_lock, systemd
 from provisioner.api.app import create_app
 from provisioner.api.auth import Authenticator
+from provisioner.api.connections import serving
 from provisioner.api.listening import listening
 from provisioner.api.services import Services
 from provisioner.api.tokens import TokenFile
@@ -114,13 +115,10 @@ async def _parts(config: Config, back_ends: registry.BackEnds) -> AsyncIterator[
 
 async def _serve(services: Services, door: Listening, signals: AsyncIterator[int], reloader: Reloader | None) -> None:
     """The API from its first request to its last, and the jobs' grace at the end."""
-    from hypercorn.trio import serve
-
     stop = trio.Event()
-    async with trio.open_nursery() as front:
-        binds = await front.start(partial(serve, create_app(services), door, shutdown_trigger=stop.wait))
+    async with serving(create_app(services), door) as urls, trio.open_nursery() as front:
         systemd.notify("READY=1\nSTATUS=Ready")
-        log.info("ready", version=__version__, bind=binds, targets=sorted(services.back_ends.targets))
+        log.info("ready", version=__version__, bind=urls, targets=sorted(services.back_ends.targets))
         front.start_soon(_keep_watchdog, stop)
         async for signum in signals:
             if signum == signal.SIGHUP and reloader is not None:

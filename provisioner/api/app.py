@@ -50,6 +50,8 @@ def _add_request_hooks(app: QuartTrio, services: Services) -> None:
         g.request_id_given = is_sane_id(given)
         g.request_id = given if g.request_id_given else str(uuid.uuid4())
         structlog.contextvars.bind_contextvars(request_id=g.request_id)
+        if request.http_version == "2":  # an answer before the body's end breaks hypercorn's HTTP/2 connections
+            await request.get_data()
         closed_metrics = request.path == "/metrics" and not services.config.auth.open_metrics
         if request.path.startswith("/api/") or closed_metrics:
             g.principal = services.authenticator.identify(peer_certificate(), request.headers)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
+import trio
+from hypercorn.utils import repr_socket_addr
+
 from provisioner import systemd
 from provisioner.api.peer_tls import MutualTlsConfig
 from provisioner.contracts.errors import ConfigError
@@ -19,27 +22,53 @@ if TYPE_CHECKING:
 
 # Answers under way when the API stops may take this long, in seconds.
 _GRACE = 3.0
+# A client that does not speak TLS keeps its place no longer than this, in seconds.
+_HANDSHAKE = 10.0
 
 
 class Listening(MutualTlsConfig):
-    """Hypercorn's config, with sockets and TLS context that are there already when it asks for them."""
+    """Hypercorn's config, and the sockets and the TLS context made from it."""
 
-    _taken: Sockets | None = None
+    max_connections = 256
+    _sockets: Sockets | None = None
     _context: ssl.SSLContext | None = None
 
     def take(self) -> None:
         """Bind the addresses and read the certificates. Raises ConfigError. Nobody is answered yet."""
         self._context = self._read_certificates()
         try:
-            self._taken = super().create_sockets()
+            self._sockets = self.create_sockets()
         except OSError as error:
             raise ConfigError(f"cannot listen on {', '.join(self.bind)}: {error.strerror}") from error
 
-    def create_sockets(self) -> Sockets:
-        return self._taken or super().create_sockets()
+    def listen(self) -> tuple[list[str], list[trio.abc.Listener[trio.abc.Stream]]]:
+        """The urls and the listeners of what was taken; clients can connect from now on."""
+        assert self._sockets is not None, "take() comes first"
+        urls: list[str] = []
+        listeners: list[trio.abc.Listener[trio.abc.Stream]] = []
+        for sock in [*self._sockets.secure_sockets, *self._sockets.insecure_sockets]:
+            sock.listen(self.backlog)
+            plain = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+            scheme = "http" if self._context is None else "https"
+            listeners.append(plain if self._context is None else _TlsListener(plain, self))
+            urls.append(f"{scheme}://{repr_socket_addr(sock.family, sock.getsockname())}")
+        return urls, listeners
 
-    def create_ssl_context(self) -> ssl.SSLContext | None:
-        return self._context or super().create_ssl_context()
+    def reread(self, server: ServerSettings) -> None:
+        """Use the certificates that ``server`` names for connections from now on. Raises ConfigError and keeps the old.
+
+        Whether there is TLS at all stays as it was at the start.
+        """
+        anew = Listening()
+        _secure(anew, server)
+        context = anew._read_certificates()
+        if context is not None and self._context is not None:
+            self._context = context
+
+    def secure(self, stream: trio.SocketStream) -> trio.SSLStream[trio.SocketStream]:
+        """The connection under TLS; its handshake is still to come."""
+        assert self._context is not None, "there is a certificate"
+        return trio.SSLStream(stream, self._context, server_side=True, https_compatible=True)
 
     def _read_certificates(self) -> ssl.SSLContext | None:
         files = [name for name in (self.certfile, self.keyfile, self.ca_certs) if name]
@@ -50,10 +79,24 @@ class Listening(MutualTlsConfig):
             except OSError as error:
                 raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
         try:
-            return super().create_ssl_context()
+            return self.create_ssl_context()
         except OSError as error:  # ssl.SSLError is one
             reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error)
             raise ConfigError(f"TLS cannot be set up from {', '.join(files)}: {_words(reason)}") from error
+
+
+class _TlsListener(trio.abc.Listener["trio.SSLStream[trio.SocketStream]"]):
+    """Asks for the TLS context at each connection, so that new certificates need no new socket."""
+
+    def __init__(self, plain: trio.SocketListener, door: Listening) -> None:
+        self._plain = plain
+        self._door = door
+
+    async def accept(self) -> trio.SSLStream[trio.SocketStream]:
+        return self._door.secure(await self._plain.accept())
+
+    async def aclose(self) -> None:
+        await self._plain.aclose()
 
 
 def _words(reason: str) -> str:
@@ -65,7 +108,9 @@ def listening(config: Config) -> Listening:
     made = Listening()
     made.bind = [f"fd://{fd}" for fd in systemd.passed_sockets()] or list(config.server.bind)
     _secure(made, config.server)
+    made.max_connections = config.server.max_connections
     made.graceful_timeout = _GRACE
+    made.ssl_handshake_timeout = _HANDSHAKE
     made.include_server_header = False
     made.alpn_protocols = ["h2", "http/1.1"]
     made.accesslog = None
