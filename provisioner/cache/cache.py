@@ -59,6 +59,8 @@ class ImageCache:
         self._thread = trio.CapacityLimiter(1)
         # One at a time publishes or removes: what is decided on stays so until it is done.
         self._changing = trio.Lock()
+        # Set when the daemon stops: what is given up now is carried on after the start.
+        self.stopping = False
 
     # --- life ---
 
@@ -150,7 +152,7 @@ class ImageCache:
     @asynccontextmanager
     async def unpacked(self, image: CachedImage, info: ImageInfo, limit: int) -> AsyncIterator[UnpackedImage]:
         """The inside of a compressed image, at most ``limit`` bytes; its disk space is given back at the end."""
-        fd = await self._in_thread(lambda files: files.new_scratch())
+        fd = await self._in_thread(lambda files: files.partials.scratch())
         try:
             yield UnpackedImage(image, info, fd, limit, self._settings.min_free)
         finally:
@@ -169,10 +171,13 @@ class ImageCache:
         assert self._files is not None
         assert self._nursery is not None
         try:
-            fd, partial = self._files.new_partial()
+            fd, partial, there = self._files.partials.open(_resumable(expectation), size)
         except OSError as error:
             raise as_provisioner_error(error) from error
         flight = Flight(source, expectation, fd, partial, room)
+        if there:
+            log.info("carrying on with an earlier download", url=expectation.remote.url, at_byte=there)
+            flight.arrival.advance(there)
         self._flights[expectation.flight_key] = flight
         self._nursery.start_soon(self._fly, flight)
         return flight
@@ -187,7 +192,8 @@ class ImageCache:
         finally:
             self._close_boarding(flight)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-                if flight.entry is None:  # in a thread: a large file's blocks take their time
+                if flight.entry is None and not self.stopping:
+                    # In a thread: a large file's blocks take their time.
                     await trio.to_thread.run_sync(lambda: flight.partial.unlink(missing_ok=True))
                 if not flight.users:
                     await flight.close()
@@ -374,6 +380,13 @@ class ImageCache:
             return await trio.to_thread.run_sync(work, self._files, limiter=self._thread)
         except OSError as error:
             raise as_provisioner_error(error) from error
+
+
+def _resumable(expectation: Expectation) -> str | None:
+    """What names the content for good; None where a later download could not tell that it is the same."""
+    remote = expectation.remote
+    sure = expectation.checksum is not None and remote.version is not None and remote.accepts_ranges and remote.size
+    return expectation.flight_key if sure else None
 
 
 def _report(what: str, file: str) -> None:

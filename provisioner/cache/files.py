@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from provisioner.cache.entry import Entry, file_name, new_entry
-from provisioner.cache.index import Index, discard_partials, is_file_of, is_intact
+from provisioner.cache.index import Index, is_file_of, is_intact
+from provisioner.cache.partials import Partials
 from provisioner.contracts import MIB
 
 if TYPE_CHECKING:
@@ -38,20 +38,11 @@ class CacheFiles:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._directory = directory
         self.index = Index(directory)
-        discard_partials(directory, lambda name: report("removed a broken download", name))
+        self.partials = Partials(directory / ".lvp" / "partial", lambda name: report("removed a broken download", name))
         self.entries, self.urls = self.index.load()
         for entry in self.index.adopt(self.entries, time.time()):
             self.entries[entry.sha256] = entry
             report("took an image file back into the index", entry.file_name)
-
-    def new_partial(self) -> tuple[int, Path]:
-        """A new file to download into, and its descriptor."""
-        path = self._directory / ".lvp" / "partial" / secrets.token_hex(8)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
-
-    def new_scratch(self) -> int:
-        """The descriptor of a new file without a name: gone when it is closed, however that happens."""
-        return os.open(self._directory / ".lvp" / "partial", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
 
     def publish(
         self, fd: int, partial: Path, remote: RemoteImage, digests: dict[str, str], info: ImageInfo, known: Entry | None

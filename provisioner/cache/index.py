@@ -21,7 +21,7 @@ from provisioner.contracts.errors import CacheError, CacheFullError, Provisioner
 from provisioner.download.recognition import Recognition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _SCHEMA = """
@@ -156,12 +156,3 @@ def _entry_of(path: Path, now: float) -> Entry | None:
     if info is None:
         return None
     return new_entry(path.name, "", {"sha256": digest.hexdigest()}, info, status, now)
-
-
-def discard_partials(directory: Path, report: Callable[[str], None]) -> None:
-    """Remove what downloads of an earlier life left behind."""
-    partial = directory / ".lvp" / "partial"
-    partial.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in partial.iterdir():
-        path.unlink()
-        report(path.name)

@@ -14,8 +14,8 @@ from provisioner.contracts.errors import UnsafeImageError
 if TYPE_CHECKING:
     from oslo_utils.imageutils.format_inspector import FileInspector, InspectWrapper
 
-# Beyond this no inspector we use looks for anything (ISO: 32 KiB, VHDX: 1 MiB and its metadata).
-WINDOW = 2 * 1024 * 1024
+# Beyond this no inspector we use looks for anything (ISO: 32 KiB; VHDX: metadata, which QEMU puts at 2 MiB).
+WINDOW = 4 * 1024 * 1024
 _STEP = 64 * 1024
 # Disks as they are: a partition table or an ISO file system in them is content, not a container.
 _RAW = {"raw", "gpt", "iso"}
@@ -85,6 +85,8 @@ def _judge(found: list[FileInspector]) -> ImageInfo:
     _check_safety(inspector)
     if str(inspector) == "qcow2":
         _check_qcow2(bytes(inspector.region("header").data))
+    if str(inspector) == "vmdk":
+        _check_vmdk(bytes(inspector.region("descriptor").data))
     try:
         virtual_size = int(inspector.virtual_size)
     except Exception as error:  # whatever a hostile header makes the inspector stumble over
@@ -102,6 +104,14 @@ def _check_qcow2(header: bytes) -> None:
         raise UnsafeImageError("the qcow2 image is marked as corrupt; repair it with qemu-img check -r")
 
 
+def _check_vmdk(descriptor: bytes) -> None:
+    """The inspector looks at extents only; QEMU also follows a parent, and reads on where no zero byte ends the text."""
+    text, end, _ = descriptor.lower().partition(b"\0")
+    parents = {line.split(b"=")[-1].strip() for line in text.splitlines() if line.strip().startswith(b"parentcid")}
+    if not end or b"parentfilenamehint" in text or not parents <= {b"ffffffff"}:
+        raise UnsafeImageError("the vmdk image is refused: it has a parent, or a descriptor that does not end")
+
+
 def _check_safety(inspector: FileInspector) -> None:
     from oslo_utils.imageutils.format_inspector import SafetyCheckFailed
 
@@ -110,3 +120,5 @@ def _check_safety(inspector: FileInspector) -> None:
     except SafetyCheckFailed as error:
         reasons = "; ".join(_CHECK_WORDS.get(name, f"{name}: {why}") for name, why in error.failures.items())
         raise UnsafeImageError(f"the {inspector} image is refused: {reasons}") from error
+    except Exception as error:  # incomplete, or whatever a hostile header makes the inspector stumble over
+        raise UnsafeImageError(f"the {inspector} image's header cannot be read: {error}") from error
