@@ -35,6 +35,10 @@ class Authenticator:
         self._settings = settings
         self._tokens = tokens
 
+    def use(self, settings: AuthSettings) -> None:
+        """Judge by these settings from the next request on. The token file stays the one it was made with."""
+        self._settings = settings
+
     def identify(self, certificate: PeerCertificate | None, headers: Headers) -> Principal:
         """Raises UnauthorizedError where neither a known certificate nor a valid token came."""
         principal = self._by_certificate(certificate) or self._by_token(_presented_token(headers))

@@ -79,7 +79,11 @@ def serve(
         )
         from provisioner.daemon import run
 
-        raise SystemExit(run(with_log(config, log_format, log_level)))
+        def read_again() -> Config:
+            assert file is not None
+            return with_log(settings.load(file), log_format, log_level)
+
+        raise SystemExit(run(with_log(config, log_format, log_level), read_again if file is not None else None))
 
 
 def with_log(config: Config, log_format: str | None, log_level: str | None) -> Config:

@@ -22,7 +22,7 @@ _QUIET = ("httpx", "httpcore", "hypercorn", "oslo_utils")
 
 def configure(log_format: str, level: str) -> None:
     """Set up structlog and the standard library's logging alike. ``log_format`` is ``text`` or ``json``."""
-    to_journal = log_format == "text" and journal.is_ours()
+    to_journal = journal.JournalHandler() if log_format == "text" and journal.is_ours() else None
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -49,12 +49,12 @@ def configure(log_format: str, level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
         cache_logger_on_first_use=True,
     )
-    handler = journal.JournalHandler() if to_journal else logging.StreamHandler(sys.stderr)
+    handler = to_journal or logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[
-                *([_leave_fields] if to_journal else []),
+                *([to_journal.take_fields] if to_journal else []),
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *final,
             ],
@@ -71,17 +71,6 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(number)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
-
-
-def _leave_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """For the journal's handler: the fields apart from the line, which says neither time nor level again."""
-    for key in ("timestamp", "level"):
-        event.pop(key, None)
-    fields = {
-        key: value for key, value in event.items() if not key.startswith("_") and key not in {"event", "exc_info"}
-    }
-    setattr(event["_record"], journal.FIELDS, fields)
-    return event
 
 
 def _without_nones(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -1,0 +1,77 @@
+"""Fields reach the journal whole, and no value can make up a field of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from provisioner.observe.journal import frame, is_ours
+
+
+def read(datagram):
+    """The journal's side of the protocol."""
+    fields = {}
+    while datagram:
+        name, _, datagram = datagram.partition(b"\n")
+        length = int.from_bytes(datagram[:8], "little")
+        fields[name.decode()] = datagram[8 : 8 + length].decode()
+        assert datagram[8 + length : 9 + length] == b"\n"
+        datagram = datagram[9 + length :]
+    return fields
+
+
+def test_values_may_hold_anything():
+    said = {"MESSAGE": "two\nlines\nPRIORITY=0", "LVP_EMPTY": "", "LVP_UMLAUT": "ä"}
+    assert read(frame(said)) == said
+
+
+def test_names_are_made_to_fit():
+    assert read(frame({"lvp_job-id": 7})) == {"LVP_JOB_ID": "7"}
+
+
+def test_journal_is_known_by_its_stream(monkeypatch):
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    assert not is_ours()
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    assert not is_ours()
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_service_under_the_journal_sends_fields_unless_it_is_told_json(tmp_path, log_format):
+    code = f"""
+import os, structlog
+from provisioner.observe import journal, logs
+journal.JournalHandler.__init__.__defaults__ = ({str(tmp_path / "socket")!r},)
+status = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{{status.st_dev}}:{{status.st_ino}}"
+logs.configure({log_format!r}, "info")
+log = structlog.get_logger("here")
+log.debug("not said")
+with structlog.contextvars.bound_contextvars(job_id="f47ac"):
+    log.warning("rolled back", volume="web-01", nothing=None)
+logs.set_level("error")
+log.warning("not said either")
+"""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "socket"))
+        journal.setblocking(False)
+        ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=os.environ)
+        if log_format == "json":
+            assert json.loads(ended.stderr)["job_id"] == "f47ac"
+            return
+        fields = read(journal.recv(65536))
+        with pytest.raises(BlockingIOError):
+            journal.recv(65536)
+    assert ended.stderr == ""
+    assert fields["LVP_JOB_ID"] == "f47ac"
+    assert fields["LVP_VOLUME"] == "web-01"
+    assert fields["PRIORITY"] == "4"
+    assert fields["MESSAGE"] == "rolled back job_id=f47ac volume=web-01"
+    assert set(fields) == {
+        "MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "LOGGER", "LVP_JOB_ID", "LVP_VOLUME",
+    }  # fmt: skip

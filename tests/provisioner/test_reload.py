@@ -1,0 +1,187 @@
+"""Reloading: what changes at once, what is refused, and what is said to need a restart."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+
+import pytest
+import structlog.testing
+import trio
+import trio.testing
+import trustme
+
+from provisioner.api.auth import Authenticator
+from provisioner.api.listening import listening
+from provisioner.api.tokens import TokenFile
+from provisioner.config import parse
+from provisioner.contracts.errors import ConfigError
+from provisioner.reload import Reloader, needs_restart
+
+TARGET = {"targets": {"files": {"plugin": "file", "directory": "/srv/volumes"}}}
+
+
+def config(**sections):
+    return parse({**TARGET, **sections}, "test")
+
+
+class Server:
+    """A certificate's files, and what a client sees of a door that serves them."""
+
+    def __init__(self, folder):
+        self.certificate, self.key, self.authority = folder / "server.pem", folder / "server.key", folder / "ca.pem"
+        self.replace()
+
+    def replace(self):
+        self.ca = trustme.CA()
+        issued = self.ca.issue_cert("localhost")
+        issued.private_key_pem.write_to_path(self.key)
+        self.certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        self.ca.cert_pem.write_to_path(self.authority)
+
+    @property
+    def section(self):
+        return {
+            "bind": ["127.0.0.1:0"],
+            "tls_certificate": str(self.certificate),
+            "tls_key": str(self.key),
+            "client_ca": str(self.authority),
+            "client_certificate": "required",
+        }
+
+
+async def handshake(door, trusted, client_ca, name="localhost"):
+    """The common name the server saw; raises trio.BrokenResourceError where either side refuses."""
+    context = ssl.create_default_context()
+    context.check_hostname = name is not None
+    trusted.configure_trust(context)
+    client_ca.issue_cert("client.example.org", common_name="client").configure_cert(context)
+    near, far = trio.testing.memory_stream_pair()
+    client, server = trio.SSLStream(near, context, server_hostname=name), door.secure(far)
+    async with near, far, trio.open_nursery() as nursery:
+        # TLS 1.3: the server judges the client's certificate after the client has done its part.
+        nursery.start_soon(client.do_handshake)
+        await server.do_handshake()
+    subject = server.getpeercert()["subject"]
+    return next(value for rdn in subject for key, value in rdn if key == "commonName")
+
+
+async def refused(door, trusted, client_ca):
+    try:
+        await handshake(door, trusted, client_ca)
+    except BaseExceptionGroup as group:
+        return group.split(trio.BrokenResourceError)[1] is None
+    return False
+
+
+@pytest.fixture
+def server(tmp_path):
+    return Server(tmp_path)
+
+
+@pytest.fixture
+async def start(server, tmp_path):
+    """A reloader over a door that listens, and the list whose last entry is the file as it stands."""
+    doors = []
+
+    def start(**sections):
+        files = [config(server=server.section, **sections)]
+        door = listening(files[0])
+        door.take()
+        doors.append(door)
+        authenticator = Authenticator(files[0].auth, TokenFile(tmp_path / "tokens.json"))
+
+        def read():
+            if isinstance(files[-1], Exception):
+                raise files[-1]
+            return files[-1]
+
+        return Reloader(files[0], read, door, authenticator), files, door, authenticator
+
+    yield start
+    for door in doors:
+        for listener in door.listen()[1]:
+            await listener.aclose()
+
+
+async def test_certificate_key_and_authority_change_for_new_connections(start, server):
+    reloader, _, door, _ = start()
+    old = server.ca
+    assert await handshake(door, old, old) == "client"
+    server.replace()
+    assert await handshake(door, old, old) == "client"  # files alone change nothing
+    await reloader.reload()
+    for name in ("localhost", None):  # also for clients that send no server name
+        assert await handshake(door, server.ca, server.ca, name) == "client"
+    assert await refused(door, old, server.ca)
+    assert await refused(door, server.ca, old)  # the authority that is gone lets nobody in any more
+
+
+async def test_key_that_does_not_fit_is_refused_and_the_old_one_stays(start, server):
+    reloader, files, door, authenticator = start(auth={"certificate_roles": {"client": "viewer"}})
+    old = server.ca
+    server.replace()
+    trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(server.key)
+    files.append(config(server=server.section, auth={"certificate_roles": {"client": "admin"}}))
+    with structlog.testing.capture_logs() as lines:
+        await reloader.reload()
+    assert [line["log_level"] for line in lines] == ["error"]
+    assert str(server.key) in lines[0]["reason"]
+    assert await handshake(door, old, old) == "client"
+    assert authenticator._settings.certificate_roles == {"client": "viewer"}  # not by halves
+
+
+async def test_roles_and_log_level_change(start, server):
+    reloader, files, _, authenticator = start(auth={"certificate_roles": {"client": "viewer"}})
+    root = logging.getLogger()
+    before = root.level
+    try:
+        files.append(
+            config(server=server.section, auth={"certificate_roles": {"client": "admin"}}, log={"level": "debug"})
+        )
+        await reloader.reload()
+        assert authenticator._settings.certificate_roles == {"client": "admin"}
+        assert root.level == logging.DEBUG
+    finally:
+        root.setLevel(before)
+
+
+@pytest.mark.parametrize(
+    "wrong", [ConfigError("config.toml: is not TOML"), config(targets={"files": {"plugin": "no-such-plugin"}})]
+)
+async def test_file_with_faults_is_refused(start, wrong):
+    reloader, files, _, authenticator = start()
+    files.append(wrong)
+    with structlog.testing.capture_logs() as lines:
+        await reloader.reload()
+    assert lines[0]["event"] == "the new configuration is refused, the old one stays"
+    assert authenticator._settings is files[0].auth
+
+
+async def test_service_manager_hears_of_the_reload(start, monkeypatch, tmp_path):
+    reloader, *_ = start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        await reloader.reload()
+        first, second = manager.recv(4096), manager.recv(4096)
+    assert first.startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+    assert second == b"READY=1"
+
+
+def test_what_needs_a_restart_is_named():
+    started = config(jobs={"max_concurrent": 2}, log={"level": "info"})
+    wanted = config(
+        jobs={"max_concurrent": 4},
+        log={"level": "debug", "format": "json"},
+        auth={"default_certificate_role": "viewer"},
+        sources={"web": {"plugin": "http", "urls": ["https://images.example.org/"]}},
+        targets={"files": {"plugin": "file", "directory": "/srv/other"}},
+    )
+    assert needs_restart(started, wanted) == ["jobs.max_concurrent", "log.format", "sources.web", "targets.files"]
+    assert needs_restart(started, started) == []
+
+
+def test_a_certificate_where_there_was_none_needs_a_restart(server):
+    assert "server.tls_certificate" in needs_restart(config(), config(server=server.section))
