@@ -113,9 +113,9 @@ def head(path: str, length: int) -> bytes:
     return content(path)[:length]
 
 
-def has_pattern(path: str) -> bool:
+def has_pattern(path: str, byte: bytes = b"\xa5") -> bool:
     """Whether somebody's bytes are anywhere on a device."""
-    return PATTERN[:4096] in content(path)
+    return byte * 4096 in content(path)
 
 
 def fill_with_pattern(group: str) -> None:

@@ -157,10 +157,9 @@ async def test_a_base_that_went_away_is_a_reason_to_try_again(thin: str) -> None
 @pytest.fixture
 def small_pool(tiny: str) -> Iterator[str]:
     """A pool of 64 MiB, all of it a few seconds' writing."""
-    lab.lvm(
-        "lvcreate", "--yes", "--type", "thin-pool", "-L", "64m", "--poolmetadatasize", "4m", "--errorwhenfull", "y",
-        "-n", "small", tiny,
-    )  # fmt: skip
+    words = ("--type", "thin-pool", "-L", "64m", "--poolmetadatasize", "4m", "-n", "small", tiny)
+    lab.lvm("lvcreate", "--yes", *words)
+    lab.lvm("lvchange", "--errorwhenfull", "y", f"{tiny}/small")
     yield tiny
     lab.clear(tiny)
     lab.lvm("lvremove", "--yes", f"{tiny}/small")
@@ -250,7 +249,7 @@ async def test_clones_and_removals_side_by_side_leave_the_pool_as_it_was(thin: s
     before = lab.volumes(thin)
 
     async def client(number: int) -> None:
-        for turn in range(3):
+        for turn in range(2):
             request = lab.request(f"c{number}-{turn}", 32 * MIB, f"job-{number}-{turn}")
             base = bases[(number + turn) % 2]
             async with target.stage_clone(base, request) as staged:
