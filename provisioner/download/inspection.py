@@ -105,7 +105,7 @@ def _check_qcow2(header: bytes) -> None:
 
 
 def _check_vmdk(descriptor: bytes) -> None:
-    """The inspector looks at extents only; QEMU also follows a parent, and reads on where no zero byte ends the text."""
+    """The inspector looks at extents; QEMU also follows a parent, and reads on where no zero byte ends the text."""
     text, end, _ = descriptor.lower().partition(b"\0")
     parents = {line.split(b"=")[-1].strip() for line in text.splitlines() if line.strip().startswith(b"parentcid")}
     if not end or b"parentfilenamehint" in text or not parents <= {b"ffffffff"}:

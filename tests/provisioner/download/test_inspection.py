@@ -1,0 +1,202 @@
+"""Which images are let through: real ones of every kind, made by qemu-img, and forged ones."""
+
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provisioner.contracts import MIB
+from provisioner.contracts.errors import ImageError, UnsafeImageError
+from provisioner.download.inspection import WINDOW, ImageInfo, Inspection
+
+SIZE = 8 * MIB
+SECRET, KEY, SMALL = "secret,id=s,data=x", "iter-time=10", ["IMAGE", "1M"]
+INNER_LUKS = f"encrypt.format=luks,encrypt.{KEY},encrypt.key-secret=s"
+
+
+def verdict(data, piece=64 * 1024):
+    """As the hashing thread asks: piece by piece, then the end."""
+    inspection = Inspection()
+    for start in range(0, len(data), piece):
+        info = inspection.feed(data[start : start + piece], last=False)
+        if info is not None:
+            return info
+    return inspection.feed(b"", last=True)
+
+
+@pytest.fixture(scope="module")
+def folder():
+    with tempfile.TemporaryDirectory() as made:
+        (Path(made) / "base.raw").write_bytes(b"secret of the host".ljust(SIZE, b"\0"))
+        yield Path(made)
+
+
+def create(folder, *arguments):
+    image = folder / "image"
+    image.unlink(missing_ok=True)
+    command = ["qemu-img", "create", "-q", *arguments]
+    subprocess.run([word if word != "IMAGE" else str(image) for word in command], check=True, cwd=folder)
+    return image.read_bytes()
+
+
+def convert(folder, *arguments):
+    subprocess.run(["qemu-img", "convert", "-f", "raw", *arguments, "base.raw", "image"], check=True, cwd=folder)
+    return (folder / "image").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["-O", "qcow2"], ImageInfo("qcow2", SIZE)),
+        (["-O", "qcow2", "-o", "compat=0.10"], ImageInfo("qcow2", SIZE)),
+        (["-O", "qcow2", "-c"], ImageInfo("qcow2", SIZE)),
+        (["-O", "qcow2", "-c", "-o", "compression_type=zstd"], ImageInfo("qcow2", SIZE)),
+        (["-O", "qcow2", "-o", "cluster_size=512"], ImageInfo("qcow2", SIZE)),
+        (["-O", "vmdk", "-o", "subformat=monolithicSparse"], ImageInfo("vmdk", SIZE)),
+        (["-O", "vmdk", "-o", "subformat=streamOptimized"], ImageInfo("vmdk", SIZE)),
+        (["-O", "vhdx"], ImageInfo("vhdx", SIZE)),
+        (["-O", "vpc", "-o", "force_size=on"], ImageInfo("vpc", SIZE)),
+        (["-O", "vdi"], ImageInfo("vdi", SIZE)),
+        (["-O", "raw"], ImageInfo("raw", None)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_honest_images(folder, options, expected):
+    """Told at once, by any size of pieces, with the size of the disk inside."""
+    data = convert(folder, *options)
+    assert verdict(data) == expected
+    assert verdict(data, piece=999) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-f", "qcow2", "-b", "base.raw", "-F", "raw", "IMAGE"], "backing file"),
+        (["-f", "qcow2", "-u", "-b", "/etc/passwd", "-F", "raw", "IMAGE", "1M"], "backing file"),
+        (
+            ["-f", "qcow2", "-u", "-b", 'json:{"driver":"nbd","host":"localhost"}', "-F", "raw", "IMAGE", "1M"],
+            "backing file",
+        ),
+        (["-f", "qcow2", "-o", "data_file=data,data_file_raw=on", "IMAGE", "1M"], "external file"),
+        (["-f", "qcow2", "-o", "extended_l2=on", "IMAGE", "1M"], "does not know"),
+        pytest.param(
+            [
+                "-f",
+                "qcow2",
+                "--object",
+                SECRET,
+                "-o",
+                INNER_LUKS,
+                *SMALL,
+            ],
+            "encrypted",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["-f", "luks", "--object", SECRET, "-o", f"{KEY},key-secret=s", *SMALL], "LUKS", marks=pytest.mark.slow
+        ),
+        (["-f", "qed", "IMAGE", "1M"], "qed"),
+        (["-f", "vmdk", "-o", "subformat=monolithicSparse", "-b", "base.vmdk", "-F", "vmdk", "IMAGE"], "has a parent"),
+    ],
+    ids=lambda value: " ".join(value[:5]) if isinstance(value, list) else "",
+)
+def test_images_that_reach_elsewhere(folder, arguments, words):
+    """Refused, with the reason in it, from the header alone."""
+    if "base.vmdk" in arguments:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", "base.vmdk", "1M"], check=True, cwd=folder)
+    data = create(folder, *arguments)
+    with pytest.raises(UnsafeImageError, match=words):
+        verdict(data[:WINDOW])
+
+
+def qcow2(version=3, size=SIZE, incompatible=0, encryption=0, magic=b"QFI\xfb"):
+    """A header, forged."""
+    head = struct.pack(">4sIQIIQIIQQIIQ", magic, version, 0, 0, 16, size, encryption, 1, 0x30000, 0x10000, 1, 0, 0)
+    return (head + struct.pack(">QQQII", incompatible, 0, 0, 4, 104)).ljust(64 * 1024, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (qcow2(version=1), "does not know"),
+        (qcow2(version=4), "does not know"),
+        (qcow2(incompatible=1 << 1), "marked as corrupt"),
+        (qcow2(incompatible=1 << 2), "external file"),
+        (qcow2(incompatible=1 << 63), "does not know"),
+        (qcow2(encryption=1), "encrypted"),
+        (b"LUKS\xba\xbe\0\x01".ljust(4 * MIB, b"\0"), "LUKS"),
+    ],
+)
+def test_forged_headers(data, words):
+    with pytest.raises(UnsafeImageError, match=words):
+        verdict(data)
+
+
+def test_a_guest_that_wrote_another_header_into_its_raw_disk():
+    """It is called what it looks like; whoever declared it as raw is then refused by the plan."""
+    assert verdict(qcow2(size=1 << 63)) == ImageInfo("qcow2", 1 << 63)
+    assert verdict(qcow2(size=0)) == ImageInfo("qcow2", 0)
+
+
+def gpt_disk():
+    disk = bytearray(4 * MIB)
+    disk[446:462] = struct.pack("<B3sB3sII", 0, b"\0\2\0", 0xEE, b"\xff\xff\xff", 1, 8191)
+    disk[510:512] = b"\x55\xaa"
+    disk[512:520] = b"EFI PART"
+    return disk
+
+
+def with_iso(disk):
+    disk[32768:32774] = b"\x01CD001"
+    return disk
+
+
+def test_disks_with_partitions_and_hybrid_isos_are_raw():
+    """A table or an ISO file system is content; real images are both at once."""
+    assert verdict(bytes(gpt_disk())) == ImageInfo("raw", None)
+    assert verdict(bytes(with_iso(gpt_disk()))) == ImageInfo("raw", None)
+
+
+def test_a_file_with_two_faces_is_refused():
+    """qcow2 to one reader and an ISO to another."""
+    disk = with_iso(bytearray(qcow2().ljust(4 * MIB, b"\0")))
+    with pytest.raises(UnsafeImageError, match="iso and as qcow2"):
+        verdict(bytes(disk))
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"QFI", b"QFI\xfb" + bytes(100), bytes(511), b"text\n" * 50])
+def test_too_short_for_a_header_is_raw(data):
+    """No reader of qcow2 would take it either; and an empty one the plan refuses."""
+    assert verdict(data) == ImageInfo("raw", None)
+
+
+MAGICS = [b"QFI\xfb", b"KDMV", b"vhdxfile", b"conectix", b"LUKS\xba\xbe", b"QED\0", b"# Disk DescriptorFile\n"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(MAGICS), st.binary(max_size=700), st.integers(0, 5 * MIB), st.integers(0, 63))
+def test_no_header_breaks_the_judge(magic, rest, length, vdi):
+    """Whatever follows a magic ends in a verdict or in an error of ours, never in another."""
+    data = bytearray((magic + rest).ljust(length, b"\0"))
+    if vdi < 8 and len(data) > 68:
+        data[64:68] = b"\x7f\x10\xda\xbe"
+    try:
+        info = verdict(bytes(data), piece=512 * 1024)
+    except ImageError:
+        return
+    assert info is not None
+    assert info.virtual_size is None or info.virtual_size >= 0
+
+
+def test_a_vmdk_descriptor_alone_is_never_followed():
+    """Declared as vmdk it is refused or not taken for one; as raw it is only text."""
+    text = b'# Disk DescriptorFile\nversion=1\ncreateType="monolithicFlat"\nRW 20480 FLAT "/etc/passwd" 0\n'
+    try:
+        info = verdict(text.ljust(64 * 1024, b"\0"))
+    except UnsafeImageError:
+        return
+    assert info == ImageInfo("raw", None)
