@@ -11,7 +11,6 @@ from quart import Blueprint, Response, g, request
 from provisioner.api import schemas
 from provisioner.contracts import Checksum
 from provisioner.contracts.errors import InvalidRequestError, UnsupportedMediaTypeError
-from provisioner.jobs import JobFilter
 
 if TYPE_CHECKING:
     from provisioner.api.services import Services
@@ -60,8 +59,7 @@ def _add_jobs(api: Blueprint, services: Services) -> None:
     @api.get("/jobs", provide_automatic_options=False)
     async def list_jobs() -> Response:
         page = schemas.read_query(request.args, schemas.JobPage)
-        wanted = JobFilter(status=page.status, volume_name=page.volume_name, correlation_id=page.correlation_id)
-        jobs, count = await services.store.page(wanted, page.offset, page.limit)
+        jobs, count = await services.store.page(page.wanted(), page.offset, page.limit)
         bodies = [schemas.job_body(job, services.supervisor.snapshot(job.job_id)) for job in jobs]
         return answer({"jobs": bodies, "count": count, "offset": page.offset, "limit": page.limit})
 

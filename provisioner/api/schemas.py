@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from provisioner.contracts.errors import InvalidRequestError
-from provisioner.jobs import JobSpec, Status
+from provisioner.jobs import JobFilter, JobSpec, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,9 +77,18 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 class JobPage(Page, frozen=True, kw_only=True):
     """Query of GET /jobs."""
 
-    status: Status | None = None
-    volume_name: Name | None = None
-    correlation_id: Name | None = None
+    # Not None: in a query "null" would be read as that, and a volume may be called so.
+    status: Status | msgspec.UnsetType = msgspec.UNSET
+    volume_name: Name | msgspec.UnsetType = msgspec.UNSET
+    correlation_id: Name | msgspec.UnsetType = msgspec.UNSET
+
+    def wanted(self) -> JobFilter:
+        """Which jobs are asked for."""
+        return JobFilter(
+            status=self.status or None,
+            volume_name=self.volume_name or None,
+            correlation_id=self.correlation_id or None,
+        )
 
 
 def read_body(body: bytes, kind: type[S]) -> S:

@@ -229,13 +229,15 @@ async def test_the_list_of_jobs(service):
     assert await listed("?status=failed") == ([failed], 1, 0, 100)
     assert await listed("?volume_name=v0") == ([failed, made[0]], 2, 0, 100)
     assert await listed("?correlation_id=c1&status=completed") == ([made[3], made[1]], 2, 0, 100)
+    assert await listed("?volume_name=null") == ([], 0, 0, 100)
     assert await listed("?offset=100") == ([], 5, 100, 100)
 
 
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=1001", "limit=x", "limit=", "limit=1.5", "offset=-1", "offset=9999999999999999999",
-     "status=done", "status=", "volume_name=", "correlation_id=", "limit=%FF", "limit=1&limit=x&offset=-1"],
+     "status=done", "status=null", "limit=null", "status=",
+     "volume_name=", "correlation_id=", "limit=%FF", "limit=1&limit=x&offset=-1"],
 )  # fmt: skip
 async def test_a_query_that_makes_no_sense(service, query):
     name = query.split("=", maxsplit=1)[0] if query.count("=") == 1 else "offset"

@@ -1,0 +1,58 @@
+"""Requests made up from api.yaml against a running daemon: every answer is one the document promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+import requests
+import schemathesis
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),  # the tool's own, and those of what it uses
+]
+schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "api.yaml")
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory, images):
+    """A daemon with an admin's token, images it may fetch and a job in its history."""
+    from provisioner.api.tokens import TokenFile
+    from tests.end_to_end.daemon import Daemon, plain_config
+    from tests.servers.images import image_server
+
+    folder = tmp_path_factory.mktemp("schemathesis") / "d"
+    daemon = Daemon(folder, plain_config(folder)).start()
+    token = TokenFile(folder / "state" / "tokens.json").create("admin", "admin")
+    with image_server(images["zlib.qcow2"].file.parent) as server:
+        daemon.job_ended(daemon.submit(server.of("zlib.qcow2"), "web-01"))
+        yield daemon, token
+    assert daemon.process.poll() is None
+    assert daemon.stop() == 0
+    assert not daemon.events("a request failed")
+    assert not daemon.events("a connection broke")
+
+
+@schema.parametrize()
+@hypothesis.settings(
+    max_examples=30,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+def test_every_answer_is_one_the_document_promises(case, target):
+    daemon, token = target
+    with requests.Session() as session:
+        session.trust_env = False
+        case.call_and_validate(
+            base_url=daemon.url,
+            session=session,
+            headers={"X-API-Token": token},
+            timeout=60,
+            # What fits the schema may still be refused: a url of no configured source, a name the target cannot have.
+            excluded_checks=[positive_data_acceptance],
+        )
