@@ -133,8 +133,8 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     min_free: ByteSize = ByteSize(2**30)
     # An image nobody vouches for is refused unless this is switched off.
     require_checksum: bool = True
-    # Tries of one download before the job fails, with a growing pause between two.
-    download_attempts: Positive = 5
+    # Tries in a row without a byte gained; with the growing pauses between them, half a minute for a server to return.
+    download_attempts: Positive = 8
     # Images to fetch at the start and to look at again on a schedule.
     prewarm: list[PrewarmSettings] = msgspec.field(default_factory=list)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_FIRST_PAUSE = 0.5
+_FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 
 

@@ -1,0 +1,47 @@
+"""One download for many jobs, and a download that outlives its daemon."""
+
+import pytest
+
+from tests.end_to_end.conftest import same
+from tests.end_to_end.daemon import until
+from tests.servers.cutting import cutting_proxy
+from tests.servers.nginx import nginx
+
+pytestmark = pytest.mark.slow
+
+MIB = 2**20
+
+
+def test_twenty_jobs_at_once_are_one_download(daemon, server, images):
+    ids = [daemon.submit(server.of("zlib.qcow2"), f"twin-{number}") for number in range(20)]
+    ended = [daemon.job_ended(job_id) for job_id in ids]
+    assert {job["status"] for job in ended} == {"completed"}
+    assert server.fetched["zlib.qcow2"] == 1
+    for number in (0, 7, 19):
+        assert same(images["zlib.qcow2"], daemon.volume(f"twin-{number}"))
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_a_download_is_carried_on_by_the_next_daemon(make_daemon, images, tmp_path, end):
+    image = images["full.raw"]
+    daemon = make_daemon(
+        sources={"http": {"plugin": "http", "urls": ["http://127.0.0.1:*"], "rate_limit": "6MiB"}},
+        jobs={"shutdown_grace": "0s"},
+    ).start()
+    with (
+        nginx(image.file.parent, tmp_path / "nginx") as origin,
+        # Cuts nothing; it is there to count.
+        cutting_proxy(int(origin.url.rpartition(":")[2]), seed=1, cut_after=(1, 1), cut_share=0) as counter,
+    ):
+        job_id = daemon.submit(f"http://127.0.0.1:{counter.port}/full.raw", "web01", "raw")
+        until(lambda: counter.passed > 28 * MIB)
+        getattr(daemon, end)()
+        daemon.config["sources"]["http"].pop("rate_limit")
+        before = counter.passed
+        daemon.start()
+        assert daemon.job_ended(job_id)["status"] == "completed"
+        (carried_on,) = daemon.events("carrying on with an earlier download")
+        assert carried_on["at_byte"] >= 4 * MIB  # the rest was still in sockets
+        # The second daemon fetched what was missing and not a byte more (but for headers and the checksum file).
+        assert counter.passed - before < image.file.stat().st_size - carried_on["at_byte"] + MIB // 8
+    assert same(image, daemon.volume("web01"))

@@ -1,0 +1,93 @@
+"""A network that cuts connections at random: every download ends byte-exact, and none begins anew."""
+
+import hashlib
+import random
+from collections import Counter
+
+import pytest
+import trio
+
+from lvp_source_http.settings import HttpSettings
+from lvp_source_http.source import HttpSource
+from provisioner.cache import Expectation, ImageCache
+from provisioner.config import CacheSettings
+from provisioner.contracts import MIB, BackEndContext, ByteSize, Checksum
+from tests.servers.cutting import cutting_proxy
+from tests.servers.nginx import nginx
+
+DOWNLOADS = 200
+AT_ONCE = 4
+SIZE = 64 * MIB
+
+
+@pytest.fixture
+def served(tmp_path):
+    """nginx over one image for each of the downloads that go on at once; their digests by name."""
+    root = tmp_path / "root"
+    root.mkdir()
+    digests = {}
+    for number in range(AT_ONCE):
+        content = random.Random(number).randbytes(SIZE)
+        (root / f"image-{number}.raw").write_bytes(content)
+        digests[f"image-{number}.raw"] = hashlib.sha256(content).hexdigest()
+    with nginx(root, tmp_path / "nginx") as server:
+        yield server, digests
+
+
+class Downloads:
+    """Takes one image after another through the cache and throws it away again."""
+
+    def __init__(self, cache: ImageCache, source: HttpSource, base: str) -> None:
+        self.cache = cache
+        self.source = source
+        self.base = base
+        self.left = DOWNLOADS
+        self.done = Counter()
+
+    async def work(self, name: str, digest: str) -> None:
+        while self.left:
+            self.left -= 1
+            url = f"{self.base}/{name}"
+            expectation = Expectation(remote=await self.stat(url), checksum=Checksum("sha256", digest))
+            async with self.cache.image(self.source, expectation) as image:
+                entry = await image.verified()
+                assert not image.hit
+                assert entry.sha256 == digest
+            await self.cache.remove(digest)
+            self.done[name] += 1
+
+    async def stat(self, url):
+        """Behind such a network even this may need a second try."""
+        for _ in range(20):
+            try:
+                return await self.source.stat(url)
+            except Exception as error:
+                if not getattr(error, "temporary", False):
+                    raise
+        raise AssertionError("the server cannot be asked")
+
+
+@pytest.mark.slow
+async def test_200_downloads_end_exact_and_none_begins_anew(tmp_path, served):
+    server, digests = served
+    received = []
+    upstream = int(server.url.rpartition(":")[2])
+    # Two of three connections are cut, most of them well inside the image.
+    with cutting_proxy(upstream, seed=20, cut_after=(MIB, 60 * MIB), cut_share=0.67) as proxy:
+        base = f"http://127.0.0.1:{proxy.port}"
+        source = HttpSource(HttpSettings(urls=[f"{base}/"]), BackEndContext("cut", tmp_path))
+        cache = ImageCache(tmp_path / "cache", CacheSettings(min_free=ByteSize(0)), received.append)
+        async with trio.open_nursery() as services:
+            await services.start(cache.run)
+            downloads = Downloads(cache, source, base)
+            async with trio.open_nursery() as workers:
+                for name, digest in digests.items():
+                    workers.start_soon(downloads.work, name, digest)
+            services.cancel_scope.cancel()
+        await source.aclose()
+    assert sum(downloads.done.values()) == DOWNLOADS
+    assert proxy.cuts > DOWNLOADS
+    # Not a byte twice: what had come before a cut is never asked for again.
+    assert sum(received) == DOWNLOADS * SIZE
+    assert proxy.passed < 1.1 * DOWNLOADS * SIZE
+    assert not any((tmp_path / "cache" / ".lvp" / "partial").iterdir())
