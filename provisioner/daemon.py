@@ -97,7 +97,7 @@ async def _parts(config: Config, back_ends: registry.BackEnds) -> AsyncIterator[
     """Everything the API serves, made in order and closed in reverse."""
     metrics = Metrics()
     store = JobStore(Path(config.database))
-    cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc)
+    cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
     announcer = Announcer({**back_ends.observers, "the service manager": StatusLine()})
     supervisor = Supervisor(pipeline, store, config.jobs, metrics, announcer)

@@ -43,11 +43,16 @@ class ImageCache:
     """Owns the cache directory. ``run`` must be running for anything to be downloaded."""
 
     def __init__(
-        self, directory: Path, settings: CacheSettings, received: Callable[[int], None] = lambda _count: None
+        self,
+        directory: Path,
+        settings: CacheSettings,
+        received: Callable[[int], None] = lambda _bytes: None,
+        evicted: Callable[[int], None] = lambda _images: None,
     ) -> None:
         self._directory = directory
         self._settings = settings
         self._received = received
+        self._evicted = evicted
         self._growth = max(1, min(_GROWTH, settings.max_size // 8))
         self._entries: dict[str, Entry] = {}
         self._urls: dict[str, tuple[str, str]] = {}
@@ -272,6 +277,7 @@ class ImageCache:
             for entry in victims:
                 log.info("evicting a cached image", file=entry.file_name, bytes=entry.size)
             await self._discard(victims)
+            self._evicted(len(victims))
 
     def _evictable(self) -> list[Entry]:
         return evictable(self._entries.values(), {sha256 for sha256, count in self._users.items() if count})

@@ -73,6 +73,9 @@ class Metrics:
         )
         for result in ("hit", "miss"):
             self.cache_lookups.labels(result)
+        self.cache_evictions = Counter(
+            f"{PREFIX}_cache_evictions", "Images evicted to make room for others.", registry=registry
+        )
         self.cache_bytes = Gauge(f"{PREFIX}_cache_size_bytes", "Bytes of cached images.", registry=registry)
         self.cache_images = Gauge(f"{PREFIX}_cache_images", "Number of cached images.", registry=registry)
         self.target_free = Gauge(

@@ -16,6 +16,7 @@ from provisioner.api.services import Services
 from provisioner.api.tokens import TokenFile
 from provisioner.cache import ImageCache
 from provisioner.config import AuthSettings, CacheSettings, Config, JobSettings, ServerSettings
+from provisioner.contracts import ByteSize
 from provisioner.contracts.testing import FakeConverter, FakeSource, FakeTarget
 from provisioner.jobs import JobStore, Supervisor
 from provisioner.jobs.announce import Announcer
@@ -79,14 +80,14 @@ class Service:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, auth=None, server=None, jobs=None, work=True):
+async def running(folder: Path, *, auth=None, server=None, jobs=None, cache_size=2**30, work=True):
     """A service; with ``work`` off its jobs stay pending."""
     config = Config(
         state_directory=str(folder / "state"),
         auth=auth or AuthSettings(),
         server=server or ServerSettings(),
         jobs=jobs or JobSettings(),
-        cache=CacheSettings(min_free=0, download_attempts=1),
+        cache=CacheSettings(min_free=ByteSize(0), max_size=ByteSize(cache_size), download_attempts=1),
     )
     source = FakeSource({URL: IMAGE, f"{URL}.sha256": SUMS})
     converter, target = FakeConverter(), FakeTarget(folder / "volumes")
@@ -98,7 +99,7 @@ async def running(folder: Path, *, auth=None, server=None, jobs=None, work=True)
     )
     metrics = Metrics()
     store = JobStore(folder / "state" / "jobs.sqlite")
-    cache = ImageCache(folder / "state" / "cache", config.cache, metrics.downloaded.inc)
+    cache = ImageCache(folder / "state" / "cache", config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     announcer = Announcer({})
     supervisor = Supervisor(Pipeline(back_ends, cache, True), store, config.jobs, metrics, announcer)
     tokens = TokenFile(folder / "state" / "tokens.json")

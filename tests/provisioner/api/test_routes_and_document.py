@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import yaml
 
 from provisioner.api.routes import ROLES
 from provisioner.config import AuthSettings
-from tests.provisioner.api.conftest import IMAGE, running
+from provisioner.contracts.testing import FakeImage
+from tests.provisioner.api.conftest import IMAGE, job, running
 
 DOCUMENT = yaml.safe_load((Path(__file__).parents[3] / "api.yaml").read_text())
+OTHER = "http://images.example/other.raw"
+OTHER_DIGEST = f"sha256:{hashlib.sha256(IMAGE[::-1]).hexdigest()}"
 METHODS = {"get", "put", "post", "delete", "patch"}
 DOCUMENTED = {
     (method.upper(), path): operation
@@ -89,6 +93,16 @@ async def test_a_made_up_method_makes_no_metric_of_its_own(service):
     text = await (await service.call("GET", "/metrics", role=None)).get_data(as_text=True)
     assert "SMUGGLE" not in text
     assert 'endpoint="unmatched",method="other",status="405"' in text
+
+
+async def test_evictions_are_counted(tmp_path):
+    async with running(tmp_path, cache_size=len(IMAGE) * 3 // 2) as service:
+        service.source.images[OTHER] = FakeImage(IMAGE[::-1])
+        done = [await service.done(), await service.done(job(image_url=OTHER, checksum=OTHER_DIGEST))]
+        assert [entry["status"] for entry in done] == ["completed"] * 2
+        text = await (await service.call("GET", "/metrics", role=None)).get_data(as_text=True)
+        assert "libvirt_volume_provisioner_cache_evictions_total 1.0" in text
+        assert f"libvirt_volume_provisioner_cache_size_bytes {len(IMAGE)}.0" in text
 
 
 async def test_metrics_can_be_closed(tmp_path):
