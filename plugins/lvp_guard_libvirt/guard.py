@@ -1,0 +1,88 @@
+"""The guard: which domains use a volume. Owns asking libvirt, and knowing one device under its many names."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+
+import trio
+
+from lvp_guard_libvirt.domains import Domain, PoolVolume, pool_folder, read_domains
+from lvp_guard_libvirt.virsh import Virsh
+from provisioner.contracts import Guard, VolumeUser
+from provisioner.contracts.errors import TargetUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lvp_guard_libvirt.settings import GuardSettings
+    from provisioner.contracts import BackEndContext, Volume
+
+# Descriptions asked for in one call: some 8 KiB each, and a tool's output is kept up to 1 MiB.
+_AT_ONCE = 40
+
+
+class LibvirtGuard(Guard):
+    """Vetoes volumes that a running domain uses; with ``defined`` also those of domains that are shut off."""
+
+    def __init__(self, settings: GuardSettings, _context: BackEndContext) -> None:
+        self._virsh = Virsh(settings)
+        self._defined = settings.defined
+
+    async def users(self, volume: Volume) -> Sequence[VolumeUser]:
+        domains = await self._domains()
+        folders = await self._folders({used.pool for domain in domains for used in domain.pool_volumes})
+        return await trio.to_thread.run_sync(_users, volume, domains, folders)
+
+    async def _domains(self) -> list[Domain]:
+        uuids = await self._uuids()
+        found: list[Domain] = []
+        for start in range(0, len(uuids), _AT_ONCE):
+            # virsh goes on past a domain that is gone by now; its status is that of the last one only.
+            lines = [f"dumpxml {uuid}" for uuid in uuids[start : start + _AT_ONCE]]
+            found += read_domains(await self._virsh.ask("; ".join([*lines, "echo"])))
+        missing = set(uuids) - {domain.uuid for domain in found}
+        if missing and missing & set(await self._uuids()):
+            raise TargetUnavailableError(f"libvirt does not describe the domain {min(missing)}")
+        return found
+
+    async def _uuids(self) -> list[str]:
+        listed = await self._virsh.ask("list", "--uuid", *(["--all"] if self._defined else []))
+        return re.findall(r"^[0-9a-f-]{36}$", listed, re.MULTILINE)
+
+    async def _folders(self, pools: Iterable[str]) -> dict[str, str | None]:
+        return {pool: await self._folder(pool) for pool in sorted(pools)}
+
+    async def _folder(self, pool: str) -> str | None:
+        try:
+            return pool_folder(await self._virsh.ask("pool-dumpxml", f"--pool={pool}"))
+        except TargetUnavailableError as error:
+            if "pool not found" in error.message:  # a domain that is shut off can name one that is no more
+                return None
+            raise
+
+
+def _users(volume: Volume, domains: Sequence[Domain], folders: dict[str, str | None]) -> list[VolumeUser]:
+    ours = _identity(volume.path)
+    return [
+        VolumeUser("domain", domain.name)
+        for domain in domains
+        if any(_identity(path) == ours for path in [*domain.paths, *_paths(domain.pool_volumes, folders)])
+    ]
+
+
+def _paths(volumes: Iterable[PoolVolume], folders: dict[str, str | None]) -> list[str]:
+    return [f"{folder}/{used.volume}" for used in volumes if (folder := folders.get(used.pool)) is not None]
+
+
+def _identity(path: str) -> tuple[object, ...]:
+    """The same for every name of one device or file: /dev/vg0/web-01, /dev/mapper/vg0-web--01, /dev/dm-3."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - the symbolic link's end is what is meant
+    except OSError:
+        return ("path", os.path.realpath(path))
+    if stat.S_ISBLK(status.st_mode):
+        return ("device", status.st_rdev)
+    return ("file", status.st_dev, status.st_ino)

@@ -1,0 +1,34 @@
+"""Talking to libvirt through ``virsh``: command lines, and its complaints as ours. Knows no domain and no pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.contracts import run_tool
+from provisioner.contracts.errors import TargetUnavailableError, ToolError
+
+if TYPE_CHECKING:
+    from lvp_guard_libvirt.settings import ConnectionSettings
+
+
+class Virsh:
+    """One connection's settings; each call is a process of its own."""
+
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self._settings = settings
+
+    async def ask(self, *words: str) -> str:
+        """What virsh prints, over a read-only connection. Raises TargetUnavailableError."""
+        return await self._run("--readonly", *words)
+
+    async def tell(self, *words: str) -> str:
+        """The same, over one that may change things."""
+        return await self._run(*words)
+
+    async def _run(self, *words: str) -> str:
+        settings = self._settings
+        argv = [settings.virsh, "--quiet", "--connect", settings.uri, *words]
+        try:
+            return (await run_tool(argv, timeout=settings.timeout)).stdout
+        except ToolError as error:
+            raise TargetUnavailableError(f"libvirt at {settings.uri} does not say: {error.message}") from error
