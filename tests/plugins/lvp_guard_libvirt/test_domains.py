@@ -1,0 +1,51 @@
+"""What is read out of libvirt's descriptions."""
+
+from __future__ import annotations
+
+import pytest
+
+from lvp_guard_libvirt.domains import PoolVolume, pool_folder, read_domains
+from provisioner.contracts.errors import TargetUnavailableError
+
+LIVE = """
+<domain type='kvm' id='3'>
+  <name>web &amp; mail</name>
+  <uuid>6695eb01-f6a4-8304-79aa-97f2502e193f</uuid>
+  <devices>
+    <disk type='block' device='disk'>
+      <source dev='/dev/vg0/web-01' index='1'/>
+      <backingStore type='file'><source file='/srv/base.qcow2'/><backingStore/></backingStore>
+      <mirror type='block' job='copy'><source dev='/dev/vg0/web-02'/></mirror>
+    </disk>
+    <disk type='volume' device='disk'><source pool='thin' volume='data' index='2'/></disk>
+    <disk type='file' device='cdrom'/>
+    <disk type='network' device='disk'><source protocol='rbd' name='pool/image'><host name='ceph'/></source></disk>
+    <filesystem type='block'><source dev='/dev/vg0/shared'/><target dir='/'/></filesystem>
+    <interface type='direct'><source dev='eth0' mode='bridge'/></interface>
+    <console type='pty'><source path='/dev/pts/1'/></console>
+  </devices>
+</domain>
+"""
+
+
+def test_every_place_a_domain_names_is_found():
+    (domain,) = read_domains(LIVE)
+    assert (domain.name, domain.uuid) == ("web & mail", "6695eb01-f6a4-8304-79aa-97f2502e193f")
+    assert domain.paths == {"/dev/vg0/web-01", "/srv/base.qcow2", "/dev/vg0/web-02", "/dev/vg0/shared"}
+    assert domain.pool_volumes == {PoolVolume("thin", "data")}
+
+
+def test_many_documents_one_after_the_other():
+    assert len(read_domains(f"{LIVE}\n\n{LIVE}\n")) == 2
+    assert read_domains("\n") == []
+
+
+@pytest.mark.parametrize("broken", [LIVE[:-20], "<domain>", "error: &"])
+def test_half_a_description_is_no_answer(broken):
+    with pytest.raises(TargetUnavailableError, match="cannot be read"):
+        read_domains(broken)
+
+
+def test_folder_of_a_pool():
+    assert pool_folder("<pool type='logical'><target><path>/dev/vg0</path></target></pool>") == "/dev/vg0"
+    assert pool_folder("<pool type='rbd'><source/></pool>") is None
