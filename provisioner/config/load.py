@@ -51,7 +51,8 @@ def _check_tables(config: Config, faults: Faults) -> None:
     for kind in ("sources", "targets", "guards", "observers"):
         for name, table in getattr(config, kind).items():
             if not isinstance(table.get("plugin"), str):
-                faults.add(f"{kind}.{name}.plugin", f"found {show(table.get('plugin'))}, allowed: a plugin's name")
+                found = f"found {show(table['plugin'])}, " if "plugin" in table else "is missing; "
+                faults.add(f"{kind}.{name}.plugin", f"{found}allowed: a plugin's name")
     for name, entry in config.converters.items():
         if not isinstance(entry if isinstance(entry, str) else entry.get("plugin"), str):
             faults.add(f"converters.{name}", f"found {show(entry)}, allowed: a plugin's name or a table with plugin")

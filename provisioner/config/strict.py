@@ -6,6 +6,7 @@ Owns the wording of faults: where, what was found, what is allowed, which key wa
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,15 @@ import msgspec
 
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
+
+_TYPE_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a string",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
 
 
 @dataclass(slots=True)
@@ -55,18 +65,18 @@ def decode_struct(data: object, struct: type[S], path: str, faults: Faults) -> S
 
 
 def _decode_value(value: object, kind: Any, path: str, faults: Faults) -> Any:
-    nested = _struct_in(kind)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _decode_value(item, arguments[1], _join(path, key), faults) for key, item in value.items()}
+    if origin is list and isinstance(value, list):
+        return [_decode_value(item, arguments[0], f"{path}[{number}]", faults) for number, item in enumerate(value)]
+    nested = _struct_in(kind) if origin not in {dict, list} else None
     if nested is not None and isinstance(value, Mapping):
         return decode_struct(value, nested, path, faults)
-    if nested is not None and typing.get_origin(kind) is list and isinstance(value, list):
-        return [decode_struct(item, nested, f"{path}[{number}]", faults) for number, item in enumerate(value)]
-    table_of = _struct_in(typing.get_args(kind)[1]) if typing.get_origin(kind) is dict else None
-    if table_of is not None and isinstance(value, Mapping):
-        return {key: decode_struct(item, table_of, _join(path, key), faults) for key, item in value.items()}
     try:
         return msgspec.convert(value, kind, dec_hook=parse_hook)
     except msgspec.ValidationError as error:
-        faults.add(path, f"found {show(value)}, {_allowed(str(error))}")
+        faults.add(path, f"found {show(value)}, {_allowed(str(error), kind)}")
         return None
 
 
@@ -98,12 +108,27 @@ def _struct_in(kind: Any) -> type[msgspec.Struct] | None:
     return None
 
 
-def _allowed(message: str) -> str:
+def _allowed(message: str, kind: Any) -> str:
     """Msgspec's words, turned into what is allowed."""
     message = message.split(" - at `", maxsplit=1)[0]
     if message.startswith("Expected"):
-        return "allowed: " + message.removeprefix("Expected ").split(", got")[0].replace("`", "")
+        wanted = message.removeprefix("Expected ").split(", got")[0]
+        return "allowed: " + re.sub(r"`([^`]+)`", lambda found: _plain_words(found[1]), wanted)
+    if message.startswith("Invalid enum value"):
+        return f"allowed: {', '.join(show(value) for value in _choices(kind))}"
     return f"allowed: {message}" if message.startswith("a ") else message
+
+
+def _plain_words(types: str) -> str:
+    """Msgspec's names of types (``int | null``) as TOML's reader knows them."""
+    return " or ".join(_TYPE_WORDS.get(name, name) for name in types.split(" | ") if name != "null")
+
+
+def _choices(kind: Any) -> list[object]:
+    """The values of a Literal, also of one inside another type."""
+    if typing.get_origin(kind) is typing.Literal:
+        return list(typing.get_args(kind))
+    return [value for inner in typing.get_args(kind) for value in _choices(inner)]
 
 
 def _type_words(kind: Any) -> str:

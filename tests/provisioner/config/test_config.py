@@ -1,0 +1,174 @@
+"""The configuration: every fault is found, said where and with what is allowed; what is written is read the same."""
+
+import contextlib
+import tomllib
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner.config import CacheSettings, Config, dump, embedded, load, parse
+from provisioner.contracts.errors import ConfigError
+
+TARGET = {"targets": {"main": {"plugin": "lvm"}}}
+SIZES = 'a size such as "10GiB" (units B, KiB, MiB, GiB, TiB)'
+ROLES = '"viewer", "operator", "admin"'
+TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
+
+
+@pytest.mark.parametrize(
+    ("document", "line"),
+    [
+        ({"targets": {}}, "targets: is missing; allowed: at least one table such as [targets.main] with plugin ="),
+        ({"targets": {"a": {}}}, "targets.a.plugin: is missing; allowed: a plugin's name"),
+        ({"targets": []}, "targets: found [], allowed: a table"),
+        ({"targets": {"a": 5}}, "targets.a: found 5, allowed: a table"),
+        ({"targets": {"a": {"plugin": "x", "default": 1}}}, "targets.a.default: found 1, allowed: true or false"),
+        (
+            {"targets": {"a": {"plugin": "x", "default": True}, "b": {"plugin": "x", "default": True}}},
+            "targets: found default = true in a, b, allowed: in one",
+        ),
+        ({"sources": {"x": {"plugin": 3}}}, "sources.x.plugin: found 3, allowed: a plugin's name"),
+        ({"converters": {"raw": 5}}, "converters.raw: found 5, allowed: a string or a table"),
+        ({"converters": {"raw": {"n": 2}}}, "converters.raw: found {\"n\":2}, allowed: a plugin's name or a table"),
+        ({"targetz": {}}, "targetz: unknown key; did you mean 'targets'?"),
+        ({"jobs": {"max_concurent": 2}}, "jobs.max_concurent: unknown key; did you mean 'max_concurrent'?"),
+        ({"log": {"x": 1}}, "log.x: unknown key; allowed: format, level"),
+        ({"jobs": 5}, "jobs: found 5, allowed: a table"),
+        ({"jobs": {"max_concurrent": 0}}, "jobs.max_concurrent: found 0, allowed: a whole number >= 1"),
+        ({"jobs": {"max_concurrent": "2"}}, 'jobs.max_concurrent: found "2", allowed: a whole number'),
+        ({"jobs": {"max_concurrent": True}}, "jobs.max_concurrent: found true, allowed: a whole number"),
+        ({"jobs": {"on_restart": "maybe"}}, 'jobs.on_restart: found "maybe", allowed: "retry", "fail"'),
+        ({"jobs": {"shutdown_grace": "soon"}}, f'jobs.shutdown_grace: found "soon", allowed: {TIMES}'),
+        ({"cache": {"max_size": "10GB"}}, f'cache.max_size: found "10GB", allowed: {SIZES}'),
+        ({"cache": {"max_size": -1}}, f"cache.max_size: found -1, allowed: {SIZES}"),
+        ({"cache": {"directory": 5}}, "cache.directory: found 5, allowed: a string"),
+        ({"cache": {"prewarm": {"url": "x"}}}, 'cache.prewarm: found {"url":"x"}, allowed: a list'),
+        ({"cache": {"prewarm": [{}]}}, "cache.prewarm[0].url: is missing; allowed: a string"),
+        ({"cache": {"prewarm": [{"url": "x", "every": 1}]}}, "cache.prewarm[0]: every must be at least 1m"),
+        ({"auth": {"certificate_roles": {"x": "y"}}}, f'auth.certificate_roles.x: found "y", allowed: {ROLES}'),
+        ({"auth": {"default_certificate_role": "y"}}, f'auth.default_certificate_role: found "y", allowed: {ROLES}'),
+        ({"server": {"bind": "x"}}, 'server.bind: found "x", allowed: a list'),
+        ({"server": {"bind": ["[::1]:80", 5]}}, "server.bind[1]: found 5, allowed: a string"),
+        ({"server": {"bind": []}}, "server: bind must name at least one address"),
+        ({"server": {"bind": ["nowhere"]}}, "server: 'nowhere' is not an address"),
+        ({"server": {"bind": ["127.0.0.1:65536"]}}, "server: '127.0.0.1:65536' is not an address"),
+        ({"server": {"bind": ["0.0.0.0:80"]}}, "server: 0.0.0.0:80 would be served over plain HTTP"),
+        ({"server": {"tls_key": "k"}}, "server: tls_certificate and tls_key go together"),
+        ({"server": {"client_ca": "c"}}, "server: client_ca needs tls_certificate and tls_key"),
+        ({"server": {"client_certificate": "required"}}, 'server: client_certificate = "required" needs client_ca'),
+    ],
+    ids=lambda value: value[:60] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_fault_says_where_what_and_what_instead(document, line):
+    with pytest.raises(ConfigError) as caught:
+        parse({**TARGET, **document}, "/etc/x.toml")
+    (said,) = caught.value.message.splitlines()
+    assert said.startswith(f"/etc/x.toml: {line}")
+
+
+def test_all_faults_at_once():
+    """A person mends a file once, not once for each fault."""
+    document = {
+        "jobs": {"a": 1, "max_queued": 0},
+        "cache": {"min_free": "x"},
+        "log": {"level": "loud"},
+        "zzz": 1,
+        **TARGET,
+    }
+    with pytest.raises(ConfigError) as caught:
+        parse(document, "f")
+    assert sorted(line.split(": ")[1] for line in caught.value.message.splitlines()) == [
+        "cache.min_free", "jobs.a", "jobs.max_queued", "log.level", "zzz",
+    ]  # fmt: skip
+
+
+def test_a_long_value_is_cut_short():
+    with pytest.raises(ConfigError, match=r'found "x{50,60}\.\.\., allowed'):
+        parse({**TARGET, "jobs": {"max_queued": "x" * 1000}}, "f")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"[server", "is not TOML"), (b"\xff\xfe", "is not UTF-8 text (byte 0)"), (None, "cannot be read: No such file")],
+)
+def test_a_file_that_cannot_be_read(tmp_path, content, words):
+    path = tmp_path / "config.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(path) in caught.value.message
+    assert words in caught.value.message
+
+
+def test_defaults_stand_without_a_word():
+    config = parse(TARGET, "f")
+    assert config == Config(targets=TARGET["targets"])
+    assert config.cache_directory == "/var/lib/libvirt-volume-provisioner/cache"
+    assert config.database.endswith("/jobs.sqlite")
+
+
+FULL = {
+    "state_directory": "/srv/lvp",
+    "server": {"bind": ["0.0.0.0:8443", "unix:/run/x"], "tls_certificate": "/c", "tls_key": "/k", "max_body": "1MiB"},
+    "auth": {"certificate_roles": {"web": "viewer"}, "open_metrics": False},
+    "jobs": {"max_concurrent": 7, "shutdown_grace": "90s", "keep_history": 1.5},
+    "cache": {"max_size": "3TiB", "min_free": 1234, "prewarm": [{"url": "https://x/y", "every": "2h"}]},
+    "sources": {"s": {"plugin": "http", "urls": ["https://x/"], "password": "file:/p"}},
+    "converters": {"raw": "native", "qcow2": {"plugin": "native", "threads": 3}},
+    "targets": {"a": {"plugin": "lvm", "volume_group": "vg0", "default": True}, "b": {"plugin": "file"}},
+}
+
+
+def test_what_is_shown_is_read_the_same():
+    config = parse(FULL, "f")
+    assert parse(tomllib.loads(dump(config)), "again") == config
+
+
+@given(st.integers(1, 99), st.integers(0, 2**60), st.floats(0, 1e7, allow_nan=False).map(lambda value: round(value, 3)))
+def test_numbers_survive(count, size, seconds):
+    """However a size or a time is written."""
+    wanted = {"jobs": {"max_concurrent": count, "shutdown_grace": seconds}, "cache": {"max_size": size}}
+    config = parse({**FULL, **wanted}, "f")
+    again = parse(tomllib.loads(dump(config)), "again")
+    assert (again.jobs.max_concurrent, again.cache.max_size) == (count, size)
+    assert again.jobs.shutdown_grace == pytest.approx(seconds, abs=1e-6)
+
+
+def test_secrets_are_not_shown():
+    config = parse({**TARGET, "sources": {"s": {"plugin": "x", "token": "abc", "password": "env:P", "n": [1]}}}, "f")
+    text = dump(config)
+    assert "abc" not in text
+    assert "env:P" in text
+
+
+def test_the_embedded_default_is_valid_and_local(tmp_path):
+    config = embedded(tmp_path, "127.0.0.1:0", ["https://images.example.com/"])
+    assert config.sources["http"]["urls"][-1] == "https://images.example.com/"
+    assert config.state_directory == str(tmp_path)
+    with pytest.raises(ConfigError, match="not a url prefix"):
+        embedded(tmp_path, "127.0.0.1:0", ["nonsense"])
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        CacheSettings().max_size = 5
+
+
+def documents():
+    """A value of every TOML type in the place of every section and every key."""
+    values = [1, -1, 1.5, True, "", "x", [], [1], {}, {"x": 1}, tomllib.loads("d = 2024-01-01")["d"]]
+    for section in msgspec.structs.fields(Config):
+        keys = getattr(section.type, "__struct_fields__", ("k",))
+        for value in values:
+            yield {section.name: value}
+            yield from ({section.name: {key: value}} for key in keys)
+
+
+def test_every_type_in_every_place_is_a_setting_or_a_fault():
+    """No document of a person's makes anything but a Config or a ConfigError."""
+    for document in documents():
+        with contextlib.suppress(ConfigError):
+            assert isinstance(parse({**TARGET, **document}, "f"), Config)
