@@ -1,0 +1,85 @@
+"""The decisions of a job, as tables."""
+
+import pytest
+
+from provisioner.contracts import GIB, Checksum, Placement, VolumeUser
+from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
+from provisioner.contracts.testing import FakeConverter
+from provisioner.download.inspection import ImageInfo
+from provisioner.pipeline.plan import (
+    Request,
+    check_checksum,
+    check_fits,
+    check_image,
+    check_users,
+    may_overlap,
+    stage_request,
+)
+
+REQUEST = Request("job-1", "https://x/y.raw", "raw", "web01", 10 * GIB, "main", None, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("declared", "info", "file_size", "result"),
+    [
+        ("qcow2", ImageInfo("qcow2", GIB), 999, GIB),
+        ("qcow2", ImageInfo("qcow2", GIB), None, GIB),
+        ("qcow2", ImageInfo("qcow2", 10 * GIB), 999, 10 * GIB),
+        ("raw", ImageInfo("raw", None), 1000, 1000),
+        ("raw", ImageInfo("raw", None), None, None),
+        ("qcow2", ImageInfo("qcow2", 10 * GIB + 1), 999, ImageTooLargeError),
+        ("qcow2", ImageInfo("qcow2", 1 << 63), 999, ImageTooLargeError),
+        ("raw", ImageInfo("raw", None), 10 * GIB + 1, ImageTooLargeError),
+        ("qcow2", ImageInfo("qcow2", 0), 999, ImageFormatError),
+        ("raw", ImageInfo("raw", None), 0, ImageFormatError),
+        ("raw", ImageInfo("qcow2", GIB), 999, ImageFormatError),
+        ("qcow2", ImageInfo("raw", None), 999, ImageFormatError),
+        ("qcow2", ImageInfo("vmdk", GIB), 999, ImageFormatError),
+    ],
+)
+def test_what_may_be_put_on_a_volume(declared, info, file_size, result):
+    if isinstance(result, type):
+        with pytest.raises(result):
+            check_image(info, declared, file_size, 10 * GIB)
+    else:
+        assert check_image(info, declared, file_size, 10 * GIB) == result
+
+
+def test_the_size_to_ask_for_is_told():
+    check_fits(2 * GIB, 2 * GIB)
+    with pytest.raises(ImageTooLargeError, match="ask for 3 GiB or more"):
+        check_fits(2 * GIB + 1, 2 * GIB)
+    with pytest.raises(ImageTooLargeError, match="ask for 3 GiB or more"):
+        check_fits(3 * GIB, 2 * GIB)
+
+
+@pytest.mark.parametrize("placement", Placement)
+@pytest.mark.parametrize("hit", [False, True])
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("size_known", [False, True])
+def test_when_conversion_may_begin_before_the_image_is_verified(placement, hit, streams, size_known):
+    """Never in place, whatever else holds; and only where there is anything to gain."""
+    may = may_overlap(FakeConverter(streams=streams), placement, hit=hit, size_known=size_known)
+    assert may == (streams and size_known and not hit and placement is not Placement.IN_PLACE)
+
+
+def test_checksums_are_asked_for_where_the_config_wants_them():
+    check_checksum(None, "https://x/y", required=False)
+    check_checksum(Checksum("sha256", "0" * 64), "https://x/y", required=True)
+    with pytest.raises(ChecksumMissingError, match="no checksum is known for https://x/y"):
+        check_checksum(None, "https://x/y", required=True)
+
+
+def test_users_are_named():
+    check_users("web01", [])
+    with pytest.raises(VolumeInUseError, match="web01 is in use by domain db1, process qemu"):
+        check_users("web01", [VolumeUser("domain", "db1"), VolumeUser("process", "qemu")])
+
+
+def test_what_a_target_is_asked_for():
+    asked = stage_request(REQUEST, None)
+    assert (asked.name, asked.size_bytes, asked.job_id, asked.provenance.image_digest) == (
+        "web01", 10 * GIB, "job-1", None,
+    )  # fmt: skip
+    base = stage_request(REQUEST, "sha256:x", name="raw", size=7)
+    assert (base.name, base.size_bytes, base.provenance.image_digest) == ("raw", 7, "sha256:x")

@@ -1,0 +1,92 @@
+"""Progress is honest: the stage furthest behind, a percent that never falls, bytes of that stage."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner.pipeline.progress import Progress, Stage
+
+STAGES = list(Stage)[1:]
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_job_that_waits():
+    shot = Progress().snapshot()
+    assert (shot.stage, shot.percent, shot.bytes_total, shot.eta_sec) == (Stage.QUEUED, 0.0, 0, None)
+
+
+def test_bytes_percent_and_eta_are_the_running_stage_s():
+    clock = Clock()
+    progress, there = Progress(clock), [0]
+    progress.begin(Stage.DOWNLOADING, 1000, lambda: there[0])
+    assert progress.snapshot().eta_sec is None
+    clock.now, there[0] = 10.0, 250
+    shot = progress.snapshot()
+    assert (shot.bytes_processed, shot.bytes_total, shot.eta_sec) == (250, 1000, 30.0)
+    assert 1 < shot.percent < 50
+
+
+def test_overlapping_stages_report_the_one_furthest_behind():
+    progress = Progress()
+    progress.begin(Stage.DOWNLOADING, 100)
+    progress.begin(Stage.CONVERTING, 100)
+    progress.advance(Stage.CONVERTING, 90)
+    assert progress.snapshot().stage is Stage.DOWNLOADING
+    progress.end(Stage.DOWNLOADING)
+    shot = progress.snapshot()
+    assert (shot.stage, shot.bytes_processed) == (Stage.CONVERTING, 90)
+
+
+def test_a_stage_without_a_length_moves_nothing_until_it_ends():
+    progress = Progress()
+    progress.begin(Stage.DOWNLOADING, 0, lambda: 12345)
+    shot = progress.snapshot()
+    assert (shot.percent, shot.bytes_processed, shot.bytes_total, shot.eta_sec) == (1.0, 12345, 0, None)
+
+
+def test_every_stage_through_is_a_hundred():
+    progress = Progress()
+    for stage in STAGES:
+        progress.begin(stage)
+        progress.end(stage)
+    assert progress.snapshot().percent == 100.0
+    assert set(progress.timings()) == {str(stage) for stage in STAGES}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["begin", "advance", "end"]), st.sampled_from(STAGES), st.integers(0, 200))))
+def test_percent_never_falls_and_never_passes_its_bounds(steps):
+    """Whatever order stages begin, go on and end in, also again."""
+    progress, last = Progress(Clock()), 0.0
+    for what, stage, number in steps:
+        if what == "begin":
+            progress.begin(stage, 100)
+        elif progress.has_begun(stage):
+            progress.advance(stage, number) if what == "advance" else progress.end(stage)
+        shot = progress.snapshot()
+        assert last <= shot.percent <= 100
+        last = shot.percent
+
+
+def test_bytes_told_late_do_not_turn_it_back():
+    """Threads report out of order."""
+    progress = Progress()
+    progress.begin(Stage.CONVERTING, 100)
+    progress.advance(Stage.CONVERTING, 60)
+    progress.advance(Stage.CONVERTING, 40)
+    assert progress.snapshot().bytes_processed == 60
+
+
+def test_stages_are_told_as_they_come():
+    told = []
+    progress = Progress(on_stage=told.append)
+    for stage in (Stage.DOWNLOADING, Stage.VERIFYING):
+        progress.begin(stage)
+        progress.end(stage)
+    assert told[0] is Stage.DOWNLOADING
+    assert told[-1] is Stage.VERIFYING
