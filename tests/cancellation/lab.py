@@ -104,6 +104,14 @@ class Lab:
         finally:
             await self.store.aclose()
 
+    @asynccontextmanager
+    async def only_store(self):
+        """The store of a daemon that does not run."""
+        store = JobStore(self.folder / "jobs.sqlite")
+        await store.open()
+        yield store
+        await store.aclose()
+
     async def submit(self, spec=SPEC, key=None):
         job = await self.supervisor.submit(spec, request_id="r", principal=None, idempotency_key=key)
         return job.job_id

@@ -3,7 +3,6 @@
 
 import hashlib
 import struct
-import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +19,6 @@ from tests.cancellation.lab import DIGEST, IMAGE, OLD, SPEC, URL, Lab
 
 WEB02 = msgspec.structs.replace(SPEC, volume_name="web02")
 WRONG = f"sha256:{'0' * 64}"
-
-
-@pytest.fixture
-def folder():
-    where = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=where) as made:
-        yield Path(made)
 
 
 def hex_digest(data):

@@ -1,0 +1,76 @@
+"""The line for slots: priority, then who came first; leaving it; and its end."""
+
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provisioner.jobs.queue import WaitingLine
+
+
+class Item:
+    def __init__(self, name, priority):
+        self.name, self.priority = name, priority
+
+
+async def drain(line):
+    got = []
+    while len(line):
+        got.append((await line.get()).name)
+    return got
+
+
+async def test_priority_then_arrival():
+    line = WaitingLine()
+    for name, priority in [("a", 0), ("b", 5), ("c", 0), ("d", -1), ("e", 5)]:
+        line.put(Item(name, priority), priority)
+    assert await drain(line) == ["b", "e", "a", "c", "d"]
+
+
+@given(st.lists(st.tuples(st.integers(-2, 2), st.booleans()), max_size=12))
+def test_whoever_leaves_is_never_served(people):
+    async def main():
+        line, items = WaitingLine(), []
+        for number, (priority, _) in enumerate(people):
+            items.append(Item(number, priority))
+            line.put(items[-1], priority)
+        for item, (_, leaves) in zip(items, people, strict=True):
+            if leaves:
+                line.discard(item)
+        stay = [item for item, (_, leaves) in zip(items, people, strict=True) if not leaves]
+        assert len(line) == len(stay)
+        expected = [item.name for item in sorted(stay, key=lambda item: -item.priority)]
+        assert await drain(line) == expected
+        with trio.move_on_after(0):
+            await line.get()
+            raise AssertionError("nobody was left")
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_several_wait_and_each_gets_one():
+    line, got = WaitingLine(), []
+
+    async def wait():
+        got.append((await line.get()).name)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        line.put(Item("a", 0), 0)
+        line.put(Item("b", 0), 0)
+    assert sorted(got) == ["a", "b"]
+
+
+async def test_after_the_stop_nobody_is_served(autojump_clock):
+    line = WaitingLine()
+    item = Item("a", 0)
+    line.put(item, 0)
+    line.stop()
+    with trio.move_on_after(5) as scope:
+        await line.get()
+    assert scope.cancelled_caught
+    assert len(line) == 1
+    line.discard(item)
+    assert len(line) == 0

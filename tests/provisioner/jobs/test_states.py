@@ -1,0 +1,108 @@
+"""The life of a job: every event in every status, and what an end is called."""
+
+import msgspec
+import pytest
+
+from provisioner.contracts import ProvisionedBy, Volume
+from provisioner.contracts.errors import ConvertError, RollbackError
+from provisioner.jobs.job import Job, JobSpec, after_restart, conclude, describe
+from provisioner.jobs.states import Event, ImpossibleTransitionError, Status, after
+from provisioner.pipeline.plan import Outcome
+
+P, R = Status.PENDING, Status.RUNNING
+ALLOWED = {
+    (P, Event.START): R,
+    (P, Event.CANCEL): Status.CANCELLED,
+    (R, Event.COMPLETE): Status.COMPLETED,
+    (R, Event.FAIL): Status.FAILED,
+    (R, Event.CANCEL): Status.CANCELLED,
+    (R, Event.INTERRUPT): P,
+}
+
+
+@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("status", Status)
+def test_every_event_in_every_status(status, event):
+    if (status, event) in ALLOWED:
+        assert after(status, event) is ALLOWED[status, event]
+    else:
+        with pytest.raises(ImpossibleTransitionError, match=f"{event} cannot happen to a {status} job"):
+            after(status, event)
+
+
+def test_what_has_ended_stays_ended():
+    assert {status for status in Status if status.ended} == {Status.COMPLETED, Status.FAILED, Status.CANCELLED}
+    assert not any(after_ in ALLOWED for after_ in ALLOWED if after_[0].ended)
+
+
+def a_job(status=R, attempts=1):
+    spec = JobSpec(image_url="https://x/y", volume_name="web01", volume_size_gb=1, target="main")
+    return Job(job_id="j", spec=spec, status=status, created_at=1.0, updated_at=2.0, attempts=attempts)
+
+
+OUTCOME = Outcome(True, "/cache/x", Volume("web01", "main", "/dev/x", 5), ProvisionedBy.CLONE)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "cancelled", "interrupted", "status", "words"),
+    [
+        (OUTCOME, None, False, False, Status.COMPLETED, None),
+        (OUTCOME, None, True, True, Status.COMPLETED, None),
+        (OUTCOME, RollbackError("late"), True, False, Status.COMPLETED, None),
+        (None, RollbackError("stuck"), False, False, Status.FAILED, "stuck; it is tried again at the next start"),
+        (None, RollbackError("stuck"), True, True, Status.FAILED, "stuck; it is tried again at the next start"),
+        (None, None, True, False, Status.CANCELLED, None),
+        (None, ConvertError("x"), True, True, Status.CANCELLED, None),
+        (None, None, False, True, P, None),
+        (None, ConvertError("x"), False, True, P, None),
+        (None, ConvertError("broke"), False, False, Status.FAILED, "broke; the staged volume was removed"),
+        (None, ZeroDivisionError("secret"), False, False, Status.FAILED, "internal error (ZeroDivisionError)"),
+    ],
+)  # fmt: skip
+def test_how_a_job_that_left_its_slot_ended(outcome, error, cancelled, interrupted, status, words):
+    """What stands counts first, then what could not be undone, then who wanted it to end."""
+    ended = conclude(
+        a_job(), outcome, error, cancel_requested=cancelled, interrupted=interrupted, staged=True, timings={}, now=9.0
+    )
+    assert ended.status is status
+    assert ended.updated_at == 9.0
+    assert (ended.error is None) if words is None else ended.error.startswith(words)
+    assert (ended.volume is not None) == (outcome is not None)
+
+
+def test_an_error_names_the_roll_back_only_where_there_was_one():
+    assert describe(ConvertError("broke"), staged=False) == "broke"
+    assert "secret" not in describe(ValueError("secret"), staged=False)
+
+
+@pytest.mark.parametrize(
+    ("status", "on_restart", "attempts", "becomes", "words"),
+    [
+        (P, "retry", 9, P, None),
+        (P, "fail", 0, P, None),
+        (R, "retry", 1, P, None),
+        (R, "retry", 2, P, None),
+        (R, "retry", 3, Status.FAILED, "for the 3. time"),
+        (R, "fail", 1, Status.FAILED, "the service ended while the job ran; what"),
+        (Status.COMPLETED, "fail", 1, Status.COMPLETED, None),
+    ],
+)
+def test_what_a_restart_makes_of_a_job(status, on_restart, attempts, becomes, words):
+    job = after_restart(a_job(status, attempts), on_restart, 3, 9.0)
+    assert job.status is becomes
+    assert words is None or words in job.error
+
+
+def test_the_fingerprint_is_of_all_that_was_asked():
+    spec = a_job().spec
+    assert spec.fingerprint == msgspec.structs.replace(spec).fingerprint
+    others = {
+        "volume_size_gb": 2,
+        "priority": 1,
+        "checksum": "x",
+        "correlation_id": "c",
+        "image_url": "z",
+        "target": "t",
+    }
+    prints = {msgspec.structs.replace(spec, **{key: value}).fingerprint for key, value in others.items()}
+    assert len(prints | {spec.fingerprint}) == len(others) + 1

@@ -1,0 +1,147 @@
+"""Jobs on disk: what went in comes out, in pages and by filters, also in the next life."""
+
+import sqlite3
+
+import msgspec
+import pytest
+import trio
+
+from provisioner.contracts.errors import UnavailableError
+from provisioner.jobs import Job, JobFilter, JobSpec, JobStore, Status
+from provisioner.jobs.job import VolumeInfo
+
+
+def a_job(number, **more):
+    spec = JobSpec(
+        image_url="https://x/ü.raw",
+        volume_name=f"v{number % 3}",
+        volume_size_gb=1,
+        target="t",
+        correlation_id=f"c{number % 2}",
+    )
+    fields = {
+        "job_id": f"j{number}",
+        "spec": spec,
+        "status": Status.PENDING,
+        "created_at": 1.5,
+        "updated_at": float(number),
+    }
+    return Job(**{**fields, **more})
+
+
+@pytest.fixture
+async def store(tmp_path):
+    made = JobStore(tmp_path / "state" / "jobs.sqlite")
+    await made.open()
+    yield made
+    await made.aclose()
+
+
+async def test_a_job_comes_back_as_it_was(store, tmp_path):
+    """Every field of it, and after a restart; nobody else may read the file."""
+    volume = VolumeInfo(name="v", path="/dev/v", size_bytes=2**40, target="t", provisioned_by="clone")
+    job = a_job(
+        1, status=Status.COMPLETED, attempts=2, request_id="r", principal="p", idempotency_key="p\nk", cache_hit=True,
+        image_path="/c", error=None, volume=volume, timings={"queued": 0.5},
+    )  # fmt: skip
+    await store.put(job)
+    assert await store.get("j1") == job
+    assert await store.get("j2") is None
+    again = JobStore(tmp_path / "state" / "jobs.sqlite")
+    await again.open()
+    assert await again.get("j1") == job
+    await again.aclose()
+    assert (tmp_path / "state" / "jobs.sqlite").stat().st_mode & 0o077 == 0
+
+
+async def test_putting_again_changes_it_and_keeps_its_place(store):
+    for number in range(3):
+        await store.put(a_job(number))
+    await store.put(a_job(0, status=Status.RUNNING, updated_at=99.0))
+    jobs, count = await store.page(JobFilter(), 0, 10)
+    assert [job.job_id for job in jobs] == ["j2", "j1", "j0"]
+    assert count == 3
+    assert jobs[2].status is Status.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({}, [11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
+        ({"status": "failed"}, [8, 4, 0]),
+        ({"volume_name": "v1"}, [10, 7, 4, 1]),
+        ({"correlation_id": "c1", "volume_name": "v2"}, [11, 5]),
+        ({"status": "failed", "volume_name": "v1", "correlation_id": "c0"}, [4]),
+        ({"status": "nonsense"}, []),
+        ({"volume_name": "' OR 1=1 --"}, []),
+    ],
+)
+async def test_pages_and_filters(store, wanted, expected):
+    for number in range(12):
+        await store.put(a_job(number, status=Status.FAILED if number % 4 == 0 else Status.PENDING))
+    ids = [f"j{number}" for number in expected]
+    for offset, limit in [(0, 100), (0, 2), (1, 3), (len(ids), 5), (100, 1)]:
+        jobs, count = await store.page(JobFilter(**wanted), offset, limit)
+        assert [job.job_id for job in jobs] == ids[offset : offset + limit]
+        assert count == len(ids)
+
+
+async def test_the_newest_job_of_a_key(store):
+    await store.put(a_job(1, idempotency_key="k"))
+    await store.put(a_job(2, idempotency_key="k"))
+    await store.put(a_job(3, idempotency_key="other"))
+    assert (await store.by_key("k")).job_id == "j2"
+    assert await store.by_key("none") is None
+
+
+async def test_what_is_unfinished_is_never_forgotten(store):
+    for number, status in enumerate(Status):
+        await store.put(a_job(number, status=status, updated_at=10.0))
+    await store.put(a_job(9, status=Status.FAILED, updated_at=20.0))
+    assert [job.status for job in await store.unfinished()] == [Status.PENDING, Status.RUNNING]
+    await store.forget_before(15.0)
+    jobs, _ = await store.page(JobFilter(), 0, 10)
+    assert [job.job_id for job in jobs] == ["j9", "j1", "j0"]
+
+
+async def test_many_at_once(store):
+    """One connection, many tasks."""
+    async with trio.open_nursery() as nursery:
+        for number in range(30):
+            nursery.start_soon(store.put, a_job(number))
+    assert (await store.page(JobFilter(), 0, 1))[1] == 30
+
+
+async def test_a_put_that_is_cancelled_is_done_or_not_begun(store):
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await store.put(a_job(1))
+    assert await store.get("j1") is None
+    assert await store.check() is None
+
+
+@pytest.mark.parametrize("content", [b"no database" * 1000, None])
+async def test_a_store_that_cannot_be_opened_is_said(tmp_path, content):
+    path = tmp_path / "jobs.sqlite"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(UnavailableError, match=r"the job store .*jobs\.sqlite cannot be used"):
+        await JobStore(path).open()
+
+
+async def test_a_store_that_breaks_later_is_said(store):
+    """Read-only, full, gone: one error of ours, and the check tells it, too."""
+    await store.put(a_job(1))
+    store._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(UnavailableError, match="readonly"):
+        await store.put(a_job(2))
+    store._db.execute("PRAGMA query_only = 0")
+    assert await store.check() is None
+    await trio.to_thread.run_sync(store._db.close)
+    with pytest.raises(UnavailableError):
+        await store.get("j1")
+    assert "cannot be used" in await store.check()
+    store._db = sqlite3.connect(":memory:", check_same_thread=False)
+
+
+async def test_a_row_keeps_to_what_a_job_is(store):
+    assert msgspec.json.decode(msgspec.json.encode(a_job(1)), type=Job) == a_job(1)
