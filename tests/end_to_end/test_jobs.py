@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.end_to_end.conftest import qemu_img, same, vouch
@@ -223,3 +224,14 @@ def test_nothing_is_left_open_after_many_jobs(daemon, server):
         one_round(number)
     # Connections to the tests' own server may be kept for a moment.
     until(lambda: open_files() <= before + 2)
+
+
+def test_the_ids_of_request_and_job_are_on_every_line_of_the_job(daemon, server):
+    body = {"image_url": server.of("zlib.qcow2"), "volume_name": "web-01", "volume_size_gb": 1}
+    headers = {"X-API-Token": daemon.token, "X-Request-ID": "req-1"}
+    answer = httpx.post(f"{daemon.url}/api/v1/jobs", json=body, headers=headers, trust_env=False)
+    job_id = answer.json()["job_id"]
+    daemon.job_ended(job_id)
+    for name in ("job accepted", "job started", "job ended"):
+        event = daemon.event(name)
+        assert (event["job_id"], event["request_id"]) == (job_id, "req-1"), event

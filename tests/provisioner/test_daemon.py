@@ -1,0 +1,75 @@
+"""The composition root's own decisions; the whole of it runs in tests/end_to_end."""
+
+from __future__ import annotations
+
+import pytest
+
+from provisioner import daemon
+from provisioner.api.tokens import TokenFile
+from provisioner.config import embedded
+from provisioner.contracts.errors import ConfigError, UnavailableError
+
+
+@pytest.fixture
+def config(tmp_path):
+    return embedded(tmp_path / "data", "127.0.0.1:0")
+
+
+def leave(config):
+    tokens = TokenFile(daemon.Path(config.token_file))
+    daemon._leave_client_token(config, tokens)
+    return tokens
+
+
+def test_the_first_start_leaves_a_token_for_the_client(config, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    tokens = leave(config)
+    file = tmp_path / "data" / "client-token"
+    assert oct(file.stat().st_mode & 0o777) == "0o600"
+    record = tokens.authenticate(file.read_text().strip(), 0)
+    assert (record.name, record.role) == ("client", "operator")
+    said = capsys.readouterr().err
+    assert str(file) in said
+    assert file.read_text().strip() not in said
+
+
+def test_later_starts_leave_it_alone(config, tmp_path):
+    (tmp_path / "data").mkdir()
+    leave(config)
+    token = (tmp_path / "data" / "client-token").read_text()
+    leave(config)
+    assert (tmp_path / "data" / "client-token").read_text() == token
+
+
+def test_a_lost_token_is_replaced_and_worthless(config, tmp_path):
+    (tmp_path / "data").mkdir()
+    leave(config)
+    file = tmp_path / "data" / "client-token"
+    lost = file.read_text().strip()
+    file.unlink()
+    tokens = leave(config)
+    assert tokens.authenticate(lost, 0) is None
+    assert tokens.authenticate(file.read_text().strip(), 0).name == "client"
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    config = embedded(tmp_path / "data", "127.0.0.1:0")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "client-token").symlink_to("/nonexistent/x")
+    with pytest.raises(ConfigError, match="client-token"):
+        leave(config)
+
+
+@pytest.mark.parametrize(
+    ("error", "traceback"),
+    [
+        (UnavailableError("the store is gone"), False),
+        (ExceptionGroup("", [ExceptionGroup("", [OSError(98, "in use")])]), False),
+        (ExceptionGroup("", [RuntimeError("a bug")]), True),
+    ],
+)
+def test_only_a_bug_is_reported_with_a_traceback(error, traceback, monkeypatch):
+    said = []
+    monkeypatch.setattr(daemon, "log", type("Log", (), {"critical": lambda *args, **more: said.append(more)}))
+    assert daemon._report(error) == 1
+    assert ("exc_info" in said[0]) == traceback
