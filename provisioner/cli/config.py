@@ -1,4 +1,4 @@
-"""``lvp config``: check and show a configuration before a server is started with it."""
+"""``lvp config``: check, show and import a configuration before a server is started with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from provisioner.cli.help_page import SectionedCommand
 
 @click.group()
 def config() -> None:
-    """Check a server's configuration, or show it with every default."""
+    """Check a server's configuration, show it with every default, or import one."""
 
 
 @config.command(cls=SectionedCommand, examples=["lvp config check /etc/libvirt-volume-provisioner/config.toml"])
@@ -45,3 +45,24 @@ def show(file: Path | None) -> None:
 
         shown = settings.load(file) if file else settings.embedded(places.data_dir(), places.DEFAULT_BIND, ())
         click.echo(settings.dump(shown), nl=False)
+
+
+@config.command(
+    "import-env",
+    cls=SectionedCommand,
+    examples=["lvp config import-env /etc/default/volume-provisioner > /etc/libvirt-volume-provisioner/config.toml"],
+)
+@click.argument("file", type=click.Path(path_type=Path))
+def import_env(file: Path) -> None:
+    """Turn the environment FILE of an older provisioner (MINIO_*, LVM_* and so on) into a configuration, and print it.
+
+    What is left to do is said on standard error: secrets are not copied but pointed at, and variables that mean nothing
+    here are named. Nothing is written; check the result with lvp config check.
+    """
+    with spoken_errors():
+        from provisioner.config.import_env import import_env as imported
+
+        made = imported(file)
+    click.echo(made.toml, nl=False)
+    for sentence in made.to_do:
+        click.echo(f"to do: {sentence}", err=True)
