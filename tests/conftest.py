@@ -1,5 +1,23 @@
-"""What all tests share: readable failures of the conformance suites."""
+"""What all tests share: readable failures of the conformance suites, and a quick folder."""
 
+import tempfile
+from pathlib import Path
+
+import hypothesis
 import pytest
 
+# A busy machine is no failure.
+hypothesis.settings.register_profile("ours", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("ours")
 pytest.register_assert_rewrite("provisioner.contracts.testing")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder in memory where the system has that: a job waits for the disk many times."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as made:
+        yield Path(made)

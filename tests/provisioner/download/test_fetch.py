@@ -22,6 +22,7 @@ from provisioner.download.follow import follow
 
 URL = "https://images.example.com/disk.raw"
 DATA = bytes(range(256)) * 2048  # 512 KiB
+FIRST = pause_after(1, lambda: 1.0)
 DOWN = RemoteUnavailableError("the connection broke")
 
 
@@ -59,8 +60,11 @@ async def get(source, arrival, attempts=3):
 
 
 def test_pauses_double_up_to_a_cap():
-    assert [pause_after(n, lambda: 1.0) for n in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
-    assert pause_after(3, lambda: 0.0) == 1.0
+    pauses = [pause_after(failures, lambda: 1.0) for failures in range(1, 20)]
+    assert pauses[-1] == pauses[-2] == 30
+    below = [pause for pause in pauses if pause < 30]
+    assert below == [FIRST * 2**number for number in range(len(below))]
+    assert pause_after(3, lambda: 0.0) == pauses[2] / 2
 
 
 class Inline:
@@ -89,7 +93,7 @@ async def test_only_tries_in_a_row_without_a_byte_count(arrival, no_threads, aut
     began = trio.current_time()
     await get(source, arrival(), attempts=2)
     assert len(source.opens) == 21
-    assert 20 * 0.25 <= trio.current_time() - began <= 20 * 0.5  # each pause is a first one
+    assert 10 * FIRST <= trio.current_time() - began <= 20 * FIRST  # each pause is a first one
 
 
 async def test_gives_up_after_attempts_without_progress(arrival, no_threads, autojump_clock):
@@ -99,7 +103,7 @@ async def test_gives_up_after_attempts_without_progress(arrival, no_threads, aut
     with pytest.raises(RemoteUnavailableError):
         await fetch(source, remote, arrival(), 4, lambda _: None)
     assert len(source.opens) == 4
-    assert (0.5 + 1 + 2) / 2 <= trio.current_time() - began <= 0.5 + 1 + 2
+    assert 3.5 * FIRST <= trio.current_time() - began <= 7 * FIRST
 
 
 @pytest.mark.parametrize("error", [RemoteNotFoundError("gone"), RemoteChangedError("new")])
