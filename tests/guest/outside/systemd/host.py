@@ -1,0 +1,145 @@
+"""The host the package is installed on, as its operator and its clients see it."""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import time
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import trustme
+
+    from tests.guest.harness import Guest
+
+MIB = 1024**2
+NAME = "libvirt-volume-provisioner"
+SERVICE = f"{NAME}.service"
+
+CONFIG = """
+[server]
+tls_certificate = "/etc/libvirt-volume-provisioner/server.pem"
+tls_key = "/etc/libvirt-volume-provisioner/server.key"
+client_ca = "/etc/libvirt-volume-provisioner/clients-ca.pem"
+client_certificate = "required"
+[auth]
+certificate_roles = { "operator.example.org" = "operator", "viewer.example.org" = "viewer" }
+[jobs]
+shutdown_grace = "1s"
+[sources.images]
+plugin = "http"
+urls = ["http://127.0.0.1:9000/"]
+[targets.thin]
+plugin = "thin-lvm"
+volume_group = "vg0"
+pool = "thin"
+"""
+
+DROP_IN = """
+[Socket]
+ListenStream=
+ListenStream=0.0.0.0:8080
+"""
+
+# Gives each image out whole at once, or, while the file /srv/hold is there, its first half and nothing more.
+IMAGE_SERVER = """
+import http.server, os, time
+HALF = 32 << 20
+class Images(http.server.SimpleHTTPRequestHandler):
+    def copyfile(self, source, out):
+        sent = 0
+        while piece := source.read(1 << 20):
+            while sent >= HALF and os.path.exists("/srv/hold"):
+                time.sleep(0.1)
+            out.write(piece)
+            sent += len(piece)
+os.chdir("/srv/images")
+http.server.ThreadingHTTPServer(("127.0.0.1", 9000), Images).serve_forever()
+"""
+
+
+@dataclass
+class Host:
+    """The guest, and the client's side of the API over its forwarded port."""
+
+    guest: Guest
+    authority: trustme.CA
+    folder: Path
+    digest: str
+
+    def systemctl(self, *words: str) -> str:
+        return self.guest.sh(" ".join(["systemctl", *words]), silence=400)
+
+    def state(self, unit: str = SERVICE) -> str:
+        return self.guest.run(["systemctl", "is-active", unit]).output.strip()
+
+    def apt(self, *words: str) -> str:
+        command = f"DEBIAN_FRONTEND=noninteractive apt-get -y -qq {' '.join(words)}"
+        return self.guest.sh(command, silence=900)
+
+    def altered(self) -> list[str]:
+        """Files of the package that are not as it brought them; the guest's dpkg leaves documentation out."""
+        lines = self.guest.sh(f"dpkg --verify {NAME}").splitlines()
+        return [line for line in lines if not re.search(r"missing +/usr/share/(doc|man)", line)]
+
+    def context(self, who: str | None) -> ssl.SSLContext:
+        """TLS as a client has it; with a certificate in the name of ``who``."""
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        if who is not None:
+            self.authority.issue_cert(who, common_name=who).configure_cert(context)
+        return context
+
+    def call(self, method: str, path: str, body: object = None, who: str | None = "operator.example.org") -> Any:
+        """One request from outside; raises urllib.error.HTTPError on 4xx and 5xx."""
+        request = urllib.request.Request(
+            f"https://127.0.0.1:{self.guest.port(8080)}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, context=self.context(who), timeout=120) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def submit(self, volume: str) -> str:
+        body = {
+            "image_url": "http://127.0.0.1:9000/image.raw",
+            "image_type": "raw",
+            "volume_name": volume,
+            "volume_size_gb": 1,
+        }
+        answer = self.call("POST", "/api/v1/jobs", body)
+        return str(answer["job_id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        found = self.call("GET", f"/api/v1/jobs/{job_id}")
+        assert isinstance(found, dict)
+        return found
+
+    def wait_until(self, what: str, seconds: float, condition: Any) -> Any:
+        """The first true answer of ``condition``; what the service does cannot be waited for in another way."""
+        deadline = time.monotonic() + seconds
+        while not (answer := condition()):
+            assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+            time.sleep(0.5)
+        return answer
+
+    def wait_ended(self, job_id: str) -> dict[str, Any]:
+        def ended() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            return job if job["status"] in {"completed", "failed", "cancelled"} else None
+
+        found = self.wait_until(f"job {job_id} ends", 300, ended)
+        assert isinstance(found, dict)
+        return found
+
+    def volumes(self) -> set[str]:
+        return set(self.guest.sh("lvs --noheadings -o lv_name vg0").split()) - {"thin"}
+
+    def digest_of(self, volume: str) -> str:
+        return self.guest.sh(f"head -c {64 * MIB} /dev/vg0/{volume} | sha256sum", silence=300).split()[0]

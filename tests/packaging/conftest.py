@@ -1,0 +1,76 @@
+"""The packages, built once for all tests of this folder, and trees they are laid into."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.building import CHECKOUT, Packages, build, snapshot
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    return snapshot(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="session")
+def packages(source, tmp_path_factory):
+    return build(source, tmp_path_factory.mktemp("packages"))
+
+
+@pytest.fixture(scope="session")
+def plugin(source, tmp_path_factory):
+    """The example plugin's packages, built by the same tools."""
+    folder = tmp_path_factory.mktemp("plugin")
+    command = [str(source / "packaging" / "build-plugin"), str(source / "contrib" / "example-plugin"), str(folder)]
+    environment = {"SOURCE_DATE_EPOCH": "1767225600", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    return Packages(folder)
+
+
+@pytest.fixture(scope="session")
+def deb_tree(packages, tmp_path_factory):
+    """The deb's files, laid out by dpkg."""
+    tree = tmp_path_factory.mktemp("deb")
+    subprocess.run(["dpkg-deb", "--extract", packages.deb, tree], check=True)
+    return tree
+
+
+@pytest.fixture(scope="session")
+def rpm_tree(packages, tmp_path_factory):
+    """The rpm, installed by rpm into a root of its own; its dependencies are not there."""
+    tree = tmp_path_factory.mktemp("rpm")
+    rpm(tree, "--install", "--nodeps", "--noscripts", str(packages.rpm))
+    return tree
+
+
+@pytest.fixture(params=["deb", "rpm"])
+def tree(request):
+    return request.getfixturevalue(f"{request.param}_tree")
+
+
+def rpm(tree, *words):
+    command = ["rpm", "--root", str(tree), "--dbpath", "/var/lib/rpm", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tools():
+    for program in ("dpkg-deb", "rpm", "lintian", "rpmlint", "man", "bash", "zsh", "fish", "strip", "systemd-analyze"):
+        assert shutil.which(program), f"{program} is missing; contrib/dev/setup test installs it"
+
+
+@pytest.fixture
+def conffile():
+    return CHECKOUT / "packaging" / "config.toml"

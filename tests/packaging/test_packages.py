@@ -1,0 +1,173 @@
+"""The built packages: the same bytes twice, laid out by dpkg and by rpm, and run from there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests.packaging.building import CHECKOUT, build, snapshot
+from tests.packaging.conftest import rpm
+
+NAME = "libvirt-volume-provisioner"
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "/nonexistent", "HOME": "/nonexistent"}
+
+
+def lvp(tree, *words, name="lvp"):
+    ended = subprocess.run(
+        [tree / "usr/bin" / name, *words], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_two_builds_in_two_places_give_the_same_bytes(packages, tmp_path):
+    again = build(snapshot(tmp_path / "elsewhere"), tmp_path / "packages", TZ="Asia/Tokyo", LANG="de_DE.UTF-8")
+    assert again.deb.read_bytes() == packages.deb.read_bytes()
+    assert again.rpm.read_bytes() == packages.rpm.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["lvp", NAME])
+def test_it_runs_from_where_it_was_laid(tree, name):
+    assert re.fullmatch(rf"{name} \d+\.\d+\.\d+\S*\n", lvp(tree, "--version", name=name))
+    assert re.search(r"target +thin-lvm +libvirt-volume-provisioner", lvp(tree, "plugins"))
+
+
+def test_its_configuration_is_taken_with_a_target(tree, tmp_path):
+    text = (tree / f"etc/{NAME}/config.toml").read_text()
+    for line in ("[targets.thin]", 'plugin = "thin-lvm"', 'volume_group = "vg0"', 'pool = "thin"'):
+        text = text.replace(f"#{line}", line, 1)
+    (tmp_path / "config.toml").write_text(text)
+    assert "no faults" in lvp(tree, "config", "check", str(tmp_path / "config.toml"))
+
+
+def test_packaged_and_embedded_share_every_default(tree, tmp_path):
+    """Apart from paths, and from what makes the embedded one embedded: its target, its sources, its client's token."""
+    (tmp_path / "config.toml").write_text('[targets.files]\nplugin = "file"\ndirectory = "/srv"\n')
+    packaged = lvp(tree, "config", "show", str(tmp_path / "config.toml"))
+    embedded = lvp(tree, "config", "show")
+    lines = [
+        [line for line in text.split("[sources")[0].split("[targets")[0].splitlines() if "/" not in line]
+        for text in (packaged, embedded)
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_nothing_of_the_distribution_or_the_caller_is_imported(deb_tree):
+    code = "import sys; print(*sys.path, sep='\\n')"
+    launcher = (deb_tree / f"usr/lib/{NAME}/lvp").read_text().split("from provisioner")[0]
+    ended = subprocess.run(
+        ["/usr/bin/python3", "-IS", "-c", launcher.replace("__file__", "'/usr/lib/x/lvp'") + code],
+        capture_output=True, text=True, env=ENVIRONMENT, check=True,
+    )  # fmt: skip
+    assert not [path for path in ended.stdout.splitlines() if "dist-packages" in path or "nonexistent" in path]
+
+
+def test_whole_environment_can_be_imported(deb_tree):
+    """What a job needs is loaded late; a dependency left out would be missed only then."""
+    modules = "provisioner.daemon, provisioner.download.inspection, lvp_source_s3.source, lvp_convert_native.converter"
+    code = (
+        f"import sys; sys.path.append({str(deb_tree / f'usr/lib/{NAME}/site')!r}); import {modules}, lvp_guard_libvirt;"
+        "import oslo_utils.imageutils.format_inspector, minio, rich.progress, zstandard, isal.igzip_lib, hypercorn.trio"
+    )
+    subprocess.run(["/usr/bin/python3", "-IS", "-c", code], check=True, env=ENVIRONMENT)
+
+
+def test_libraries_need_no_more_than_is_declared(deb_tree):
+    libraries = sorted(deb_tree.rglob("*.so"))
+    assert libraries
+    said = subprocess.run(["objdump", "-p", *libraries], check=True, capture_output=True, text=True).stdout
+    needed = set(re.findall(r"NEEDED +(\S+)", said))
+    glibc = {f"lib{name}" for name in ("c.so.6", "m.so.6", "dl.so.2", "pthread.so.0", "rt.so.1")}
+    assert needed <= glibc | {"libgcc_s.so.1", "ld-linux-x86-64.so.2"}
+    versions = {tuple(map(int, found.split("."))) for found in re.findall(r"GLIBC_(\d+\.\d+)", said)}
+    assert max(versions) <= (2, 28)
+
+
+def test_dependencies_are_in_this_release_of_debian(packages):
+    ended = subprocess.run(
+        ["apt-get", "--simulate", "install", packages.deb], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"Inst {NAME} " in ended.stdout
+
+
+def test_rpm_says_what_it_needs(packages):
+    said = subprocess.run(["rpm", "-qp", "--requires", packages.rpm], check=True, capture_output=True, text=True).stdout
+    assert {"python(abi) = 3.11", "lvm2", "qemu-img", "device-mapper-persistent-data"} <= set(said.splitlines())
+
+
+def test_lintian_finds_nothing_unexplained(packages):
+    ended = subprocess.run(
+        ["lintian", "--fail-on", "error,warning", packages.deb], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_rpmlint_finds_nothing_unexplained(packages):
+    command = ["rpmlint", "-c", CHECKOUT / "packaging/rpmlint.toml", packages.rpm]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("page", ["man1/lvp.1.gz", f"man5/{NAME}.toml.5.gz", f"man8/{NAME}.8.gz"])
+def test_man_pages_are_without_warnings(tree, page):
+    path = tree / "usr/share/man" / page
+    ended = subprocess.run(
+        ["man", "--warnings", "--local-file", str(path)],
+        capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+    assert ended.stderr == ""
+    assert "NAME" in ended.stdout
+
+
+COMPLETE = {
+    "bash": ("bash-completion/completions/lvp", 'source {}; COMP_WORDS=(lvp job ca); COMP_CWORD=2; '
+             '_lvp_completion lvp; printf "%s\\n" "${{COMPREPLY[@]}}"'),
+    "fish": ("fish/vendor_completions.d/lvp.fish", "source {}; complete --do-complete 'lvp job ca'"),
+    "zsh": ("zsh/vendor-completions/_lvp", "autoload -U compinit; compinit -u -D; source {}; "
+            "print -l $_comps[lvp]; _LVP_COMPLETE=zsh_complete COMP_WORDS='lvp job ca' COMP_CWORD=2 lvp"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", COMPLETE)
+def test_completions_load_and_complete(deb_tree, shell):
+    file, script = COMPLETE[shell]
+    environment = {"PATH": f"{deb_tree}/usr/bin:/usr/bin:/bin", "HOME": str(deb_tree / "tmp"), "TERM": "dumb"}
+    (deb_tree / "tmp").mkdir(exist_ok=True)
+    ended = subprocess.run(
+        [shell, "-c", script.format(deb_tree / "usr/share" / file)],
+        capture_output=True, text=True, env=environment, check=True,
+    )  # fmt: skip
+    assert "cancel" in ended.stdout
+    assert ended.stderr == ""
+
+
+def test_plugin_in_a_package_of_its_own_is_found(packages, plugin, tmp_path):
+    (extra,) = plugin.folder.glob("*.deb")
+    for package in (packages.deb, extra):
+        subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
+    assert re.search(r"observer +ledger +lvp-example +1\.0\.0", lvp(tmp_path, "plugins"))
+    # An upgrade of the service lays its own files anew and leaves the plugin's alone.
+    shutil.rmtree(tmp_path / f"usr/lib/{NAME}/site")
+    subprocess.run(["dpkg-deb", "--extract", packages.deb, tmp_path], check=True)
+    assert "ledger" in lvp(tmp_path, "plugins")
+
+
+def test_rpm_installs_upgrades_and_erases_with_its_plugin(packages, plugin, source, tmp_path):
+    (extra,) = plugin.folder.glob("*.rpm")
+    newer = build(snapshot(tmp_path / "source", "9.9.9"), tmp_path / "newer")
+    tree = tmp_path / "root"
+    rpm(tree, "--install", "--nodeps", "--noscripts", str(packages.rpm), str(extra))
+    config = tree / f"etc/{NAME}/config.toml"
+    config.write_text("# mine\n")
+    rpm(tree, "--upgrade", "--nodeps", "--noscripts", str(newer.rpm))
+    assert lvp(tree, "--version") == "lvp 9.9.9\n"
+    assert config.read_text() == "# mine\n"
+    assert "ledger" in lvp(tree, "plugins")
+    rpm(tree, "--erase", "--nodeps", "--noscripts", NAME)
+    assert [path.name for path in (tree / "usr/lib" / NAME / "plugins").iterdir() if path.is_dir()]  # the plugin's
+    assert not (tree / "usr/bin/lvp").exists()
+    assert config.with_suffix(".toml.rpmsave").read_text() == "# mine\n"
