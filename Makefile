@@ -5,7 +5,7 @@ PYTEST := $(PY) -m pytest
 PACKAGES := $(notdir $(wildcard plugins/lvp_*))
 export MYPYPATH := plugins
 
-.PHONY: help demo test check lint unit test-minio test-guest bench lock clean setup-demo setup-test
+.PHONY: help demo test check lint unit test-minio test-guest bench packages lock clean setup-demo setup-test wheel
 
 help:
 	@printf '%s\n' \
@@ -15,6 +15,7 @@ help:
 	  'make test-minio  only what needs a MinIO server' \
 	  'make test-guest  only what needs the booted guest with LVM' \
 	  'make bench       speed beside the usual tools' \
+	  'make packages    deb and rpm, into dist' \
 	  'make lock        pin the dependencies anew'
 
 setup-demo:
@@ -31,9 +32,10 @@ check: setup-demo lint unit
 lint:
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/flake8 --select ASYNC --extend-ignore ASYNC100,ASYNC119 provisioner plugins
+	@.venv/bin/flake8 --select ASYNC101,ASYNC103,ASYNC104,ASYNC105,ASYNC112,ASYNC115,ASYNC116,ASYNC118,ASYNC121,ASYNC122 \
+	  provisioner plugins
 	@.venv/bin/mypy -p provisioner $(addprefix -p ,$(PACKAGES))
-	@.venv/bin/lint-imports --no-cache | tail -n +1
+	@.venv/bin/lint-imports --no-cache --no-logo 2>/dev/null || .venv/bin/lint-imports --no-cache
 
 unit:
 	@$(PYTEST) -q -m 'not slow and not minio and not guest' --ignore tests/guest
@@ -46,10 +48,15 @@ test: setup-test lint
 test-minio: setup-test
 	@$(PYTEST) -m minio tests/minio tests/plugins
 
-test-guest: setup-test
-	@rm -rf dist && $(PY) -m build --no-isolation --wheel --outdir dist . >/dev/null
-	@$(PY) tests/guest/run.py --wheel dist/*.whl tests/guest/test_smoke.py tests/guest/lvm
-	@$(PY) tests/guest/run.py --outside --wheel dist/*.whl
+wheel: setup-demo
+	@rm -rf build/wheel && $(PY) -m build --no-isolation --wheel --outdir build/wheel . >/dev/null
+
+test-guest: setup-test wheel
+	@$(PY) tests/guest/run.py --wheel build/wheel/*.whl tests/guest/test_smoke.py tests/guest/lvm
+	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl
+
+packages: setup-demo
+	@packaging/build
 
 bench: setup-test
 	@$(PY) contrib/bench/run.py
