@@ -88,6 +88,7 @@ class Lab:
         self.cache = ImageCache(self.folder / "cache", self.cache_settings)
         self.pipeline = Pipeline(self.back_ends, self.cache, require_checksum=True)
         self.supervisor = Supervisor(self.pipeline, self.store, self.jobs, self.metrics, Announcer({}))
+        in_vain = True
         try:
             async with trio.open_nursery() as outer:
                 outer.cancel_scope.deadline = trio.current_time() + 20  # a test that waits for what cannot come
@@ -99,8 +100,9 @@ class Lab:
                         yield self
                     finally:
                         jobs.cancel_scope.cancel()
-                assert not outer.cancel_scope.cancel_called, "the test waited in vain"
+                in_vain = outer.cancel_scope.cancel_called
                 outer.cancel_scope.cancel()
+            assert not in_vain, "the test waited for what did not come"
         finally:
             await self.store.aclose()
 
