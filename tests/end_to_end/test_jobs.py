@@ -65,6 +65,8 @@ def test_ten_jobs_at_once(daemon, server, images):
         watching = pool.submit(watch)
         wanted = [(names[number % len(names)], f"v{number}") for number in range(10)]
         jobs = list(pool.map(lambda pair: daemon.submit(server.of(pair[0]), pair[1], images[pair[0]].kind), wanted))
+        until(lambda: count("running") == 2)  # all images are held back: so it stays
+        assert count("pending") == 8
         assert daemon.call("GET", "/health").json()["status"] == "degraded"
         server.let_go.set()
         done = list(pool.map(daemon.job_ended, jobs))
@@ -73,7 +75,6 @@ def test_ten_jobs_at_once(daemon, server, images):
     assert [job["status"] for job in done] == ["completed"] * 10, done
     assert most == 2
     assert statuses <= {(True, "degraded"), (False, "healthy")}
-    assert (True, "degraded") in statuses
     assert daemon.call("GET", "/health").json()["status"] == "healthy"
     for name, volume in wanted:
         assert same(images[name], daemon.volume(volume))
@@ -168,12 +169,14 @@ def test_sigterm_in_mid_job_rolls_back_and_goes_on_after_the_restart(make_daemon
     waiting = [daemon.submit(server.of("full.raw"), f"web-0{number}", "raw") for number in (2, 3)]
     assert server.holding.wait(60)
     assert daemon.stop() == 0
-    assert daemon.files() == set()
+    # What has come of the image stays, for the next start to go on with; of the volume nothing does.
+    assert all("/partial/" in name for name in daemon.files())
     server.let_go.set()
     daemon.start()
     for job_id in (running, *waiting):
         assert daemon.job_ended(job_id)["status"] == "completed"
     assert same(images["full.raw"], daemon.volume("web-01"))
+    assert not any("/partial/" in name for name in daemon.files())
 
 
 def test_sigterm_lets_a_running_job_end_within_its_grace(make_daemon, server, images):

@@ -161,10 +161,14 @@ def test_sockets_of_the_service_manager(make_daemon, tmp_path):
         environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
         with daemon.log_file.open("wb") as log:
             daemon.process = subprocess.Popen(command, stderr=log, env=environment, pass_fds=[passed.fileno()])
-        assert manager.recv(100) == b"READY=1"
+        said = []
+
+        def hears(word):
+            return until(lambda: said.append(manager.recv(1000).decode()) or word in said[-1].splitlines())
+
+        assert hears("READY=1")
         daemon.url = f"http://127.0.0.1:{passed.getsockname()[1]}"
         assert daemon.call("GET", "/health").json()["status"] == "healthy"
-        assert manager.recv(100) == b"WATCHDOG=1"
+        assert hears("WATCHDOG=1")
         assert daemon.stop() == 0
-        said = []
-        until(lambda: said.append(manager.recv(100)) or said[-1] == b"STOPPING=1")
+        assert hears("STOPPING=1")
