@@ -33,8 +33,15 @@ class CuttingProxy:
         with self._lock:
             budget = self.chance.randint(*self.cut_after) if self.chance.random() < self.cut_share else None
         with client, suppress(OSError), socket.create_connection(("127.0.0.1", self.upstream)) as server:
-            threading.Thread(target=_pump_requests, args=(client, server), daemon=True).start()
-            self._pass_on(server, client, budget)
+            requests = threading.Thread(target=_pump_requests, args=(client, server), daemon=True)
+            requests.start()
+            try:
+                self._pass_on(server, client, budget)
+            finally:
+                # The kernel closes nothing under a thread that still reads it.
+                with suppress(OSError):
+                    client.shutdown(socket.SHUT_RD)
+                requests.join()
 
     def _pass_on(self, server: socket.socket, client: socket.socket, budget: int | None) -> None:
         while chunk := server.recv(_CHUNK):
