@@ -107,7 +107,10 @@ class Mapper:
         zlib = self.header.compression is Compression.ZLIB
         self._claimed += plain * size + compressed * (max(size // _DEFLATE_BEST, 1) if zlib else _ZSTD_LEAST)
         if self._claimed > self.header.file_size + size:  # the last cluster may be cut off at the disk's end
-            raise CorruptImageError("the qcow2 tables name the same clusters of the file again and again")
+            raise CorruptImageError(
+                "the qcow2 tables name more clusters than the file holds: it ends too early, or they name some "
+                "again and again"
+            )
 
     def _data(self, guest: int, part: array[int]) -> Iterator[Run]:
         size, length = self.header.cluster_size, self._length(guest, len(part))

@@ -53,9 +53,9 @@ class Authenticator:
             if name in self._settings.certificate_roles:
                 return Principal(name, self._settings.certificate_roles[name], "certificate")
         role = self._settings.default_certificate_role
-        return (
-            Principal(certificate.names[0] if certificate.names else "unnamed", role, "certificate") if role else None
-        )
+        if role == "none":
+            return None
+        return Principal(certificate.names[0] if certificate.names else "unnamed", role, "certificate")
 
     def _by_token(self, token: str | None) -> Principal | None:
         record = self._tokens.authenticate(token, time.time()) if token else None

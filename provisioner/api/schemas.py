@@ -140,7 +140,7 @@ def job_body(job: Job, snapshot: Snapshot | None) -> dict[str, Any]:
         "volume_name": spec.volume_name,
         "progress": _progress(job, snapshot),
         "correlation_id": spec.correlation_id,
-        "cache_hit": job.cache_hit,
+        "cache_hit": job.cache_hit if snapshot is None or snapshot.cache_hit is None else snapshot.cache_hit,
         "image_path": job.image_path,
         "error": job.error,
         "volume": job.volume,

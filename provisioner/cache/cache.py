@@ -83,6 +83,11 @@ class ImageCache:
         finally:
             files.index.close()
 
+    @property
+    def attempts(self) -> int:
+        """How often a server is asked in a row that gives nothing."""
+        return self._settings.download_attempts
+
     # --- look-up ---
 
     def find(self, checksum: Checksum | None, url: str, version: str | None) -> Entry | None:

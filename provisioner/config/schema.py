@@ -78,7 +78,7 @@ class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     # Certificate subject (common name or subject alternative name) -> role.
     certificate_roles: dict[str, Role] = msgspec.field(default_factory=dict)
     # A certificate the CA signed and certificate_roles does not name. The CA vouches for operators.
-    default_certificate_role: Role | None = "operator"
+    default_certificate_role: Role | Literal["none"] = "operator"
     # A token with the role operator is left here (mode 0600) at the first start, for a client on the same host.
     client_token: str | None = None
     # Monitoring reads /metrics without credentials in the reference; false asks for a viewer.
@@ -97,8 +97,6 @@ class JobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     max_attempts: Positive = 3
     # Running jobs may end by themselves for this long at shutdown; systemd's own limit is 90 s.
     shutdown_grace: Duration = Duration(30)
-    # An undo that takes longer hangs on a broken device; it is tried again at the next start.
-    rollback_timeout: Duration = Duration(60)
     # Ended jobs are shown for this long.
     keep_history: Duration = Duration(90 * 86400)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 import trio
@@ -14,11 +14,12 @@ from provisioner.contracts import pwrite_all
 from provisioner.contracts.errors import RemoteChangedError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from provisioner.contracts import ImageSource, ImageStream, RemoteImage
     from provisioner.download.arrival import Arrival
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE = 0.2
@@ -29,6 +30,20 @@ def pause_after(failures: int, jitter: Callable[[], float] = random.random) -> f
     """Seconds to wait after that many failures in a row: doubling, capped, 50 to 100 % of it by chance."""
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1))
     return float(longest * (0.5 + 0.5 * jitter()))
+
+
+async def patiently(work: Callable[[], Awaitable[T]], attempts: int) -> T:
+    """``work`` again and again, with growing pauses, while its errors are temporary. Raises its last SourceError."""
+    for failures in range(1, attempts):
+        try:
+            return await work()
+        except SourceError as error:
+            if not error.temporary:
+                raise
+            pause = pause_after(failures)
+            log.warning("a server cannot be asked now", reason=error.message, pause=round(pause, 2))
+        await trio.sleep(pause)
+    return await work()
 
 
 async def fetch(

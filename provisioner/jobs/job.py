@@ -114,10 +114,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, status=after(self.status, Event.INTERRUPT), updated_at=now)
 
 
-def after_restart(job: Job, on_restart: str, max_attempts: int, now: float) -> Job:
-    """What becomes of a job that a dead daemon left behind."""
+def after_restart(job: Job, outcome: Outcome | None, on_restart: str, max_attempts: int, now: float) -> Job:
+    """What becomes of a job that a dead daemon left behind; it may have had its ``outcome`` just before the end."""
     if job.status is not Status.RUNNING:
         return job
+    if outcome is not None:
+        return job.completed(outcome, {}, now)
     if on_restart == "retry" and job.attempts < max_attempts:
         return job.interrupted(now)
     reason = (

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 import trio
 
-from provisioner.contracts import Checksum, ImageUrl, JobEvent
+from provisioner.contracts import Checksum, CloneTarget, ImageUrl, JobEvent, ProvisionedBy
 from provisioner.contracts.errors import (
     CancelError,
     ConflictError,
@@ -30,6 +30,7 @@ from provisioner.contracts.tasks import first_cause
 from provisioner.jobs.job import Job, JobSpec, after_restart, conclude
 from provisioner.jobs.queue import WaitingLine
 from provisioner.jobs.states import Status
+from provisioner.pipeline.plan import Outcome
 from provisioner.pipeline.progress import Progress, Snapshot, Stage
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from provisioner.jobs.announce import Announcer
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
-    from provisioner.pipeline.plan import Outcome
     from provisioner.pipeline.run import Pipeline
 
 log = structlog.get_logger(__name__)
@@ -86,13 +86,29 @@ class Supervisor:
                 self._unrecovered.add(name)
         now = time.time()
         for old in await self._store.unfinished():
-            job = after_restart(old, self._settings.on_restart, self._settings.max_attempts, now)
+            outcome = await self._outcome_of(old)
+            job = after_restart(old, outcome, self._settings.on_restart, self._settings.max_attempts, now)
             if job is not old:
                 await self._store.put(job)
                 log.info("found a job that was running", job_id=job.job_id, becomes=job.status, attempts=job.attempts)
             if job.status is Status.PENDING:
                 self._enqueue(ActiveJob(job))
         await self._store.forget_before(now - self._settings.keep_history)
+
+    async def _outcome_of(self, job: Job) -> Outcome | None:
+        """What a job found running made, where it was committed in the moment before the end."""
+        target = self._pipeline.back_ends.targets.get(job.spec.target or "")
+        if job.status is not Status.RUNNING or target is None or job.spec.volume_name is None:
+            return None
+        try:
+            volume = await target.find(job.spec.volume_name)
+        except ProvisionerError:
+            return None
+        made_by = volume.provenance.job_id if volume is not None and volume.provenance is not None else None
+        if made_by != job.job_id:
+            return None
+        by = ProvisionedBy.CLONE if isinstance(target, CloneTarget) else ProvisionedBy.COPY
+        return Outcome(None, None, volume, by)
 
     async def _recover_target(self, name: str) -> None:
         running = frozenset(active.job.job_id for active in self._running())
@@ -308,6 +324,8 @@ class Supervisor:
             timings=active.progress.timings(),
             now=time.time(),
         )
+        if job.status.ended and job.cache_hit is None:
+            job = msgspec.structs.replace(job, cache_hit=active.progress.cache_hit)
         if job.status.ended:
             self._count_end(job, seconds, active.progress.processed(Stage.CONVERTING))
         await self._end(active, job)

@@ -31,10 +31,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a completed job made. ``volume`` and ``provisioned_by`` are None for a fetch into the cache."""
+    """What a completed job made. ``volume`` and ``provisioned_by`` are None for a fetch into the cache.
 
-    cache_hit: bool
-    image_path: str
+    ``cache_hit`` and ``image_path`` are None where a restart forgot them.
+    """
+
+    cache_hit: bool | None
+    image_path: str | None
     volume: Volume | None = None
     provisioned_by: ProvisionedBy | None = None
 

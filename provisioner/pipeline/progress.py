@@ -52,6 +52,7 @@ class Snapshot:
     bytes_processed: int
     bytes_total: int
     eta_sec: float | None
+    cache_hit: bool | None = None
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class Progress:
 
     clock: Callable[[], float] = time.monotonic
     on_stage: Callable[[Stage], None] = lambda _stage: None
+    cache_hit: bool | None = None  # None until known
     _running: dict[Stage, _Activity] = field(default_factory=dict)
     _percent: float = 0.0
 
@@ -130,12 +132,12 @@ class Progress:
         stage = self.stage
         activity = self._running.get(stage)
         if activity is None:
-            return Snapshot(stage, 0.0, 0, 0, None)
+            return Snapshot(stage, 0.0, 0, 0, None, self.cache_hit)
         total, done = activity.total, activity.done
         fraction = 1.0 if activity.ended is not None else min(1.0, done / total) if total else 0.0
         start = _ENDS[_ORDER[max(0, _ORDER.index(stage) - 1)]]
         self._percent = max(self._percent, start + (_ENDS[stage] - start) * fraction)
-        return Snapshot(stage, round(self._percent, 1), done, total, self._eta(activity))
+        return Snapshot(stage, round(self._percent, 1), done, total, self._eta(activity), self.cache_hit)
 
     def _eta(self, activity: _Activity) -> float | None:
         """Rest of the reported stage at its average rate so far; later stages of unknown length are not guessed."""

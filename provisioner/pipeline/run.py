@@ -15,6 +15,7 @@ import trio
 from provisioner.cache import Expectation
 from provisioner.contracts import CloneTarget, ProvisionedBy
 from provisioner.download.checksums import discover
+from provisioner.download.fetch import patiently
 from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.plan import (
     Outcome,
@@ -51,13 +52,15 @@ class Pipeline:
         progress.begin(Stage.CHECKING_CACHE)
         await self._check_target(request)
         source = self.back_ends.source_for(request.image_url)
-        remote = await source.stat(request.image_url)
-        checksum = request.checksum or await discover(source, request.image_url)
+        attempts = self.cache.attempts
+        remote = await patiently(lambda: source.stat(request.image_url), attempts)
+        checksum = request.checksum or await patiently(lambda: discover(source, request.image_url), attempts)
         check_checksum(checksum, request.image_url, required=self.require_checksum)
         if await self._clone_known(request, checksum, progress, done):
             return
         async with self.cache.image(source, Expectation(remote=remote, checksum=checksum)) as image:
             progress.end(Stage.CHECKING_CACHE)
+            progress.cache_hit = image.hit
             if not image.hit:
                 progress.begin(Stage.DOWNLOADING, remote.size or 0, lambda: image.available)
             await self._use(request, image, checksum, progress, done)
@@ -117,6 +120,7 @@ class Pipeline:
             return False
         assert isinstance(target, CloneTarget)
         progress.end(Stage.CHECKING_CACHE)
+        progress.cache_hit = True
         entry = self.cache.find(checksum, request.image_url, None)
         await self._clone(request, target, base, progress, True, self.cache.path(entry) if entry else base.name, done)
         return True

@@ -71,7 +71,7 @@ async def lab(tmp_path, *, auth=None, client_certificate="optional"):
     issued = ca.issue_cert("127.0.0.1")
     issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
     file = str(tmp_path / "server.pem")
-    settings = auth or AuthSettings(certificate_roles=ROLES, default_certificate_role=None)
+    settings = auth or AuthSettings(certificate_roles=ROLES, default_certificate_role="none")
     async with (
         running(tmp_path, auth=settings) as service,
         served(

@@ -88,9 +88,15 @@ def test_an_error_names_the_roll_back_only_where_there_was_one():
     ],
 )
 def test_what_a_restart_makes_of_a_job(status, on_restart, attempts, becomes, words):
-    job = after_restart(a_job(status, attempts), on_restart, 3, 9.0)
+    job = after_restart(a_job(status, attempts), None, on_restart, 3, 9.0)
     assert job.status is becomes
     assert words is None or words in job.error
+
+
+def test_a_volume_that_was_committed_just_before_the_end_counts():
+    volume = Volume("web01", "main", "/dev/vg/web01", 2**30)
+    job = after_restart(a_job(R, 3), Outcome(None, None, volume, ProvisionedBy.CLONE), "fail", 3, 9.0)
+    assert (job.status, job.error, job.volume.name) == (Status.COMPLETED, None, "web01")
 
 
 def test_the_fingerprint_is_of_all_that_was_asked():
