@@ -12,7 +12,7 @@ from provisioner import registry
 from provisioner.config import DEFAULT_CONVERTERS, Config, parse
 
 TABLES = {"source": "sources", "target": "targets", "guard": "guards", "observer": "observers"}
-SETTING = re.compile(r"#(?=[a-z_]+ = |\[)")
+SETTING = re.compile(r"#(?=[a-z0-9_]+ = |\[)")
 
 
 def uncommented(text):
