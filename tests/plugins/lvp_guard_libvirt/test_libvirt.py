@@ -12,6 +12,7 @@ from lvp_guard_libvirt import GuardSettings, LibvirtGuard, PoolRefresher, PoolSe
 from provisioner.contracts import BackEndContext, JobEvent, Volume, VolumeUser
 from provisioner.contracts.errors import TargetUnavailableError
 
+pytestmark = pytest.mark.slow  # a daemon and guests
 CONTEXT = BackEndContext("libvirt", Path("/nonexistent"))
 
 
