@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import ssl
 import time
-import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import httpx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,15 +96,11 @@ class Host:
         return context
 
     def call(self, method: str, path: str, body: object = None, who: str | None = "operator.example.org") -> Any:
-        """One request from outside; raises urllib.error.HTTPError on 4xx and 5xx."""
-        request = urllib.request.Request(
-            f"https://127.0.0.1:{self.guest.port(8080)}{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, context=self.context(who), timeout=120) as answer:
-            return json.loads(answer.read() or b"null")
+        """One request from outside; raises httpx.HTTPStatusError on 4xx and 5xx."""
+        url = f"https://127.0.0.1:{self.guest.port(8080)}{path}"
+        with httpx.Client(verify=self.context(who), trust_env=False, timeout=120) as client:
+            answer = client.request(method, url, json=body).raise_for_status()
+            return answer.json() if answer.content else None
 
     def submit(self, volume: str) -> str:
         body = {
