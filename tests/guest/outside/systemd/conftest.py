@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import pytest
 import trustme
 
 from tests.guest.harness import Guest, Images
-from tests.guest.outside.systemd.host import CONFIG, DROP_IN, IMAGE_SERVER, MIB, Host
+from tests.guest.outside.systemd.host import CONFIG, DROP_IN, IMAGE_SERVER, MIB, MORE_IMAGES, Host
 from tests.packaging.building import Packages, build, snapshot
 
 if TYPE_CHECKING:
@@ -35,18 +34,15 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="module")
-def host(
-    images: Images, packages: dict[str, Packages], authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Host]:
+def host(images: Images, packages: dict[str, Packages], authority: trustme.CA) -> Iterator[Host]:
     """A virtualization host before the package is installed: a volume group with a thin pool, images, certificates."""
     with Guest(images, init="systemd", ports=[8080]) as guest:
         guest.boot(timeout=400)
         for version, built in packages.items():
             guest.put(built.deb, f"/root/{version}.deb")
         guest.sh("vgcreate -y vg0 /dev/disk/by-id/virtio-thin; lvcreate -y -L 4G -T vg0/thin")
-        image = b"".join(bytes([number]) * MIB for number in range(1, 65))
-        guest.put(image, "/srv/images/image.raw")
-        guest.put(f"{hashlib.sha256(image).hexdigest()}  image.raw\n".encode(), "/srv/images/image.raw.sha256")
+        guest.put(b"".join(bytes([number]) * MIB for number in range(1, 65)), "/srv/images/web.raw")
+        guest.sh(MORE_IMAGES, silence=300)
         guest.put(IMAGE_SERVER.encode(), "/root/image-server", 0o755)
         guest.start(["python3", "/root/image-server"], "/root/image-server.log")
         issued = authority.issue_cert("127.0.0.1", "localhost")
@@ -55,7 +51,7 @@ def host(
         guest.put(authority.cert_pem.bytes(), "/root/tls/clients-ca.pem")
         guest.put(CONFIG.encode(), "/root/config.toml")
         guest.put(DROP_IN.encode(), "/root/listen.conf")
-        yield Host(guest, authority, tmp_path_factory.mktemp("client"), hashlib.sha256(image).hexdigest())
+        yield Host(guest, authority)
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import trustme
 
     from tests.guest.harness import Guest
@@ -46,6 +44,13 @@ ListenStream=
 ListenStream=0.0.0.0:8080
 """
 
+# An image of its own for each job that is interrupted: one that was seen before would be cloned at once.
+MORE_IMAGES = """
+cd /srv/images
+for name in db-01 db-02 db-03 db-04; do { echo $name; cat web.raw; } | head -c 64M > $name.raw; done
+for image in *.raw; do sha256sum $image > $image.sha256; done
+"""
+
 # Gives each image out whole at once, or, while the file /srv/hold is there, its first half and nothing more.
 IMAGE_SERVER = """
 import http.server, os, time
@@ -69,8 +74,6 @@ class Host:
 
     guest: Guest
     authority: trustme.CA
-    folder: Path
-    digest: str
 
     def systemctl(self, *words: str) -> str:
         return self.guest.sh(" ".join(["systemctl", *words]), silence=400)
@@ -102,9 +105,9 @@ class Host:
             answer = client.request(method, url, json=body).raise_for_status()
             return answer.json() if answer.content else None
 
-    def submit(self, volume: str) -> str:
+    def submit(self, volume: str, image: str = "web") -> str:
         body = {
-            "image_url": "http://127.0.0.1:9000/image.raw",
+            "image_url": f"http://127.0.0.1:9000/{image}.raw",
             "image_type": "raw",
             "volume_name": volume,
             "volume_size_gb": 1,
@@ -137,5 +140,8 @@ class Host:
     def volumes(self) -> set[str]:
         return set(self.guest.sh("lvs --noheadings -o lv_name vg0").split()) - {"thin"}
 
-    def digest_of(self, volume: str) -> str:
-        return self.guest.sh(f"head -c {64 * MIB} /dev/vg0/{volume} | sha256sum", silence=300).split()[0]
+    def holds(self, volume: str, image: str) -> bool:
+        """Whether the volume begins with the whole image."""
+        return (
+            self.guest.run(["cmp", "-n", str(64 * MIB), f"/dev/vg0/{volume}", f"/srv/images/{image}.raw"]).status == 0
+        )

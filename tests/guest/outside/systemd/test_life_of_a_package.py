@@ -66,13 +66,13 @@ def test_strangers_stay_outside(host: Host) -> None:
 def test_it_provisions_in_its_sandbox(host: Host) -> None:
     job_id = host.submit("web-01")
     assert host.wait_ended(job_id)["status"] == "completed"
-    assert host.digest_of("web-01") == host.digest
+    assert host.holds("web-01", "web")
     # Logged with fields, under the job's id.
     entries = host.guest.sh(f"journalctl --no-pager -o cat LVP_JOB_ID={job_id}")
     assert entries.strip()
     # And a clone, which stays within the pool.
     assert host.wait_ended(host.submit("web-02"))["status"] == "completed"
-    assert host.digest_of("web-02") == host.digest
+    assert host.holds("web-02", "web")
 
 
 def test_reload_takes_in_roles_and_certificates(host: Host) -> None:
@@ -102,10 +102,7 @@ def test_reload_of_a_bad_file_fails_and_changes_nothing(host: Host) -> None:
 def running_job(host: Host, volume: str) -> str:
     """A job that is half-way through its download and stays there."""
     host.guest.sh("touch /srv/hold")
-    # What the cache holds would not be fetched again.
-    checksum = host.digest
-    host.call("DELETE", f"/api/v1/cache/images/sha256:{checksum}", who="viewer.example.org")
-    job_id = host.submit(volume)
+    job_id = host.submit(volume, image=volume)
     host.wait_until("the job runs", 60, lambda: host.job(job_id)["status"] == "running")
     return job_id
 
@@ -116,7 +113,7 @@ def test_restart_in_mid_job_loses_nothing(host: Host) -> None:
     assert "db-01" not in host.volumes()
     host.guest.sh("rm /srv/hold")
     assert host.wait_ended(job_id)["status"] == "completed"
-    assert host.digest_of("db-01") == host.digest
+    assert host.holds("db-01", "db-01")
 
 
 def test_killed_service_comes_back_and_goes_on(host: Host) -> None:
@@ -124,7 +121,7 @@ def test_killed_service_comes_back_and_goes_on(host: Host) -> None:
     host.guest.sh(f"systemctl kill --signal=KILL {SERVICE}")
     host.guest.sh("rm /srv/hold")
     assert host.wait_ended(job_id)["status"] == "completed"
-    assert host.digest_of("db-02") == host.digest
+    assert host.holds("db-02", "db-02")
 
 
 def test_upgrade_in_mid_job(host: Host) -> None:
@@ -135,7 +132,7 @@ def test_upgrade_in_mid_job(host: Host) -> None:
     host.wait_until("the service is back", 300, lambda: host.state() == "active")
     assert host.call("GET", "/health")["version"] == "1.1.0"
     assert host.wait_ended(job_id)["status"] == "completed"
-    assert host.digest_of("db-03") == host.digest
+    assert host.holds("db-03", "db-03")
     assert host.call("GET", "/api/v1/jobs")["total"] == history + 1
     assert host.guest.sh(f"cmp /root/good.toml /etc/{NAME}/config.toml && echo same").strip() == "same"
     assert [line for line in host.altered() if "config.toml" not in line] == []
