@@ -51,6 +51,11 @@ async def sectors_written(path: str) -> int | None:
     return await trio.to_thread.run_sync(_sectors_written, path)
 
 
+async def is_there(major: int, minor: int, mapper_name: str) -> bool:
+    """Whether the kernel has that device, under that name: a number alone may be another volume's by now."""
+    return await trio.to_thread.run_sync(_mapper_name_of, major, minor) == mapper_name
+
+
 async def zero(path: str) -> None:
     """Write zeros over the whole device, with its help where it has any."""
     await _over(path, blockdev.zero_range)
@@ -99,6 +104,13 @@ def _number_of(path: str) -> int | None:
         return Path(path).stat().st_rdev
     except OSError:
         return None
+
+
+def _mapper_name_of(major: int, minor: int) -> str:
+    try:
+        return Path(f"/sys/dev/block/{major}:{minor}/dm/name").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _sectors_written(path: str) -> int | None:

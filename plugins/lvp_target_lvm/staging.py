@@ -119,13 +119,19 @@ class Staging:
 
     async def _give_up_name(self, key: str, new_name: str) -> None:
         old = await self._same_old()
-        group = self._lvm.group
-        add = add_words(tags.for_aside(key, old.name, self.token, self.request.job_id))
-        await self._lvm.change("lvchange", *add, f"{group}/{old.name}")
+        group, full = self._lvm.group, f"{self._lvm.group}/{old.name}"
+        await self._lvm.change(
+            "lvchange", *add_words(tags.for_aside(key, old.name, self.token, self.request.job_id)), full
+        )
+        # Without its tags nobody could give the volume back, so nothing is done to it before they are seen.
+        if (await self._same_old()).noted.get("by") != self.token:
+            raise TargetError(f"LVM said that {full} was tagged, but it is not so")
         try:
-            await self._lvm.change("lvchange", "-an", f"{group}/{old.name}")
+            await self._lvm.change("lvchange", "-an", full)
         except VolumeInUseError as error:
-            raise await in_use(f"volume {group}/{old.name} is in use; it is not touched", old) from error
+            raise await in_use(f"volume {full} is in use; it is not touched", old) from error
+        if await devices.is_there(old.major, old.minor, names.mapper_name(group, old.name)):
+            raise TargetError(f"LVM said that {full} was deactivated, but its device is there")
         await self._lvm.change("lvrename", group, old.name, new_name)
 
     async def _same_old(self) -> Lv:
