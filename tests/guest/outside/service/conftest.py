@@ -1,0 +1,53 @@
+"""The service in a guest with real volume groups, its images on this machine, its client here, TLS between them."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.guest.harness import Guest, Images
+from tests.guest.outside.service.remote import PORT, Remote
+from tests.servers.images import image_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MIB = 2**20
+SIZE = 48 * MIB
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two disks, each raw and as compressed qcow2, with checksums beside them."""
+    root = tmp_path_factory.mktemp("served")
+    for name in ("a", "b"):
+        noise = random.Random(name)
+        raw = root / f"{name}.raw"
+        with raw.open("wb") as file:
+            file.truncate(SIZE)
+            for offset in range(0, SIZE, 8 * MIB):
+                file.seek(offset)
+                file.write(noise.randbytes(2 * MIB))
+        packed = root / f"{name}.qcow2"
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", raw, packed], check=True)
+        for image in (raw, packed):
+            digest = hashlib.sha256(image.read_bytes()).hexdigest()
+            image.with_name(f"{image.name}.sha256").write_text(f"{digest}  {image.name}\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def remote(
+    images: Images, wheel: Path | None, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Remote]:
+    """The service, running."""
+    with image_server(folder) as server, Guest(images, wheel=wheel, ports=[PORT]) as guest:
+        guest.boot()
+        remote = Remote(guest, tmp_path_factory.mktemp("tls"), server.url.rpartition(":")[2], folder)
+        remote.install()
+        yield remote

@@ -1,0 +1,158 @@
+"""The service in the guest, as its operator and its clients see it."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import trustme
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.guest.harness import Guest
+
+PORT = 8443
+GIB = 2**30
+# The guest's processors are emulated, and the machine may be busy besides.
+PATIENCE = 300.0
+
+CONFIG = """
+state_directory = "/var/lib/lvp"
+[server]
+bind = ["0.0.0.0:8443"]
+tls_certificate = "/etc/lvp/server.pem"
+tls_key = "/etc/lvp/server.pem"
+client_ca = "/etc/lvp/ca.pem"
+client_certificate = "required"
+[auth]
+default_certificate_role = "admin"
+[jobs]
+on_restart = "fail"
+[cache]
+min_free = "64MiB"
+[log]
+format = "json"
+[sources.here]
+plugin = "http"
+urls = ["http://10.0.2.2:{images}/"]
+[targets.plain]
+plugin = "lvm"
+volume_group = "vgplain"
+[targets.thin]
+plugin = "thin-lvm"
+volume_group = "vgthin"
+pool = "pool"
+"""
+
+
+@dataclass
+class Remote:
+    """``folder`` has the images, served on this machine's port ``images``."""
+
+    guest: Guest
+    keys: Path
+    images: str
+    folder: Path
+    pid: int = 0
+    starts: int = 0
+    _context: ssl.SSLContext | None = field(default=None)
+
+    def install(self) -> None:
+        """Volume groups, certificates, configuration; then the service."""
+        ca = trustme.CA()
+        server, client = ca.issue_cert("127.0.0.1", "localhost"), ca.issue_cert("client.example.org")
+        ca.cert_pem.write_to_path(self.keys / "ca.pem")
+        client.private_key_and_cert_chain_pem.write_to_path(self.keys / "client.pem")
+        self._context = ssl.create_default_context(cafile=str(self.keys / "ca.pem"))
+        self._context.load_cert_chain(self.keys / "client.pem")
+        self.guest.sh(
+            "vgcreate -qy vgplain /dev/disk/by-id/virtio-plain; vgcreate -qy vgthin /dev/disk/by-id/virtio-thin;"
+            "lvcreate -qy --type thin-pool -L 6G -n pool vgthin; mkdir -p /etc/lvp /root/raw"
+        )
+        self.guest.put(ca.cert_pem.bytes(), "/etc/lvp/ca.pem")
+        self.guest.put(server.private_key_and_cert_chain_pem.bytes(), "/etc/lvp/server.pem", mode=0o600)
+        self.guest.put(CONFIG.format(images=self.images).encode(), "/etc/lvp/config.toml")
+        for name in ("a", "b"):
+            self.guest.sh(
+                f"wget -q -O /root/raw/{name} http://10.0.2.2:{self.images}/{name}.raw || "
+                f'python3 -c "import urllib.request as r; r.urlretrieve('
+                f"'http://10.0.2.2:{self.images}/{name}.raw', '/root/raw/{name}')\""
+            )
+        self.guest.sh("sync")
+        self.start()
+
+    def start(self) -> None:
+        """Start the service and wait until it is ready."""
+        self.starts += 1
+        command = ["python3", "-m", "provisioner.cli", "serve", "--config", "/etc/lvp/config.toml"]
+        self.pid = self.guest.start(command, f"/root/log-{self.starts}")
+        self.until(self.ready)
+
+    def log(self) -> str:
+        return self.guest.get(f"/root/log-{self.starts}").decode(errors="replace")
+
+    def ready(self) -> bool:
+        try:
+            return self.call("GET", "/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL to the service, and to nothing else."""
+        self.guest.sh(f"kill -9 {self.pid}; while kill -0 {self.pid} 2>/dev/null; do sleep 0.1; done")
+
+    def until(self, what: Any, seconds: float = PATIENCE) -> Any:
+        stop = time.monotonic() + seconds
+        while not (found := what()):
+            assert time.monotonic() < stop, self.log()[-3000:]
+            time.sleep(0.2)
+        return found
+
+    def call(self, method: str, path: str, body: object = None) -> httpx.Response:
+        url = f"https://127.0.0.1:{self.guest.port(PORT)}{path}"
+        with httpx.Client(verify=self._context or True, trust_env=False, timeout=60) as client:
+            return client.request(method, url, json=body)
+
+    def submit(self, image: str, name: str, target: str) -> str:
+        body = {
+            "image_url": f"http://10.0.2.2:{self.images}/{image}",
+            "volume_name": name,
+            "volume_size_gb": 1,
+            "image_type": image.rpartition(".")[2],
+            "target": target,
+        }
+        answer = self.call("POST", "/api/v1/jobs", body)
+        assert answer.status_code == 202, answer.text
+        return answer.json()["job_id"]
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return self.call("GET", f"/api/v1/jobs/{job_id}").json()
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """The job at its end."""
+
+        def look() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            return job if job["status"] not in {"pending", "running"} else None
+
+        return self.until(look)
+
+    def holds(self, device: str, disk: str, *, tail: int | None = None) -> bool:
+        """Whether the device holds that disk, and zeros after it: to its end, or for ``tail`` bytes."""
+        size = (self.folder / f"{disk}.raw").stat().st_size
+        zeros = GIB - size if tail is None else tail
+        script = f"cmp -n {size} /root/raw/{disk} {device} && cmp -n {zeros} -i 0:{size} /dev/zero {device}"
+        return self.guest.run(["sh", "-c", script]).status == 0
+
+    def volumes(self, group: str) -> set[str]:
+        """Names of all logical volumes of the group but the pool."""
+        return set(self.guest.sh(f"lvs --noheadings -o lv_name {group}").split()) - {"pool"}
+
+    def left_over(self) -> set[str]:
+        """Volumes under construction or set aside, on any target."""
+        rows = self.guest.sh("lvs --noheadings --separator , -o lv_name,lv_tags vgplain vgthin").splitlines()
+        return {row.strip() for row in rows if row.strip().startswith(("lvp.stage.", "lvp.old.", "lvp.gone."))}
