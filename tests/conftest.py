@@ -1,14 +1,17 @@
 """What all tests share: readable failures of the conformance suites, and a quick folder."""
 
+import importlib.util
 import tempfile
 from pathlib import Path
 
-import hypothesis
 import pytest
 
-# A busy machine is no failure.
-hypothesis.settings.register_profile("ours", deadline=None, max_examples=50)
-hypothesis.settings.load_profile("ours")
+if importlib.util.find_spec("hypothesis"):  # it is not in the guest, whose tests do without
+    import hypothesis
+
+    # A busy machine is no failure.
+    hypothesis.settings.register_profile("ours", deadline=None, max_examples=50)
+    hypothesis.settings.load_profile("ours")
 pytest.register_assert_rewrite("provisioner.contracts.testing")
 
 
