@@ -1,6 +1,6 @@
 """`make bench`: every benchmark with its usual sizes, one table after the other.
 
-Needs root (loop devices), nginx and curl; nbdcopy where it is installed. Quote ratios, and say what else the machine did.
+Needs root (loop devices), nginx and curl; nbdcopy where it is installed. Quote ratios, and the load.
 """
 
 from __future__ import annotations
