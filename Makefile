@@ -53,7 +53,7 @@ wheel: setup-demo
 	@rm -rf build/wheel && $(PY) -m build --no-isolation --wheel --outdir build/wheel . >/dev/null
 
 test-guest: setup-test wheel
-	@$(PY) tests/guest/run.py --wheel build/wheel/*.whl tests/guest/test_smoke.py tests/guest/lvm
+	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl tests/guest/test_smoke.py tests/guest/lvm
 	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl \
 	  tests/guest/outside/test_power_cut.py tests/guest/outside/test_sources.py tests/guest/outside/service
 
