@@ -153,7 +153,7 @@ def test_remove_in_mid_job_ends_it_cleanly(host: Host) -> None:
     assert host.volumes() >= {"web-01", "db-01", "db-02", "db-03"}
     assert not [name for name in host.volumes() if re.search("db-04|stage", name)]
     assert host.guest.sh(f"ls /usr/lib/{NAME} 2>&1 || true").startswith("ls: cannot access")
-    assert host.guest.sh("pgrep -f libvirt-volume-provisioner || true").strip() == ""
+    assert host.guest.sh("pgrep -f '[l]ibvirt-volume-provisioner serve' || true").strip() == ""
     assert "jobs.sqlite" in host.guest.sh(f"ls {STATE}")
     assert host.guest.sh(f"test -e /etc/{NAME}/config.toml && echo kept").strip() == "kept"
 
