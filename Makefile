@@ -31,7 +31,7 @@ demo: setup-demo
 check: setup-demo lint unit
 
 lint:
-	@.venv/bin/ruff check .
+	@.venv/bin/ruff check --no-cache .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/flake8 --select ASYNC101,ASYNC103,ASYNC104,ASYNC105,ASYNC112,ASYNC115,ASYNC116,ASYNC118,ASYNC121,ASYNC122 \
 	  provisioner plugins

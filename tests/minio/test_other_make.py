@@ -4,10 +4,10 @@ import socket
 from urllib.parse import quote
 
 import pytest
-from tests.minio.saving import save
 
 from lvp_source_s3 import S3Settings
 from provisioner.contracts.errors import RemoteChangedError, RemoteDeniedError, RemoteNotFoundError
+from tests.minio.saving import save
 
 pytestmark = pytest.mark.minio
 
