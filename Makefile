@@ -5,7 +5,7 @@ PYTEST := $(PY) -m pytest
 PACKAGES := $(notdir $(wildcard plugins/lvp_*))
 export MYPYPATH := plugins
 
-.PHONY: help demo test check lint unit test-minio test-guest test-systemd bench packages lock clean setup-demo setup-test wheel
+.PHONY: help demo test check lint unit test-minio test-guest test-guest-all bench packages lock clean setup-demo setup-test wheel
 
 help:
 	@printf '%s\n' \
@@ -14,7 +14,7 @@ help:
 	  'make check       lint, types and unit tests: the quick inner loop' \
 	  'make test-minio  only what needs a MinIO server' \
 	  'make test-guest  only what needs the booted guest with LVM' \
-	  'make test-systemd  the life of the package in a guest with systemd (apart: ten minutes)' \
+	  'make test-guest-all  also the long ones: LVM faults, thin pools, the package under systemd (an hour)' \
 	  'make bench       speed beside the usual tools' \
 	  'make packages    deb and rpm, into dist' \
 	  'make lock        pin the dependencies anew'
@@ -53,11 +53,14 @@ wheel: setup-demo
 	@rm -rf build/wheel && $(PY) -m build --no-isolation --wheel --outdir build/wheel . >/dev/null
 
 test-guest: setup-test wheel
-	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl tests/guest/test_smoke.py tests/guest/lvm
+	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl \
+	  tests/guest/test_smoke.py tests/guest/lvm/test_conformance.py
 	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl \
 	  tests/guest/outside/test_power_cut.py tests/guest/outside/test_sources.py tests/guest/outside/service
 
-test-systemd: setup-test
+# The long ones, an hour under emulation: every fault of every LVM command, thin pools, the package under systemd.
+test-guest-all: test-guest
+	@$(PY) tests/guest/run.py --timeout 5400 --silence 900 --wheel build/wheel/*.whl tests/guest/lvm
 	@$(PY) tests/guest/run.py --outside tests/guest/outside/systemd
 
 packages: setup-demo

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.guest.harness import Guest
 
 PORT = 8443
+GROUPS = {"plain": "vgplain", "thin": "vgthin"}
 GIB = 2**30
 # The guest's processors are emulated, and the machine may be busy besides.
 PATIENCE = 300.0
@@ -47,6 +48,11 @@ plugin = "thin-lvm"
 volume_group = "vgthin"
 pool = "pool"
 """
+
+
+def device(target: str, name: str) -> str:
+    """Where the volume of a target is in the guest."""
+    return f"/dev/{GROUPS[target]}/{name}"
 
 
 @dataclass
