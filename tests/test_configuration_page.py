@@ -10,6 +10,7 @@ import pytest
 from provisioner import registry
 from provisioner.config import (
     DEFAULT_CONVERTERS,
+    AuditSettings,
     AuthSettings,
     CacheSettings,
     Config,
@@ -26,6 +27,7 @@ CORE = {
     "Top level": Config,
     "[server]": ServerSettings,
     "[auth]": AuthSettings,
+    "[audit]": AuditSettings,
     "[jobs]": JobSettings,
     "[cache]": CacheSettings,
     "[log]": LogSettings,

@@ -1,15 +1,14 @@
 """The configuration: TOML in, frozen and validated settings out."""
 
+from provisioner.config.access import AuditSettings, AuthSettings, CertificateGrant, Limits, Role
 from provisioner.config.load import LOOPBACK_PREFIXES, dump, embedded, load, parse
 from provisioner.config.schema import (
     DEFAULT_CONVERTERS,
-    AuthSettings,
     CacheSettings,
     Config,
     JobSettings,
     LogSettings,
     PrewarmSettings,
-    Role,
     ServerSettings,
 )
 from provisioner.config.strict import Faults, decode_struct
@@ -17,11 +16,14 @@ from provisioner.config.strict import Faults, decode_struct
 __all__ = [
     "DEFAULT_CONVERTERS",
     "LOOPBACK_PREFIXES",
+    "AuditSettings",
     "AuthSettings",
     "CacheSettings",
+    "CertificateGrant",
     "Config",
     "Faults",
     "JobSettings",
+    "Limits",
     "LogSettings",
     "PrewarmSettings",
     "Role",

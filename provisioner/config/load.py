@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from provisioner.config.access import Limits
+
 # Hosts that are this machine: what the embedded default may fetch from.
 LOOPBACK_PREFIXES = ("http://127.0.0.1:*/", "http://localhost:*/", "http://[::1]:*/")
 _SECRET_WORDS = ("token", "password", "secret", "authorization")
@@ -61,9 +63,21 @@ def _check_tables(config: Config, faults: Faults) -> None:
     for name, table in config.targets.items():
         if not isinstance(table.get("default", False), bool):
             faults.add(f"targets.{name}.default", f"found {show(table['default'])}, allowed: true or false")
+    for name, grant in config.auth.certificates.items():
+        _check_names(f"auth.certificates.{name}", grant, config, faults)
     defaults = [name for name, table in config.targets.items() if table.get("default") is True]
     if len(defaults) > 1:
         faults.add("targets", f"found default = true in {', '.join(defaults)}, allowed: in one")
+
+
+def _check_names(path: str, limits: Limits, config: Config, faults: Faults) -> None:
+    """A misspelt target or source would only ever forbid."""
+    named = {"targets": limits.targets or [], "sources": [name for name in limits.sources or [] if "://" not in name]}
+    for kind, names in named.items():
+        known = getattr(config, kind)
+        for name in names:
+            if name not in known:
+                faults.add(f"{path}.{kind}", f"found {show(name)}, allowed: {', '.join(known) or 'nothing'}")
 
 
 def embedded(data_dir: Path, bind: str, allow_sources: Sequence[str] = (), *, require_checksum: bool = True) -> Config:

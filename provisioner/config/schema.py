@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from provisioner.config.access import AuditSettings, AuthSettings
 from provisioner.contracts import ByteSize, Checksum, Duration
 from provisioner.contracts.errors import InvalidRequestError
 
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
-Role = Literal["viewer", "operator", "admin"]
 
 
 def _check_address(address: str) -> None:
@@ -41,8 +41,14 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     tls_key: str | None = None
     # With a CA, a client certificate it signed lets its holder in.
     client_ca: str | None = None
+    # Revocation lists of that CA (PEM, several after one another). A list that has expired lets no certificate in.
+    client_crl: str | None = None
     # "optional" lets token holders in without a certificate.
     client_certificate: Literal["required", "optional"] = "optional"
+    # Whatever is still maintained speaks 1.3.
+    tls_minimum: Literal["1.2", "1.3"] = "1.3"
+    # /health and the log warn when the server's certificate, the CA or its revocation list ends sooner than this.
+    warn_before_expiry: Duration = Duration(14 * 86400)
     # Tokens over plain HTTP can be read on the way: off loopback this has to be said in so many words.
     allow_plain_http: bool = False
     # The contract's number: health says "degraded" while more jobs than this are pending or running.
@@ -51,12 +57,16 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     max_body: ByteSize = ByteSize(64 * 1024)
     # Open connections; one client with keep-alive uses one.
     max_connections: Positive = 256
+    # Of these, what one address may have, so that it cannot keep all others out.
+    max_connections_per_address: Positive = 64
 
     def __post_init__(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together")
         if self.client_ca is not None and self.tls_certificate is None:
             raise ValueError("client_ca needs tls_certificate and tls_key")
+        if self.client_crl is not None and self.client_ca is None:
+            raise ValueError("client_crl needs client_ca")
         if self.client_certificate == "required" and self.client_ca is None:
             raise ValueError('client_certificate = "required" needs client_ca')
         if not self.bind:
@@ -68,21 +78,6 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
                     f"{address} would be served over plain HTTP, where tokens can be read on the way; "
                     "give tls_certificate and tls_key, or set allow_plain_http = true"
                 )
-
-
-class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[auth]``: who may do what."""
-
-    # Default: tokens.json in the state directory.
-    token_file: str | None = None
-    # Certificate subject (common name or subject alternative name) -> role.
-    certificate_roles: dict[str, Role] = msgspec.field(default_factory=dict)
-    # A certificate the CA signed and certificate_roles does not name. The CA vouches for operators.
-    default_certificate_role: Role | Literal["none"] = "operator"
-    # A token with the role operator is left here (mode 0600) at the first start, for a client on the same host.
-    client_token: str | None = None
-    # Monitoring reads /metrics without credentials in the reference; false asks for a viewer.
-    open_metrics: bool = True
 
 
 class JobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -158,6 +153,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     jobs: JobSettings = msgspec.field(default_factory=JobSettings)
     cache: CacheSettings = msgspec.field(default_factory=CacheSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
+    audit: AuditSettings = msgspec.field(default_factory=AuditSettings)
     sources: dict[str, BackEndTable] = msgspec.field(default_factory=dict)
     # Image format -> converter: its name, or a table with "plugin" and its settings.
     converters: dict[str, str | BackEndTable] = msgspec.field(default_factory=dict)

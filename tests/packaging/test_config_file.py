@@ -48,7 +48,7 @@ def test_every_key_of_the_service_is_there_with_its_default(document):
     """A section's keys are exactly the schema's, and where there is a default, the file shows it."""
     defaults = msgspec.to_builtins(Config(), enc_hook=str)
     shown = msgspec.to_builtins(parse(document, "config"), enc_hook=str)
-    for section in ("server", "auth", "jobs", "cache", "log"):
+    for section in ("server", "auth", "audit", "jobs", "cache", "log"):
         assert set(document[section]) == set(defaults[section]), section
         for key, value in defaults[section].items():
             if value not in (None, {}, []):
