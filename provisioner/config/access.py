@@ -71,7 +71,7 @@ class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def __post_init__(self) -> None:
         twice = sorted(self.certificate_roles.keys() & self.certificates.keys())
         if twice:
-            raise ValueError(f"{', '.join(twice)} stands in certificate_roles and in certificates; one of them is enough")
+            raise ValueError(f"{', '.join(twice)} stands in certificate_roles and in certificates; one is enough")
         for entry in self.revoked_certificates:
             if not _REVOKED.fullmatch(entry):
                 raise ValueError(f'revoked_certificates: {entry!r} is neither "serial:HEX" nor "sha256:FINGERPRINT"')

@@ -44,6 +44,8 @@ def parse(document: Mapping[str, Any], origin: str) -> Config:
     config = decode_struct(document, Config, "", faults)
     if config is not None:
         _check_tables(config, faults)
+        for name, grant in config.auth.certificates.items():
+            _check_names(f"auth.certificates.{name}", grant, config, faults)
     if config is None or faults.lines:
         raise ConfigError("\n".join(faults.lines))
     return config
@@ -63,8 +65,6 @@ def _check_tables(config: Config, faults: Faults) -> None:
     for name, table in config.targets.items():
         if not isinstance(table.get("default", False), bool):
             faults.add(f"targets.{name}.default", f"found {show(table['default'])}, allowed: true or false")
-    for name, grant in config.auth.certificates.items():
-        _check_names(f"auth.certificates.{name}", grant, config, faults)
     defaults = [name for name, table in config.targets.items() if table.get("default") is True]
     if len(defaults) > 1:
         faults.add("targets", f"found default = true in {', '.join(defaults)}, allowed: in one")

@@ -49,6 +49,29 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
         ({"cache": {"prewarm": [{"url": "x", "every": 1}]}}, "cache.prewarm[0]: every must be at least 1m"),
         ({"auth": {"certificate_roles": {"x": "y"}}}, f'auth.certificate_roles.x: found "y", allowed: {ROLES}'),
         ({"auth": {"default_certificate_role": "y"}}, f'auth.default_certificate_role: found "y", allowed: {ROLES}'),
+        (
+            {"auth": {"certificates": {"ci": {"role": "operator", "targets": ["man"]}}}},
+            'auth.certificates.ci.targets: found "man", allowed: main',
+        ),
+        (
+            {"auth": {"certificates": {"ci": {"role": "operator", "sources": ["web"]}}}},
+            'auth.certificates.ci.sources: found "web", allowed: nothing',
+        ),
+        (
+            {"auth": {"certificates": {"ci": {"role": "operator", "sources": ["https://u:p@x/"]}}}},
+            "auth.certificates.ci: sources: 'https://u:p@x/' is no url prefix",
+        ),
+        (
+            {"auth": {"certificates": {"ci": {"role": "operator", "volumes": []}}}},
+            "auth.certificates.ci: volumes must name at least one; leave it out for no limit",
+        ),
+        ({"auth": {"certificates": {"ci": {}}}}, "auth.certificates.ci.role: is missing; allowed:"),
+        (
+            {"auth": {"certificates": {"ci": {"role": "viewer"}}, "certificate_roles": {"ci": "admin"}}},
+            "auth: ci stands in certificate_roles and in certificates",
+        ),
+        ({"auth": {"revoked_certificates": ["0a"]}}, "auth: revoked_certificates: '0a' is neither"),
+        ({"server": {"client_crl": "c"}}, "server: client_crl needs client_ca"),
         ({"server": {"bind": "x"}}, 'server.bind: found "x", allowed: a list'),
         ({"server": {"bind": ["[::1]:80", 5]}}, "server.bind[1]: found 5, allowed: a string"),
         ({"server": {"bind": []}}, "server: bind must name at least one address"),
