@@ -1,4 +1,4 @@
-"""The image cache: look-up, single flight, publishing, eviction and pins.
+"""The image cache: look-up, publishing, eviction and pins. Downloads under way are ``flights``'.
 
 What always holds: an entry is published only after its digest matched; a published file never changes; an image
 asked for twice at once is downloaded once; nothing that a job uses is evicted.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -17,26 +17,24 @@ import structlog
 import trio
 
 from provisioner.cache.entry import Entry, Expectation, bytes_over, choose_victims, evictable
-from provisioner.cache.files import CacheFiles, digest_of
-from provisioner.cache.flight import Flight, as_provisioner_error
+from provisioner.cache.files import CacheFiles
+from provisioner.cache.flight import as_provisioner_error
+from provisioner.cache.flights import Flights
 from provisioner.cache.handle import CachedImage, StoredImage
 from provisioner.cache.unpacked import UnpackedImage
-from provisioner.contracts.errors import CacheError, CacheFullError, ConflictError, NotFoundError, ProvisionerError
+from provisioner.contracts.errors import CacheError, CacheFullError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
+    from provisioner.cache.flight import Flight
     from provisioner.config import CacheSettings
     from provisioner.contracts import Checksum, ImageSource
     from provisioner.download.inspection import ImageInfo
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
-
-# What is reserved at a time for an image whose server does not say its length: enough that the next piece is there
-# before a fast download has filled this one.
-_GROWTH = 1024**3
 
 
 class ImageCache:
@@ -51,37 +49,36 @@ class ImageCache:
     ) -> None:
         self._directory = directory
         self._settings = settings
-        self._received = received
         self._evicted = evicted
-        self._growth = max(1, min(_GROWTH, settings.max_size // 8))
         self._entries: dict[str, Entry] = {}
         self._urls: dict[str, tuple[str, str]] = {}
         self._users: Counter[str] = Counter()
-        self._flights: dict[str, Flight] = {}
-        self._nursery: trio.Nursery | None = None
+        self._flights = Flights(settings, self._users, received, self.make_room, self._publish)
         self._files: CacheFiles | None = None
         # One thread at a time: SQLite's connection and the directory are shared.
         self._thread = trio.CapacityLimiter(1)
         # One at a time publishes or removes: what is decided on stays so until it is done.
         self._changing = trio.Lock()
-        # Set when the daemon stops: what is given up now is carried on after the start.
-        self.stopping = False
 
     # --- life ---
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open the cache and serve until cancelled. Raises CacheError where the directory cannot be used."""
         try:
-            self._files = files = await trio.to_thread.run_sync(CacheFiles, self._directory, _report)
+            self._files = files = await trio.to_thread.run_sync(
+                CacheFiles, self._directory, lambda what, file: log.info(what, file=file)
+            )
         except OSError as error:
             raise CacheError(f"the cache directory {self._directory} cannot be used: {error.strerror}") from error
         self._entries, self._urls = files.entries, files.urls
         try:
-            async with trio.open_nursery() as self._nursery:
-                task_status.started()
-                await trio.sleep_forever()
+            await self._flights.run(files.partials, task_status)
         finally:
             files.index.close()
+
+    def stop(self) -> None:
+        """What is given up from now on is carried on after the next start."""
+        self._flights.stopping = True
 
     @property
     def attempts(self) -> int:
@@ -115,8 +112,7 @@ class ImageCache:
             async with self._using(stored):
                 yield stored
             return
-        flight = self._flights.get(expectation.flight_key) or await self._take_off(source, expectation)
-        async with self._aboard(flight):
+        async with self._flights.aboard(source, expectation) as flight:
             yield flight
 
     async def _open_stored(self, expectation: Expectation) -> StoredImage | None:
@@ -169,95 +165,16 @@ class ImageCache:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
                 await trio.to_thread.run_sync(os.close, fd)  # in a thread: a large file's blocks take their time
 
-    # --- downloads ---
-
-    async def _take_off(self, source: ImageSource, expectation: Expectation) -> Flight:
-        size = expectation.remote.size
-        room = self._growth if size is None else size
-        await self.make_room(room)
-        waiting = self._flights.get(expectation.flight_key)  # another job may have been quicker
-        if waiting is not None:
-            return waiting
-        assert self._files is not None
-        assert self._nursery is not None
-        try:
-            fd, partial, there = self._files.partials.open(_resumable(expectation), size)
-        except OSError as error:
-            raise as_provisioner_error(error) from error
-        flight = Flight(source, expectation, fd, partial, room)
-        if there:
-            log.info("carrying on with an earlier download", url=expectation.remote.url, at_byte=there)
-            flight.arrival.advance(there)
-        self._flights[expectation.flight_key] = flight
-        self._nursery.start_soon(self._fly, flight)
-        return flight
-
-    async def _fly(self, flight: Flight) -> None:
-        try:
-            async with trio.open_nursery() as nursery:
-                if flight.expectation.remote.size is None:
-                    nursery.start_soon(self._reserve_on, flight)
-                await flight.run(self._settings.download_attempts, self._received, self._publisher(flight))
-                nursery.cancel_scope.cancel()
-        finally:
-            self._close_boarding(flight)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-                if flight.entry is None and not self.stopping:
-                    # In a thread: a large file's blocks take their time.
-                    await trio.to_thread.run_sync(lambda: flight.partial.unlink(missing_ok=True))
-                if not flight.users:
-                    await flight.close()
-            flight.ended.set()
-
-    async def _reserve_on(self, flight: Flight) -> None:
-        """Keep room ahead of an image of unknown size; where there is none, its download ends at its limit."""
-        arrival = flight.arrival
-        with suppress(ProvisionerError):
-            while True:
-                await arrival.arrived(0, arrival.limit - self._growth // 2)
-                await self.make_room(self._growth)
-                arrival.limit += self._growth
-
-    def _publisher(self, flight: Flight) -> Callable[[dict[str, str], ImageInfo], Awaitable[None]]:
-        async def publish(digests: dict[str, str], info: ImageInfo) -> None:
-            async with self._changing:
-                known, remote = self._entries.get(digests["sha256"]), flight.expectation.remote
-                fd, partial = flight.arrival.fd, flight.partial
-                entry = await self._in_thread(lambda files: files.publish(fd, partial, remote, digests, info, known))
-                # Without an await from here on: the entry, and who uses it, appear at once.
-                flight.entry = self._entries[entry.sha256] = entry
-                self._users[entry.sha256] += flight.users
-                if remote.version is not None:
-                    self._urls[remote.url] = (remote.version, entry.sha256)
-
-        return publish
-
-    @asynccontextmanager
-    async def _aboard(self, flight: Flight) -> AsyncIterator[None]:
-        flight.users += 1
-        if flight.entry is not None:
-            self._users[flight.entry.sha256] += 1
-        try:
-            yield
-        finally:
-            flight.users -= 1
-            if flight.entry is not None:
-                self._users[flight.entry.sha256] -= 1
-            if not flight.users:
-                await self._last_left(flight)
-
-    async def _last_left(self, flight: Flight) -> None:
-        if flight.ended.is_set():
-            await flight.close()
-            return
-        self._close_boarding(flight)
-        flight.scope.cancel(reason="nobody waits for this download any more")
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-            await flight.ended.wait()  # it closes its file itself, once its threads have let go of it
-
-    def _close_boarding(self, flight: Flight) -> None:
-        if self._flights.get(flight.expectation.flight_key) is flight:
-            del self._flights[flight.expectation.flight_key]
+    async def _publish(self, flight: Flight, digests: dict[str, str], info: ImageInfo) -> None:
+        async with self._changing:
+            known, remote = self._entries.get(digests["sha256"]), flight.expectation.remote
+            fd, partial = flight.arrival.fd, flight.partial
+            entry = await self._in_thread(lambda files: files.publish(fd, partial, remote, digests, info, known))
+            # Without an await from here on: the entry, and who uses it, appear at once.
+            flight.entry = self._entries[entry.sha256] = entry
+            self._users[entry.sha256] += flight.users
+            if remote.version is not None:
+                self._urls[remote.url] = (remote.version, entry.sha256)
 
     # --- room ---
 
@@ -268,7 +185,7 @@ class ImageCache:
             needed = bytes_over(
                 wanted,
                 stored=self.total_bytes,
-                coming=((flight.arrival.limit, flight.arrival.available) for flight in self._flights.values()),
+                coming=self._flights.coming(),
                 free=free,
                 max_size=self._settings.max_size,
                 min_free=self._settings.min_free,
@@ -340,19 +257,15 @@ class ImageCache:
         One that has not is removed; jobs that read it go on with what they opened. Raises NotFoundError.
         """
         entry = self._get(digest)
-        with self._held(entry):
-            intact = await trio.to_thread.run_sync(self._has_digest, entry)
+        assert self._files is not None
+        with self._held(entry):  # not with the one thread of ``_in_thread``: a large image takes its time
+            intact = await trio.to_thread.run_sync(self._files.has_digest, entry, trio.from_thread.check_cancelled)
         if not intact:
             log.error("a cached image has other bytes than its digest says", file=entry.file_name)
             async with self._changing:
                 if self._entries.get(entry.sha256) is not None:
                     await self._discard([self._entries[entry.sha256]])
         return entry, intact
-
-    def _has_digest(self, entry: Entry) -> bool:
-        assert self._files is not None
-        fd = self._files.open(entry)
-        return fd is not None and digest_of(fd, trio.from_thread.check_cancelled) == entry.sha256
 
     @contextmanager
     def _held(self, entry: Entry) -> Iterator[None]:
@@ -391,14 +304,3 @@ class ImageCache:
             return await trio.to_thread.run_sync(work, self._files, limiter=self._thread)
         except OSError as error:
             raise as_provisioner_error(error) from error
-
-
-def _resumable(expectation: Expectation) -> str | None:
-    """What names the content for good; None where a later download could not tell that it is the same."""
-    remote = expectation.remote
-    sure = expectation.checksum is not None and remote.version is not None and remote.accepts_ranges and remote.size
-    return expectation.flight_key if sure else None
-
-
-def _report(what: str, file: str) -> None:
-    log.info(what, file=file)

@@ -77,22 +77,24 @@ class CacheFiles:
         os.close(fd)
         return None
 
+    def has_digest(self, entry: Entry, check: Callable[[], None]) -> bool:
+        """Whether the whole file still has the entry's digest. ``check`` is called between two reads and may raise."""
+        fd = self.open(entry)
+        if fd is None:
+            return False
+        digest, buffer = hashlib.sha256(), bytearray(_READ)
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            while got := file.readinto(buffer):
+                check()
+                digest.update(memoryview(buffer)[:got])
+        return digest.hexdigest() == entry.sha256
+
     def remove(self, entries: Iterable[Entry]) -> None:
         """Remove files and entries."""
         gone = list(entries)
         for entry in gone:
             (self._directory / entry.file_name).unlink(missing_ok=True)
         self.index.remove(entry.sha256 for entry in gone)
-
-
-def digest_of(fd: int, check: Callable[[], None]) -> str:
-    """The sha256 of a whole file in hex; closes ``fd``. ``check`` is called between two reads and may raise."""
-    digest, buffer = hashlib.sha256(), bytearray(_READ)
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        while got := file.readinto(buffer):
-            check()
-            digest.update(memoryview(buffer)[:got])
-    return digest.hexdigest()
 
 
 def _sync_directory(directory: Path) -> None:

@@ -137,7 +137,7 @@ class Lab:
         assert self.source.open_now == 0
         assert self.open_files() == []
         assert busy_threads() == []
-        assert self.cache._flights == {}
+        assert self.cache._flights._by_key == {}
         assert not +self.cache._users
         assert not -self.cache._users
         self.assert_cache_is_true()

@@ -203,9 +203,9 @@ async def test_a_passenger_leaves_and_the_download_goes_on(folder):
         await lab.source.steps.reached.wait()
         second = await lab.submit(msgspec.structs.replace(SPEC, volume_name="web02"))
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert [flight.users for flight in lab.cache._flights.values()] == [2]
+        assert [flight.users for flight in lab.cache._flights._by_key.values()] == [2]
         await lab.supervisor.cancel(first)
-        assert [flight.users for flight in lab.cache._flights.values()] == [1]
+        assert [flight.users for flight in lab.cache._flights._by_key.values()] == [1]
         await lab.supervisor.cancel(second)
         assert lab.volume() is None
         assert lab.volume("web02") is None

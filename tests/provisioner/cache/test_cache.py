@@ -86,7 +86,7 @@ class Host:
         assert self.files() == sorted(names)
         assert sorted(entry.file_name for entry in self.cache.entries()) == sorted(names)
         assert not any(self.cache._users.values())
-        assert self.cache._flights == {}
+        assert self.cache._flights._by_key == {}
         links = []
         for link in Path("/proc/self/fd").iterdir():
             with suppress(FileNotFoundError):
@@ -209,7 +209,7 @@ async def test_sizes_that_are_unknown_or_lie(tmp_path, size):
 
 
 async def wait_for_users(cache, count):
-    while sum(flight.users for flight in cache._flights.values()) != count:
+    while sum(flight.users for flight in cache._flights._by_key.values()) != count:
         await trio.lowlevel.checkpoint()
 
 
@@ -331,7 +331,7 @@ async def test_many_downloads_at_once_do_not_starve_each_other(tmp_path):
     host, give = Host(tmp_path, images), None
 
     async def when_all_are_under_way(url, start, stop):
-        while len(host.cache._flights) < 60 and not host.cache.entries():
+        while len(host.cache._flights._by_key) < 60 and not host.cache.entries():
             await trio.lowlevel.checkpoint()
         await give(url, start, stop)
 
@@ -465,7 +465,7 @@ async def test_an_image_of_unknown_size_makes_room_as_it_grows(tmp_path, monkeyp
     give = host.source.pass_by
 
     async def slowly(url, start, stop):  # slower than room can be made
-        while url == URL and next(iter(host.cache._flights.values())).arrival.limit < stop + 40_000:
+        while url == URL and next(iter(host.cache._flights._by_key.values())).arrival.limit < stop + 40_000:
             await trio.lowlevel.checkpoint()
         await give(url, start, stop)
 
@@ -586,7 +586,7 @@ async def test_a_full_disk_is_a_clean_error(small_disk):
         async def no_room(_wanted):
             await trio.lowlevel.checkpoint()
 
-        cache.make_room = no_room
+        cache._flights._make_room = no_room
         with pytest.raises(CacheFullError, match="full"):
             await host.get(f"{SITE}/big.raw")
         host.assert_clean([entry.file_name])

@@ -251,7 +251,7 @@ async def test_who_waits_for_a_base_makes_it_when_its_maker_is_cancelled(folder)
         first = await lab.submit()
         await lab.converter.steps.reached.wait()
         second = await lab.submit(WEB02)
-        while sum(flight.users for flight in lab.cache._flights.values()) not in {0, 2}:
+        while sum(flight.users for flight in lab.cache._flights._by_key.values()) not in {0, 2}:
             await trio.lowlevel.checkpoint()
         lab.converter.steps.hang_at = None
         await lab.supervisor.cancel(first)
