@@ -126,7 +126,7 @@ class Supervisor:
     async def drain(self) -> None:
         """No new jobs, neither from clients nor out of the line; wait for the running ones as the config grants."""
         self.draining = True
-        self._pipeline.cache.stopping = True  # a download given up now is carried on after the start
+        self._pipeline.cache.stop()
         self._line.stop()
         with trio.move_on_after(self._settings.shutdown_grace):
             for active in self._running():
