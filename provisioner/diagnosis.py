@@ -18,7 +18,7 @@ from provisioner.contracts.errors import ProvisionerError
 
 if TYPE_CHECKING:
     from provisioner.config import Config
-    from provisioner.contracts import BlockTarget
+    from provisioner.contracts import BlockTarget, Converter
     from provisioner.registry import BackEnds
 
 # A target whose tools hang must not hang the doctor.
@@ -26,20 +26,23 @@ _PATIENCE = 60.0
 
 
 async def examine(config: Config, back_ends: BackEnds) -> dict[str, list[Finding]]:
-    """Findings by what they are about: ``host``, then each target by name."""
+    """Findings by what they are about: ``host``, each target by name, then the converters that have any."""
     findings = {"host": await trio.to_thread.run_sync(_host, config)}
     for name, target in back_ends.targets.items():
-        findings[f"target {name}"] = await _target(target)
+        findings[f"target {name}"] = await _back_end("target", target)
+    for name, converter in back_ends.converters.items():
+        if found := await _back_end("converter", converter):
+            findings[f"converter {name}"] = found
     return findings
 
 
-async def _target(target: BlockTarget) -> list[Finding]:
+async def _back_end(kind: str, back_end: BlockTarget | Converter) -> list[Finding]:
     with trio.move_on_after(_PATIENCE):
         try:
-            return list(await target.diagnose())
+            return list(await back_end.diagnose())
         except ProvisionerError as error:
-            return [Finding(False, error.message, "see the target's table in the configuration")]
-    return [Finding(False, f"no answer within {_PATIENCE:g} s", "look at the target's device")]
+            return [Finding(False, error.message, f"see the {kind}'s table in the configuration")]
+    return [Finding(False, f"no answer within {_PATIENCE:g} s", "look at what it works on")]
 
 
 def _host(config: Config) -> list[Finding]:

@@ -7,22 +7,30 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar
 
+import structlog
 import trio
 
 from lvp_convert_qemu import commands
 from lvp_convert_qemu.reading import examine
 from lvp_convert_qemu.words import understood
-from provisioner.contracts import Converter, Device, ImageView, blockdev, run_tool
+from provisioner.contracts import Converter, Device, Finding, ImageView, blockdev, run_tool
 from provisioner.contracts.errors import ConvertError, ImageTooLargeError, ToolError
 from provisioner.contracts.undo import undoing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from lvp_convert_qemu.settings import QemuSettings
     from provisioner.contracts import BackEndContext
 
 _in_thread = trio.to_thread.run_sync
+log = structlog.get_logger(__name__)
+
+_PROBE_TIMEOUT = 30.0
+_MEND = {
+    "files": "boot a kernel from 5.13 on with landlock in lsm=, and let the service's SystemCallFilter have landlock_*",
+    "network": "boot a kernel with CONFIG_SECCOMP_FILTER",
+}
 
 
 class QemuConverter(Converter):
@@ -33,6 +41,7 @@ class QemuConverter(Converter):
     def __init__(self, settings: QemuSettings, context: BackEndContext) -> None:
         self._settings = settings
         self._name = context.name
+        self._missing: list[str] | None = None
 
     async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:
         if view.virtual_size > device.size_bytes:
@@ -40,16 +49,39 @@ class QemuConverter(Converter):
                 f"the image holds a disk of {view.virtual_size} bytes and the volume has {device.size_bytes}"
             )
         await view.arrived(0, view.size)
+        await self._say_what_is_missing()
         await examine(self._settings, view)
         async with _opened(device.path) as device_fd:
             await self._run(view, device, device_fd, report)
             # qemu-img flushes at its end; this costs nothing then and holds whatever its version does.
             await _in_thread(_sync, device_fd)
 
+    async def diagnose(self) -> Sequence[Finding]:
+        try:
+            missing = await self._lacking()
+        except ToolError as error:
+            return [Finding(False, f"the sandbox of qemu-img: {error.message}", "see docs/security.md")]
+        return [
+            Finding(False, f"the sandbox of qemu-img lacks a layer: {layer}", _MEND.get(layer.partition(":")[0], ""))
+            for layer in missing
+        ] or [Finding(True, "the sandbox of qemu-img is complete: files, network, privileges, memory", "")]
+
+    async def _say_what_is_missing(self) -> None:
+        if self._missing is None:
+            self._missing = await self._lacking()
+            for layer in self._missing:
+                log.warning("qemu-img runs without a layer of its sandbox", converter=self._name, layer=layer)
+
+    async def _lacking(self) -> list[str]:
+        """The layers of the sandbox that this host lacks, each as ``name: reason``."""
+        argv = commands.probe(self._settings)
+        return (await run_tool(argv, name="the sandbox of qemu-img", timeout=_PROBE_TIMEOUT)).stdout.splitlines()
+
     async def _run(self, view: ImageView, device: Device, device_fd: int, report: Callable[[int], None]) -> None:
         argv = commands.convert(
             self._settings,
-            commands.source(view.fd, view.format),
+            view.fd,
+            view.format,
             device_fd,
             is_block=blockdev.is_block_device(device_fd),
             reads_zero=device.reads_zero,
@@ -64,7 +96,7 @@ class QemuConverter(Converter):
                     watch.deadline = trio.current_time() + stall
 
             try:
-                await run_tool(argv, pass_fds=[view.fd, device_fd], on_output=on_output)
+                await run_tool(argv, name="qemu-img", pass_fds=[view.fd, device_fd], on_output=on_output)
             except ToolError as error:
                 raise understood(error) from error
         if watch.cancelled_caught:

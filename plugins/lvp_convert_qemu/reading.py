@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lvp_convert_qemu import commands
@@ -33,14 +34,10 @@ async def examine(settings: QemuSettings, view: ImageView) -> None:
             raise CorruptImageError(f"the image ends after {view.size} of {view.virtual_size} bytes")
         return
     examine_header(view)
-    image = commands.source(view.fd, view.format)
+    run = partial(run_tool, name="qemu-img", pass_fds=[view.fd], timeout=float(settings.stall_timeout))
     try:
-        described = await run_tool(
-            commands.info(settings, image), pass_fds=[view.fd], timeout=float(settings.stall_timeout)
-        )
-        checked = await run_tool(
-            commands.check(settings, image), pass_fds=[view.fd], timeout=float(settings.stall_timeout), check=False
-        )
+        described = await run(commands.info(settings, view.fd, view.format))
+        checked = await run(commands.check(settings, view.fd, view.format), check=False)
     except ToolError as error:
         raise understood(error) from error
     examine_description(json.loads(described.stdout), view.virtual_size)

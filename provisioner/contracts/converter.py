@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from provisioner.contracts.types import Device
+    from provisioner.contracts.types import Device, Finding
 
 
 class ImageView(Protocol):
@@ -54,6 +54,10 @@ class Converter(ABC):
         any thread. When cancelled, nothing of it runs on: no thread, no process. Raises ConvertError,
         CorruptImageError, NoSpaceError or ToolError.
         """
+
+    async def diagnose(self) -> Sequence[Finding]:
+        """What ``lvp doctor`` should say of this converter on this host. Changes nothing."""
+        return ()
 
     async def aclose(self) -> None:
         """Give back what the converter holds. Called once, at the end."""

@@ -61,6 +61,7 @@ class _Output:
 async def run_tool(
     argv: Sequence[str],
     *,
+    name: str | None = None,
     timeout: float | None = None,  # noqa: ASYNC109 - a tool's limit ends the tool, not only our waiting
     check: bool = True,
     pass_fds: Sequence[int] = (),
@@ -68,12 +69,13 @@ async def run_tool(
 ) -> ToolResult:
     """Run ``argv`` to its end and return what it printed.
 
+    ``name`` is what errors call it, where that is not the name of its program.
     ``on_output`` is given the raw chunks of standard output as they come (for progress). ``timeout`` in
     seconds; when it passes, or when the caller is cancelled, the whole process group gets SIGTERM and, after
     TERM_GRACE, SIGKILL, and is gone when this returns. Raises ToolError: could not be started, ended with
     another status than 0 (only with ``check``), ran out of time.
     """
-    name = os.path.basename(argv[0])  # noqa: PTH119 - a name out of a string, no file is meant
+    name = name or os.path.basename(argv[0])  # noqa: PTH119 - a name out of a string, no file is meant
     try:
         process = await trio.lowlevel.open_process(
             list(argv),

@@ -19,7 +19,7 @@ def test_every_layer_of_a_source_has_its_driver(image_format):
 
 @pytest.mark.parametrize("reads_zero", [True, False])
 def test_zeros_are_skipped_only_where_the_device_reads_zero(reads_zero):
-    argv = commands.convert(QemuSettings(), "json:{}", 8, is_block=True, reads_zero=reads_zero, direct=True)
+    argv = commands.convert(QemuSettings(), 7, "qcow2", 8, is_block=True, reads_zero=reads_zero, direct=True)
     assert ("--target-is-zero" in argv) is reads_zero
     assert argv[-1] == "driver=raw,file.driver=host_device,file.filename=/proc/self/fd/8"
 
