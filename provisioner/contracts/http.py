@@ -44,7 +44,11 @@ _HEAD_REFUSED = {400, 403, 405, 501}
 
 
 class HttpTransport:
-    """Fetches images over HTTP(S). ``allows`` is asked for every url, those that redirects lead to included."""
+    """Fetches images over HTTP(S). ``allows`` is asked for every url, those that redirects lead to included.
+
+    It is also what vouches for a url whose host is an address: names are judged by what they lead to
+    (``HttpOptions.allow_addresses``), an address in an allowed url is taken at its word.
+    """
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from provisioner.contracts.errors import SourceError
+from provisioner.contracts.http_connect import CheckedTransport, ClosingSSLSocket, networks
 
 if TYPE_CHECKING:
     from provisioner.contracts.settings import SecretRef
@@ -24,6 +25,8 @@ class HttpOptions:
     which a transfer counts as dead. ``rate_limit``: bytes a second, of all transfers together. ``any_encoding``
     takes a ``Content-Encoding`` for a mere label of what is stored; else only the one that fits the name is.
     ``prepare_redirects``: whether a redirect to another host is prepared too; else it goes there without.
+    ``allow_addresses``: networks to connect to although a name leads to this host itself or to another place where
+    nobody keeps images (``http_connect``).
     """
 
     ca_file: str | None = None
@@ -39,21 +42,35 @@ class HttpOptions:
     rate_limit: int | None = None
     any_encoding: bool = False
     prepare_redirects: bool = False
+    allow_addresses: tuple[str, ...] = ()
 
 
 def make_client(options: HttpOptions) -> httpx.Client:
     """A client as ``options`` say. Reads the certificates: call it in a thread. Raises SourceError."""
-    return httpx.Client(
-        verify=_tls(options),
+    context = _tls(options)
+    limits = httpx.Limits(max_connections=options.connections, max_keepalive_connections=4)
+    client = httpx.Client(
+        verify=context,
         proxy=_proxy(options),
         trust_env=options.trust_env,
         timeout=httpx.Timeout(options.stall_timeout, connect=options.connect_timeout),
-        limits=httpx.Limits(max_connections=options.connections, max_keepalive_connections=4),
+        limits=limits,
         follow_redirects=False,
         headers={"User-Agent": "libvirt-volume-provisioner"},
         # No cookie of one image's server is ever carried into the next request.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
     )
+    _check_addresses(client, CheckedTransport(context, limits, networks(options.allow_addresses)))
+    return client
+
+
+def _check_addresses(client: httpx.Client, transport: CheckedTransport) -> None:
+    """Let ``transport`` carry what goes to servers themselves; proxies have transports of their own."""
+    # Given to the client when it is made, a transport would turn the environment's proxies off.
+    if not isinstance(getattr(client, "_transport", None), httpx.HTTPTransport):
+        raise TypeError("this httpx keeps its transport elsewhere: addresses would not be checked")
+    client._transport.close()  # noqa: SLF001
+    client._transport = transport  # noqa: SLF001
 
 
 def read_secret(ref: SecretRef) -> str:
@@ -74,6 +91,7 @@ def read_secret(ref: SecretRef) -> str:
 def _tls(options: HttpOptions) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=options.ca_file)
+        context.sslsocket_class = ClosingSSLSocket
         if options.client_certificate is not None:
             context.load_cert_chain(options.client_certificate, options.client_key, password=_no_password)
     except (OSError, ValueError) as error:

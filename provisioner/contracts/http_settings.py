@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from provisioner.contracts.http_client import HttpOptions
+from provisioner.contracts.http_connect import networks
 from provisioner.contracts.settings import ByteSize, Duration, SecretRef
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     ``ca_file`` is trusted instead of the system's authorities. ``proxy`` is a url; ``trust_env`` takes proxies
     from the environment instead. ``rate_limit`` is in bytes a second, for all transfers of the source together.
+    ``allow_addresses`` are networks its hosts' names may lead to although they are loopback, link-local, a metadata
+    service or the like; what ``urls`` or ``endpoint`` say literally needs no mention.
     """
 
     ca_file: str | None = None
@@ -34,6 +37,7 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     stall_timeout: Duration = Duration(30)
     connections: int = 16
     rate_limit: ByteSize | None = None
+    allow_addresses: list[str] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
         for fault in self.faults():
@@ -55,6 +59,11 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             yield "connect_timeout and stall_timeout must be over 0"
         if self.rate_limit is not None and self.rate_limit < 1024:
             yield "rate_limit must be at least 1KiB"
+        for text in self.allow_addresses:
+            try:
+                networks([text])
+            except ValueError as error:
+                yield f"allow_addresses must hold networks such as '127.0.0.0/8': {error}"
 
     def options(self, *, any_encoding: bool = False, prepare_redirects: bool = False) -> HttpOptions:
         """As the transport wants them."""
@@ -72,4 +81,5 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             rate_limit=self.rate_limit,
             any_encoding=any_encoding,
             prepare_redirects=prepare_redirects,
+            allow_addresses=tuple(self.allow_addresses),
         )

@@ -99,8 +99,13 @@ class UrlPrefix:
         if url.scheme != self.scheme or (self.port is not None and url.port != self.port):
             return False
         if self.host.startswith("*."):
-            if not url.host.endswith(self.host[1:]):
+            if not url.host.endswith(self.host[1:]) or _is_address(url.host):
                 return False
         elif url.host != self.host:
             return False
         return not self.path or url.path == self.path or url.path.startswith(self.path + "/")
+
+
+def _is_address(host: str) -> bool:
+    """Whether that is an address, which is below no name."""
+    return ":" in host or host.rpartition(".")[2].isdigit()

@@ -27,6 +27,7 @@ def test_a_table_becomes_typed_settings():
     assert settings.rate_limit == ByteSize(10 * 1024**2)
     assert settings.headers == {"X-Key": SecretRef(SECRET)}
     assert settings.options().trust_env
+    assert decode(allow_addresses=["127.0.0.0/8", "::1"]).options().allow_addresses == ("127.0.0.0/8", "::1")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,8 @@ def test_a_table_becomes_typed_settings():
         ({"connections": 0}, "1 to 1000"),
         ({"stall_timeout": 0}, "over 0"),
         ({"rate_limit": 10}, "at least 1KiB"),
+        ({"allow_addresses": ["127.0.0.1/8"]}, "host bits"),
+        ({"allow_addresses": ["localhost"]}, "networks such as"),
         ({"no_such_key": 1}, "no_such_key"),
     ],
 )

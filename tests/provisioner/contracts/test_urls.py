@@ -104,6 +104,8 @@ def test_names_beside_an_image():
         ("https://*.example.com/", "https://evilexample.com/x", False),
         ("https://*.example.com/", "https://a.example.com.evil/x", False),
         ("https://*.example.com:*/p", "https://a.example.com:1/p", True),
+        ("http://*.254/", "http://169.254.169.254/x", False),  # an address is below no name
+        ("http://*.1/", "http://127.1/x", False),
     ],
 )
 def test_what_a_prefix_covers(prefix, url, covered):
