@@ -143,11 +143,21 @@ class GroupTarget(BlockTarget):
         self._live.add(staging.token)
         try:
             yield
+            await self._wipe_old(staging)
         finally:
             try:
                 await self._undo(staging)
             finally:
                 self._live.discard(staging.token)
+
+    async def _wipe_old(self, staging: Staging) -> None:
+        """What a volume held that was swapped out is made unreadable. It is removed right after, wiped or not."""
+        if staging.committed and not staging.clean and self._wipes():
+            old = names.OLD + staging.token
+            await self.lvm.change("lvchange", "-ay", "-K", f"{self._group}/{old}")
+            path = devices.path_of(self._group, old)
+            await devices.appeared(path)
+            await self._wipe(path)
 
     async def _undo(self, staging: Staging) -> None:
         if not staging.clean:

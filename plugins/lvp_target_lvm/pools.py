@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from provisioner.contracts import GIB
@@ -49,6 +50,18 @@ def why_full(settings: ThinSettings, pool: Lv, data_bytes: int = 0) -> str | Non
             would = "would be" if data_bytes else "is"
             return f"the {what} space of {name} {would} {percent:.1f}% full, its high-water mark is {mark:g}%"
     return None
+
+
+def with_reserve(settings: ThinSettings) -> ThinSettings:
+    """The marks for overwriting a volume in place, which is done because the pool is at its marks already.
+
+    It allocates the chunks the old content had not, and may use half of what the marks leave free.
+    """
+    return msgspec.structs.replace(
+        settings,
+        high_water_data_percent=(settings.high_water_data_percent + 100) / 2,
+        high_water_metadata_percent=(settings.high_water_metadata_percent + 100) / 2,
+    )
 
 
 def why_too_large(settings: ThinSettings, pool: Lv, size: int) -> str | None:

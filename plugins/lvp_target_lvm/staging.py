@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class Staging:
-    """The names of one staging and what was done under them. ``clean``: nothing is left to finish or undo."""
+    """The names of one staging and what was done under them.
+
+    ``committed``: the new volume stands. ``clean``: nothing is left to finish or undo.
+    """
 
     def __init__(
         self, lvm: Lvm, request: StageRequest, token: str, old: Lv | None, target: str, **more_tags: str
@@ -35,6 +38,7 @@ class Staging:
         self.path = devices.path_of(lvm.group, self.name)
         self.target = target
         self.old = old
+        self.committed = False
         self.clean = False
         self.in_place = False
         self.final_path = devices.path_of(lvm.group, request.name)
@@ -80,6 +84,9 @@ class Staging:
         if new or stale:
             words = [*add_words(new), *(word for tag in stale for word in ("--deltag", tag))]
             await self._lvm.change("lvchange", *words, f"{self._lvm.group}/{self.name}")
+            found = set((await self._staged()).tags)
+            if not found.issuperset(wanted) or not found.isdisjoint(stale):
+                raise TargetError(f"LVM said that {self.name} was tagged with what it holds, but it is not so")
 
     async def freeze(self) -> None:
         """Make the staged volume what a base is: read-only, inactive, and skipped by activation."""
@@ -87,6 +94,10 @@ class Staging:
         # LVM takes both in one command, and advises against it.
         await self._lvm.change("lvchange", "-pr", "-ky", full)
         await self._lvm.change("lvchange", "-an", full)
+        # Every later volume of the image rests on this one, and finds it by its tags.
+        now = await self._staged()
+        if now.writable or now.active or not set(now.tags).issuperset(self._tags(self.request.provenance)):
+            raise TargetError(f"LVM said that {full} was made a base, but it is not so")
 
     async def rename(self, number: int) -> None:
         """Give the staged volume the name it is meant to have: the moment of truth.
@@ -110,6 +121,13 @@ class Staging:
         volumes = (await self._lvm.inventory()).volumes
         now = volumes.get(self.request.name)
         return self.name not in volumes and now is not None and now.noted.get("token") == self.token
+
+    async def _staged(self) -> Lv:
+        """The staged volume as LVM has it now."""
+        found = (await self._lvm.inventory()).volumes.get(self.name)
+        if found is None:
+            raise TargetError(f"the staged volume {self._lvm.group}/{self.name} is gone")
+        return found
 
     def _tags(self, provenance: Provenance) -> list[str]:
         return tags.for_volume(self.request.name, self.token, provenance, **self._more_tags)
@@ -154,6 +172,7 @@ class Staged:
         self, staging: Staging, device: Device, number: int, settle: Callable[[Staging], Awaitable[None]]
     ) -> None:
         self.device = device
+        self.in_place = staging.in_place
         self._staging = staging
         self._number = number
         self._settle = settle
@@ -170,6 +189,7 @@ class Staged:
         except BaseException:
             await self._settle(staging)
             raise
+        staging.committed = True
         staging.clean = staging.old is None or staging.in_place
         return Volume(staging.request.name, staging.target, staging.final_path, self.device.size_bytes, provenance)
 

@@ -16,7 +16,7 @@ from lvp_target_lvm import devices, names
 from lvp_target_lvm.bases import bases_in, eviction_order
 from lvp_target_lvm.diagnosing import findings_of_pool
 from lvp_target_lvm.group import GroupTarget
-from lvp_target_lvm.pools import pool_of, watched, why_full, why_too_large
+from lvp_target_lvm.pools import pool_of, watched, why_full, why_too_large, with_reserve
 from lvp_target_lvm.staging import Staged, Staging
 from provisioner.contracts import Base, Capacity, CloneTarget, Device, Placement, Volume
 from provisioner.contracts.errors import (
@@ -56,14 +56,22 @@ class ThinTarget(GroupTarget):
 
     @asynccontextmanager
     async def stage(self, request: StageRequest, *, verified: bool) -> AsyncIterator[StagedVolume]:
-        async with super().stage(request, verified=verified) as staged, self._watched():
-            yield staged
+        async with super().stage(request, verified=verified) as staged:
+            in_place = isinstance(staged, Staged) and staged.in_place
+            async with self._watched(with_reserve(self._settings) if in_place else self._settings):
+                yield staged
 
-    def _watched(self) -> AbstractAsyncContextManager[None]:
+    def _watched(self, marks: ThinSettings) -> AbstractAsyncContextManager[None]:
         async def why_stop() -> str | None:
-            return why_full(self._settings, pool_of(self._settings, await self.lvm.inventory()))
+            return why_full(marks, pool_of(self._settings, await self.lvm.inventory()))
 
         return watched(why_stop, self._settings.watch_interval)
+
+    async def _overwritten(self, inventory: Inventory, staging: Staging) -> Staged:
+        # Before anything is done to the old volume: stopped half-way, its content would be lost for nothing.
+        if (refusal := why_full(with_reserve(self._settings), pool_of(self._settings, inventory))) is not None:
+            raise NoSpaceError(f"{refusal} for overwriting in place; the volume {staging.request.name} is kept")
+        return await super()._overwritten(inventory, staging)
 
     def _fits_kind(self, lv: Lv) -> bool:
         return "thin" in lv.layout and not lv.is_pool and lv.pool == self._settings.pool
@@ -130,7 +138,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
             raise NoSpaceError(refusal)
         named = replace(request, name=names.base_name(digest, request.name))
         staging = Staging(self.lvm, named, names.new_token(), None, self.name, format=request.name)
-        async with self._settled(staging), self._watched():
+        async with self._settled(staging), self._watched(self._settings):
             await self._make(inventory, request, staging.name, staging.tag_words())
             number = await devices.appeared(staging.path)
             device = await self._fresh(inventory, staging.path, await devices.size_of(staging.path))

@@ -105,4 +105,8 @@ class CloneTarget(BlockTarget):
 
     @abstractmethod
     def stage_clone(self, base: Base, request: StageRequest) -> AbstractAsyncContextManager[StagedVolume]:
-        """Stage a volume that holds what ``base`` holds, extended to the asked size, zeros after it."""
+        """Stage a volume that holds what ``base`` holds, extended to the asked size, zeros after it.
+
+        Raises NoSpaceError where there is no room for one, also where the old volume could be overwritten in place:
+        the caller then does that with a copy.
+        """

@@ -15,7 +15,7 @@ import trio
 from provisioner.contracts import ProvisionedBy, blockdev
 from provisioner.contracts.errors import ImageFormatError, TargetError
 from provisioner.contracts.tasks import run_both
-from provisioner.pipeline.plan import Outcome, Request, check_image, may_overlap, stage_request
+from provisioner.pipeline.plan import Outcome, Request, check_image, data_bytes, may_overlap, stage_request
 from provisioner.pipeline.progress import Progress, Stage
 
 if TYPE_CHECKING:
@@ -49,13 +49,14 @@ class Copying:
         """Copy onto a volume of the job's own, commit it, and say so in ``done`` before anything else happens."""
         image, request = self.image, self.request
         virtual_size = await self._check_image(request.volume_size)
-        placement = await target.placement(stage_request(request, None))
+        data = data_bytes(request.image_type, image.size, virtual_size)
+        placement = await target.placement(stage_request(request, None, data=data))
         overlap = may_overlap(self.converter, placement, hit=image.hit, size_known=image.size is not None)
         if not overlap:
             await verified(image, self.progress)
             virtual_size = await self._check_image(request.volume_size)
         self.progress.begin(Stage.ALLOCATING)
-        async with target.stage(stage_request(request, None), verified=not overlap) as staged:
+        async with target.stage(stage_request(request, None, data=data), verified=not overlap) as staged:
             self.progress.end(Stage.ALLOCATING)
             entry = await self._fill(staged.device, virtual_size)
             volume = await commit(staged, entry.digest, request, target, self.check_guards, self.progress)
@@ -68,7 +69,8 @@ class Copying:
             await verified(image, self.progress)
         virtual_size = await self._check_image(request.volume_size)
         self.progress.begin(Stage.ALLOCATING)
-        base_request = stage_request(request, digest, name=request.image_type, size=virtual_size)
+        data = data_bytes(request.image_type, image.size, virtual_size)
+        base_request = stage_request(request, digest, name=request.image_type, size=virtual_size, data=data)
         async with target.stage_base(base_request) as staged:
             self.progress.end(Stage.ALLOCATING)
             await self._fill(staged.device, virtual_size)

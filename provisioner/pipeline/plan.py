@@ -43,13 +43,30 @@ class Outcome:
 
 
 def stage_request(
-    request: Request, image_digest: str | None, *, name: str | None = None, size: int | None = None
+    request: Request,
+    image_digest: str | None,
+    *,
+    name: str | None = None,
+    size: int | None = None,
+    data: int | None = None,
 ) -> StageRequest:
-    """What a target is asked to stage for the job: its volume, or what ``name`` and ``size`` say instead."""
+    """What a target is asked to stage for the job: its volume, or what ``name`` and ``size`` say instead.
+
+    ``data`` is how many bytes of it will be written, where that is known.
+    """
     # A volume outlives its job: the query, which may hold a signature, is not written into its tags.
     image_url = ImageUrl.parse(request.image_url).without_query
     provenance = Provenance(request.job_id, image_url, image_digest, request.created_at)
-    return StageRequest(name or request.volume_name or "", size or request.volume_size, provenance)
+    return StageRequest(name or request.volume_name or "", size or request.volume_size, provenance, data)
+
+
+def data_bytes(image_type: str, file_size: int | None, virtual_size: int) -> int | None:
+    """About how many bytes of a volume an image will fill; None where nobody knows.
+
+    A format with tables leaves its holes out of the file, so the file's length tells (compressed, it is too low). A
+    raw image's file holds its holes too: its length would refuse a sparse image for which there is room.
+    """
+    return None if image_type == "raw" or file_size is None else min(file_size, virtual_size)
 
 
 def check_fits(virtual_size: int, volume_size: int) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from provisioner.cache import Expectation
-from provisioner.contracts import CloneTarget, ProvisionedBy
+from provisioner.contracts import CloneTarget, Placement, ProvisionedBy
+from provisioner.contracts.errors import NoSpaceError
 from provisioner.download.checksums import discover
 from provisioner.download.fetch import patiently
 from provisioner.pipeline.copy import Copying, commit, verified
@@ -101,12 +102,17 @@ class Pipeline:
     ) -> None:
         digest = str(checksum) if checksum and checksum.algorithm == "sha256" else None
         digest = digest or (await verified(copying.image, copying.progress)).digest
-        async with self._base_locks[target.name, digest]:
-            base = await target.base(digest, request.image_type)
-            if base is None:
-                base = await copying.to_base(target, digest)
-        entry = await verified(copying.image, copying.progress)
-        await self._clone(request, target, base, copying.progress, copying.image.hit, self.cache.path(entry), done)
+        try:
+            async with self._base_locks[target.name, digest]:
+                base = await target.base(digest, request.image_type)
+                if base is None:
+                    base = await copying.to_base(target, digest)
+            entry = await verified(copying.image, copying.progress)
+            await self._clone(request, target, base, copying.progress, copying.image.hit, self.cache.path(entry), done)
+        except NoSpaceError:
+            if done or not await _only_in_place(target, request):
+                raise
+            await copying.to_volume(target, done)
 
     async def _clone_known(
         self, request: Request, checksum: Checksum | None, progress: Progress, done: list[Outcome]
@@ -122,7 +128,13 @@ class Pipeline:
         progress.end(Stage.CHECKING_CACHE)
         progress.cache_hit = True
         entry = self.cache.find(checksum, request.image_url, None)
-        await self._clone(request, target, base, progress, True, self.cache.path(entry) if entry else base.name, done)
+        path = self.cache.path(entry) if entry else base.name
+        try:
+            await self._clone(request, target, base, progress, True, path, done)
+        except NoSpaceError:
+            if done or not await _only_in_place(target, request):
+                raise
+            return False  # to overwrite the volume the image itself is needed
         return True
 
     async def _clone(
@@ -160,3 +172,8 @@ class Pipeline:
         if volume is not None:
             for guard in self.back_ends.guards.values():
                 check_users(volume_name, await guard.users(volume))
+
+
+async def _only_in_place(target: CloneTarget, request: Request) -> bool:
+    """Whether there is no room for a clone or a base, but the volume that is there may be overwritten."""
+    return await target.placement(stage_request(request, None)) is Placement.IN_PLACE

@@ -219,7 +219,8 @@ class FakeCloneTarget(FakeTarget, CloneTarget):
 
     @asynccontextmanager
     async def stage_clone(self, base: Base, request: StageRequest) -> AsyncIterator[StagedVolume]:
-        await self.placement(request)
+        if await self.placement(request) is Placement.IN_PLACE:
+            raise NoSpaceError("a clone cannot be made in place")
         staged = self._stages / f"{request.job_id}~{request.name}"
         async with self._undoing(staged):
             await self.steps.at("stage_clone")

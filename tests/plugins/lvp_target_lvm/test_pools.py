@@ -5,7 +5,7 @@ import trio
 import trio.testing
 
 from lvp_target_lvm import ThinSettings
-from lvp_target_lvm.pools import pool_of, watched, why_full, why_too_large
+from lvp_target_lvm.pools import pool_of, watched, why_full, why_too_large, with_reserve
 from provisioner.contracts import GIB, MIB
 from provisioner.contracts.errors import ConvertError, NoSpaceError, TargetUnavailableError
 from tests.plugins.lvp_target_lvm.rows import a_pool, inventory, plain
@@ -26,6 +26,13 @@ def test_what_is_to_be_written_counts_in_whole_chunks() -> None:
     # 10 GiB in chunks of 64 KiB are 163840 mappings of 64 bytes: 10 MiB.
     small = a_pool(metadata_percent=5.0, metadata_size=12 * MIB)
     assert "metadata space" in str(why_full(SETTINGS, small, 10 * GIB))
+
+
+def test_overwriting_in_place_may_use_half_of_the_reserve() -> None:
+    marks = with_reserve(SETTINGS)
+    assert (marks.high_water_data_percent, marks.high_water_metadata_percent) == (95.0, 90.0)
+    assert why_full(marks, a_pool(data_percent=94.9)) is None
+    assert "its high-water mark is 95%" in str(why_full(marks, a_pool(data_percent=95.0)))
 
 
 def test_one_volume_may_not_be_larger_than_its_pool() -> None:

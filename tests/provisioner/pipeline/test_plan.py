@@ -12,6 +12,7 @@ from provisioner.pipeline.plan import (
     check_fits,
     check_image,
     check_users,
+    data_bytes,
     may_overlap,
     stage_request,
 )
@@ -74,6 +75,14 @@ def test_users_are_named():
     check_users("web01", [])
     with pytest.raises(VolumeInUseError, match="web01 is in use by domain db1, process qemu"):
         check_users("web01", [VolumeUser("domain", "db1"), VolumeUser("process", "qemu")])
+
+
+@pytest.mark.parametrize(
+    ("image_type", "file_size", "expected"),
+    [("qcow2", 3 * GIB, 3 * GIB), ("qcow2", 9 * GIB, 8 * GIB), ("qcow2", None, None), ("raw", 8 * GIB, None)],
+)
+def test_a_file_tells_how_much_will_be_written_where_it_leaves_its_holes_out(image_type, file_size, expected):
+    assert data_bytes(image_type, file_size, 8 * GIB) == expected
 
 
 def test_what_a_target_is_asked_for():

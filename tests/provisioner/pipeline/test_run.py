@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from provisioner.contracts import GIB, MIB, VolumeUser
+from provisioner.contracts.errors import NoSpaceError
 from provisioner.contracts.testing import FakeCloneTarget, FakeConverter, FakeImage, FakeSource, FakeTarget
 from provisioner.contracts.types import Placement
 from provisioner.jobs import Status
@@ -266,6 +267,33 @@ async def test_a_base_of_a_lie_is_not_made(folder):
         job = await lab.run(msgspec.structs.replace(SPEC, checksum=WRONG))
         assert job.status is Status.FAILED
         assert list(lab.target._base_folder().iterdir()) == []
+        lab.assert_nothing_left()
+
+
+async def test_what_can_only_be_overwritten_is_copied_where_others_are_cloned(folder):
+    """Also where the base is known, and its image is no longer looked for."""
+    lab = Lab(folder, target=FakeCloneTarget(folder / "main", name="main", replace=Placement.IN_PLACE))
+    lab.put_old_volume()
+    async with lab.running():
+        for _ in range(2):
+            job = await lab.run()
+            assert (job.status, job.volume.provisioned_by) == (Status.COMPLETED, "copy")
+            assert lab.volume() == IMAGE
+        assert lab.target.steps.log.count("stage_base") == 1
+        assert (await lab.run(WEB02)).volume.provisioned_by == "clone"
+        lab.assert_nothing_left()
+
+
+@pytest.mark.parametrize("step", ["stage_base", "stage_clone"])
+async def test_no_room_for_a_clone_is_no_reason_to_copy_where_a_copy_needs_more(folder, step):
+    full = NoSpaceError("the pool is full")
+    lab = Lab(folder, target=FakeCloneTarget(folder / "main", name="main", fail_at={step: full}))
+    lab.put_old_volume()
+    async with lab.running():
+        job = await lab.run()
+        assert (job.status, lab.volume()) == (Status.FAILED, OLD)
+        assert "the pool is full" in job.error
+        assert "stage" not in lab.target.steps.log
         lab.assert_nothing_left()
 
 
