@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +20,12 @@ import trio
 
 from provisioner import __version__, registry, state_lock, systemd
 from provisioner.api.app import create_app
+from provisioner.api.auditing import Auditor
 from provisioner.api.auth import Authenticator
 from provisioner.api.connections import serving
 from provisioner.api.listening import listening
 from provisioner.api.services import Services
+from provisioner.api.token_keys import token_keys
 from provisioner.api.tokens import TokenFile
 from provisioner.cache import ImageCache
 from provisioner.contracts.errors import ConfigError, ProvisionerError
@@ -32,18 +34,22 @@ from provisioner.jobs import JobStore, Supervisor
 from provisioner.jobs.announce import Announcer
 from provisioner.jobs.prewarm import prewarm
 from provisioner.observe import logs
+from provisioner.observe.audit import AuditLog
 from provisioner.observe.metrics import Metrics
 from provisioner.pipeline.run import Pipeline
 from provisioner.reload import Reloader
 from provisioner.status_line import StatusLine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from provisioner.api.listening import Listening
     from provisioner.config import Config
 
 log = structlog.get_logger(__name__)
+
+# Seconds between two looks at what the uses of tokens have shown; rarely is there anything to write.
+_SETTLE = 60.0
 
 
 def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
@@ -77,7 +83,7 @@ async def _main(
     config: Config, back_ends: registry.BackEnds, door: Listening, read_again: Callable[[], Config] | None
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with _parts(config, back_ends) as services, trio.open_nursery() as outer:
+        async with _parts(config, back_ends, door) as services, trio.open_nursery() as outer:
             supervisor = services.supervisor
             await outer.start(services.cache.run)
             await supervisor.recover()
@@ -85,28 +91,37 @@ async def _main(
             async with trio.open_nursery() as jobs:
                 jobs.start_soon(supervisor.run)
                 jobs.start_soon(prewarm, supervisor, config.cache.prewarm)
-                reloader = Reloader(config, read_again, door, services.authenticator) if read_again else None
-                await _serve(services, door, signals, reloader)
+                reloader = Reloader(config, read_again or (lambda: config), door, services.authenticator)
+                services.warnings, services.ends = reloader.warnings, lambda: door.papers.ends
+                outer.start_soon(reloader.watch)
+                outer.start_soon(_settle_tokens, services.tokens)
+                await _serve(services, door, signals, reloader if read_again else None)
                 jobs.cancel_scope.cancel(reason="shutdown")
             outer.cancel_scope.cancel(reason="shutdown")
     log.info("stopped")
 
 
 @asynccontextmanager
-async def _parts(config: Config, back_ends: registry.BackEnds) -> AsyncIterator[Services]:
+async def _parts(config: Config, back_ends: registry.BackEnds, door: Listening) -> AsyncIterator[Services]:
     """Everything the API serves, made in order and closed in reverse."""
     metrics = Metrics()
     store = JobStore(Path(config.database))
     cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
     announcer = Announcer({**back_ends.observers, "the service manager": StatusLine()})
-    supervisor = Supervisor(pipeline, store, config.jobs, metrics, announcer)
-    tokens = TokenFile(Path(config.token_file))
+    audit = AuditLog(Path(config.audit.file) if config.audit.file else None, metrics.audit_lost.inc)
+    auditor = Auditor(audit, metrics)
+    supervisor = Supervisor(pipeline, store, config.jobs, metrics, announcer, auditor.job_ended)
+    tokens = TokenFile(Path(config.token_file), token_keys(config))
+    tokens.prepare()
     _leave_client_token(config, tokens)
-    authenticator = Authenticator(config.auth, tokens)
+    authenticator = Authenticator(config.auth, tokens, door.papers.lists)
     try:
-        await store.open()
-        yield Services(config, back_ends, cache, store, supervisor, announcer, metrics, authenticator)
+        with _writing(audit, config.audit.file):
+            await store.open()
+            yield Services(
+                config, back_ends, cache, store, supervisor, announcer, metrics, authenticator, auditor, tokens
+            )
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
             await back_ends.aclose()
@@ -116,7 +131,7 @@ async def _parts(config: Config, back_ends: registry.BackEnds) -> AsyncIterator[
 async def _serve(services: Services, door: Listening, signals: AsyncIterator[int], reloader: Reloader | None) -> None:
     """The API from its first request to its last, and the jobs' grace at the end."""
     stop = trio.Event()
-    async with serving(create_app(services), door) as urls, trio.open_nursery() as front:
+    async with serving(create_app(services), door, services.auditor) as urls, trio.open_nursery() as front:
         systemd.notify("READY=1\nSTATUS=Ready")
         log.info("ready", version=__version__, bind=urls, targets=sorted(services.back_ends.targets))
         front.start_soon(_keep_watchdog, stop)
@@ -130,6 +145,35 @@ async def _serve(services: Services, door: Listening, signals: AsyncIterator[int
         await services.supervisor.drain()
         stop.set()
     log.info("the API has stopped")
+
+
+@contextmanager
+def _writing(audit: AuditLog, file: str | None) -> Iterator[None]:
+    """The audit log from the first request to the last end of a job. A daemon that cannot write it does not start."""
+    with ExitStack() as opened:
+        try:
+            opened.enter_context(audit.open())
+        except OSError as error:
+            raise ConfigError(f"the audit log {file} cannot be written: {error.strerror}") from error
+        yield
+
+
+async def _settle_tokens(tokens: TokenFile) -> None:
+    """Now and then, and at the end: write down when tokens were used, and move them to the newest key."""
+    try:
+        while True:
+            await trio.sleep(_SETTLE)
+            await _settle_once(tokens)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+            await _settle_once(tokens)
+
+
+async def _settle_once(tokens: TokenFile) -> None:
+    try:
+        await trio.to_thread.run_sync(tokens.settle)
+    except (ProvisionerError, OSError) as error:
+        log.warning("the last use of tokens could not be written down", reason=str(error))
 
 
 async def _keep_watchdog(stop: trio.Event) -> None:

@@ -1,4 +1,4 @@
-"""SIGHUP: the configuration and the certificates read again, while jobs and connections go on.
+"""Configuration and certificates read again while jobs and connections go on: at SIGHUP, and TLS files as they change.
 
 Owns what can change without a restart (who may do what, the log's level, certificates) and says what cannot. A file
 with faults, or a key that does not fit its certificate, is refused as a whole and everything stays as it was.
@@ -6,7 +6,9 @@ with faults, or a key that does not fit its certificate, is refused as a whole a
 
 from __future__ import annotations
 
+import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,12 +24,17 @@ if TYPE_CHECKING:
 
     from provisioner.api.auth import Authenticator
     from provisioner.api.listening import Listening
-    from provisioner.config import Config
+    from provisioner.config import Config, ServerSettings
 
 log = structlog.get_logger(__name__)
 
 # Read anew for each connection, so that their files may change and move; whether there is one at all may not.
-_TLS_FILES = ("tls_certificate", "tls_key", "client_ca")
+_TLS_FILES = ("tls_certificate", "tls_key", "client_ca", "client_crl")
+_TLS_SETTINGS = ("tls_minimum", "client_certificate", "warn_before_expiry")
+# Seconds between two looks at the TLS files: stat calls only.
+_LOOK = 5.0
+# Seconds between two warnings that something ends soon.
+_REMIND = 86400.0
 
 
 class Reloader:
@@ -40,25 +47,79 @@ class Reloader:
         self._read = read
         self._door = door
         self._authenticator = authenticator
+        self._server = started.server
+        self._stamp = _stamp(self._server)
 
     async def reload(self) -> None:
         """Read, check, apply, and say what came of it; never raises for what an operator wrote."""
         systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = await trio.to_thread.run_sync(self._checked)
-            self._door.reread(config.server)
+            await self._reread(config.server)
         except ProvisionerError as error:
             log.error("the new configuration is refused, the old one stays", reason=str(error))
         else:
-            self._authenticator.use(config.auth)
+            self._server = config.server
+            self._authenticator.use(config.auth, self._door.papers.lists)
+            self._warn()
             logs.set_level(config.log.level)
             log.info("reloaded", needs_restart=needs_restart(self._started, config) or None)
         systemd.notify("READY=1")
+
+    async def watch(self) -> None:
+        """Until cancelled: take in TLS files that change, and warn, day by day, of what ends soon."""
+        reminded = -math.inf
+        while True:
+            if trio.current_time() - reminded >= _REMIND:
+                reminded = trio.current_time()
+                self._warn()
+            await trio.sleep(_LOOK)
+            await self.look()
+
+    async def look(self) -> None:
+        """Read the TLS files again where one has changed since the last time. Never raises for what is in them."""
+        stamp = await trio.to_thread.run_sync(_stamp, self._server)
+        if stamp == self._stamp:
+            return
+        try:
+            await self._reread(self._server)
+        except ProvisionerError as error:
+            # Perhaps only half of it is there yet: the other half changes the stamp again.
+            log.warning("changed TLS files are refused, the old ones stay in force", reason=str(error))
+        else:
+            self._authenticator.use_lists(self._door.papers.lists)
+            log.info("TLS files have changed and count for new connections")
+            self._warn()
+        self._stamp = stamp
+
+    def warnings(self) -> list[str]:
+        """What ends soon, a sentence each."""
+        return self._door.papers.warnings(time.time(), self._server.warn_before_expiry)
+
+    async def _reread(self, server: ServerSettings) -> None:
+        await trio.to_thread.run_sync(self._door.reread, server)
+
+    def _warn(self) -> None:
+        for warning in self.warnings():
+            log.warning(warning)
 
     def _checked(self) -> Config:
         config = self._read()
         registry.load().build(config)  # the back ends' tables too; nothing of it is kept
         return config
+
+
+def _stamp(server: ServerSettings) -> tuple[tuple[int, int] | None, ...]:
+    """Changes when a TLS file does, also by being replaced or by a link that points elsewhere now."""
+    return tuple(_file_stamp(getattr(server, key)) for key in _TLS_FILES)
+
+
+def _file_stamp(file: str | None) -> tuple[int, int] | None:
+    try:
+        status = Path(file).stat() if file is not None else None
+    except OSError:
+        return None
+    return None if status is None else (status.st_ino, status.st_mtime_ns)
 
 
 def needs_restart(started: Config, wanted: Config) -> list[str]:
@@ -69,8 +130,11 @@ def needs_restart(started: Config, wanted: Config) -> list[str]:
 def _fixed(config: Config) -> dict[str, object]:
     """What a running service keeps, as plain values by dotted key."""
     plain = msgspec.to_builtins(config, enc_hook=str)
-    server, auth = plain.pop("server"), plain.pop("auth")
-    server |= {key: server[key] is not None for key in _TLS_FILES}
+    server, auth, audit = plain.pop("server"), plain.pop("auth"), plain.pop("audit")
+    # A list can come and go; whether there is TLS, and client certificates, cannot.
+    server |= {key: server[key] is not None for key in _TLS_FILES if key != "client_crl"}
+    for key in ("client_crl", *_TLS_SETTINGS):
+        del server[key]
     plain["log"].pop("level")
     sections = {"server": server, "log": plain.pop("log"), "jobs": plain.pop("jobs"), "cache": plain.pop("cache")}
     flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
@@ -79,7 +143,8 @@ def _fixed(config: Config) -> dict[str, object]:
         for kind in ("sources", "converters", "targets", "guards", "observers")
         for name, table in plain.pop(kind).items()
     }
-    return {**plain, **flat, **tables, "auth.token_file": auth["token_file"], "auth.open_metrics": auth["open_metrics"]}
+    kept = {f"auth.{key}": auth[key] for key in ("token_file", "token_key", "open_metrics")}
+    return {**plain, **flat, **tables, **kept, "audit.file": audit["file"]}
 
 
 def _differences(one: dict[str, object], other: dict[str, object]) -> set[str]:

@@ -94,7 +94,7 @@ def test_everything_under_api_needs_a_credential():
         security = operation.get("security", DOCUMENT["security"])
         assert bool(security and {} not in security) == path.startswith("/api/"), (path, method)
         if path.startswith("/api/"):
-            assert {"401", "403", "500", "503"} <= operation["responses"].keys(), (path, method)
+            assert {"401", "403", "429", "500", "503"} <= operation["responses"].keys(), (path, method)
 
 
 def test_requests_refuse_unknown_fields():

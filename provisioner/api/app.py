@@ -1,9 +1,7 @@
-"""The ASGI app: routes under authentication, one shape for every error, an id and a count for every request."""
+"""The ASGI app: routes under admission, one shape for every error. Who is let in is ``admission``'s."""
 
 from __future__ import annotations
 
-import time
-import uuid
 from typing import TYPE_CHECKING
 
 import structlog
@@ -11,11 +9,9 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from provisioner.api import health, routes
-from provisioner.api.auth import check_role
-from provisioner.api.peer_tls import peer_certificate
-from provisioner.api.routes import ROLES, answer, is_sane_id
-from provisioner.contracts.errors import ProvisionerError
+from provisioner.api import admission, health, routes
+from provisioner.api.routes import answer
+from provisioner.contracts.errors import ProvisionerError, TooManyRequestsError
 from provisioner.contracts.tasks import first_cause
 
 if TYPE_CHECKING:
@@ -25,49 +21,32 @@ log = structlog.get_logger(__name__)
 
 # Seconds a client is told to wait where trying again may help.
 _RETRY_AFTER = 5
-_CATEGORIES = {400: "invalid request", 404: "not found", 405: "method not allowed", 413: "payload too large"}
-_KNOWN_METHODS = {"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"}
+_CATEGORIES = {
+    400: "invalid request",
+    404: "not found",
+    405: "method not allowed",
+    408: "request timeout",
+    413: "payload too large",
+}
+# Seconds a body may take; the largest is 64 KiB. A slower client is cut.
+_BODY_TIMEOUT = 20
+# Seconds an answer may take to leave; a listing of a thousand jobs is 1 MiB.
+_RESPONSE_TIMEOUT = 60
 
 
 def create_app(services: Services) -> QuartTrio:
     """The app over the daemon's parts."""
     app = QuartTrio("libvirt-volume-provisioner", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = int(services.config.server.max_body)
+    app.config["BODY_TIMEOUT"] = _BODY_TIMEOUT
+    app.config["RESPONSE_TIMEOUT"] = _RESPONSE_TIMEOUT
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
     app.register_blueprint(routes.make_blueprint(services))
     app.register_blueprint(health.make_blueprint(services))
-    _add_request_hooks(app, services)
+    admission.add_hooks(app, services)
     _add_error_handlers(app)
     return app
-
-
-def _add_request_hooks(app: QuartTrio, services: Services) -> None:
-    @app.before_request
-    async def admit() -> None:
-        g.started = time.monotonic()
-        given = request.headers.get("X-Request-ID", "")
-        g.request_id_given = is_sane_id(given)
-        g.request_id = given if g.request_id_given else str(uuid.uuid4())
-        structlog.contextvars.bind_contextvars(request_id=g.request_id)
-        if request.http_version == "2":  # an answer before the body's end breaks hypercorn's HTTP/2 connections
-            await request.get_data()
-        closed_metrics = request.path == "/metrics" and not services.config.auth.open_metrics
-        if request.path.startswith("/api/") or closed_metrics:
-            g.principal = services.authenticator.identify(peer_certificate(), request.headers)
-            check_role(g.principal, ROLES.get(request.endpoint or "", "viewer"))
-
-    @app.after_request
-    async def note(response: Response) -> Response:
-        rule = request.url_rule.rule.replace("<", "{").replace(">", "}") if request.url_rule else "unmatched"
-        method = request.method if request.method in _KNOWN_METHODS else "other"
-        seconds = time.monotonic() - g.get("started", time.monotonic())
-        services.metrics.requests.labels(rule, method, str(response.status_code)).inc()
-        services.metrics.request_seconds.labels(rule, method).observe(seconds)
-        response.headers["X-Request-ID"] = g.get("request_id", "")
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
 
 
 def _add_error_handlers(app: QuartTrio) -> None:
@@ -89,6 +68,8 @@ def _add_error_handlers(app: QuartTrio) -> None:
             return await http_error(cause)
         if isinstance(cause, ProvisionerError) and cause.code != 500:
             headers = {"Retry-After": str(_RETRY_AFTER)} if cause.code in {429, 503} else {}
+            if isinstance(cause, TooManyRequestsError) and cause.retry_after is not None:
+                headers["Retry-After"] = str(cause.retry_after)
             if cause.code == 401:
                 headers["WWW-Authenticate"] = 'Bearer realm="libvirt-volume-provisioner"'
             return _error(cause.category, cause.message, cause.code, headers)
@@ -98,4 +79,5 @@ def _add_error_handlers(app: QuartTrio) -> None:
 
 
 def _error(category: str, message: str, status: int, headers: dict[str, str]) -> Response:
+    g.reason = category
     return answer({"error": category, "message": message, "code": status}, status, headers)

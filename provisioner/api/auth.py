@@ -6,13 +6,20 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from provisioner.api.revocation import Revoked, revoked
+from provisioner.config import Limits
 from provisioner.contracts.errors import ForbiddenError, UnauthorizedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from werkzeug.datastructures import Headers
 
     from provisioner.api.peer_tls import PeerCertificate
     from provisioner.api.tokens import TokenFile
+    from provisioner.api.x509 import RevocationList
     from provisioner.config import AuthSettings, Role
 
 # Each role may do what the ones before it may.
@@ -26,22 +33,44 @@ class Principal:
     name: str
     role: Role
     via: str
+    limits: Limits = Limits()  # noqa: RUF009 - frozen
+
+    @property
+    def id(self) -> str:
+        """Tells the holder of a token from that of a certificate of the same name."""
+        return f"{self.via}:{self.name}"
 
 
 class Authenticator:
     """Knows callers by certificate first, by token second."""
 
-    def __init__(self, settings: AuthSettings, tokens: TokenFile) -> None:
+    def __init__(self, settings: AuthSettings, tokens: TokenFile, lists: Iterable[RevocationList] = ()) -> None:
         self._settings = settings
         self._tokens = tokens
+        self._lists = list(lists)
+        self._revoked: Revoked = revoked(settings.revoked_certificates, self._lists)
 
-    def use(self, settings: AuthSettings) -> None:
-        """Judge by these settings from the next request on. The token file stays the one it was made with."""
+    def use(self, settings: AuthSettings, lists: Iterable[RevocationList] | None = None) -> None:
+        """Judge by these from the next request on. The token file stays the one it was made with."""
         self._settings = settings
+        self._lists = self._lists if lists is None else list(lists)
+        self._revoked = revoked(settings.revoked_certificates, self._lists)
+
+    def use_lists(self, lists: Iterable[RevocationList]) -> None:
+        """Judge by these revocation lists from the next request on, on connections that stand already, too."""
+        self.use(self._settings, lists)
 
     def identify(self, certificate: PeerCertificate | None, headers: Headers) -> Principal:
-        """Raises UnauthorizedError where neither a known certificate nor a valid token came."""
-        principal = self._by_certificate(certificate) or self._by_token(_presented_token(headers))
+        """Raises UnauthorizedError where neither a known certificate nor a valid token came.
+
+        A certificate that no longer holds is refused whatever else came: its connection is not to be trusted.
+        """
+        now = time.time()
+        if certificate is not None and self._revoked.covers(certificate):
+            raise UnauthorizedError("the client certificate is revoked")
+        if certificate is not None and certificate.not_after <= now:
+            raise UnauthorizedError("the client certificate has expired")
+        principal = self._by_certificate(certificate) or self._by_token(_presented_token(headers), now)
         if principal is None:
             raise UnauthorizedError("a client certificate or a valid API token in X-API-Token is needed")
         return principal
@@ -50,16 +79,32 @@ class Authenticator:
         if certificate is None:
             return None
         for name in certificate.names:
-            if name in self._settings.certificate_roles:
-                return Principal(name, self._settings.certificate_roles[name], "certificate")
+            grant = self._settings.grant(name)
+            if grant is not None:
+                return Principal(name, grant.role, "certificate", self._with_defaults(grant))
         role = self._settings.default_certificate_role
         if role == "none":
             return None
-        return Principal(certificate.names[0] if certificate.names else "unnamed", role, "certificate")
+        name = certificate.names[0] if certificate.names else "unnamed"
+        return Principal(name, role, "certificate", self._with_defaults(Limits()))
 
-    def _by_token(self, token: str | None) -> Principal | None:
-        record = self._tokens.authenticate(token, time.time()) if token else None
-        return Principal(record.name, record.role, "token") if record else None
+    def _by_token(self, token: str | None, now: float) -> Principal | None:
+        record = self._tokens.authenticate(token, now) if token else None
+        if record is None:
+            return None
+        return Principal(record.name, record.role, "token", self._with_defaults(record.limits))
+
+    def _with_defaults(self, limits: Limits) -> Limits:
+        if limits.max_jobs is not None or self._settings.max_jobs is None:
+            return limits
+        return msgspec.structs.replace(limits, max_jobs=self._settings.max_jobs)
+
+
+def presented(certificate: PeerCertificate | None, headers: Headers) -> str:
+    """By what a caller wanted to be known: ``token``, ``certificate`` or ``nothing``."""
+    if _presented_token(headers) is not None:
+        return "token"
+    return "nothing" if certificate is None else "certificate"
 
 
 def _presented_token(headers: Headers) -> str | None:

@@ -22,17 +22,21 @@ class FailureCounter:
         self._window = window
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
 
-    def failed(self, address: str, now: float) -> float | None:
-        """Count a failure. Seconds to wait where the address has had its share, else None."""
+    def failed(self, address: str, now: float) -> tuple[float | None, bool]:
+        """Count a failure: the seconds to wait where the address has had its share, else None; and whether it is news.
+
+        News are all up to the share, and the first one past it.
+        """
         recent = [at for at in self._failures.pop(address, []) if at > now - self._window]
+        news = len(recent) <= self._max_failures
         # No more than the limit is kept: what is over it would only lengthen the memory, not the wait.
         recent = [*recent[-self._max_failures :], now]
         self._failures[address] = recent
         if len(self._failures) > MAX_ADDRESSES:
             self._failures.popitem(last=False)
         if len(recent) <= self._max_failures:
-            return None
-        return recent[-self._max_failures] + self._window - now
+            return None, news
+        return recent[-self._max_failures] + self._window - now, news
 
     def __len__(self) -> int:
         return len(self._failures)

@@ -33,14 +33,14 @@ def make_blueprint(services: Services) -> Blueprint:
 
     async def health() -> Response:
         degraded = services.supervisor.active_count > services.config.server.degraded_above
-        return answer(
-            {
-                "status": "degraded" if degraded else "healthy",
-                "timestamp": schemas.timestamp(time.time()),
-                "version": __version__,
-                "uptime": schemas.uptime(time.monotonic() - services.started_at),
-            }
-        )
+        body: dict[str, object] = {
+            "status": "degraded" if degraded else "healthy",
+            "timestamp": schemas.timestamp(time.time()),
+            "version": __version__,
+            "uptime": schemas.uptime(time.monotonic() - services.started_at),
+        }
+        warnings = services.warnings()
+        return answer({**body, "warnings": warnings} if warnings else body)
 
     for path in ("/health", "/healthz", "/livez"):
         service.add_url_rule(path, path[1:], health, methods=["GET"], provide_automatic_options=False)
@@ -95,6 +95,8 @@ async def _measure(services: Services) -> None:
     metrics, cache = services.metrics, services.cache
     metrics.cache_bytes.set(cache.total_bytes)
     metrics.cache_images.set(len(cache.entries()))
+    for paper, end in services.ends().items():
+        metrics.expiry.labels(paper).set(end)
     with trio.move_on_after(_PATIENCE):
         for target in services.back_ends.targets.values():
             await _measure_target(services, target)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from quart import Blueprint, Response, g, request
 
-from provisioner.api import schemas
+from provisioner.api import limits, schemas
+from provisioner.api.auditing import source_of
 from provisioner.contracts import Checksum
-from provisioner.contracts.errors import InvalidRequestError, UnsupportedMediaTypeError
+from provisioner.contracts.errors import InvalidRequestError, SourceError, UnsupportedMediaTypeError
 
 if TYPE_CHECKING:
     from provisioner.api.services import Services
@@ -69,6 +70,8 @@ def _add_jobs(api: Blueprint, services: Services) -> None:
 
     @api.post("/jobs/<job_id>/cancel", provide_automatic_options=False)
     async def cancel_job(job_id: str) -> Response:
+        g.about = {"job_id": job_id}
+        limits.check_cancel(g.principal, (await services.supervisor.find(job_id))[0])
         job = await services.supervisor.cancel(job_id)
         return answer({"status": job.status, "job_id": job.job_id})
 
@@ -84,22 +87,22 @@ def _add_cache(api: Blueprint, services: Services) -> None:
 
     @api.delete("/cache/images/<checksum>", provide_automatic_options=False)
     async def remove_image(checksum: str) -> Response:
-        entry = await services.cache.remove(str(Checksum.parse(checksum)))
+        entry = await services.cache.remove(_image_within_limits(services, checksum))
         return answer({"status": "removed", "checksum": entry.digest})
 
     @api.put("/cache/images/<checksum>/pin", provide_automatic_options=False)
     async def pin_image(checksum: str) -> Response:
-        entry = await services.cache.pin(str(Checksum.parse(checksum)), pinned=True)
+        entry = await services.cache.pin(_image_within_limits(services, checksum), pinned=True)
         return answer({"status": "pinned", "checksum": entry.digest})
 
     @api.delete("/cache/images/<checksum>/pin", provide_automatic_options=False)
     async def unpin_image(checksum: str) -> Response:
-        entry = await services.cache.pin(str(Checksum.parse(checksum)), pinned=False)
+        entry = await services.cache.pin(_image_within_limits(services, checksum), pinned=False)
         return answer({"status": "unpinned", "checksum": entry.digest})
 
     @api.post("/cache/images/<checksum>/verify", provide_automatic_options=False)
     async def verify_image(checksum: str) -> Response:
-        entry, intact = await services.cache.verify(str(Checksum.parse(checksum)))
+        entry, intact = await services.cache.verify(_image_within_limits(services, checksum))
         return answer({"status": "intact" if intact else "removed", "checksum": entry.digest})
 
     @api.post("/cache/fetch", provide_automatic_options=False)
@@ -108,6 +111,7 @@ def _add_cache(api: Blueprint, services: Services) -> None:
 
     @api.post("/cache/prune", provide_automatic_options=False)
     async def prune_cache() -> Response:
+        limits.check_whole_cache(g.principal)
         removed = await services.cache.prune()
         freed = sum(entry.size for entry in removed)
         return answer({"removed": [entry.digest for entry in removed], "freed_bytes": freed})
@@ -124,6 +128,8 @@ def _add_volumes(api: Blueprint, services: Services) -> None:
 
     @api.delete("/volumes/<target>/<name>", provide_automatic_options=False)
     async def remove_volume(target: str, name: str) -> Response:
+        g.about = {"target": target, "volume": name}
+        limits.check_volume(g.principal, target, name)
         await services.supervisor.remove_volume(target, name)
         return answer({"status": "removed", "target": target, "name": name})
 
@@ -132,10 +138,48 @@ async def _accept(services: Services, spec: JobSpec) -> Response:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
         raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
+    _check_limits(services, spec)
     job = await services.supervisor.submit(
-        spec, request_id=g.request_id, principal=g.principal.name, idempotency_key=key
+        spec,
+        request_id=g.request_id,
+        principal=g.principal.id,
+        idempotency_key=key,
+        max_jobs=g.principal.limits.max_jobs,
     )
+    g.about["job_id"] = job.job_id
     return answer({"job_id": job.job_id}, 202, {"Location": f"/api/v1/jobs/{job.job_id}"})
+
+
+def _check_limits(services: Services, spec: JobSpec) -> None:
+    """Raise ForbiddenError where the caller's limits do not cover the job, and InvalidRequestError and kin."""
+    about = {"volume": spec.volume_name, "target": spec.target, "source": source_of(spec.image_url)}
+    g.about = {name: value for name, value in about.items() if value is not None}
+    limits.check_source(g.principal, spec.image_url, _source_name(services, spec.image_url))
+    if spec.checksum is not None:  # an image in the cache is found by its digest, wherever it came from
+        _image_within_limits(services, spec.checksum)
+    if spec.volume_name is not None:
+        target = services.back_ends.target(spec.target).name
+        g.about["target"] = target
+        limits.check_volume(g.principal, target, spec.volume_name)
+
+
+def _source_name(services: Services, url: str) -> str:
+    source = services.back_ends.source_for(url)
+    return next(name for name, one in services.back_ends.sources.items() if one is source)
+
+
+def _image_within_limits(services: Services, checksum: str) -> str:
+    """The digest of a cached image, which the caller's limits cover. Raises ForbiddenError, InvalidRequestError."""
+    digest = str(Checksum.parse(checksum))
+    g.about = {**g.get("about", {}), "image": digest}
+    entry = next((one for one in services.cache.entries() if digest in {one.digest, f"sha512:{one.sha512}"}), None)
+    if entry is not None and g.principal.limits.sources is not None:
+        try:
+            source = _source_name(services, entry.url)
+        except (InvalidRequestError, SourceError):  # of a source that is configured no more
+            source = None
+        limits.check_source(g.principal, entry.url, source)
+    return digest
 
 
 async def _body(kind: type[S]) -> S:

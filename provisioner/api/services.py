@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from provisioner.api.auditing import Auditor
     from provisioner.api.auth import Authenticator
+    from provisioner.api.tokens import TokenFile
     from provisioner.cache import ImageCache
     from provisioner.config import Config
     from provisioner.jobs import JobStore, Supervisor
@@ -28,4 +32,10 @@ class Services:
     announcer: Announcer
     metrics: Metrics
     authenticator: Authenticator
+    auditor: Auditor
+    tokens: TokenFile
+    # What to say in /health beside the state, such as that a certificate ends soon.
+    warnings: Callable[[], list[str]] = list
+    # When which certificate ends, in seconds since the epoch.
+    ends: Callable[[], dict[str, float]] = dict
     started_at: float = field(default_factory=time.monotonic)

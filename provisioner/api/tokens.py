@@ -1,7 +1,7 @@
 """API tokens: 256 random bits shown once; the file keeps their HMAC-SHA256 under a server key, nothing else.
 
-A stolen token file lets nobody in: it holds no token, and without the key (another file) none can be tried either.
-Blocking, but small: a look at the file's time for each call.
+A stolen token file lets nobody in: it holds no token, and without the key (kept elsewhere) none can be tried either.
+Blocking, but small: a look at two files' times for each call; ``settle`` alone writes, and is for a thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from provisioner.config import Role
+from provisioner.api.token_keys import KeyFile, key_id, write_private
+from provisioner.config import Limits, Role
 from provisioner.contracts.errors import ConfigError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
@@ -25,17 +26,24 @@ if TYPE_CHECKING:
 
 TOKEN_PREFIX = "lvp_"  # noqa: S105 - a mark by which secret scanners know a token
 _SECRET_BYTES = 32
+# Uses closer together than this are one for the file: no write for each request.
+LAST_USE_GRAIN = 600.0
 
 
-class TokenRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One token as the file keeps it. Times in seconds since the epoch; ``expires_at`` None: never."""
+class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One token as the file keeps it. Times in seconds since the epoch; ``expires_at`` None: never.
+
+    ``key`` is the id of the key its digest is under; empty in a file older than key ids.
+    """
 
     name: str
     role: Role
     digest: str
     created_at: float
+    key: str = ""
     expires_at: float | None = None
     last_used_at: float | None = None
+    limits: Limits = Limits()
 
 
 class _File(msgspec.Struct, kw_only=True):
@@ -43,28 +51,40 @@ class _File(msgspec.Struct, kw_only=True):
 
 
 class TokenFile:
-    """The tokens in ``path`` and the server key in ``path`` with the suffix ``.key``, made when first needed."""
+    """The tokens in ``path``. Without ``keys`` the key is beside it with the suffix ``.key``, made when needed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keys: KeyFile | None = None) -> None:
         self._path = path
-        self._key_path = path.with_suffix(".key")
-        self._seen: tuple[int, int] | None = None
+        self._keys_at = keys or KeyFile(path.with_suffix(".key"))
+        self._seen: object = None
         self._records: list[TokenRecord] = []
-        self._key = b""
+        self._keys: list[bytes] = []
+        # Since the last settling: when a token was used, and its digest under the newest key where it had another.
+        self._used: dict[str, float] = {}
+        self._moved: dict[str, tuple[str, str]] = {}
 
-    def create(self, name: str, role: Role, expires_at: float | None = None) -> str:
+    def prepare(self) -> None:
+        """At the daemon's start: the key is there, and nobody else's to read. Raises ConfigError."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._keys_at.check_private()
+        self._keys_at.newest()
+
+    def create(self, name: str, role: Role, expires_at: float | None = None, limits: Limits | None = None) -> str:
         """Make a token and return it; it is not to be had again. Raises ConflictError where the name is taken."""
         token = TOKEN_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
         with self._locked() as content:
             if any(record.name == name for record in content.tokens):
                 raise ConflictError(f"a token named {name} exists already; revoke it first")
+            key = self._keys_at.newest()
             content.tokens.append(
                 TokenRecord(
                     name=name,
                     role=role,
-                    digest=_digest(self._make_key(), token),
+                    digest=_digest(key, token),
+                    key=key_id(key),
                     created_at=time.time(),
                     expires_at=expires_at,
+                    limits=limits or Limits(),
                 )
             )
         return token
@@ -81,20 +101,56 @@ class TokenFile:
                 raise NotFoundError(f"there is no token named {name}")
             content.tokens[:] = kept
 
+    def rotate_key(self, *, forget: bool = False) -> tuple[str, ...]:
+        """A new key. Names of the tokens still under old ones: each moves to the new one when it is next used.
+
+        With ``forget`` the old keys go at once, and these tokens with them. Raises ConfigError.
+        """
+        with self._locked() as content:
+            keys = self._keys_at.read()
+            if keys:  # a record from before key ids is under the oldest
+                named = [msgspec.structs.replace(one, key=one.key or key_id(keys[-1])) for one in content.tokens]
+                content.tokens[:] = named
+            left = [record.name for record in content.tokens]
+            self._keys_at.add()
+            if forget:
+                content.tokens.clear()
+        return tuple(left)
+
     def authenticate(self, token: str, now: float) -> TokenRecord | None:
         """The record of a presented token; None where it is unknown or has expired.
 
         Takes the same time whatever the token: every digest is compared, in constant time.
         """
         self._refresh()
-        digest = _digest(self._key, token)
+        digests = {key_id(key): _digest(key, token) for key in self._keys}
+        oldest = _digest(self._keys[-1], token) if self._keys else ""
         found: TokenRecord | None = None
         for record in self._records:
-            if hmac.compare_digest(record.digest, digest):
+            if hmac.compare_digest(record.digest, digests.get(record.key, oldest)):
                 found = record
-        if found is None or (found.expires_at is not None and found.expires_at <= now):
+        if found is None or not self._keys or (found.expires_at is not None and found.expires_at <= now):
             return None
+        self._used[found.name] = now
+        if found.key != (newest := key_id(self._keys[0])):
+            self._moved[found.name] = (newest, digests[newest])
         return found
+
+    def settle(self) -> None:
+        """Write down what the uses since the last time have shown. Raises ConfigError or OSError."""
+        used, moved = self._used, self._moved
+        self._used, self._moved = {}, {}
+        known = {record.name: record for record in self._records}
+        late = {
+            name: at
+            for name, at in used.items()
+            if name in known and at - (known[name].last_used_at or 0) >= LAST_USE_GRAIN
+        }
+        if not late and not moved:
+            return
+        with self._locked() as content:
+            newest = key_id(self._keys_at.newest())
+            content.tokens[:] = [_settled(one, known.get(one.name), late, moved, newest) for one in content.tokens]
 
     def _refresh(self) -> None:
         """Take in what ``lvp token`` changed: revocation counts at once."""
@@ -103,10 +159,10 @@ class TokenFile:
         except OSError:
             self._seen, self._records = None, []
             return
-        seen = (status.st_ino, status.st_mtime_ns)
+        seen = (status.st_ino, status.st_mtime_ns, self._keys_at.stamp())
         if seen != self._seen:
             self._records = self._read().tokens
-            self._key = bytes.fromhex(self._key_path.read_text()) if self._key_path.exists() else b""
+            self._keys = self._keys_at.read()
             self._seen = seen
 
     def _read(self) -> _File:
@@ -114,7 +170,7 @@ class TokenFile:
             return msgspec.json.decode(self._path.read_bytes(), type=_File)
         except FileNotFoundError:
             return _File()
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             raise ConfigError(f"the token file {self._path} is broken: {error}") from error
 
     @contextmanager
@@ -126,30 +182,30 @@ class TokenFile:
             fcntl.flock(lock, fcntl.LOCK_EX)
             content = self._read()
             yield content
-            _write_private(self._path, msgspec.json.format(msgspec.json.encode(content), indent=2))
+            write_private(self._path, msgspec.json.format(msgspec.json.encode(content), indent=2))
+            needed = {record.key for record in content.tokens}
+            if "" not in needed:  # only now: until the tokens are on disk they may need the old ones
+                self._keys_at.keep(needed)
         finally:
             os.close(lock)
 
-    def _make_key(self) -> bytes:
-        if not self._key_path.exists():
-            _write_private(self._key_path, secrets.token_hex(_SECRET_BYTES).encode())
-        return bytes.fromhex(self._key_path.read_text())
+
+def _settled(
+    record: TokenRecord,
+    seen: TokenRecord | None,
+    used: dict[str, float],
+    moved: dict[str, tuple[str, str]],
+    newest: str,
+) -> TokenRecord:
+    """The record with what its uses have shown; one that has meanwhile been replaced stays as it is."""
+    if seen is None or record.digest != seen.digest:
+        return record
+    key, digest = moved.get(record.name, ("", ""))
+    if key == newest:
+        record = msgspec.structs.replace(record, digest=digest, key=newest)
+    at = used.get(record.name)
+    return record if at is None else msgspec.structs.replace(record, last_used_at=at)
 
 
 def _digest(key: bytes, token: str) -> str:
-    return hmac.digest(key, token.encode(), "sha256").hex()
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Whole or not at all, and never readable by others, not even for a moment."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    return hmac.digest(key, token.encode(errors="surrogatepass"), "sha256").hex()

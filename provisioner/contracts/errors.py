@@ -93,11 +93,15 @@ class UnsupportedMediaTypeError(ProvisionerError):
 
 
 class TooManyRequestsError(ProvisionerError):
-    """The queue is full."""
+    """The queue is full, or the caller has had its share. ``retry_after``: seconds, where they are known."""
 
     code = 429
     category = "too many requests"
     temporary = True
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class UnavailableError(ProvisionerError):

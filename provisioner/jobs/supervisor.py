@@ -34,6 +34,8 @@ from provisioner.pipeline.plan import Outcome
 from provisioner.pipeline.progress import Progress, Snapshot, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from provisioner.config import JobSettings
     from provisioner.jobs.announce import Announcer
     from provisioner.jobs.store import JobStore
@@ -59,13 +61,20 @@ class Supervisor:
     """The jobs of this host."""
 
     def __init__(
-        self, pipeline: Pipeline, store: JobStore, settings: JobSettings, metrics: Metrics, announcer: Announcer
+        self,
+        pipeline: Pipeline,
+        store: JobStore,
+        settings: JobSettings,
+        metrics: Metrics,
+        announcer: Announcer,
+        on_end: Callable[[Job], None] = lambda job: None,  # noqa: ARG005 - nobody wants to know
     ) -> None:
         self._pipeline = pipeline
         self._store = store
         self._settings = settings
         self._metrics = metrics
         self._announcer = announcer
+        self._on_end = on_end
         self._active: dict[str, ActiveJob] = {}
         self._line: WaitingLine[ActiveJob] = WaitingLine()
         self._submitting = trio.Lock()
@@ -93,6 +102,8 @@ class Supervisor:
                 log.info("found a job that was running", job_id=job.job_id, becomes=job.status, attempts=job.attempts)
             if job.status is Status.PENDING:
                 self._enqueue(ActiveJob(job))
+            elif job.status.ended:
+                self._on_end(job)
         await self._store.forget_before(now - self._settings.keep_history)
 
     async def _outcome_of(self, job: Job) -> Outcome | None:
@@ -140,9 +151,15 @@ class Supervisor:
     # --- for the API ---
 
     async def submit(
-        self, spec: JobSpec, *, request_id: str, principal: str | None, idempotency_key: str | None
+        self,
+        spec: JobSpec,
+        *,
+        request_id: str,
+        principal: str | None,
+        idempotency_key: str | None,
+        max_jobs: int | None = None,
     ) -> Job:
-        """Accept a job; it is on disk when this returns.
+        """Accept a job; it is on disk when this returns. ``max_jobs``: what the principal may have active.
 
         Raises InvalidRequestError and kin, ConflictError, TooManyRequestsError, UnavailableError.
         """
@@ -155,6 +172,7 @@ class Supervisor:
                     raise ConflictError(f"the Idempotency-Key was used for another request, job {earlier.job_id}")
                 return earlier
             self._check_admission(spec)
+            self._check_share(principal, max_jobs)
             now = time.time()
             job = Job(
                 job_id=str(uuid.uuid4()),
@@ -194,6 +212,11 @@ class Supervisor:
             self._check_free(spec.target or "", spec.volume_name)
         if len(self._line) >= self._settings.max_queued:
             raise TooManyRequestsError(f"{len(self._line)} jobs are waiting already; try again later")
+
+    def _check_share(self, principal: str | None, max_jobs: int | None) -> None:
+        has = sum(active.job.principal == principal for active in self._active.values())
+        if max_jobs is not None and has >= max_jobs:
+            raise TooManyRequestsError(f"you have {has} jobs pending or running, as many as you may; try again later")
 
     def _check_free(self, target: str, volume: str) -> None:
         """Raise ConflictError where a job or a removal works on that volume."""
@@ -349,6 +372,8 @@ class Supervisor:
             log.error("the end of a job could not be stored", job_id=job.job_id, reason=error.message)
         finally:
             active.job = job
+            if job.status.ended:
+                self._on_end(job)
             self._announce(active, active.progress.stage)
             del self._active[job.job_id]
             active.ended.set()

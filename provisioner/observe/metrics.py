@@ -61,6 +61,26 @@ class Metrics:
             buckets=_JOB_BUCKETS,
             registry=registry,
         )
+        self.auth_failures = Counter(
+            f"{PREFIX}_authentication_failures",
+            "Requests and handshakes refused for want of a valid credential, by what was presented.",
+            ["presented"],
+            registry=registry,
+        )
+        for presented in ("nothing", "token", "certificate"):
+            self.auth_failures.labels(presented)
+        self.audit_lost = Counter(
+            f"{PREFIX}_audit_lines_lost", "Audit lines that could not be written.", registry=registry
+        )
+        self.connections_refused = Counter(
+            f"{PREFIX}_connections_refused", "Connections closed at once: too many of one address.", registry=registry
+        )
+        self.expiry = Gauge(
+            f"{PREFIX}_certificate_expiry_timestamp_seconds",
+            "When the server's certificate, the clients' authority or its revocation list ends.",
+            ["certificate"],
+            registry=registry,
+        )
         self.active_jobs = Gauge(f"{PREFIX}_active_jobs", "Jobs pending or running.", registry=registry)
         self.queue_depth = Gauge(f"{PREFIX}_queue_depth", "Jobs waiting for a slot.", registry=registry)
         self.downloaded = Counter(f"{PREFIX}_downloaded_bytes", "Image bytes received.", registry=registry)

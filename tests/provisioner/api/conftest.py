@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from provisioner.api.app import create_app
+from provisioner.api.auditing import Auditor
 from provisioner.api.auth import Authenticator
 from provisioner.api.services import Services
 from provisioner.api.tokens import TokenFile
@@ -20,6 +21,7 @@ from provisioner.contracts import ByteSize
 from provisioner.contracts.testing import FakeConverter, FakeSource, FakeTarget
 from provisioner.jobs import JobStore, Supervisor
 from provisioner.jobs.announce import Announcer
+from provisioner.observe.audit import AuditLog
 from provisioner.observe.metrics import Metrics
 from provisioner.pipeline.run import Pipeline
 from provisioner.registry import BackEnds
@@ -80,7 +82,7 @@ class Service:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, auth=None, server=None, jobs=None, cache_size=2**30, work=True):
+async def running(folder: Path, *, auth=None, server=None, jobs=None, cache_size=2**30, work=True, audit=None):
     """A service; with ``work`` off its jobs stay pending."""
     config = Config(
         state_directory=str(folder / "state"),
@@ -101,12 +103,16 @@ async def running(folder: Path, *, auth=None, server=None, jobs=None, cache_size
     store = JobStore(folder / "state" / "jobs.sqlite")
     cache = ImageCache(folder / "state" / "cache", config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     announcer = Announcer({})
-    supervisor = Supervisor(Pipeline(back_ends, cache, True), store, config.jobs, metrics, announcer)
+    audit_log = AuditLog(audit, metrics.audit_lost.inc)
+    auditor = Auditor(audit_log, metrics)
+    pipeline = Pipeline(back_ends, cache, True)
+    supervisor = Supervisor(pipeline, store, config.jobs, metrics, announcer, auditor.job_ended)
     tokens = TokenFile(folder / "state" / "tokens.json")
-    services = Services(
-        config, back_ends, cache, store, supervisor, announcer, metrics, Authenticator(config.auth, tokens)
-    )
+    authenticator = Authenticator(config.auth, tokens)
+    services = Services(config, back_ends, cache, store, supervisor, announcer, metrics, authenticator, auditor, tokens)
     await store.open()
+    opened = ExitStack()
+    opened.enter_context(audit_log.open())
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(cache.run)
@@ -115,6 +121,7 @@ async def running(folder: Path, *, auth=None, server=None, jobs=None, cache_size
             yield Service(services, source, converter, target, folder, tokens)
             nursery.cancel_scope.cancel()
     finally:
+        opened.close()
         await store.aclose()
 
 

@@ -17,5 +17,5 @@ async def served(service, **server):
     door = listening(msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **server)))
     door.bind = ["127.0.0.1:0"]
     door.take()
-    async with serving(service.app, door) as (url,):
+    async with serving(service.app, door, service.services.auditor) as (url,):
         yield url, door

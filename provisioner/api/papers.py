@@ -1,0 +1,81 @@
+"""What the TLS files say of themselves: when they end, and which client certificates are taken back.
+
+Read beside the TLS context, from the same files. Knows when to warn; who is warned is others'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from provisioner.api import x509
+from provisioner.contracts.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from provisioner.api.x509 import RevocationList
+    from provisioner.config import ServerSettings
+
+T = TypeVar("T")
+
+_WORDS = {
+    "server": "the server's certificate",
+    "client_ca": "the authority of client certificates",
+    "client_crl": "the revocation list of client certificates",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Papers:
+    """``ends``: which paper ends when, in seconds since the epoch; of several in a file the first to end counts."""
+
+    ends: dict[str, float]
+    lists: tuple[RevocationList, ...] = ()
+
+    def warnings(self, now: float, before: float) -> list[str]:
+        """A sentence for each paper that has ended, or ends within ``before`` seconds."""
+        return [_warning(paper, end, now) for paper, end in self.ends.items() if end - now <= before]
+
+
+NO_PAPERS = Papers({})
+
+
+def read_papers(server: ServerSettings) -> Papers:
+    """The papers of the TLS files there are. Raises ConfigError."""
+    ends: dict[str, float] = {}
+    for paper, file in (("server", server.tls_certificate), ("client_ca", server.client_ca)):
+        if file is not None:
+            ends |= _first_end(paper, [one.not_after for one in _parsed(file, x509.certificates)])
+    if server.client_crl is None:
+        return Papers(ends)
+    lists = _parsed(server.client_crl, x509.revocation_lists)
+    ends |= _first_end("client_crl", [one.next_update for one in lists if one.next_update is not None])
+    return Papers(ends, tuple(lists))
+
+
+def _parsed(file: str, parse: Callable[[str], list[T]]) -> list[T]:
+    try:
+        found = parse(Path(file).read_text(encoding="ascii", errors="replace"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if not found:
+        raise ConfigError(f"{file}: nothing of the kind is in it")
+    return found
+
+
+def _first_end(paper: str, ends: Iterable[float]) -> dict[str, float]:
+    first = min(ends, default=None)
+    return {} if first is None else {paper: first}
+
+
+def _warning(paper: str, end: float, now: float) -> str:
+    day = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d")
+    if end <= now:
+        return f"{_WORDS[paper]} has ended on {day}"
+    days = int((end - now) // 86400)
+    return f"{_WORDS[paper]} ends on {day}, in {days} day{'' if days == 1 else 's'}"
