@@ -66,7 +66,11 @@ class KeyFile:
             if self.writable:
                 return []
             raise ConfigError(f"the token key {self.where} is not there; tokens cannot be checked") from None
-        except (OSError, KeyError, UnicodeDecodeError) as error:
+        except KeyError:  # no credentials, or no such variable
+            raise ConfigError(
+                f"the token key {self.where} is not to be had outside the service; name its file with --key-file"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the token key {self.where} cannot be read: {error}") from error
         lines = text.split()
         if not all(_LINE.fullmatch(line) for line in lines) or not (lines or self.writable):

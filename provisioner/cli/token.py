@@ -16,14 +16,21 @@ from provisioner.cli.wording import table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.config import Role
+    from provisioner.api.tokens import TokenFile
+    from provisioner.config import Limits, Role
 
 F = TypeVar("F", bound="Callable[..., Any]")
 ROLES = ["viewer", "operator", "admin"]
 
 
 def place_options(command: F) -> F:
-    """Add the options that say which token file is meant."""
+    """Add the options that say which token file is meant, and where its key is."""
+    command = click.option(
+        "--key-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The key of its digests, where the service has it as a credential.",
+    )(command)
     command = click.option(
         "--token-file",
         type=click.Path(path_type=Path),
@@ -52,28 +59,86 @@ def token_path(token_file: Path | None, config_file: Path | None) -> Path:
     return Path(config.embedded(places.data_dir(), places.DEFAULT_BIND, ()).token_file)
 
 
+def token_store(token_file: Path | None, config_file: Path | None, key_file: Path | None) -> TokenFile:
+    """The tokens that are meant. Raises UsageError or ConfigError."""
+    from provisioner import config
+    from provisioner.api.token_keys import KeyFile, token_keys
+    from provisioner.api.tokens import TokenFile
+
+    path = token_path(token_file, config_file)
+    if key_file is not None:
+        return TokenFile(path, KeyFile(key_file))
+    return TokenFile(path, token_keys(config.load(config_file)) if config_file is not None else None)
+
+
 @click.group()
 def token() -> None:
-    """Make, list and revoke API tokens, on the host of the server."""
+    """Make, list and revoke API tokens, and change their key, on the host of the server."""
 
 
 @token.command(
-    cls=SectionedCommand, examples=["lvp token create terraform --role operator --expires 90d > terraform.token"]
+    cls=SectionedCommand,
+    examples=[
+        "lvp token create terraform --role operator --expires 90d > terraform.token",
+        "lvp token create ci --volumes 'ci-*' --targets fast --max-jobs 4 > ci.token",
+    ],
 )
 @click.argument("name")
 @click.option("--role", type=click.Choice(ROLES), default="operator", show_default=True, help="What it allows.")
 @click.option("--expires", metavar="SPAN", help="How long it holds, such as 12h or 30d.  [default: until revoked]")
+@click.option("--volumes", multiple=True, metavar="PATTERN", help="Only volumes named so (* and ?); may be repeated.")
+@click.option("--targets", multiple=True, metavar="TARGET", help="Only volumes on this target; may be repeated.")
+@click.option(
+    "--sources", multiple=True, metavar="SOURCE", help="Only images of this source, or url prefix; may be repeated."
+)
+@click.option("--max-jobs", type=click.IntRange(min=1), metavar="N", help="Jobs it may have pending or running.")
 @place_options
-def create(name: str, role: Role, expires: str | None, token_file: Path | None, config_file: Path | None) -> None:
+def create(
+    name: str,
+    role: Role,
+    expires: str | None,
+    volumes: tuple[str, ...],
+    targets: tuple[str, ...],
+    sources: tuple[str, ...],
+    max_jobs: int | None,
+    token_file: Path | None,
+    config_file: Path | None,
+    key_file: Path | None,
+) -> None:
     """Make a token for NAME and print it. It is shown this once; only its digest is kept.
 
-    A viewer reads; an operator also makes and cancels jobs; an admin also removes volumes and cached images.
+    A viewer reads; an operator also makes and cancels jobs; an admin also removes volumes and cached images. What
+    it may touch can be limited to some volumes, targets and sources.
     """
     with spoken_errors():
-        from provisioner.api.tokens import TokenFile
-
-        made = TokenFile(token_path(token_file, config_file)).create(name, role, _expiry(expires))
+        limits = _limits(volumes, targets, sources, max_jobs, config_file)
+        store = token_store(token_file, config_file, key_file)
+        made = store.create(name, role, _expiry(expires), limits)
     click.echo(made)
+
+
+def _limits(
+    volumes: tuple[str, ...],
+    targets: tuple[str, ...],
+    sources: tuple[str, ...],
+    max_jobs: int | None,
+    config_file: Path | None,
+) -> Limits:
+    """What was given, held against the configuration where there is one. Raises UsageError or ConfigError."""
+    from provisioner import config
+
+    try:
+        limits = config.Limits(
+            volumes=list(volumes) or None,
+            targets=list(targets) or None,
+            sources=list(sources) or None,
+            max_jobs=max_jobs,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if config_file is not None:
+        config.check_limits("limits", limits, config.load(config_file))
+    return limits
 
 
 def _expiry(expires: str | None) -> float | None:
@@ -89,17 +154,30 @@ def _expiry(expires: str | None) -> float | None:
 
 @token.command("list", cls=SectionedCommand, examples=["lvp token list"])
 @place_options
-def list_tokens(token_file: Path | None, config_file: Path | None) -> None:
-    """List the tokens: name, role and times, never the token itself."""
-    with spoken_errors():
-        from provisioner.api.tokens import TokenFile
+def list_tokens(token_file: Path | None, config_file: Path | None, key_file: Path | None) -> None:
+    """List the tokens: name, role, times and limits, never the token itself.
 
-        records = TokenFile(token_path(token_file, config_file)).list()
+    When a token was last used is known to about ten minutes.
+    """
+    with spoken_errors():
+        records = token_store(token_file, config_file, key_file).list()
     rows = [
-        [record.name, record.role, *map(_when, (record.created_at, record.expires_at, record.last_used_at))]
+        [
+            record.name,
+            record.role,
+            *map(_when, (record.created_at, record.expires_at, record.last_used_at)),
+            _limits_in_words(record.limits),
+        ]
         for record in records
     ]
-    click.echo(table(["NAME", "ROLE", "CREATED", "EXPIRES", "LAST USED"], rows))
+    click.echo(table(["NAME", "ROLE", "CREATED", "EXPIRES", "LAST USED", "LIMITS"], rows))
+
+
+def _limits_in_words(limits: Limits) -> str | None:
+    lists = {"volumes": limits.volumes, "targets": limits.targets, "sources": limits.sources}
+    words = [f"{kind} {','.join(names)}" for kind, names in lists.items() if names]
+    words += [f"{limits.max_jobs} jobs"] if limits.max_jobs else []
+    return "; ".join(words) or None
 
 
 def _when(seconds: float | None) -> str | None:
@@ -109,10 +187,27 @@ def _when(seconds: float | None) -> str | None:
 @token.command(cls=SectionedCommand, examples=["lvp token revoke terraform"])
 @click.argument("name")
 @place_options
-def revoke(name: str, token_file: Path | None, config_file: Path | None) -> None:
+def revoke(name: str, token_file: Path | None, config_file: Path | None, key_file: Path | None) -> None:
     """Make the token of NAME worthless."""
     with spoken_errors():
-        from provisioner.api.tokens import TokenFile
-
-        TokenFile(token_path(token_file, config_file)).revoke(name)
+        token_store(token_file, config_file, key_file).revoke(name)
     click.echo(f"revoked {name}")
+
+
+@token.command("rotate-key", cls=SectionedCommand, examples=["lvp token rotate-key", "lvp token rotate-key --forget"])
+@click.option("--forget", is_flag=True, help="Forget the old keys at once: every token made so far is worthless.")
+@place_options
+def rotate_key(forget: bool, token_file: Path | None, config_file: Path | None, key_file: Path | None) -> None:
+    """Make a new key for the digests of the tokens.
+
+    Tokens stay valid: each moves to the new key when it is next used, and an old key is forgotten when no token needs
+    it any more. Names the tokens that have to move.
+    """
+    with spoken_errors():
+        left = token_store(token_file, config_file, key_file).rotate_key(forget=forget)
+    if not left:
+        click.echo("there is a new key")
+    elif forget:
+        click.echo(f"there is a new key; revoked: {', '.join(left)}")
+    else:
+        click.echo(f"there is a new key; still under an older one until they are next used: {', '.join(left)}")

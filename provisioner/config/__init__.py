@@ -1,7 +1,7 @@
 """The configuration: TOML in, frozen and validated settings out."""
 
 from provisioner.config.access import AuditSettings, AuthSettings, CertificateGrant, Limits, Role
-from provisioner.config.load import LOOPBACK_PREFIXES, dump, embedded, load, parse
+from provisioner.config.load import LOOPBACK_PREFIXES, check_limits, dump, embedded, load, parse
 from provisioner.config.schema import (
     DEFAULT_CONVERTERS,
     CacheSettings,
@@ -28,6 +28,7 @@ __all__ = [
     "PrewarmSettings",
     "Role",
     "ServerSettings",
+    "check_limits",
     "decode_struct",
     "dump",
     "embedded",

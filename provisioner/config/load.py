@@ -70,6 +70,14 @@ def _check_tables(config: Config, faults: Faults) -> None:
         faults.add("targets", f"found default = true in {', '.join(defaults)}, allowed: in one")
 
 
+def check_limits(path: str, limits: Limits, config: Config) -> None:
+    """Raise ConfigError where the limits name a target or a source that is not configured."""
+    faults = Faults(path)
+    _check_names("", limits, config, faults)
+    if faults.lines:
+        raise ConfigError("\n".join(faults.lines))
+
+
 def _check_names(path: str, limits: Limits, config: Config, faults: Faults) -> None:
     """A misspelt target or source would only ever forbid."""
     named = {"targets": limits.targets or [], "sources": [name for name in limits.sources or [] if "://" not in name]}
@@ -77,7 +85,9 @@ def _check_names(path: str, limits: Limits, config: Config, faults: Faults) -> N
         known = getattr(config, kind)
         for name in names:
             if name not in known:
-                faults.add(f"{path}.{kind}", f"found {show(name)}, allowed: {', '.join(known) or 'nothing'}")
+                faults.add(
+                    f"{path}.{kind}" if path else kind, f"found {show(name)}, allowed: {', '.join(known) or 'nothing'}"
+                )
 
 
 def embedded(data_dir: Path, bind: str, allow_sources: Sequence[str] = (), *, require_checksum: bool = True) -> Config:

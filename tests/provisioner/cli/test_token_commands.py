@@ -1,0 +1,66 @@
+"""``lvp token``: limits, key rotation, keys elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from provisioner.api.token_keys import KeyFile
+from provisioner.api.tokens import TokenFile
+from provisioner.config import Limits
+
+LIMITS = ["--volumes", "ci-*", "--volumes", "t-?", "--targets", "fast", "--sources", "https://x/ci/", "--max-jobs", "4"]
+
+
+@pytest.fixture
+def file(home):
+    return home / "tokens.json"
+
+
+def test_a_token_with_limits(run, file):
+    assert run("token", "create", "ci", *LIMITS, "--token-file", file).status == 0
+    (record,) = TokenFile(file).list()
+    assert record.limits == Limits(volumes=["ci-*", "t-?"], targets=["fast"], sources=["https://x/ci/"], max_jobs=4)
+    listed = run("token", "list", "--token-file", file).out
+    assert "volumes ci-*,t-?; targets fast; sources https://x/ci/; 4 jobs" in listed
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--sources", "https://u:p@x/"], "is no url prefix"),
+        (["--max-jobs", "0"], "--max-jobs"),
+    ],
+)
+def test_limits_that_are_none(run, file, args, words):
+    ended = run("token", "create", "ci", *args, "--token-file", file)
+    assert ended.status == 2
+    assert words in ended.err
+    assert not file.exists()
+
+
+def test_limits_are_held_against_the_configuration(run, home):
+    config_file = home / "config.toml"
+    config_file.write_text(f'state_directory = "{home}"\n[targets.a]\nplugin = "file"\ndirectory = "{home}"\n')
+    ended = run("token", "create", "ci", "--targets", "nowhere", "--config", config_file)
+    assert ended.status == 1
+    assert 'targets: found "nowhere", allowed: a' in ended.err
+    assert run("token", "create", "ci", "--targets", "a", "--config", config_file).status == 0
+
+
+def test_rotation_names_who_has_to_move(run, file):
+    token = run("token", "create", "ci", "--token-file", file).out.strip()
+    ended = run("token", "rotate-key", "--token-file", file)
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.rstrip().endswith("until they are next used: ci")
+    assert TokenFile(file).authenticate(token, time.time()).name == "ci"
+    assert run("token", "rotate-key", "--forget", "--token-file", file).out == "there is a new key; revoked: ci\n"
+    assert TokenFile(file).authenticate(token, time.time()) is None
+    assert run("token", "rotate-key", "--token-file", file).out == "there is a new key\n"
+
+
+def test_a_key_file_elsewhere(run, home, file):
+    token = run("token", "create", "ci", "--token-file", file, "--key-file", home / "k").out.strip()
+    assert TokenFile(file).authenticate(token, time.time()) is None
+    assert TokenFile(file, KeyFile(home / "k")).authenticate(token, time.time()).name == "ci"
