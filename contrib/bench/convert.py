@@ -11,18 +11,15 @@ from __future__ import annotations
 import argparse
 import filecmp
 import os
-import resource
 import shutil
-import statistics
 import subprocess
 import tempfile
-import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
+from series import CELLS, MIB, Series
 
 from lvp_convert_native import NativeConverter, NativeSettings
 from provisioner.contracts import BackEndContext, Device
@@ -31,7 +28,6 @@ from provisioner.contracts.testing import FileView
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MIB = 1024**2
 STRETCH = 16 * MIB
 KINDS = {
     "raw-full": ("raw", None),
@@ -41,18 +37,6 @@ KINDS = {
     "zstd": ("qcow2", ["-c", "-o", "compression_type=zstd"]),
 }
 QEMU_BEST = ["-n", "-W", "-t", "none", "--target-is-zero"]
-
-
-@dataclass
-class Series:
-    """What one contender took, run by run."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.wall)
 
 
 def run(*command: str | Path) -> str:
@@ -143,20 +127,10 @@ def contenders(kind: str, image: Path, size: int, threads: int) -> dict[str, Cal
     return found
 
 
-def timed(work: Callable[[Path], None], target: Path, series: Series) -> None:
-    os.sync()
-    cpu, start = cpu_seconds(), time.perf_counter()
-    work(target)
+def flush(target: Path) -> None:
     fd = os.open(target, os.O_WRONLY)
     os.fsync(fd)
     os.close(fd)
-    series.wall.append(time.perf_counter() - start)
-    series.cpu.append(cpu_seconds() - cpu)
-
-
-def cpu_seconds() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def same(target: Path, disk: Path, size: int) -> bool:
@@ -171,22 +145,21 @@ def measure(kind: str, images: dict[str, Path], fresh: Callable[[], Path], size:
     for turn in range(options.runs + 1):  # the first warms the page cache and is thrown away
         for name, work in works.items():
             target = fresh()
-            timed(work, target, table[name])
+            os.sync()
+            with table[name].timed(counted=turn > 0):
+                work(target)
+                flush(target)
             if turn == 0:
                 disk = images["raw-full" if kind == "raw-full" else "raw-half"]
                 if not same(target, disk, size):
                     raise SystemExit(f"{name} made something else of the {kind} image")
-                table[name] = Series()
     return table
 
 
 def lines(target: str, kind: str, table: dict[str, Series]) -> Iterator[str]:
     ours = table["native"].median
     for name, series in table.items():
-        yield (
-            f"| {target} | {kind} | {name} | {ours / series.median:.2f} | {series.median:.2f} "
-            f"({min(series.wall):.2f}-{max(series.wall):.2f}) | {statistics.median(series.cpu):.2f} |"
-        )
+        yield f"| {target} | {kind} | {name} | {ours / series.median:.2f} | {series.cells} |"
 
 
 def main() -> None:
@@ -199,7 +172,7 @@ def main() -> None:
     parser.add_argument("--target", action="append", choices=["file", "loop"])
     options = parser.parse_args()
     size, kinds = options.size * MIB, options.kind or list(KINDS)
-    print("| target | image | with | native / this | seconds: median (min-max) | CPU s |\n|---|---|---|---|---|---|")
+    print(f"| target | image | with | native / this | {CELLS} |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="lvp-bench-") as folder:
         images = make_images(Path(folder), size, kinds)
         for target in options.target or ["loop", "file"]:

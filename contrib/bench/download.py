@@ -12,16 +12,15 @@ import argparse
 import hashlib
 import os
 import resource
-import statistics
 import subprocess
 import tempfile
-import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
+from series import CELLS, MIB, Series
 
 from lvp_source_http import HttpSettings, HttpSource
 from lvp_source_s3 import MinioSettings, S3Source
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
     from provisioner.contracts import ImageSource
 
-MIB = 1024**2
 OURS = "ours: saved, sha256, inspected"
 
 
@@ -48,18 +46,6 @@ class Served:
     url: str
     curl_url: str
     ca_file: Path
-
-
-@dataclass
-class Series:
-    """What one contender took, run by run."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.wall)
 
 
 def make_image(path: Path, size: int) -> str:
@@ -133,22 +119,14 @@ def contenders(served: Served) -> dict[str, Callable[[Path], str | None]]:
     }
 
 
-def cpu_seconds() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
 def measure(served: Served, target: Path, digest: str, runs: int) -> dict[str, Series]:
     works = contenders(served)
     table = {name: Series() for name in works}
     for turn in range(runs + 1):  # the first warms the page cache and is thrown away
         for name, work in works.items():
             target.unlink(missing_ok=True)
-            cpu, start = cpu_seconds(), time.perf_counter()
-            found = work(target)
-            if turn:
-                table[name].wall.append(time.perf_counter() - start)
-                table[name].cpu.append(cpu_seconds() - cpu)
+            with table[name].timed(counted=turn > 0):
+                found = work(target)
             if found not in {None, digest}:
                 raise SystemExit(f"{name} brought another image")
     return table
@@ -158,9 +136,7 @@ def lines(server: str, size: int, table: dict[str, Series]) -> Iterator[str]:
     ours = table[OURS].median
     for name, series in table.items():
         yield (
-            f"| {server} | {name} | {ours / series.median:.2f} | {series.median:.2f} "
-            f"({min(series.wall):.2f}-{max(series.wall):.2f}) | {statistics.median(series.cpu):.2f} "
-            f"| {size / MIB / series.median:.0f} |"
+            f"| {server} | {name} | {ours / series.median:.2f} | {series.cells} | {size / MIB / series.median:.0f} |"
         )
 
 
@@ -172,9 +148,7 @@ def main() -> None:
     parser.add_argument("--server", action="append", choices=["http", "https", "minio"])
     options = parser.parse_args()
     size = options.size * MIB
-    print(
-        "| server | with | ours hashed / this | seconds: median (min-max) | CPU s | MiB/s |\n|---|---|---|---|---|---|"
-    )
+    print(f"| server | with | ours hashed / this | {CELLS} | MiB/s |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="lvp-bench-") as folder:
         image = Path(folder, "root", "image.raw")
         image.parent.mkdir()

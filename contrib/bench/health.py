@@ -1,15 +1,16 @@
-"""How quickly /health answers: alone, and while two conversions run. Prints a table; exits with 0 whatever it says.
+"""How quickly /health answers, and how late the event loop is: alone, and while two jobs run. Prints a table.
 
-    python contrib/bench/health.py [--seconds 10] [--size 2048] [--converter native]
+    python contrib/bench/health.py [--seconds 10] [--size 1024] [--converter native]
 
-Starts a daemon of its own, asks one question after the other over one connection, and keeps two conversions of an image
-of SIZE MiB running meanwhile (jobs are submitted again as they end). The target is 50 ms at the 99th percentile.
+Starts a daemon of its own (``watched.py``) and an nginx, asks one question after the other over one connection, and
+keeps two jobs running meanwhile (submitted again as they end): cold provisions, each a download of a whole image and
+its conversion, then conversions of a cached image. "machine" is how late a sleeper of this process woke up: what the
+scheduler of a loaded machine adds to every figure here.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import http.client
 import json
 import os
@@ -19,21 +20,27 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.servers.nginx import nginx
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIB = 1024**2
+HERE = Path(__file__).parent
+NAP = 0.002
+SERIES = ("late", "steps")
 CONFIG = """
 state_directory = "{folder}/state"
 server = {{ bind = ["127.0.0.1:0"] }}
 auth = {{ client_token = "{folder}/token" }}
 log = {{ format = "json" }}
+cache = {{ require_checksum = false, max_size = "8GiB", min_free = "1GiB" }}
 sources.http = {{ plugin = "http", urls = ["http://127.0.0.1:*"] }}
 converters.qcow2 = "{converter}"
 targets.files = {{ plugin = "file", directory = "{folder}/volumes", make_directory = true, overcommit = true }}
@@ -41,31 +48,13 @@ targets.files = {{ plugin = "file", directory = "{folder}/volumes", make_directo
 
 
 def build_image(folder: Path, size: int) -> None:
-    """A compressed qcow2 image, half of it noise, with its checksum beside it."""
+    """A compressed qcow2 image, half of it noise."""
     raw, image = folder / "disk.raw", folder / "disk.qcow2"
     with raw.open("wb") as file:
         for number in range(size):
             file.write(os.urandom(MIB // 2) + bytes([number % 251]) * (MIB // 2))
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", raw, image], check=True)
     raw.unlink()
-    with image.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    (folder / "disk.qcow2.sha256").write_text(f"{digest}  disk.qcow2\n")
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """Says nothing of each request."""
-
-    def log_message(self, *_args: object) -> None:
-        pass
-
-
-@contextmanager
-def images(folder: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/disk.qcow2"
-    server.shutdown()
 
 
 @contextmanager
@@ -74,7 +63,8 @@ def daemon(folder: Path, converter: str) -> Iterator[tuple[int, str]]:
     config, log = folder / "config.toml", folder / "log"
     config.write_text(CONFIG.format(folder=folder, converter=converter))
     with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "provisioner.cli", "serve", "--config", config], stderr=out)
+        command = [sys.executable, HERE / "watched.py", folder / "watch", "serve", "--config", config]
+        process = subprocess.Popen(command, stderr=out)
     try:
         while not (ready := [line for line in log.read_text().splitlines() if '"event": "ready"' in line]):
             if process.poll() is not None:
@@ -87,13 +77,12 @@ def daemon(folder: Path, converter: str) -> Iterator[tuple[int, str]]:
 
 
 class Jobs(threading.Thread):
-    """Keeps two jobs running until told to stop; ``ended`` counts those that completed."""
+    """Keeps two jobs running until told to stop; ``ended`` counts those that completed, ``cold`` names each anew."""
 
-    def __init__(self, port: int, token: str, url: str) -> None:
+    def __init__(self, folder: Path, port: int, token: str, url: str, *, cold: bool) -> None:
         super().__init__(daemon=True)
-        self.port, self.token, self.url = port, token, url
+        self.folder, self.port, self.token, self.url, self.cold = folder, port, token, url, cold
         self.ended = 0
-        self.converting = threading.Event()
         self.stop = threading.Event()
 
     def call(self, method: str, path: str, body: object = None) -> dict:
@@ -104,70 +93,108 @@ class Jobs(threading.Thread):
         connection.close()
         return answer
 
-    def submit(self, number: int) -> str:
-        body = {"image_url": self.url, "volume_name": f"bench-{number}", "volume_size_gb": 8}
+    def submit(self) -> str:
+        number = uuid.uuid4().hex[:12]
+        url = f"{self.url}?number={number}" if self.cold else self.url
+        body = {"image_url": url, "volume_name": f"bench-{number}", "volume_size_gb": 8}
         return self.call("POST", "jobs", body)["job_id"]
 
+    def wait(self, job_id: str) -> bool:
+        """Whether it has ended; its volume is removed then. Raises where it failed."""
+        job = self.call("GET", f"jobs/{job_id}")
+        if job["status"] == "failed":
+            raise SystemExit(job["error"])
+        if job["status"] in {"completed", "cancelled"}:
+            for volume in (self.folder / "volumes").glob(f"{job['volume_name']}*"):
+                volume.unlink()
+            return True
+        return False
+
     def run(self) -> None:
-        jobs = {number: self.submit(number) for number in range(2)}
+        jobs = [self.submit(), self.submit()]
         while not self.stop.wait(0.2):
-            for number, job_id in jobs.items():
-                job = self.call("GET", f"jobs/{job_id}")
-                if job["status"] == "failed":
-                    raise SystemExit(job["error"])
-                if job.get("progress", {}).get("stage") == "converting":
-                    self.converting.set()
-                if job["status"] == "completed":
+            for number, job_id in enumerate(jobs):
+                if self.wait(job_id):
                     self.ended += 1
-                    jobs[number] = self.submit(number)
-        for job_id in jobs.values():
+                    jobs[number] = self.submit()
+        for job_id in jobs:
             self.call("POST", f"jobs/{job_id}/cancel")
+        while not all(self.wait(job_id) for job_id in jobs):
+            time.sleep(0.1)
 
 
-def ask(port: int, seconds: float) -> list[float]:
-    """Milliseconds of each answer, asked one after the other."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    took, end = [], time.perf_counter() + seconds
-    while (begun := time.perf_counter()) < end:
-        connection.request("GET", "/health")
-        answer = connection.getresponse()
-        answer.read()
-        took.append((time.perf_counter() - begun) * 1000)
-        if answer.status != 200:
-            raise SystemExit(f"/health answered {answer.status}")
-        time.sleep(0.002)  # a client that never pauses measures itself
-    return took
+@dataclass
+class Phase:
+    """Milliseconds of each answer and of each sleep that was too long, asked one after the other."""
 
+    name: str
+    began: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
+    answers: list[float] = field(default_factory=list)
+    machine: list[float] = field(default_factory=list)
 
-def row(name: str, took: list[float]) -> None:
-    cuts = statistics.quantiles(took, n=1000, method="inclusive")
-    print(f"{name:<28}{len(took):>8}{cuts[499]:>9.1f}{cuts[989]:>9.1f}{cuts[998]:>9.1f}{max(took):>9.1f}", flush=True)
+    def ask(self, port: int, seconds: float) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        while (begun := time.monotonic()) < self.began + seconds:
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            answer.read()
+            done = time.monotonic()
+            self.answers.append((done - begun) * 1000)
+            if answer.status != 200:
+                raise SystemExit(f"/health answered {answer.status}")
+            time.sleep(NAP)  # a client that never pauses measures itself
+            self.machine.append((time.monotonic() - done - NAP) * 1000)
+        self.ended = time.monotonic()
+
+    def rows(self, watch: dict) -> Iterator[str]:
+        during = {
+            name: [value * 1000 for at, value in watch[name] if self.began <= at <= self.ended] for name in SERIES
+        }
+        series = {
+            "/health": self.answers,
+            "loop late": during["late"],
+            "machine late": self.machine,
+            "step, CPU": during["steps"],
+        }
+        for what, values in series.items():
+            cuts = statistics.quantiles(values, n=1000, method="inclusive")
+            yield (
+                f"| {self.name} | {what} | {len(values)} | {cuts[499]:.1f} | {cuts[989]:.1f} | {cuts[998]:.1f} "
+                f"| {max(values):.1f} |"
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--size", type=int, default=2048, help="of the image's disk, in MiB")
+    parser.add_argument("--size", type=int, default=1024, help="of the image's disk, in MiB")
     parser.add_argument("--converter", default="native", choices=["native", "qemu-img"])
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"))
     given = parser.parse_args()
+    print("| while | milliseconds of | count | 50 % | 99 % | 99.9 % | worst |\n|---|---|---|---|---|---|---|")
+    phases, ended = [], []
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         (folder / "www").mkdir()
         build_image(folder / "www", given.size)
-        with images(folder / "www") as url, daemon(folder, given.converter) as (port, token):
-            print(f"{'/health, milliseconds':<28}{'asked':>8}{'50 %':>9}{'99 %':>9}{'99.9 %':>9}{'worst':>9}")
-            row("alone", ask(port, given.seconds))
-            jobs = Jobs(port, token, url)
-            jobs.start()
-            row("two jobs, downloading first", ask(port, given.seconds / 2))
-            jobs.converting.wait(120)
-            row(f"two conversions, {given.converter}", ask(port, given.seconds))
-            jobs.stop.set()
-            jobs.join(120)
-            print(
-                f"{jobs.ended} jobs completed meanwhile; load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores"
-            )
+        with nginx(folder / "www", folder / "nginx") as web:
+            with daemon(folder, given.converter) as (port, token):
+                for what, cold in (("alone", None), ("two cold provisions", True), ("two conversions", False)):
+                    jobs = None if cold is None else Jobs(folder, port, token, f"{web.url}/disk.qcow2", cold=cold)
+                    if jobs is not None:
+                        jobs.start()
+                    phases.append(Phase(what))
+                    phases[-1].ask(port, given.seconds)
+                    if jobs is not None:
+                        jobs.stop.set()
+                        jobs.join(120)
+                        ended.append(f"{jobs.ended} jobs ended with {what}")
+            watch = json.loads((folder / "watch").read_text())
+    for phase in phases:
+        print(*phase.rows(watch), sep="\n")
+    print(f"longest step: {watch['longest'][0] * 1000:.1f} ms of the processor, in {watch['longest'][1]}")
+    print(f"{', '.join(ended)}; load {os.getloadavg()[0]:.1f}, {os.cpu_count()} processors")
 
 
 if __name__ == "__main__":

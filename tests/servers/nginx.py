@@ -27,7 +27,7 @@ http {{
   server {{
     listen 127.0.0.1:{port}; listen 127.0.0.1:{tls_port} ssl;
     ssl_certificate {work}/server.pem; ssl_certificate_key {work}/server.pem;
-    root {root}; autoindex off;
+    root {root}; autoindex off; limit_rate $arg_rate;
     location /basic/ {{ alias {root}/; auth_basic lab; auth_basic_user_file {work}/htpasswd; }}
     location /moved/ {{ rewrite ^/moved/(.*)$ /$1 redirect; }}
     location /certificate/ {{ alias {root}/; if ($ssl_client_verify != SUCCESS) {{ return 403; }} }}
@@ -39,7 +39,10 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Nginx:
-    """``basic/`` wants the login ``lab`` / ``open sesame``, ``certificate/`` a client certificate of ``ca``."""
+    """``basic/`` wants the login ``lab`` / ``open sesame``, ``certificate/`` a client certificate of ``ca``.
+
+    A query of ``rate=100m`` holds a transfer at that many bytes a second.
+    """
 
     url: str
     tls_url: str
