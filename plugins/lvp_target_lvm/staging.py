@@ -45,6 +45,7 @@ class Staging:
         self._lvm = lvm
         self._more_tags = more_tags
         self._written_before: int | None = None
+        self._writable = False
 
     def tag_words(self) -> list[str]:
         """The options that tag the staged volume when it is made."""
@@ -65,10 +66,13 @@ class Staging:
         await self._lvm.change("lvchange", "-ay", "-K", f"{self._lvm.group}/{self.name}")
         number = await devices.appeared(self.path)
         self._written_before = await devices.sectors_written(self.path)
+        self._writable = True
         return number
 
     async def is_untouched(self) -> bool:
         """Whether the volume to overwrite is known to be as it was."""
+        if not self._writable:
+            return True  # nobody was given it
         now = await devices.sectors_written(self.path)
         return now is not None and now == self._written_before
 

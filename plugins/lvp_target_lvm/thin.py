@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -189,10 +189,10 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
             going = next((lv.name for lv in self._evictable(inventory) if lv.name not in stuck), None)
             if going is None:
                 return inventory
-            try:
+            # Once each, whatever comes of it: what is still there at the next look stays.
+            stuck.add(going)
+            with suppress(TargetError):
                 await self.lvm.change("lvremove", f"{self._group}/{going}")
-            except TargetError:
-                stuck.add(going)
 
     def _no_room(self, inventory: Inventory, request: StageRequest) -> str | None:
         reason = super()._no_room(inventory, request)

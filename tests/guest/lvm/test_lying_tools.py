@@ -1,8 +1,11 @@
-"""Each command of LVM made to fail, to hang and to lie, in a replacement: the old volume is whole or the new one is."""
+"""Each command of LVM made to fail, to hang and to lie: in a swap, in place, for a clone, and for a base.
+
+Where a volume is swapped it is whole, the old one or the new one. Overwritten in place it is whole too, or it is gone
+once writing had begun. Nothing is left over, and the error says what LVM said.
+"""
 
 from __future__ import annotations
 
-import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,85 +13,151 @@ import pytest
 from provisioner.contracts.errors import ProvisionerError
 from tests.guest.lvm import lab
 from tests.guest.lvm.copying import fill
+from tests.guest.lvm.ordeal import FAULTS, Ordeal, a_tool
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lvp_target_lvm.group import GroupTarget
+    from lvp_target_lvm.thin import ThinCloneTarget
     from provisioner.contracts import StagedVolume
 
-# What the tool does instead, as a shell's words; $c and $@ are the command, $REAL the true one.
-FAULTS = {
-    "fails": "echo '  Internal error: made up' >&2; exit 5",
-    "hangs": "sleep 1000",
-    "claims to have done it": "exit 0",
-    "does it and claims to have failed": '/usr/sbin/lvm "$c" "$@"; echo "  Something went wrong." >&2; exit 5',
-    "does it and is killed": '/usr/sbin/lvm "$c" "$@"; kill -9 $$',
-}
+MIB = lab.MIB
+OLD, NEW = b"before", b"after."
+OLDER, NEWER = "sha256:" + "01" * 32, "sha256:" + "02" * 32
 
 
-def faulty_lvm(folder: Path, command: str, number: int, fault: str) -> str:
-    """A folder with an ``lvm`` that goes wrong at the so-manieth call of ``command``, once."""
-    counter = folder / "calls"
-    tool = folder / "lvm"
-    tool.write_text(
-        f'#!/bin/sh\nc=$1; shift\nif [ "$c" = {command} ]; then\n'
-        f'  echo >> {counter}\n  if [ "$(wc -l < {counter})" = {number} ]; then {FAULTS[fault]}; fi\nfi\n'
-        'exec /usr/sbin/lvm "$c" "$@"\n'
-    )
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    return str(folder)
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvp_target_lvm.devices.NODE_PATIENCE", 3.0)
+    monkeypatch.setattr("lvp_target_lvm.thin._BASE_GRACE", 0.0)
 
 
-# The calls of one swap, in their order: lvs, lvcreate; then lvchange (digest), lvs, lvchange (tag), lvs,
-# lvchange (-an), lvrename (old), lvrename (new); then lvs, lvremove.
-STEPS = [
-    ("lvs", 1), ("lvcreate", 1), ("lvchange", 1), ("lvs", 2), ("lvchange", 2), ("lvs", 3), ("lvchange", 3),
-    ("lvrename", 1), ("lvrename", 2), ("lvs", 4), ("lvremove", 1),
-]  # fmt: skip
-
-
-# A report that lies has said nothing; what hangs or is killed is the same to us whatever it was, but for what is left.
-CASES = {
-    "fails": STEPS,
-    "hangs": [("lvs", 2), ("lvcreate", 1), ("lvchange", 3), ("lvrename", 2), ("lvremove", 1)],
-    "claims to have done it": [step for step in STEPS if step != ("lvs", 4)],
-    "does it and claims to have failed": [step for step in STEPS if step[0] != "lvs"],
-    "does it and is killed": [("lvcreate", 1), ("lvrename", 1), ("lvrename", 2)],
-}
+def judge_swapped(group: str, others: set[str], new: bytes, done: bool) -> None:
+    rows = lab.volumes(group)
+    assert set(rows) == {"web01", *others}
+    assert rows["web01"]["lv_active"] == "active"
+    assert ".by=" not in rows["web01"]["lv_tags"]
+    found = lab.head(f"/dev/{group}/web01", 6)
+    # A job that ended in an error may have committed before: what its volume says of itself tells.
+    ours = "lvp.job=new" in rows["web01"]["lv_tags"]
+    assert found == (new if ours else OLD)
+    assert ours or not done
+    # Says, where it was committed, what it holds.
+    assert not ours or "lvp.digest=" in rows["web01"]["lv_tags"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_whatever_a_tool_does_a_volume_is_whole(
-    plain: str, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lvp_target_lvm.devices.NODE_PATIENCE", 3.0)
-    there = b"before"
-    async with lab.plain_target(plain).stage(lab.request(), verified=True) as staged:
-        await fill(staged, there)
-    for command, number in CASES[fault]:
-        where = f"{command} {number} {fault}"
-        (tmp_path / "calls").unlink(missing_ok=True)
-        path = faulty_lvm(tmp_path, command, number, fault)
-        # A healthy command takes far less than this, also on a machine that is busy.
-        limit = 8 if fault == "hangs" else 60
-        target = lab.plain_target(plain, tool_path=path, change_timeout=limit, report_timeout=limit)
-        new = f"{command}{number:03}".encode()[-6:]
-        try:
-            async with target.stage(lab.request(job=where), verified=True) as staged:
-                await fill(staged, new)
-                there = new
-        except ProvisionerError:
-            pass  # which one depends on the step; what is left is what counts here
-        found = await lab.plain_target(plain).find("web01")
-        assert found is not None, where
-        assert lab.volumes(plain)["web01"]["lv_active"] == "active", where
-        assert lab.head(found.path, 6) == there, where
-        await lab.plain_target(plain).recover(frozenset())
-        assert list(lab.volumes(plain)) == ["web01"], where
+async def test_swap(plain: str, tmp_path: Path, fault: str) -> None:
+    def make(tools: str, limit: float) -> GroupTarget:
+        return lab.plain_target(plain, tool_path=tools, change_timeout=limit, report_timeout=limit)
+
+    async def old_volume() -> None:
+        lab.clear(plain)
+        lab.lvm("lvcreate", "--yes", "-L", "8m", "-n", "web01", plain)
+        lab.write(f"/dev/{plain}/web01", OLD)
+
+    async def replace(target: GroupTarget) -> None:
+        async with target.stage(lab.request(size=8 * MIB, job="new"), verified=True) as staged:
+            await fill(staged, NEW)
+
+    ordeal = Ordeal(make, old_volume, replace, lambda done: judge_swapped(plain, set(), NEW, done), plain)
+    assert await ordeal.undergo(tmp_path, fault) > 2
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_in_place(tiny: str, tmp_path: Path, fault: str) -> None:
+    begun = []
+
+    def make(tools: str, limit: float) -> GroupTarget:
+        settings = {"change_timeout": limit, "report_timeout": limit, "replace": "in-place"}
+        return lab.plain_target(tiny, tool_path=tools, **settings)
+
+    async def old_volume() -> None:
+        begun.clear()
+        lab.clear(tiny)
+        lab.lvm("lvcreate", "--yes", "-L", "160m", "--addtag", "customer", "-n", "web01", tiny)
+        lab.write(f"/dev/{tiny}/web01", OLD)
+
+    async def overwrite(target: GroupTarget) -> None:
+        async with target.stage(lab.request(size=160 * MIB, job="new"), verified=True) as staged:
+            begun.append(True)
+            await fill(staged, NEW)
+
+    def judge(done: bool) -> None:
+        rows = lab.volumes(tiny)
+        assert set(rows) <= {"web01"}
+        if begun and not done and not rows:
+            return
+        assert lab.head(f"/dev/{tiny}/web01", 6) == (NEW if begun else OLD)
+        assert "customer" in rows["web01"]["lv_tags"]
+        assert rows["web01"]["lv_active"] == "active"
+        assert ".by=" not in rows["web01"]["lv_tags"]
+
+    assert await Ordeal(make, old_volume, overwrite, judge, tiny).undergo(tmp_path, fault) > 2
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_clone(thin: str, tmp_path: Path, fault: str) -> None:
+    def make(tools: str, limit: float) -> ThinCloneTarget:
+        settings = {"change_timeout": limit, "report_timeout": limit}
+        return lab.thin_target(thin, tool_path=tools, **settings)  # type: ignore[return-value]
+
+    await make_base(make("", 60), NEWER)
+    base = await make("", 60).base(NEWER, "raw")
+    assert base is not None
+
+    async def old_volume() -> None:
+        if "web01" in lab.volumes(thin):
+            lab.lvm("lvremove", "--yes", f"{thin}/web01")
+        lab.lvm("lvcreate", "--yes", "-V", "32m", "--thinpool", f"{thin}/pool", "-n", "web01")
+        lab.write(f"/dev/{thin}/web01", OLD)
+
+    async def replace(target: GroupTarget) -> None:
+        async with target.stage_clone(base, lab.request(job="new")) as staged:  # type: ignore[attr-defined]
+            await staged.commit(NEWER)
+
+    def judge(done: bool) -> None:
+        judge_swapped(thin, {"pool", base.name}, NEW, done)
+
+    assert await Ordeal(make, old_volume, replace, judge, thin).undergo(tmp_path, fault) > 2
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_base_and_eviction(thin: str, tmp_path: Path, fault: str) -> None:
+    def make(tools: str, limit: float) -> ThinCloneTarget:
+        settings = {"change_timeout": limit, "report_timeout": limit, "max_bases": 1}
+        return lab.thin_target(thin, tool_path=tools, **settings)  # type: ignore[return-value]
+
+    async def another_base() -> None:
+        lab.clear(thin)
+        await make_base(make("", 60), OLDER)
+
+    async def a_base(target: GroupTarget) -> None:
+        await make_base(target, NEWER)  # type: ignore[arg-type]
+
+    def judge(done: bool) -> None:
+        bases = {name: row for name, row in lab.volumes(thin).items() if name != "pool"}
+        assert len(bases) <= 2
+        for name, row in bases.items():
+            assert name.startswith("lvp.base.")
+            # By these a base is found; with others, or half of them, it would be found wrong or not at all.
+            assert ("lvp.digest=sha256:0101" in row["lv_tags"]) != ("lvp.digest=sha256:0202" in row["lv_tags"])
+            assert (row["lv_permissions"], row["lv_active"]) == ("read-only", "")
+            lab.lvm("lvchange", "-ay", "-K", f"{thin}/{name}")
+            assert lab.head(f"/dev/{thin}/{name}", 6) == NEW
+        assert not done or any("0202" in row["lv_tags"] for row in bases.values())
+
+    assert await Ordeal(make, another_base, a_base, judge, thin).undergo(tmp_path, fault) > 2
+
+
+async def make_base(target: ThinCloneTarget, digest: str) -> None:
+    async with target.stage_base(lab.request("raw", 16 * MIB, "job-base", digest)) as staged:
+        await fill(staged, NEW, digest)
 
 
 async def test_what_a_tool_says_is_in_the_error(plain: str, tmp_path: Path) -> None:
-    target = lab.plain_target(plain, tool_path=faulty_lvm(tmp_path, "lvcreate", 1, "fails"))
+    target = lab.plain_target(plain, tool_path=a_tool(tmp_path, "lvcreate", 1, FAULTS["fails"][0]))
     with pytest.raises(ProvisionerError, match="Internal error: made up"):
         await _stage(target.stage(lab.request(), verified=True))
     assert lab.volumes(plain) == {}

@@ -219,6 +219,16 @@ async def test_a_removed_volume_is_wiped_and_its_name_free_at_once(tiny: str) ->
     assert not lab.has_pattern(f"/dev/{tiny}/all", b"\x5c")
 
 
+async def test_a_volume_that_was_swapped_out_is_wiped(tiny: str) -> None:
+    target = lab.plain_target(tiny)
+    for byte in (b"\x5c", b"\x6d"):
+        async with target.stage(lab.request(), verified=True) as staged:
+            await fill(staged, byte * 32 * MIB)
+    lab.lvm("lvcreate", "--yes", "-Wn", "-Zn", "-l", "100%FREE", "-n", "all", tiny)
+    assert not lab.has_pattern(f"/dev/{tiny}/all", b"\x5c")
+    assert lab.has_pattern(f"/dev/{tiny}/web01", b"\x6d")
+
+
 async def test_a_volume_with_a_snapshot_is_not_removed_with_it(plain: str) -> None:
     target = lab.plain_target(plain)
     async with target.stage(lab.request(), verified=True) as staged:

@@ -95,8 +95,8 @@ async def test_swap_and_remove_on_plain_volumes(plain: str) -> None:
         if await make().list():
             await whole()
 
-    # Create, digest, tag, deactivate, rename, rename, remove; rename, remove.
-    assert await at_every_step(make, some_volume, provision, whole) == 7
+    # Create, digest, tag, deactivate, rename, rename, activate (to wipe the old one), remove; rename, remove.
+    assert await at_every_step(make, some_volume, provision, whole) == 8
     assert await at_every_step(make, some_volume, lambda target, _: target.remove("web01"), whole_or_absent) == 2
 
 

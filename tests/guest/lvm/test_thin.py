@@ -193,6 +193,27 @@ async def test_a_pool_above_its_mark_takes_no_more_and_gives_up_bases_first(
     assert sorted(lab.volumes(small_pool)) == ["small", "web01", "web02"]
 
 
+async def test_in_place_goes_on_above_the_mark_and_not_to_the_end(small_pool: str) -> None:
+    lab.lvm("lvcreate", "--yes", "-V", "40m", "--thinpool", f"{small_pool}/small", "-n", "web01")
+    lab.write(f"/dev/{small_pool}/web01", lab.PATTERN * 40)
+    marks = {"high_water_data_percent": 60, "watch_interval": 0.1}
+    target = lab.thin_target(small_pool, "small", replace="in-place", **marks)
+    request = lab.request(size=40 * MIB)
+    assert await target.placement(request) is Placement.IN_PLACE
+    async with target.stage(request, verified=True) as staged:
+        looks = target.lvm.calls["lvs"]
+        while target.lvm.calls["lvs"] < looks + 2:  # the watch over the pool goes on
+            await trio.lowlevel.checkpoint()
+        await fill(staged, b"new")
+    assert lab.head(f"/dev/{small_pool}/web01", 3) == b"new"
+    lab.lvm("lvcreate", "--yes", "-V", "16m", "--thinpool", f"{small_pool}/small", "-n", "other")
+    lab.write(f"/dev/{small_pool}/other", lab.PATTERN * 16)
+    with pytest.raises(NoSpaceError, match="web01 is kept"):
+        async with target.stage(request, verified=True):
+            raise AssertionError("a pool that full would end the job, and the old volume with it")
+    assert lab.head(f"/dev/{small_pool}/web01", 3) == b"new"
+
+
 async def test_what_is_known_to_be_written_is_reckoned_with(small_pool: str) -> None:
     target = lab.thin_target(small_pool, "small")
     assert await target.placement(lab.request(size=64 * MIB)) is Placement.NEW

@@ -43,11 +43,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def remote(
-    images: Images, wheel: Path | None, folder: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    images: Images,
+    wheel: Path | None,
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Remote]:
-    """The service, running."""
+    """The service, running. The module's BASES is how many bases its pool may keep."""
     with image_server(folder) as server, Guest(images, wheel=wheel, ports=[PORT]) as guest:
         guest.boot()
-        remote = Remote(guest, tmp_path_factory.mktemp("tls"), server.url.rpartition(":")[2], folder)
+        keys, port = tmp_path_factory.mktemp("tls"), server.url.rpartition(":")[2]
+        remote = Remote(guest, keys, port, folder, getattr(request.module, "BASES", 20))
         remote.install()
         yield remote

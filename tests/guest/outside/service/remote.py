@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import trustme
 
+from lvp_target_lvm.names import base_name
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -43,10 +45,33 @@ urls = ["http://10.0.2.2:{images}/"]
 [targets.plain]
 plugin = "lvm"
 volume_group = "vgplain"
+tool_path = "/root/tools"
 [targets.thin]
 plugin = "thin-lvm"
 volume_group = "vgthin"
 pool = "pool"
+max_bases = {bases}
+tool_path = "/root/tools"
+"""
+
+# LVM, until it is armed with a pattern, seconds and what is to end. After the first command whose words match, the
+# service is killed; or /root/fired is made, and the machine's power is somebody else's to cut.
+TOOL = """#!/bin/sh
+/usr/sbin/lvm "$@"
+status=$?
+[ -e /root/armed ] || exit $status
+{ read -r pattern; read -r delay; read -r end; } < /root/armed
+case "$*" in $pattern) ;; *) exit $status;; esac
+mv /root/armed /root/fired-soon
+strike() {
+    sleep "$delay"
+    mv /root/fired-soon /root/fired
+    [ "$end" = kill ] && kill -9 $PPID && exit
+    sleep 1000
+}
+[ "$delay" = 0 ] && strike
+strike > /dev/null 2>&1 &
+exit $status
 """
 
 
@@ -63,8 +88,10 @@ class Remote:
     keys: Path
     images: str
     folder: Path
+    bases: int = 20
     pid: int = 0
     starts: int = 0
+    submitted: int = 0  # jobs since the last start
     _context: ssl.SSLContext | None = field(default=None)
 
     def install(self) -> None:
@@ -81,7 +108,8 @@ class Remote:
         )
         self.guest.put(ca.cert_pem.bytes(), "/etc/lvp/ca.pem")
         self.guest.put(server.private_key_and_cert_chain_pem.bytes(), "/etc/lvp/server.pem", mode=0o600)
-        self.guest.put(CONFIG.format(images=self.images).encode(), "/etc/lvp/config.toml")
+        self.guest.put(CONFIG.format(images=self.images, bases=self.bases).encode(), "/etc/lvp/config.toml")
+        self.guest.put(TOOL.encode(), "/root/tools/lvm", mode=0o755)
         for name in ("a", "b"):
             self.guest.sh(
                 f"wget -q -O /root/raw/{name} http://10.0.2.2:{self.images}/{name}.raw || "
@@ -94,6 +122,7 @@ class Remote:
     def start(self) -> None:
         """Start the service and wait until it is ready."""
         self.starts += 1
+        self.submitted = 0
         command = ["python3", "-m", "provisioner.cli", "serve", "--config", "/etc/lvp/config.toml"]
         self.pid = self.guest.start(command, f"/root/log-{self.starts}")
         self.until(self.ready)
@@ -107,9 +136,22 @@ class Remote:
         except httpx.TransportError:
             return False
 
-    def kill(self) -> None:
-        """SIGKILL to the service, and to nothing else."""
-        self.guest.sh(f"kill -9 {self.pid}; while kill -0 {self.pid} 2>/dev/null; do sleep 0.1; done")
+    def arm(self, pattern: str, delay: float, end: str) -> None:
+        """Have the service killed, or ``struck`` say that the power may go, so long after a command of LVM's."""
+        self.guest.put(f"{pattern}\n{delay:g}\n{end}\n".encode(), "/root/armed")
+
+    def struck(self) -> bool:
+        return self.guest.run(["test", "-e", "/root/fired"]).status == 0
+
+    def gone(self) -> None:
+        """Wait until the service that was killed is no more."""
+        self.guest.sh(f"while kill -0 {self.pid} 2>/dev/null; do sleep 0.1; done")
+
+    def restart(self) -> None:
+        """In order."""
+        self.guest.sh(f"kill {self.pid}")
+        self.gone()
+        self.start()
 
     def until(self, what: Any, seconds: float = PATIENCE) -> Any:
         stop = time.monotonic() + seconds
@@ -133,6 +175,7 @@ class Remote:
         }
         answer = self.call("POST", "/api/v1/jobs", body)
         assert answer.status_code == 202, answer.text
+        self.submitted += 1
         return answer.json()["job_id"]
 
     def job(self, job_id: str) -> dict[str, Any]:
@@ -153,6 +196,20 @@ class Remote:
         zeros = GIB - size if tail is None else tail
         script = f"cmp -n {size} /root/raw/{disk} {device} && cmp -n {zeros} -i 0:{size} /dev/zero {device}"
         return self.guest.run(["sh", "-c", script]).status == 0
+
+    def base_of(self, disk: str) -> str:
+        """The name of the base of that disk's qcow2 image."""
+        digest = (self.folder / f"{disk}.qcow2.sha256").read_text().split()[0]
+        return base_name(f"sha256:{digest}", "qcow2")
+
+    def check_bases(self) -> None:
+        """Raises where a base in the pool does not hold its disk."""
+        there = self.volumes("vgthin")
+        for disk in ("a", "b"):
+            base = self.base_of(disk)
+            if base in there:
+                self.guest.sh(f"lvchange -qay -K vgthin/{base}; cmp {device('thin', base)} /root/raw/{disk}")
+                self.guest.sh(f"lvchange -qan vgthin/{base}")
 
     def volumes(self, group: str) -> set[str]:
         """Names of all logical volumes of the group but the pool."""
