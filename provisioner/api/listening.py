@@ -83,7 +83,7 @@ class Listening(MutualTlsConfig):
         _secure(anew, server)
         context = anew._read_certificates()
         if context is not None and self._context is not None:
-            self._context, self.papers = context, anew.papers
+            self._context, self.papers, self.server = context, anew.papers, server
 
     def receive(self, stream: trio.SocketStream) -> trio.abc.Stream:
         """The connection as hypercorn gets it; a handshake of TLS is still to come."""

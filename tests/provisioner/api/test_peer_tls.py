@@ -5,12 +5,15 @@ from __future__ import annotations
 import ssl
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
 import trio
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from provisioner.config import AuthSettings
 from provisioner.contracts.errors import ConfigError
@@ -21,12 +24,39 @@ ROLES = {"viewer.example": "viewer", "operator.example": "operator", "admin.exam
 NOW = datetime.now(UTC)
 
 
+def parsed(issued):
+    return x509.load_pem_x509_certificate(issued.cert_chain_pems[0].bytes())
+
+
 class Lab:
     """A service over TLS, and clients of it."""
 
     def __init__(self, service, url, ca, door):
         self.service, self.url, self.ca, self.door = service, url, ca, door
         self.stranger = trustme.CA()
+        self.crl = str(service.folder / "crl.pem")
+
+    def reread(self, **changes):
+        """What a reload does with other settings of the server."""
+        self.door.reread(msgspec.structs.replace(self.door.server, **changes))
+        self.service.services.authenticator.use_lists(self.door.papers.lists)
+
+    def write_crl(self, *issued, of=None, ends=None):
+        """A revocation list with these certificates."""
+        ca = of or self.ca
+        signer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
+        key = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
+        made = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(signer.subject)
+            .last_update(NOW - timedelta(1))
+            .next_update(ends or NOW + timedelta(30))
+        )
+        for one in issued:
+            serial = parsed(one).serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(NOW).build()
+            made = made.add_revoked_certificate(entry)
+        Path(self.crl).write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     def context(self, certificate=None, version=None):
         context = ssl.create_default_context()
