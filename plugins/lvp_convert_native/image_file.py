@@ -37,11 +37,25 @@ class ImageFile:
 
     def wait(self, start: int, stop: int) -> None:
         """Return when ``[start, stop)`` has arrived; costs nothing when it has. Raises what ended the download."""
-        if not self.complete and self._view.available < stop:
+        if not self.has(stop):
             trio.from_thread.run(self._view.arrived, start, stop)
 
+    def has(self, stop: int) -> bool:
+        """Whether everything before ``stop`` has arrived."""
+        return self.complete or self._view.available >= stop
+
+    def ahead(self, start: int, length: int) -> bytes | None:
+        """Exactly ``length`` bytes before their turn, where they can be had so."""
+        return trio.from_thread.run(self._view.ahead, start, start + length)
+
+    def spent(self, start: int, stop: int) -> None:
+        """Nobody reads ``[start, stop)`` again."""
+        self._view.spent(start, stop)
+
     def read(self, start: int, length: int) -> bytes:
-        """Exactly ``length`` bytes, waited for."""
+        """Exactly ``length`` bytes: fetched ahead where they can be, else waited for."""
+        if not self.has(start + length) and (early := self.ahead(start, length)) is not None:
+            return early
         data = bytearray(length)
         self.wait(start, start + length)
         self.read_into(memoryview(data), start)

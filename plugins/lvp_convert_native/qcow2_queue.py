@@ -1,8 +1,8 @@
 """Which run of a qcow2 image comes next: tables are opened as they are needed, never all at once.
 
 A whole image is worked off in the order of its disk. While an image arrives, tables and runs are taken in the
-order in which the last byte they need arrives: a table that comes late delays only what it maps, and is asked for
-as soon as nothing else is known, so that a view may fetch it out of order.
+order in which the last byte they need arrives: a table that comes late delays only what it maps, and is fetched
+ahead, where the view can, as soon as nothing else that is known can be worked on.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Qcow2Queue:
         check_l1(l1, header)
         self._tables = self._places(l1)
         self._next_table = next(self._tables, None)
+        self._not_ahead = -1
 
     def take(self) -> Run | None:
         """The next run. Blocks while a table has not arrived, and the other threads with it: none has earlier work."""
@@ -51,7 +52,22 @@ class Qcow2Queue:
                 _, index, offset = self._next_table
                 self._next_table = next(self._tables, None)
                 self._open(index, offset)
+            if self._in_file_order and self._next_table is not None and not self._image.has(self._runs[0][0]):
+                self._look_ahead()
             return heapq.heappop(self._runs)[2] if self._runs else None
+
+    def _look_ahead(self) -> None:
+        """Nothing that is known can be worked on now: the next table may tell of something that can."""
+        assert self._next_table is not None
+        _, index, offset = self._next_table
+        if offset in {0, self._not_ahead}:
+            return
+        table = self._image.ahead(offset, self._header.cluster_size)
+        if table is None:  # not asked for again: it comes soon, or has to be waited for
+            self._not_ahead = offset
+            return
+        self._next_table = next(self._tables, None)
+        self._map(index, table)
 
     def _run_comes_first(self, table_key: int) -> bool:
         return bool(self._runs) and (self._runs[0][0] <= table_key or len(self._runs) >= MAX_WAITING)
@@ -72,7 +88,10 @@ class Qcow2Queue:
             start = index * self._header.table_span
             self._push(Run(start, min(self._header.table_span, self._header.size - start)))
             return
-        for run in self._mapper.runs(index, entries(self._image.read(offset, self._header.cluster_size))):
+        self._map(index, self._image.read(offset, self._header.cluster_size))
+
+    def _map(self, index: int, table: bytes) -> None:
+        for run in self._mapper.runs(index, entries(table)):
             self._push(run)
 
     def _push(self, run: Run) -> None:

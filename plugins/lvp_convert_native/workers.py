@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from lvp_convert_native.runs import Run, RunQueue, RunReader
     from lvp_convert_native.sink import Sink
 
+# The clusters of a run may lie anywhere: of a longer stretch of the file most is other runs'.
+MAX_SPENT = 2 * RUN_BYTES
+
 
 class Progress:
     """Adds up what the threads did; the sum reported never falls."""
@@ -69,6 +72,8 @@ def write_runs(
         else:
             image.wait(run.low, run.need)
             inflating.read(reader, run, buffer.view[: run.length])
+            if run.need - run.low <= MAX_SPENT:
+                image.spent(run.low, run.need)
             sink.write(buffer, run.length, run.guest)
         progress.add(run.length)
 

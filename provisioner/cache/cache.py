@@ -128,7 +128,7 @@ class ImageCache:
             if fd is None:
                 self._users[entry.sha256] -= 1
         if fd is not None:
-            return StoredImage(entry, fd)
+            return StoredImage(entry, fd, gives_back=self._settings.page_cache == "give-back")
         log.warning("a cached image was changed or removed; it is downloaded again", file=entry.file_name)
         if self._entries.get(entry.sha256) is entry:
             del self._entries[entry.sha256]
@@ -142,7 +142,8 @@ class ImageCache:
             await self._touch(entry.sha256)
             yield
         finally:
-            stored.close()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+                await trio.to_thread.run_sync(stored.close)
             self._users[entry.sha256] -= 1
 
     async def _touch(self, sha256: str) -> None:

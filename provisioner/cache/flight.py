@@ -19,8 +19,10 @@ from provisioner.contracts.errors import (
 )
 from provisioner.contracts.tasks import first_cause
 from provisioner.download.arrival import Arrival
+from provisioner.download.early import Early
 from provisioner.download.fetch import fetch
 from provisioner.download.follow import follow
+from provisioner.download.page_cache import BEHIND, give_back, write_out
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,12 +41,24 @@ PUBLISH_TIMEOUT = 300.0
 class Flight(CachedImage):
     """A download shared by ``users`` jobs. It ends when its file is published, when it fails, or when all left."""
 
-    def __init__(self, source: ImageSource, expectation: Expectation, fd: int, partial: Path, room: int) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        expectation: Expectation,
+        fd: int,
+        partial: Path,
+        room: int,
+        *,
+        gives_back: bool = True,
+    ) -> None:
         self.hit = False
         self.source = source
         self.expectation = expectation
         self.partial = partial
         self.arrival = Arrival(fd, room)
+        self._early = Early(source, expectation.remote, self.arrival)
+        self._gives_back = gives_back
+        self._viewed = False
         self.users = 0
         self.entry: Entry | None = None
         self.ended = trio.Event()
@@ -89,7 +103,10 @@ class Flight(CachedImage):
     def view(self, image_format: str, virtual_size: int) -> CacheView:
         size = self.size
         assert size is not None
-        return CacheView(self.arrival.fd, image_format, size, virtual_size, self.arrival)
+        self._viewed = True
+        return CacheView(
+            self.arrival.fd, image_format, size, virtual_size, self.arrival, self._early, gives_back=self._gives_back
+        )
 
     def _failure(self) -> ProvisionerError:
         return self._error or RemoteUnavailableError("the download was given up")
@@ -108,6 +125,7 @@ class Flight(CachedImage):
             with self.scope:
                 digests = await self._transfer(attempts, received)
                 self._check(digests)
+                await trio.to_thread.run_sync(self._early.check, self.arrival.fd)
                 assert self._info is not None
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + PUBLISH_TIMEOUT):
                     await publish(digests, self._info)
@@ -127,7 +145,7 @@ class Flight(CachedImage):
         async def hash_behind() -> None:
             try:
                 found = await trio.to_thread.run_sync(
-                    follow, self.arrival, algorithms, self._on_inspected, limiter=self._hashing
+                    follow, self.arrival, algorithms, self._on_inspected, self._on_hashed, limiter=self._hashing
                 )
                 digests.update(found)
             except Exception as error:
@@ -147,6 +165,12 @@ class Flight(CachedImage):
         self._info = info
         self._token.run_sync_soon(self._inspected.set)
 
+    def _on_hashed(self, start: int, stop: int) -> None:
+        """In the hashing thread. Where nobody converts meanwhile, nobody needs what was hashed either."""
+        write_out(self.arrival.fd, start, stop)
+        if self._gives_back and not self._viewed:
+            give_back(self.arrival.fd, 0, start - BEHIND)
+
     def _check(self, digests: dict[str, str]) -> None:
         checksum = self.expectation.checksum
         if checksum is not None and digests[checksum.algorithm] != checksum.hex:
@@ -160,7 +184,12 @@ class Flight(CachedImage):
         In a thread: where the file has no name any more, its blocks are freed now.
         """
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-            await trio.to_thread.run_sync(os.close, self.arrival.fd)
+            await trio.to_thread.run_sync(self._let_go)
+
+    def _let_go(self) -> None:
+        if self._gives_back:
+            give_back(self.arrival.fd, 0, self.arrival.available)
+        os.close(self.arrival.fd)
 
 
 def as_provisioner_error(error: BaseException) -> ProvisionerError:

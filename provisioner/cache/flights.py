@@ -94,7 +94,8 @@ class Flights:
             fd, partial, there = self._partials.open(_resumable(expectation), size)
         except OSError as error:
             raise as_provisioner_error(error) from error
-        flight = Flight(source, expectation, fd, partial, room)
+        gives_back = self._settings.page_cache == "give-back"
+        flight = Flight(source, expectation, fd, partial, room, gives_back=gives_back)
         if there:
             log.info("carrying on with an earlier download", url=expectation.remote.url, at_byte=there)
             flight.arrival.advance(there)

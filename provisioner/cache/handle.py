@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from provisioner.contracts.errors import CorruptImageError
 from provisioner.download.inspection import ImageInfo
+from provisioner.download.page_cache import BEHIND, STEP, give_back
 
 if TYPE_CHECKING:
     from provisioner.cache.entry import Entry
     from provisioner.download.arrival import Arrival
+    from provisioner.download.early import Early
 
 
 class CachedImage(ABC):
@@ -61,14 +63,30 @@ class CachedImage(ABC):
 
 
 class CacheView:
-    """Implements contracts.ImageView over a descriptor; ``arrival`` is None for a file that is whole."""
+    """Implements contracts.ImageView over a descriptor; ``arrival`` and ``early`` are None for a file that is whole.
 
-    def __init__(self, fd: int, image_format: str, size: int, virtual_size: int, arrival: Arrival | None) -> None:
+    ``gives_back``: what was read leaves the page cache.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        image_format: str,
+        size: int,
+        virtual_size: int,
+        arrival: Arrival | None = None,
+        early: Early | None = None,
+        *,
+        gives_back: bool = True,
+    ) -> None:
         self.fd = fd
         self.format = image_format
         self.size = size
         self.virtual_size = virtual_size
         self._arrival = arrival
+        self._early = early
+        self._gives_back = gives_back
+        self._given_back = 0
 
     @property
     def available(self) -> int:
@@ -78,12 +96,26 @@ class CacheView:
         if self._arrival is not None:
             await self._arrival.arrived(start, stop)
 
+    async def ahead(self, start: int, stop: int) -> bytes | None:
+        return None if self._early is None else await self._early.read(start, stop)
+
+    def spent(self, start: int, stop: int) -> None:
+        if not self._gives_back:
+            return
+        if self._arrival is None:
+            give_back(self.fd, start, stop)
+        elif start - BEHIND >= self._given_back + STEP:
+            # Read in the file's order, and just written: what lies further back has reached the disk by now.
+            self._given_back = start - BEHIND
+            give_back(self.fd, 0, self._given_back)
+
 
 class StoredImage(CachedImage):
     """A published image, read through a descriptor of its own."""
 
-    def __init__(self, entry: Entry, fd: int) -> None:
+    def __init__(self, entry: Entry, fd: int, *, gives_back: bool = True) -> None:
         self.hit = True
+        self._gives_back = gives_back
         self._entry = entry
         self._fd = fd
 
@@ -110,7 +142,10 @@ class StoredImage(CachedImage):
         return self._fd
 
     def view(self, image_format: str, virtual_size: int) -> CacheView:
-        return CacheView(self._fd, image_format, self._entry.size, virtual_size, None)
+        return CacheView(self._fd, image_format, self._entry.size, virtual_size, gives_back=self._gives_back)
 
     def close(self) -> None:
+        """Give back descriptor and memory. Blocking."""
+        if self._gives_back:
+            give_back(self._fd, 0, self._entry.size)
         os.close(self._fd)

@@ -61,7 +61,7 @@ class UnpackedImage(CachedImage):
 
     def view(self, image_format: str, virtual_size: int) -> CacheView:
         assert self._size is not None
-        return CacheView(self._fd, image_format, self._size, virtual_size, None)
+        return CacheView(self._fd, image_format, self._size, virtual_size)
 
     @property
     def fd(self) -> int:

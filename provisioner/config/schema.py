@@ -128,6 +128,9 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     require_checksum: bool = True
     # Tries in a row without a byte gained; with the growing pauses between them, half a minute for a server to return.
     download_attempts: Positive = 8
+    # "give-back": what an image takes of the host's page cache is given back at once, since guests' disks live there
+    # too. "keep" leaves it to the kernel: quicker where one image is put on many volumes one after the other.
+    page_cache: Literal["give-back", "keep"] = "give-back"
     # Images to fetch at the start and to look at again on a schedule.
     prewarm: list[PrewarmSettings] = msgspec.field(default_factory=list)
 

@@ -34,6 +34,15 @@ class ImageView(Protocol):
     async def arrived(self, start: int, stop: int) -> None:
         """Return when the bytes ``[start, stop)`` are in the file. Raises what ended the download."""
 
+    async def ahead(self, start: int, stop: int) -> bytes | None:
+        """The bytes ``[start, stop)`` before their turn, where they can be fetched by themselves; None where not.
+
+        For tables. What is made of them counts as little as all the rest until the whole image is verified.
+        """
+
+    def spent(self, start: int, stop: int) -> None:
+        """Nobody will read ``[start, stop)`` again: its memory may be given back. From any thread; cheap."""
+
 
 class Converter(ABC):
     """Writes images onto devices.

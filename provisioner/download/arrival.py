@@ -25,6 +25,7 @@ class Arrival:
         self._available = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
+        self._wanted = 0  # the mark a thread waits for: waking it at each network read would have it run all the time
         self._lot = trio.lowlevel.ParkingLot()
         self._token = trio.lowlevel.current_trio_token()
         self._woken_at = 0
@@ -40,7 +41,8 @@ class Arrival:
             raise CacheFullError(f"the image goes on beyond the {self.limit} bytes the cache has room for")
         with self._changed:
             self._available = max(self._available, end)
-            self._changed.notify_all()
+            if self._available >= self._wanted:
+                self._changed.notify_all()
         if end - self._woken_at >= WAKE_STEP:
             self._woken_at = end
             self._wake()
@@ -83,12 +85,13 @@ class Arrival:
             await self._lot.park()
 
     def wait_beyond(self, offset: int, step: int) -> int:
-        """Block a thread until ``step`` bytes beyond ``offset`` are there, or all are. The new mark.
+        """Block the one thread that follows until ``step`` bytes beyond ``offset`` are there, or all are. The new mark.
 
         Raises what ended the download, however much of it there is still to read.
         """
         with self._changed:
             while self._error is None and self._available < offset + step and self.size is None:
+                self._wanted = offset + step
                 self._changed.wait()
             if self._error is not None:
                 raise self._error

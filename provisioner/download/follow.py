@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.contracts.errors import CorruptImageError
 from provisioner.download.inspection import ImageInfo
+from provisioner.download.page_cache import STEP
 from provisioner.download.recognition import Recognition
 
 if TYPE_CHECKING:
@@ -23,16 +24,21 @@ _READ = 1024 * 1024
 _HEADER = 64 * 1024
 
 
-def follow(arrival: Arrival, algorithms: Iterable[str], inspected: Callable[[ImageInfo], None]) -> dict[str, str]:
+def follow(
+    arrival: Arrival,
+    algorithms: Iterable[str],
+    inspected: Callable[[ImageInfo], None],
+    hashed: Callable[[int, int], None] = lambda _start, _stop: None,
+) -> dict[str, str]:
     """Read the file as it grows; the digests of all of it by algorithm, in hex. Blocks: run it in a thread.
 
-    ``inspected`` is called once, from this thread, as soon as the image is known for what it is. Raises what
-    ended the download, and UnsafeImageError at once.
+    ``inspected`` is called once, from this thread, as soon as the image is known for what it is; ``hashed`` with each
+    part that this function needs no more. Raises what ended the download, and UnsafeImageError at once.
     """
     digests = {name: hashlib.new(name, usedforsecurity=True) for name in algorithms}
     recognition: Recognition | None = Recognition()
     buffer = memoryview(bytearray(_READ))
-    position, step = 0, _HEADER
+    position, step, told = 0, _HEADER, 0
     # One read between two looks at the mark: a download that is given up is not hashed to where it had come.
     while arrival.size is None or position < arrival.size:
         available = arrival.wait_beyond(position, step)
@@ -44,6 +50,9 @@ def follow(arrival: Arrival, algorithms: Iterable[str], inspected: Callable[[Ima
         for digest in digests.values():
             digest.update(buffer[:got])
         position += got
+        if position >= told + STEP:
+            hashed(told, position)
+            told = position
         if recognition is not None:
             info = recognition.feed(buffer[:got], last=False)
             if info is not None:

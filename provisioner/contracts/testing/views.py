@@ -30,6 +30,9 @@ class _View:
         self.fd = os.open(self._path, self._flags | os.O_CLOEXEC, 0o600)
         return self
 
+    def spent(self, start: int, stop: int) -> None:
+        """Nothing is given back."""
+
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         os.close(self.fd)
 
@@ -49,17 +52,23 @@ class FileView(_View):
         await trio.lowlevel.checkpoint()
         _check_range(start, stop, self.size)
 
+    async def ahead(self, start: int, stop: int) -> bytes | None:
+        raise AssertionError(f"bytes {start} to {stop} were there")
+
 
 class ArrivingView(_View):
     """An image of ``content`` of which nothing is in the file at ``path`` until a test feeds it.
 
-    ``asked`` has every range that was waited for. Nothing is fetched out of order.
+    ``asked`` has every range that was waited for. Nothing is fetched out of order, unless ``fetches_ahead`` is set:
+    then ``fetched`` has every range that was.
     """
 
     def __init__(self, path: Path, content: bytes, format: str = "raw", virtual_size: int | None = None) -> None:  # noqa: A002
         self.size = len(content)
         self.available = 0
         self.asked: list[tuple[int, int]] = []
+        self.fetches_ahead = False
+        self.fetched: list[tuple[int, int]] = []
         self._content = content
         self._error: Exception | None = None
         self._waiting = trio.Event()
@@ -93,6 +102,14 @@ class ArrivingView(_View):
                 raise self._error
             self._waiting.set()
             await self._changed.wait()
+
+    async def ahead(self, start: int, stop: int) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        _check_range(start, stop, self.size)
+        if not self.fetches_ahead:
+            return None
+        self.fetched.append((start, stop))
+        return self._content[start:stop]
 
     def _wake(self) -> None:
         self._changed.set()

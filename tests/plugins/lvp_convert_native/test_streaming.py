@@ -49,6 +49,28 @@ async def test_a_table_that_comes_last(bench, tmp_path, one_thread):
     assert (tmp_path / "device").read_bytes() == turned == bench.as_qemu_reads_it(tmp_path / "late.qcow2")
 
 
+async def test_a_table_that_comes_last_is_fetched_ahead(tmp_path, one_thread):
+    """Half of the data is on the device before its table has come by itself."""
+    data = b"".join(bytes([1 + i]) * CLUSTER for i in range(128))
+    content = with_its_tables_last(data)
+    device = make_device(tmp_path, len(data))
+    done = [0]
+    with ArrivingView(tmp_path / "arriving", content, "qcow2", len(data)) as view:
+        view.fetches_ahead = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one_thread.convert, view, device, done.append)
+            await view.starved()
+            view.feed(4 * CLUSTER)
+            await view.starved()
+            view.feed(64 * CLUSTER)
+            await view.starved()
+            assert done[-1] == len(data) // 2
+            assert view.fetched[-1] == (len(content) - CLUSTER, len(content))
+            view.feed()
+    turned = b"".join(data[at : at + CLUSTER] for at in reversed(range(0, len(data), CLUSTER)))
+    assert (tmp_path / "device").read_bytes() == turned
+
+
 @pytest.mark.parametrize("pack", [False, True])
 async def test_what_has_arrived_is_on_the_device(bench, tmp_path, one_thread, pack):
     """Half of the file is half of the disk, but for the run under way."""
