@@ -5,7 +5,7 @@ PYTEST := $(PY) -m pytest
 PACKAGES := $(notdir $(wildcard plugins/lvp_*))
 export MYPYPATH := plugins
 
-.PHONY: help demo test check lint unit test-minio test-guest test-guest-all bench packages lock clean setup-demo setup-test wheel
+.PHONY: help demo test check lint unit test-minio test-guest test-guest-all bench bench-guest packages lock clean setup-demo setup-test wheel
 
 help:
 	@printf '%s\n' \
@@ -16,6 +16,7 @@ help:
 	  'make test-guest  only what needs the booted guest with LVM' \
 	  'make test-guest-all  also the long ones: LVM faults, thin pools, the package under systemd (an hour)' \
 	  'make bench       speed beside the usual tools' \
+	  'make bench-guest clones beside copies, on LVM in the booted guest' \
 	  'make packages    deb and rpm, into dist' \
 	  'make lock        pin the dependencies anew'
 
@@ -53,14 +54,16 @@ wheel: setup-demo
 	@rm -rf build/wheel && $(PY) -m build --no-isolation --wheel --outdir build/wheel . >/dev/null
 
 test-guest: setup-test wheel
-	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl \
-	  tests/guest/test_smoke.py tests/guest/lvm/test_conformance.py
-	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl \
+	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
+	  tests/guest/test_smoke.py tests/guest/lvm
+	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m 'not slow' \
 	  tests/guest/outside/test_power_cut.py tests/guest/outside/test_sources.py tests/guest/outside/service
 
-# The long ones, an hour under emulation: every fault of every LVM command, thin pools, the package under systemd.
+# The long ones, an hour under emulation: every fault of every LVM command, an end of service and machine at every point
+# of a job, many clients at once, the package under systemd.
 test-guest-all: test-guest
-	@$(PY) tests/guest/run.py --timeout 5400 --silence 900 --wheel build/wheel/*.whl tests/guest/lvm
+	@$(PY) tests/guest/run.py --timeout 5400 --silence 900 --wheel build/wheel/*.whl -m slow tests/guest/lvm
+	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m slow tests/guest/outside/service
 	@$(PY) tests/guest/run.py --outside tests/guest/outside/systemd
 
 packages: setup-demo
@@ -68,6 +71,9 @@ packages: setup-demo
 
 bench: setup-test
 	@$(PY) contrib/bench/run.py
+
+bench-guest: setup-test wheel
+	@$(PY) contrib/bench/clone.py --guest --wheel build/wheel/*.whl
 
 lock: setup-demo
 	@uv=$$(command -v uv || echo .venv/bin/uv); \

@@ -47,7 +47,8 @@ def judge_swapped(group: str, others: set[str], new: bytes, done: bool) -> None:
     assert not ours or "lvp.digest=" in rows["web01"]["lv_tags"]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# The rest takes too long for every run.
+@pytest.mark.parametrize("fault", [pytest.param(f, marks=() if f == "fails" else pytest.mark.slow) for f in FAULTS])
 async def test_swap(plain: str, tmp_path: Path, fault: str) -> None:
     def make(tools: str, limit: float) -> GroupTarget:
         return lab.plain_target(plain, tool_path=tools, change_timeout=limit, report_timeout=limit)
@@ -65,6 +66,7 @@ async def test_swap(plain: str, tmp_path: Path, fault: str) -> None:
     assert await ordeal.undergo(tmp_path, fault) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_in_place(tiny: str, tmp_path: Path, fault: str) -> None:
     begun = []
@@ -97,6 +99,7 @@ async def test_in_place(tiny: str, tmp_path: Path, fault: str) -> None:
     assert await Ordeal(make, old_volume, overwrite, judge, tiny).undergo(tmp_path, fault) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_clone(thin: str, tmp_path: Path, fault: str) -> None:
     def make(tools: str, limit: float) -> ThinCloneTarget:
@@ -123,6 +126,7 @@ async def test_clone(thin: str, tmp_path: Path, fault: str) -> None:
     assert await Ordeal(make, old_volume, replace, judge, thin).undergo(tmp_path, fault) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_base_and_eviction(thin: str, tmp_path: Path, fault: str) -> None:
     def make(tools: str, limit: float) -> ThinCloneTarget:
