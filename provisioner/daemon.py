@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from provisioner import __version__, registry, state_lock, systemd
+from provisioner import __version__, io_class, registry, state_lock, systemd
 from provisioner.api.app import create_app
 from provisioner.api.auditing import Auditor
 from provisioner.api.auth import Authenticator
@@ -59,6 +59,7 @@ def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
     """
     logs.configure(config.log.format, config.log.level)
     os.umask(0o027)
+    io_class.apply(config.jobs.io_class)
     back_ends = registry.load().build(config)
     try:
         with state_lock.locked(Path(config.state_directory)):

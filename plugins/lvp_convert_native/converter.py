@@ -15,8 +15,9 @@ from lvp_convert_native.qcow2_queue import Qcow2Queue
 from lvp_convert_native.raw import RawQueue, RawReader
 from lvp_convert_native.sink import Sink
 from lvp_convert_native.workers import Inflating, Progress, run_threads, write_runs
-from provisioner.contracts import Converter
+from provisioner.contracts import MIB, ByteSize, Converter
 from provisioner.contracts.errors import ConvertError, CorruptImageError
+from provisioner.contracts.http_pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # Closing a block device waits for what the page cache still holds of it.
 CLOSE_DEADLINE = 30.0
+# Slower, one run of a thread would take longer than a cancel may.
+LEAST_RATE = MIB
 
 
 class NativeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,9 +37,15 @@ class NativeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``threads``: each reads, inflates and writes one run at a time, in 6 MiB of memory. Four keep two cores busy
     while others wait for the device (measured: two are a third slower where the device is the limit, six no
     quicker); more help only where there are more cores to inflate with.
+    ``rate_limit``: bytes a second written to devices, for all conversions of the format together.
     """
 
     threads: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
+    rate_limit: ByteSize | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate_limit is not None and self.rate_limit < LEAST_RATE:
+            raise ValueError("rate_limit must be at least 1MiB")
 
 
 class NativeConverter(Converter):
@@ -49,6 +58,7 @@ class NativeConverter(Converter):
         del context
         self._threads = settings.threads
         self._inflating = Inflating()
+        self._pace = Pace(settings.rate_limit)
 
     async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:
         """See Converter."""
@@ -68,7 +78,9 @@ class NativeConverter(Converter):
     async def _copy(self, view: ImageView, image: ImageFile, sink: Sink, report: Callable[[int], None]) -> None:
         queue, reader = await trio.to_thread.run_sync(_plan, view, image)
         progress = Progress(report)
-        await run_threads(self._threads, lambda: write_runs(image, queue, reader(), self._inflating, sink, progress))
+        await run_threads(
+            self._threads, lambda: write_runs(image, queue, reader(), self._inflating, sink, self._pace, progress)
+        )
 
 
 def _plan(view: ImageView, image: ImageFile) -> tuple[RunQueue, Callable[[], RunReader]]:

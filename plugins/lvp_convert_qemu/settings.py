@@ -17,6 +17,9 @@ class QemuSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Requests in flight. 8 to 16 measured best with out-of-order writes; 16 is all that qemu-img takes.
     coroutines: Annotated[int, msgspec.Meta(ge=1, le=16)] = 8
 
+    # Bytes a second, for each conversion.
+    rate_limit: ByteSize | None = None
+
     # Whether qemu-img also runs on a host whose kernel lacks a layer of its sandbox. Images were inspected before,
     # and some supported kernels come without Landlock: the log and ``lvp doctor`` say what is missing.
     sandbox: Literal["best-effort", "required"] = "best-effort"

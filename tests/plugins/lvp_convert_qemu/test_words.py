@@ -7,6 +7,7 @@ import pytest
 from lvp_convert_qemu import commands
 from lvp_convert_qemu.settings import QemuSettings
 from lvp_convert_qemu.words import understood
+from provisioner.contracts import ByteSize
 from provisioner.contracts.errors import ConvertError, CorruptImageError, NoSpaceError, ToolError
 
 
@@ -22,6 +23,13 @@ def test_zeros_are_skipped_only_where_the_device_reads_zero(reads_zero):
     argv = commands.convert(QemuSettings(), 7, "qcow2", 8, is_block=True, reads_zero=reads_zero, direct=True)
     assert ("--target-is-zero" in argv) is reads_zero
     assert argv[-1] == "driver=raw,file.driver=host_device,file.filename=/proc/self/fd/8"
+
+
+def test_a_rate_limit_is_handed_on():
+    argv = commands.convert(
+        QemuSettings(rate_limit=ByteSize(2**20)), 7, "qcow2", 8, is_block=True, reads_zero=False, direct=True
+    )
+    assert argv[argv.index("-r") + 1] == "1048576"
 
 
 def test_progress_is_read_in_whatever_pieces_it_comes():
