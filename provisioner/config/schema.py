@@ -94,7 +94,7 @@ class JobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     shutdown_grace: Duration = Duration(30)
     # Ended jobs are shown for this long.
     keep_history: Duration = Duration(90 * 86400)
-    # The kernel's I/O class of all the service does. "none" is the kernel's own default: guests' disks may be elsewhere.
+    # The kernel's I/O class of all the service does. "none" is the kernel's default: guests' disks may be elsewhere.
     io_class: Annotated[str, Meta(pattern=r"^(none|idle|best-effort:[0-7])$")] = "none"
 
 
