@@ -40,7 +40,11 @@ async def examine(settings: QemuSettings, view: ImageView) -> None:
         checked = await run(commands.check(settings, view.fd, view.format), check=False)
     except ToolError as error:
         raise understood(error) from error
-    examine_description(json.loads(described.stdout), view.virtual_size)
+    try:
+        about = json.loads(described.stdout)
+    except (json.JSONDecodeError, RecursionError) as error:  # a list of snapshots without end, of which we keep a MiB
+        raise CorruptImageError("what qemu-img says of the image is too long to be that of an image") from error
+    examine_description(about, view.virtual_size)
     if checked.status not in _SOUND:
         raise CorruptImageError(f"the image contradicts itself or ends too early: {plain(checked.stderr)}")
 

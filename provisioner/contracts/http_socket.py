@@ -123,7 +123,8 @@ def broken(error: Exception, name: str) -> ProvisionerError:
         reason = getattr(cause, "reason", None) or cause.strerror
         return RemoteUnavailableError(f"{name}: the TLS connection broke: {reason}")
     words = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
-    what = "the connection broke" if isinstance(error, OSError | httpx.ReadError) else "the server cannot be reached"
+    began = isinstance(error, OSError | httpx.ReadError | httpx.RemoteProtocolError)
+    what = "the connection broke" if began else "the server cannot be reached"
     return RemoteUnavailableError(f"{name}: {what}: {words or type(error).__name__}")
 
 

@@ -19,8 +19,8 @@ WINDOW = 4 * 1024 * 1024
 _STEP = 64 * 1024
 # Disks as they are: a partition table or an ISO file system in them is content, not a container.
 _RAW = {"raw", "gpt", "iso"}
-# qcow2's incompatible feature bit 1.
-_QCOW2_CORRUPT = 1 << 1
+# qcow2's incompatible feature bits.
+_QCOW2_DIRTY, _QCOW2_CORRUPT = 1 << 0, 1 << 1
 _CHECK_WORDS = {
     "backing_file": "it has a backing file",
     "data_file": "it keeps its data in an external file",
@@ -100,6 +100,10 @@ def _check_qcow2(header: bytes) -> None:
     features = int.from_bytes(header[72:80]) if version >= 3 else 0
     if encryption:
         raise UnsafeImageError("the qcow2 image is encrypted; it would be copied as noise")
+    if features & _QCOW2_DIRTY:
+        raise UnsafeImageError(
+            "the qcow2 image was not closed by its last writer; repair it with qemu-img check -r all"
+        )
     if features & _QCOW2_CORRUPT:
         raise UnsafeImageError("the qcow2 image is marked as corrupt; repair it with qemu-img check -r")
 

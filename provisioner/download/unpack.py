@@ -10,7 +10,9 @@ import bz2
 import io
 import lzma
 import os
+import re
 import zlib
+from contextlib import closing
 from typing import IO, TYPE_CHECKING, Protocol, cast
 
 import zstandard
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
 
 MAGICS = {"gz": b"\x1f\x8b\x08", "xz": b"\xfd7zXZ\x00", "zst": b"\x28\xb5\x2f\xfd", "bz2": b"BZh"}
 
-# xz -9 needs 65 MiB to unpack, zstd --ultra --long=27 128 MiB. More is asked for by bombs only.
-_MEMORY = 192 * MIB
-_WINDOW_LOG = 27
+# xz -9 needs 65 MiB to unpack, zstd -19 a window of 8 MiB. What asks for more is told how much there is: the daemon
+# stays below 200 MiB whatever comes.
+_MEMORY = 96 * MIB
+_WINDOW_LOG = 26
 _BLOCK = 1 * MIB
 _ZEROS = bytes(_BLOCK)
 # How often the file system's free space is looked at.
@@ -83,23 +86,25 @@ def unpack(
     and what reading ``packed`` raises.
     """
     size = space_checked = 0
-    stream = _open(compression, packed)
-    while True:
-        check()
-        try:
-            block = stream.read(_BLOCK)
-        except _FAULTS as error:
-            raise _corrupt(compression, error) from error
-        if not block:
-            break
-        if size + len(block) > limit:
-            raise ImageTooLargeError(f"the {compression} image unpacks to more than the {limit} bytes that would fit")
-        if size >= space_checked:
-            _check_space(fd, min_free)
-            space_checked = size + _SPACE_STEP
-        if block != _ZEROS[: len(block)]:
-            pwrite_all(fd, block, size)
-        size += len(block)
+    with closing(_open(compression, packed)) as stream:
+        while True:
+            check()
+            try:
+                block = stream.read(_BLOCK)
+            except _FAULTS as error:
+                raise _corrupt(compression, error) from error
+            if not block:
+                break
+            if size + len(block) > limit:
+                raise ImageTooLargeError(
+                    f"the {compression} image unpacks to more than the {limit} bytes that would fit"
+                )
+            if size >= space_checked:
+                _check_space(fd, min_free)
+                space_checked = size + _SPACE_STEP
+            if block != _ZEROS[: len(block)]:
+                pwrite_all(fd, block, size)
+            size += len(block)
     os.ftruncate(fd, size)
     return size
 
@@ -107,28 +112,45 @@ def unpack(
 class _Stream(Protocol):
     def read(self, most: int, /) -> bytes: ...
 
+    def close(self) -> None:
+        """Give the memory back at once: an error that is on its way holds on to us."""
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes: ...
+
 
 def _open(compression: str, packed: io.RawIOBase) -> _Stream:
     if compression == "gz":
         return cast("_Stream", igzip.IGzipFile(fileobj=io.BufferedReader(packed, _BLOCK)))  # type: ignore[no-untyped-call]
     if compression == "xz":
-        return _XzStream(packed)
+        return _Members(packed, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY), padding=b"\0")
     if compression == "bz2":
-        return bz2.BZ2File(io.BufferedReader(packed, _BLOCK))
+        return _Members(packed, bz2.BZ2Decompressor)
     return _ZstdStream(packed)
 
 
-class _XzStream:
-    """xz streams, one after another, with a bound on the memory that LZMAFile does not offer."""
+class _Members:
+    """Streams one after another, and nothing after them: with a bound on memory that LZMAFile does not offer, and
+    without bz2's silence about what follows the last one. ``padding`` may stand between them.
+    """
 
-    def __init__(self, packed: io.RawIOBase) -> None:
+    def __init__(self, packed: io.RawIOBase, make: Callable[[], _Decompressor], padding: bytes = b"") -> None:
         self._packed = packed
-        self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY)
+        self._make = make
+        self._padding = padding
+        self._decompressor: _Decompressor | None = make()
 
     def read(self, most: int, /) -> bytes:
-        while True:
-            if self._decompressor.eof and not self._next_stream():
-                return b""
+        while self._decompressor is not None:
+            if self._decompressor.eof and not self._next_member():
+                break
             chunk = b""
             if self._decompressor.needs_input:
                 chunk = self._packed.read(_BLOCK) or b""
@@ -137,16 +159,23 @@ class _XzStream:
             block = self._decompressor.decompress(chunk, most)
             if block:
                 return block
+        return b""
 
-    def _next_stream(self) -> bool:
-        rest = self._decompressor.unused_data or self._packed.read(_BLOCK) or b""
-        while rest and not (stripped := rest.lstrip(b"\0")):  # stream padding
-            rest = self._packed.read(_BLOCK) or b""
+    def close(self) -> None:
+        self._decompressor = None
+
+    def _next_member(self) -> bool:
+        rest = self._unpadded(self._decompressor.unused_data if self._decompressor is not None else b"")
+        while not rest and (more := self._packed.read(_BLOCK)):
+            rest = self._unpadded(more)
         if not rest:
             return False
-        self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY)
-        self._packed = _Rejoined(stripped, self._packed)
+        self._decompressor = self._make()
+        self._packed = _Rejoined(rest, self._packed)
         return True
+
+    def _unpadded(self, data: bytes) -> bytes:
+        return data.lstrip(self._padding) if self._padding else data
 
 
 class _ZstdStream:
@@ -164,6 +193,9 @@ class _ZstdStream:
         if not block and not self._frames.at_boundary:
             raise EOFError("it ends too early")
         return block
+
+    def close(self) -> None:
+        del self._unpacked
 
     def _pull(self, size: int) -> bytes:
         chunk = self._packed.read(size) or b""
@@ -255,4 +287,9 @@ def _check_space(fd: int, min_free: int) -> None:
 
 
 def _corrupt(compression: str, error: Exception) -> CorruptImageError:
+    if re.search(r"[Mm]emory", str(error)):
+        return CorruptImageError(
+            f"the image cannot be unpacked ({compression}): that would take more than {_MEMORY // MIB} MiB of memory; "
+            "compress it as with xz -9 or zstd --long=26 at most"
+        )
     return CorruptImageError(f"the image cannot be unpacked ({compression}): {error}")

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from lvp_source_s3 import S3Settings
-from provisioner.contracts.errors import RemoteChangedError, RemoteDeniedError, RemoteNotFoundError
+from provisioner.contracts.errors import RemoteChangedError, RemoteDeniedError, RemoteNotFoundError, UrlNotAllowedError
 from tests.minio.saving import save
 
 pytestmark = pytest.mark.minio
@@ -43,7 +43,8 @@ async def test_path_style(images, source_of, tmp_path):
 
 async def test_the_bucket_before_the_host(images, source_of, names_lead_here, tmp_path):
     port = images.host.rpartition(":")[2]
-    source = source_of(S3Settings, images, endpoint=f"https://s3.example.com:{port}", addressing="virtual")
+    endpoint, here = f"https://s3.example.com:{port}", ["127.0.0.0/8"]
+    source = source_of(S3Settings, images, endpoint=endpoint, addressing="virtual", allow_addresses=here)
     for url in (
         f"https://images.s3.example.com:{port}/disk%20image+%C3%BC.qcow2",
         f"https://s3.example.com:{port}/images/disk%20image+%C3%BC.qcow2",
@@ -53,6 +54,10 @@ async def test_the_bucket_before_the_host(images, source_of, names_lead_here, tm
         assert await save(source, url, tmp_path / "out", start=5) == (CONTENT[5:], 5)
     assert not source.owns(f"https://images.s3.example.com.evil.example:{port}/disk")
     await source.aclose()
+    unaware = source_of(S3Settings, images, endpoint=endpoint, addressing="virtual")
+    with pytest.raises(UrlNotAllowedError, match="this host itself"):
+        await unaware.stat("s3://images/disk")
+    await unaware.aclose()
 
 
 async def test_refusals(images, source_of):

@@ -321,6 +321,12 @@ async def test_a_tool_that_is_not_there_is_told_as_such(tmp_path):
         await convert(make_image(tmp_path, "raw"), "raw", make_device(tmp_path, SIZE), path="/nowhere/qemu-img")
 
 
+async def test_a_description_without_end_is_an_error_in_words(tmp_path, tool):
+    path = tool("yes ' { \"snapshots\": [' | head -c 2000000")
+    with pytest.raises(CorruptImageError, match="too long"):
+        await convert(make_image(tmp_path), "qcow2", make_device(tmp_path, SIZE), path=path)
+
+
 async def test_a_cancel_reaches_the_tools_own_children(tmp_path, tool):
     path = tool("sleep 1000 & trap '' TERM; printf '    (3.00/100%%)\\r'; wait; sleep 1000")
     device = make_device(tmp_path, SIZE)

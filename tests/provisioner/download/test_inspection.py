@@ -124,6 +124,7 @@ def qcow2(version=3, size=SIZE, incompatible=0, encryption=0, magic=b"QFI\xfb"):
     [
         (qcow2(version=1), "does not know"),
         (qcow2(version=4), "does not know"),
+        (qcow2(incompatible=1 << 0), "not closed by its last writer"),
         (qcow2(incompatible=1 << 1), "marked as corrupt"),
         (qcow2(incompatible=1 << 2), "external file"),
         (qcow2(incompatible=1 << 63), "does not know"),

@@ -103,6 +103,14 @@ def test_a_bomb_stops_at_the_limit(compression, pack, target):
     assert os.fstat(target).st_size <= 4 * MIB
 
 
+@pytest.mark.parametrize(("compression", "pack"), FORMS)
+def test_what_follows_the_last_member_is_not_passed_over(compression, pack, target):
+    packed = pack(an_image())
+    assert run(compression, packed + pack(b"more"), target) == len(an_image()) + 4
+    with pytest.raises(CorruptImageError):
+        run(compression, packed + b"of nobody", target)
+
+
 def test_an_xz_that_asks_for_gigabytes_of_memory_is_refused(target):
     packed = lzma.compress(b"x" * 1000, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1024 * MIB}])
     with pytest.raises(CorruptImageError, match=r"[Mm]emory"):

@@ -1,0 +1,133 @@
+"""Making hostile images: real ones by QEMU's own tools, and the same with a field of their headers turned."""
+
+from __future__ import annotations
+
+import lzma
+import random
+import struct
+import subprocess
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 2**20
+# What must never be found in a volume.
+SECRET = b"root:secret-of-the-host:0:0:"
+# Where the fields of a qcow2 header stand, and how wide they are.
+FIELDS = {
+    "version": (4, ">I"), "backing_at": (8, ">Q"), "backing_length": (16, ">I"), "cluster_bits": (20, ">I"),
+    "size": (24, ">Q"), "crypt": (32, ">I"), "l1_entries": (36, ">I"), "l1_at": (40, ">Q"), "refcounts_at": (48, ">Q"),
+    "refcount_clusters": (56, ">I"), "snapshots": (60, ">I"), "snapshots_at": (64, ">Q"), "incompatible": (72, ">Q"),
+    "refcount_order": (96, ">I"), "header_length": (100, ">I"), "compression": (104, ">B"),
+}  # fmt: skip
+CLUSTER = 65536
+COMPRESSED, COPIED = 1 << 62, 1 << 63
+
+
+def turned(image: bytes, **fields: int) -> bytes:
+    """A qcow2 image with fields of its header set to other values."""
+    changed = bytearray(image)
+    for name, value in fields.items():
+        at, form = FIELDS[name]
+        struct.pack_into(form, changed, at, value)
+    return bytes(changed)
+
+
+def with_entry(image: bytes, level: int, entry: int, index: int = 0) -> bytes:
+    """A qcow2 image with one entry of its L1 table, or of its first L2 table, set."""
+    changed = bytearray(image)
+    at = struct.unpack_from(">Q", image, FIELDS["l1_at"][0])[0]
+    if level == 2:
+        at = struct.unpack_from(">Q", image, at)[0] & 0x00FF_FFFF_FFFF_FE00
+    struct.pack_into(">Q", changed, at + 8 * index, entry)
+    return bytes(changed)
+
+
+def with_extension(image: bytes, kind: int, data: bytes, **fields: int) -> bytes:
+    """A qcow2 image whose only header extension is that one."""
+    changed = bytearray(turned(image, **fields))
+    length = struct.unpack_from(">I", image, FIELDS["header_length"][0])[0]
+    changed[length:2048] = struct.pack(">II", kind, len(data)) + data.ljust(2040 - length, b"\0")
+    return bytes(changed)
+
+
+def with_first_cluster(image: bytes, packed: bytes) -> bytes:
+    """A qcow2 image whose first cluster is ``packed``, compressed bytes at the end of the file."""
+    start = -(-len(image) // 512) * 512
+    whole = (image.ljust(start, b"\0") + packed).ljust(start + len(packed) + 1024, b"\0")
+    return with_entry(whole, 2, COMPRESSED | (len(packed) // 512 + 1) << 54 | start)
+
+
+def one_table_for_all(gib: int = 1) -> bytes:
+    """A qcow2 image of half a MiB whose every L1 entry names the same L2 table, and that the same cluster."""
+    cluster, size = 512, gib * 2**30
+    tables = size // (cluster // 8 * cluster)
+    l1_at = 2 * cluster
+    l2_at = l1_at + -(-tables * 8 // cluster) * cluster
+    data_at = l2_at + cluster
+    head = struct.pack(
+        ">4sIQIIQIIQQIIQQQQII",
+        b"QFI\xfb", 3, 0, 0, 9, size, 0, tables, l1_at, cluster, 1, 0, 0, 0, 0, 0, 4, 104,
+    )  # fmt: skip
+    return b"".join(
+        [
+            head.ljust(2 * cluster, b"\0"),
+            struct.pack(">Q", l2_at | COPIED) * tables,
+            bytes(l2_at - l1_at - 8 * tables),
+            struct.pack(">Q", data_at | COPIED) * (cluster // 8),
+            b"x" * cluster,
+        ]
+    )
+
+
+def xz_with_dictionary(data: bytes, code: int) -> bytes:
+    """xz whose block asks for a dictionary of the size that ``code`` stands for (40: 4 GiB)."""
+    packed = bytearray(lzma.compress(data, preset=0))
+    length = (packed[12] + 1) * 4
+    assert packed[14] == 0x21, "the filter is LZMA2"
+    packed[16] = code
+    struct.pack_into("<I", packed, 12 + length - 4, zlib.crc32(packed[12 : 12 + length - 4]))
+    return bytes(packed)
+
+
+def zstd_with_window(log: int) -> bytes:
+    """A zstd frame of one stored block that asks for a window of 2 to the power of ``log`` bytes."""
+    block = b"x" * 1000
+    return b"\x28\xb5\x2f\xfd\0" + bytes([(log - 10) << 3]) + (len(block) << 3 | 1).to_bytes(3, "little") + block
+
+
+@dataclass
+class Workshop:
+    """A folder to make images in, with a file of the host beside it that they reach for."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.secret = self.folder / "secret-of-the-host"
+        self.secret.write_bytes(SECRET.ljust(MIB, b"."))
+        self.raw = self.folder / "disk.raw"
+        noise = random.Random(6)
+        self.raw.write_bytes(b"".join(noise.randbytes(1000).ljust(CLUSTER, b"\0") for _ in range(16)))
+
+    def create(self, *arguments: object) -> bytes:
+        """What ``qemu-img create`` makes; its name is IMAGE in the arguments."""
+        return self._made("create", "-q", *arguments)
+
+    def convert(self, kind: str, *arguments: object) -> bytes:
+        """A disk of 1 MiB in that format."""
+        return self._made("convert", "-f", "raw", "-O", kind, *arguments, self.raw, "IMAGE")
+
+    def qcow2(self, *options: object) -> bytes:
+        """An image there is nothing wrong with."""
+        return self.convert("qcow2", *options)
+
+    def _made(self, *arguments: object) -> bytes:
+        image = self.folder / "image"
+        image.unlink(missing_ok=True)
+        words = [str(image) if word == "IMAGE" else str(word) for word in arguments]
+        subprocess.run(["qemu-img", *words], check=True, cwd=self.folder)
+        return image.read_bytes()

@@ -1,0 +1,276 @@
+"""Every hostile or broken image there is a rule for: what it is, and what its job says at the end.
+
+Each is a file, made for the purpose. What lies in the server's behaviour is in ``test_servers``, in urls ``test_urls``.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import zstandard
+
+from tests.hostile import forge
+from tests.hostile.forge import CLUSTER, COMPRESSED, COPIED, MIB, SECRET, Workshop, turned, with_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GIB = 2**30
+EVERY = ("native", "qemu-img")
+DATA_FILE = 0x44415441
+
+
+@dataclass(frozen=True)
+class Row:
+    """``words`` is what the job's error must say (a pattern); ``converters`` those it is hostile to."""
+
+    name: str
+    make: Callable[[Workshop], bytes]
+    words: str
+    declared: str = "qcow2"
+    converters: tuple[str, ...] = EVERY
+
+
+def backed(name: str) -> Callable[[Workshop], bytes]:
+    """A qcow2 image with that backing file (SECRET: the host's own file)."""
+
+    def make(shop: Workshop) -> bytes:
+        where = name.replace("SECRET", str(shop.secret))
+        return shop.create("-u", "-f", "qcow2", "-b", where, "-F", "raw", "IMAGE", "1M")
+
+    return make
+
+
+def data_file(name: str, *, bit: bool = True) -> Callable[[Workshop], bytes]:
+    """A qcow2 image that says its data are in that file."""
+
+    def make(shop: Workshop) -> bytes:
+        where = name.replace("SECRET", str(shop.secret)).encode()
+        return forge.with_extension(shop.qcow2(), DATA_FILE, where, incompatible=4 if bit else 0)
+
+    return make
+
+
+def header(**fields: int) -> Callable[[Workshop], bytes]:
+    return lambda shop: turned(shop.qcow2(), **fields)
+
+
+def entry(level: int, value: int) -> Callable[[Workshop], bytes]:
+    return lambda shop: with_entry(shop.qcow2(), level, value)
+
+
+def bomb(pack: Callable[[bytes], bytes]) -> Callable[[Workshop], bytes]:
+    """Over 1 GiB of zeros, packed in members of 64 MiB."""
+    return lambda _shop: pack(bytes(64 * MIB)) * 17
+
+
+def zst_with_window(data: bytes, log: int) -> bytes:
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=log)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return packer.compress(data) + packer.flush()
+
+
+def zst(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
+def xz(data: bytes) -> bytes:
+    return lzma.compress(data, preset=0)
+
+
+def gz(data: bytes) -> bytes:
+    return gzip.compress(data, 1)
+
+
+def noise(shop: Workshop) -> bytes:
+    return shop.raw.read_bytes()
+
+
+def deflated(data: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(data) + packer.flush()
+
+
+def vmdk_naming_a_file(shop: Workshop) -> bytes:
+    """A sparse vmdk whose descriptor has an extent that is a file of the host (CVE-2022-47951)."""
+    image = bytearray(shop.convert("vmdk", "-o", "subformat=monolithicSparse"))
+    at, end = image.index(b"RW 2048 SPARSE"), image.index(b"\n", image.index(b"RW 2048 SPARSE"))
+    line = f'RW 2048 FLAT "{shop.secret}" 0'.encode()
+    rest = bytes(image[end : image.index(b"\0", end)])
+    image[at : at + len(line + rest)] = line + rest
+    return bytes(image)
+
+
+def vmdk_text(shop: Workshop) -> bytes:
+    text = '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\n'
+    return (text + f'RW 2048 FLAT "{shop.secret}" 0\n').encode().ljust(CLUSTER, b"\0")
+
+
+def iso_and_qcow2(shop: Workshop) -> bytes:
+    disk = bytearray(shop.qcow2())
+    disk[32768:32774] = b"\x01CD001"
+    return bytes(disk)
+
+
+def luks(shop: Workshop) -> bytes:
+    key = ["--object", "secret,id=s,data=x", "-o", "key-secret=s,iter-time=10"]
+    return shop.create("-f", "luks", *key, "IMAGE", "1M")
+
+
+def luks_in_qcow2(shop: Workshop) -> bytes:
+    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    return shop.create("-f", "qcow2", "--object", "secret,id=s,data=x", "-o", options, "IMAGE", "1M")
+
+
+NBD = json.dumps({"driver": "nbd", "server.type": "inet", "server.host": "127.0.0.1", "server.port": "10809"})
+FILE = json.dumps({"driver": "raw", "file.driver": "file", "file.filename": "SECRET"})
+
+REACHING_ELSEWHERE = [
+    Row("backing-file", backed("SECRET"), "it has a backing file"),
+    Row("backing-relative", backed("secret-of-the-host"), "it has a backing file"),
+    Row("backing-json", backed("json:" + FILE), "it has a backing file"),
+    Row("backing-json-nbd", backed("json:" + NBD), "it has a backing file"),
+    Row("backing-nbd", backed("nbd://127.0.0.1:10809/x"), "it has a backing file"),
+    Row("backing-ssh", backed("ssh://root@127.0.0.1/etc/passwd"), "it has a backing file"),
+    Row("backing-nowhere", header(backing_at=2**60, backing_length=1000), "it has a backing file"),
+    Row("data-file", data_file("SECRET"), "external file"),
+    Row("data-file-json", data_file("json:" + FILE), "external file"),
+    Row("data-file-nbd", data_file("nbd://127.0.0.1:10809/x"), "external file"),
+    Row("data-file-without-name", header(incompatible=4), "external file"),
+    # QEMU does not look at the name where the bit is not set, and neither would it follow it.
+    Row("data-file-without-bit", data_file("SECRET", bit=False), "external data file", converters=("native",)),
+    Row("vmdk-extent", vmdk_naming_a_file, "descriptor names other files", "vmdk"),
+    Row("vmdk-text", vmdk_text, "vmdk", "vmdk"),
+    Row("vmdk-text-as-qcow2", vmdk_text, "declared as qcow2|refused", "qcow2"),
+    Row("vmdk-flat", lambda shop: shop.convert("vmdk", "-o", "subformat=monolithicFlat"), "vmdk", "vmdk"),
+    Row("vmdk-pieces", lambda shop: shop.convert("vmdk", "-o", "subformat=twoGbMaxExtentSparse"), "vmdk", "vmdk"),
+]
+
+CORNERS = [
+    Row("extended-l2", lambda shop: shop.create("-f", "qcow2", "-o", "extended_l2=on", "IMAGE", "1M"), "does not know"),
+    Row("unknown-bit", header(incompatible=1 << 63), "does not know"),
+    Row("unknown-compression", header(incompatible=8, compression=7), "compression|Unknown"),
+    Row("version-1", header(version=1), "does not know"),
+    Row("version-4", header(version=4), "does not know"),
+    Row("dirty", header(incompatible=1), "not closed by its last writer"),
+    Row("corrupt", header(incompatible=2), "marked as corrupt"),
+    Row("l1-over-32-mib", header(l1_entries=2**22 + 1), "L1 table|too large"),
+    Row("l1-without-end", header(l1_entries=2**32 - 1), "L1 table|too large"),
+    Row("l1-past-the-end", header(l1_at=2**40), "L1 table|cannot be read|contradicts"),
+    Row("l1-too-short", header(l1_entries=0), "L1 table|cannot be read"),
+    Row("refcounts-over-8-mib", header(refcount_clusters=129), "refcount table|Reference count"),
+    Row("refcounts-past-the-end", header(refcounts_at=2**50), "refcount table|refcount"),
+    Row("refcount-bits", header(refcount_order=7), "reference count|[Rr]efcount|Reference count"),
+    Row("clusters-of-256", header(cluster_bits=8), "[Cc]luster"),
+    Row("clusters-of-4-mib", header(cluster_bits=22), "[Cc]luster"),
+    Row("clusters-of-1", header(cluster_bits=0), "[Cc]luster"),
+    Row("clusters-beyond-64-bits", header(cluster_bits=2**32 - 1), "[Cc]luster"),
+    Row("snapshots", header(snapshots=65537, snapshots_at=CLUSTER), "[Ss]napshot"),
+    Row("snapshots-past-the-end", header(snapshots=65536, snapshots_at=2**40), "snapshot|too long|cannot be read"),
+    Row("one-table-for-all", lambda _shop: forge.one_table_for_all(), "again and again|contradicts|cannot be read"),
+    Row("l2-past-the-end", entry(1, 2**40 | COPIED), "outside the file|contradicts|ends too early"),
+    Row("l2-unaligned", entry(1, CLUSTER + 512 | COPIED), "outside the file|contradicts|cannot be read"),
+    Row("cluster-past-the-end", entry(2, 2**40 | COPIED), "ends too early|again"),
+    Row("cluster-unaligned", entry(2, 6 * CLUSTER + 512 | COPIED), "no cluster begins|contradicts|cannot be read"),
+    Row("cluster-in-the-header", entry(2, COMPRESSED | 3 << 54 | 512), "outside the file|contradicts|cannot be read"),
+    Row("header-of-8-bytes", header(header_length=8), "header"),
+    Row("header-of-103-bytes", header(header_length=103), "header"),
+    Row("header-of-2-gib", header(header_length=2**31), "header"),
+]  # fmt: skip
+
+SIZES = [
+    Row("larger-than-the-volume", lambda shop: shop.create("-f", "qcow2", "IMAGE", "2G"), "ask for 2 GiB"),
+    Row("size-0", header(size=0), "the image is empty"),
+    Row("size-1000", header(size=1000), "multiple of 512|two ways"),
+    Row("size-2-63", header(size=2**63), "needs 9223372036854775808 bytes"),
+    Row("size-2-64", header(size=2**64 - 512), "needs 18446744073709551104 bytes"),
+    Row("raw-larger-than-the-volume", lambda _shop: gz(bytes(GIB + 512)), "unpacks to more than", "raw"),
+]
+
+CLUSTERS = [
+    Row(
+        "cluster-bomb-zlib",
+        lambda shop: forge.with_first_cluster(shop.qcow2(), deflated(bytes(256 * MIB))),
+        "one cluster of data|contradicts|cannot be read",
+    ),
+    Row(
+        "cluster-bomb-zstd",
+        lambda shop: forge.with_first_cluster(shop.qcow2("-c", "-o", "compression_type=zstd"), zst(bytes(256 * MIB))),
+        "one cluster of data|contradicts|cannot be read",
+    ),
+    Row(
+        "cluster-of-garbage",
+        lambda shop: forge.with_first_cluster(shop.qcow2(), b"\xff" * 3000),
+        "one cluster of data|contradicts|cannot be read",
+    ),
+    Row("ends-in-the-middle", lambda shop: shop.qcow2()[: 8 * CLUSTER], "ends too early|contradicts"),
+    Row("ends-in-the-header", lambda shop: shop.qcow2()[:90], "header|declared as qcow2"),
+]
+
+PACKED = [
+    Row("bomb-gz", bomb(gz), "unpacks to more than", "raw"),
+    Row("bomb-xz", bomb(xz), "unpacks to more than", "raw"),
+    Row("bomb-zst", bomb(zst), "unpacks to more than", "raw"),
+    Row("bomb-bz2", bomb(bz2.compress), "unpacks to more than", "raw"),
+    Row("bomb-in-one-piece", lambda _shop: gz(bytes(GIB + 1)), "unpacks to more than", "raw"),
+    Row("bomb-as-qcow2", lambda shop: gz(shop.qcow2()) + gz(bytes(64 * MIB)) * 20, "unpacks to more than"),
+    Row("xz-that-wants-4-gib", lambda shop: forge.xz_with_dictionary(noise(shop), 40), "cannot be unpacked", "raw"),
+    Row("xz-that-wants-256-mib", lambda shop: forge.xz_with_dictionary(noise(shop), 32), "cannot be unpacked", "raw"),
+    Row("zst-that-wants-2-gib", lambda _shop: forge.zstd_with_window(31), "cannot be unpacked", "raw"),
+    Row("zst-that-wants-128-mib", lambda _shop: zst_with_window(bytes(MIB), 27), "cannot be unpacked", "raw"),
+    # As much memory as is given to anybody, filled.
+    Row("bomb-xz-64-mib", bomb(lambda data: forge.xz_with_dictionary(data, 28)), "unpacks to more than", "raw"),
+    Row("bomb-zst-64-mib", bomb(lambda data: zst_with_window(data, 26)), "unpacks to more than", "raw"),
+    Row("cut-gz", lambda shop: gz(noise(shop))[:-50], "cannot be unpacked", "raw"),
+    Row("cut-xz", lambda shop: xz(noise(shop))[:-50], "cannot be unpacked", "raw"),
+    Row("cut-zst", lambda shop: zst(noise(shop))[:-50], "cannot be unpacked", "raw"),
+    Row("cut-bz2", lambda shop: bz2.compress(noise(shop))[:-50], "cannot be unpacked", "raw"),
+    Row("garbage-after-gz", lambda shop: gz(noise(shop)) + SECRET * 99, "cannot be unpacked", "raw"),
+    Row("garbage-after-xz", lambda shop: xz(noise(shop)) + SECRET * 99, "cannot be unpacked", "raw"),
+    Row("garbage-after-zst", lambda shop: zst(noise(shop)) + SECRET * 99, "cannot be unpacked", "raw"),
+    Row("garbage-after-bz2", lambda shop: bz2.compress(noise(shop)) + SECRET * 99, "cannot be unpacked", "raw"),
+    Row("packed-twice", lambda shop: gz(xz(noise(shop))), "compressed twice", "raw"),
+    Row("backing-file-packed", lambda shop: gz(backed("SECRET")(shop)), "it has a backing file"),
+    Row("magic-alone", lambda _shop: b"\x1f\x8b\x08", "cannot be unpacked", "raw"),
+]  # fmt: skip
+
+ENCRYPTED = [
+    Row("luks-as-raw", luks, "LUKS", "raw"),
+    Row("luks-as-qcow2", luks, "LUKS"),
+    Row("luks-in-qcow2", luks_in_qcow2, "encrypted"),
+    Row("aes-in-qcow2", header(crypt=1), "encrypted"),
+]
+
+
+def _confused() -> list[Row]:
+    """One format where another was declared."""
+    rows = [
+        Row("raw-as-qcow2", noise, "declared as qcow2 but is raw"),
+        Row("qcow2-as-raw", lambda shop: shop.qcow2(), "declared as raw but is qcow2", "raw"),
+        Row("qcow2-as-vmdk", lambda shop: shop.qcow2(), "declared as vmdk but is qcow2", "vmdk"),
+        Row("iso-and-qcow2", iso_and_qcow2, "read as iso and as qcow2"),
+        Row("iso-and-qcow2-as-raw", iso_and_qcow2, "read as iso and as qcow2", "raw"),
+    ]
+    for kind in ("vpc", "vhdx", "vdi", "vmdk"):
+        for declared in ("raw", "qcow2"):
+            words = f"declared as {declared} but is {kind}"
+            rows.append(Row(f"{kind}-as-{declared}", lambda shop, kind=kind: shop.convert(kind), words, declared))
+    rows.append(Row("qed-as-raw", lambda shop: shop.create("-f", "qed", "IMAGE", "1M"), "qed", "raw"))
+    rows.append(Row("qed-as-qcow2", lambda shop: shop.create("-f", "qed", "IMAGE", "1M"), "qed"))
+    return rows
+
+
+SHORT = [
+    Row("empty", lambda _shop: b"", "the image is empty", "raw"),
+    Row("empty-as-qcow2", lambda _shop: b"", "declared as qcow2 but is raw"),
+    Row("short-as-qcow2", lambda _shop: b"QFI\xfb", "declared as qcow2 but is raw"),
+    Row("header-alone", lambda shop: shop.qcow2()[:512], "header|ends too early|past|passes|cannot be read"),
+]
+
+ROWS = [*REACHING_ELSEWHERE, *CORNERS, *SIZES, *CLUSTERS, *PACKED, *ENCRYPTED, *_confused(), *SHORT]

@@ -1,0 +1,83 @@
+"""A server that answers as a test tells it to, path by path, and remembers what was asked."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@dataclass
+class Lying:
+    """``answers`` are by path (as sent): the file's bytes, or what talks to the client in its own words."""
+
+    port: int
+    answers: dict[str, bytes | Callable[[Talk], None]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def of(self, path: str, host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self.port}{path}"
+
+
+class Talk(BaseHTTPRequestHandler):
+    """One request. ``hangs`` waits until the client has gone or the test is over."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        self.server.lying.asked.append(self.path)
+        answer = self.server.lying.answers.get(self.path)
+        if callable(answer):
+            answer(self)
+            return
+        self.head(404 if answer is None else 200, **{"Content-Length": str(len(answer or b""))})
+        self.say(answer or b"")
+
+    do_HEAD = do_GET  # noqa: N815 - the library's way to find it
+
+    def head(self, status: int, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+    def say(self, body: bytes) -> None:
+        """A body, which no answer to HEAD has."""
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def hangs(self) -> None:
+        self.connection.settimeout(0.05)
+        while not self.server.lying.over.is_set():
+            try:
+                if not self.connection.recv(1):
+                    return
+            except TimeoutError:
+                continue
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+@contextmanager
+def lying_server() -> Iterator[Lying]:
+    """Serve until the block ends."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Talk)
+    server.handle_error = lambda *_args: None  # clients that hang up are what some tests want
+    server.lying = Lying(server.server_port)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server.lying
+    finally:
+        server.lying.over.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,211 @@
+"""Servers that lie, stall, go on for ever, lead astray or vouch for another image; and urls that are none of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+
+from tests.hostile.conftest import running
+from tests.hostile.forge import MIB
+from tests.hostile.server import lying_server
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def servers():
+    """The one images are fetched from, and one that no source is configured for."""
+    with lying_server() as ours, lying_server() as foreign:
+        foreign.answers["/x"] = b"what only this host may read"
+        yield ours, foreign
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory, shop, servers):
+    ours = servers[0]
+    source = {
+        "plugin": "http",
+        # Names of this host that are not literally so, and of a metadata service.
+        "urls": [ours.of("/"), ours.of("/", "127.1"), ours.of("/", "2130706433"), "http://169.254.43518/"],
+        "stall_timeout": "1s",
+        "connect_timeout": "1s",
+    }
+    cache = {"download_attempts": 2, "max_size": "32MiB"}
+    ours.answers["/disk.raw"] = shop.raw.read_bytes()
+    folder = tmp_path_factory.mktemp("lied-to") / "d"
+    with running(folder, shop, lambda name: ours.of(f"/{name}"), sources={"http": source}, cache=cache) as host:
+        yield host
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def claims(size, sends):
+    def talk(client):
+        client.head(200, Content_Length=str(size))
+        client.say(b"x" * sends)
+
+    return talk
+
+
+def goes_on(head):
+    def talk(client):
+        client.head(200, **head)
+        while client.command != "HEAD" and not client.server.lying.over.is_set():
+            client.say(b"10000\r\n" + b"x" * 65536 + b"\r\n" if "Transfer_Encoding" in head else b"x" * 65536)
+
+    return talk
+
+
+def stalls(client):
+    client.head(200, Content_Length=str(MIB))
+    client.say(b"x" * 1000)
+    if client.command != "HEAD":
+        client.hangs()
+
+
+def says_nothing(client):
+    client.hangs()
+
+
+def another_size(client):
+    client.head(200, Content_Length=str(MIB if client.command == "HEAD" else 2 * MIB))
+    client.say(b"x" * (2 * MIB))
+
+
+def headers_without_end(client):
+    client.send_response(200)
+    for number in range(100_000):
+        client.wfile.write(f"X-{number}: {'y' * 50}\r\n".encode())
+    client.end_headers()
+
+
+def encoded(client):
+    client.head(200, Content_Length="10", Content_Encoding="br")
+    client.say(b"x" * 10)
+
+
+def redirects_to(place):
+    def talk(client):
+        client.head(302, Location=place.format(foreign=client.server.foreign), Content_Length="0")
+
+    return talk
+
+
+LIES = {
+    "ends-early": (claims(MIB, MIB // 2), "the connection broke: peer closed|too early"),
+    "sends-more-than-it-says": (claims(1000, MIB), "is not the expected one|does not match|sha256"),
+    "says-2-63": (claims(2**63, 1000), "room"),
+    "says-99-digits": (claims(10**98, 1000), "."),
+    "says-no-number": (claims("-1", 1000), "."),
+    "never-ends": (goes_on({"Connection": "close"}), "goes on beyond"),
+    "never-ends-in-chunks": (goes_on({"Transfer_Encoding": "chunked"}), "goes on beyond"),
+    "stalls": (stalls, "stalled"),
+    "says-nothing": (says_nothing, "stalled"),
+    "another-size-than-head": (another_size, "promised"),
+    "headers-without-end": (headers_without_end, "."),
+    "encoded": (encoded, "content encoding"),
+    "redirect-to-a-file": (redirects_to("file:///etc/passwd"), "belongs to no configured source"),
+    "redirect-to-metadata": (redirects_to("http://169.254.169.254/latest/"), "belongs to no configured source"),
+    "redirect-to-a-foreign-server": (redirects_to("{foreign}"), "belongs to no configured source"),
+    "redirect-with-a-password": (redirects_to("http://u:p@127.0.0.1/x"), "belongs to no configured source"),
+    "redirect-for-ever": (redirects_to("/redirect-for-ever"), "redirects more than"),
+    "redirect-up": (redirects_to("/a/../../x"), "does not exist|belongs to no"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_server_that_lies(host, servers, lie):
+    ours, foreign = servers
+    talk, words = LIES[lie]
+
+    def knowing_the_other(client):
+        client.server.foreign = foreign.of("/x")
+        talk(client)
+
+    ours.answers[f"/{lie}"] = knowing_the_other
+    job = host.ask(ours.of(f"/{lie}"), "raw", checksum=digest(b"x" * MIB))
+    assert job["status"] == "failed", job
+    assert re.search(words, job["error"]), job["error"]
+    assert foreign.asked == []
+    host.check_nothing_is_left()
+
+
+GOOD = hashlib.sha256(b"x" * MIB).hexdigest()
+SIDECARS = {
+    "wrong": (f"{64 * '0'}  disk\n".encode(), "digest|sha256"),
+    "short": (b"abcdef  disk\n", "holds no sha256 digest"),
+    "long": (f"{GOOD}{GOOD}  disk\n".encode(), "holds no sha256 digest"),
+    "of-megabytes": (f"{GOOD}  other\n".encode() * 40_000, "larger than a checksum file can be"),
+    "of-another-file": (f"{GOOD}  other\n".encode(), "names other, not disk"),
+    "contradicting-itself": (f"{GOOD}  disk\n{64 * 'a'}  disk\n".encode(), "more than one digest"),
+    "of-nothing": (b"", "holds no sha256 digest"),
+    "of-garbage": (bytes(range(256)) * 100, "holds no sha256 digest"),
+    "of-html": (b"<html>not found</html>", "holds no sha256 digest"),
+}
+
+
+@pytest.mark.parametrize("kind", SIDECARS)
+def test_a_checksum_that_vouches_for_nothing(host, servers, kind):
+    ours = servers[0]
+    text, words = SIDECARS[kind]
+    ours.answers |= {f"/{kind}/disk": b"x" * MIB, f"/{kind}/disk.sha256": text}
+    job = host.ask(ours.of(f"/{kind}/disk"), "raw")
+    assert job["status"] == "failed", job
+    assert re.search(words, job["error"]), job["error"]
+    host.check_nothing_is_left()
+
+
+def test_no_checksum_at_all(host, servers):
+    servers[0].answers["/alone/disk"] = b"x" * MIB
+    job = host.ask(servers[0].of("/alone/disk"), "raw")
+    assert "no checksum is known" in job["error"]
+    host.check_nothing_is_left()
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize("name", ["127.1", "2130706433"])
+def test_a_name_that_leads_to_this_host(host, servers, name):
+    """Configured, and yet not literally this host: as of a name whose owner points it at us."""
+    before = list(servers[0].asked)
+    job = host.ask(servers[0].of("/disk.raw", name), "raw", checksum=digest(b"x"))
+    assert "127.0.0.1, this host itself" in job["error"], job
+    assert servers[0].asked == before
+    host.check_nothing_is_left()
+
+
+def test_a_name_that_leads_to_a_metadata_service(host):
+    job = host.ask("http://169.254.43518/latest/meta-data", "raw", checksum=digest(b"x"))
+    assert "169.254.169.254, a link-local address" in job["error"], job
+    host.check_nothing_is_left()
+
+
+REFUSED = [
+    "file:///etc/passwd", "FILE:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/x", "nbd://127.0.0.1/x",
+    "json:{}", "/etc/passwd", "//127.0.0.1/x", "http:///x", "http://", "HTTP", "",
+    "{base}/../etc/passwd", "{base}/a/%2e%2e/b", "{base}/a/%2E%2E/b", "{base}/a/%252e%252e/b", "{base}/a/./b",
+    "http://user:password@127.0.0.1:{port}/x", "http://user@127.0.0.1:{port}/x", "http://127.0.0.1:{port}@evil.example/x",
+    "http://evil.example/x", "http://127.0.0.1.evil.example:{port}/x", "http://127.0.0.1:1/x",
+    "http://169.254.169.254/latest/meta-data", "http://[fd00:ec2::254]/latest", "http://[::ffff:169.254.169.254]/latest",
+    "http://[::1]:{port}/x", "http://0.0.0.0:{port}/x", "http://localhost:{port}/x", "http://0x7f000001:{port}/x",
+    "{base}\\..\\x", "{base}/x#y", "{base}/x y", "{base}/x\ny", "{base}/x\r\nHost: evil", "{base}/\u0000", "{base}/ü",
+    "http://127.0.0.1:{port}:80/x", "http://127.0.0.1:99999999/x", "{base}/" + 5000 * "x",
+    "https://127.0.0.1:{port}/x", "s3://bucket/key",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_a_url_that_is_none_of_ours_is_no_job(host, servers, text):
+    url = text.replace("{base}", servers[0].of("")).replace("{port}", str(servers[0].port))
+    before, files = list(servers[0].asked), host.daemon.files()
+    body = {"image_url": url, "volume_name": "web01", "volume_size_gb": 1, "image_type": "raw"}
+    answer = host.daemon.call("POST", "/api/v1/jobs", {**body, "checksum": digest(b"x")})
+    assert answer.status_code == 400, answer.text
+    assert "password" not in answer.text or "password" not in url or "user name or password" in answer.text
+    assert servers[0].asked == before
+    assert host.daemon.files() == files
