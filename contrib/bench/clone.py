@@ -203,7 +203,7 @@ class Bench:
         found = run("lvs", "--noheadings", "-o", "lv_name", self.group).split()
         for name in found:
             if name.startswith("bench-") or (name.startswith("lvp.base.") and self._is_ours(name)):
-                subprocess.run(["lvm", "lvremove", "-qy", f"{self.group}/{name}"], check=False)
+                subprocess.run(["lvm", "lvremove", "-qqy", f"{self.group}/{name}"], check=False)
 
     def _is_ours(self, base: str) -> bool:
         return "lvp.job=bench" in run("lvs", "--noheadings", "-o", "lv_tags", f"{self.group}/{base}")
