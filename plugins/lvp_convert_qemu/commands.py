@@ -62,7 +62,7 @@ def convert(
         *confined(settings, [fd], [device_fd]), "convert", "-p", "-n", "-W", "-m", str(settings.coroutines),
         "-t", "none" if direct else "writeback", "-T", "writeback",
         *(["--target-is-zero"] if reads_zero else []),
-        *(["-r", str(settings.rate_limit)] if settings.rate_limit else []),
+        *(["-r", str(int(settings.rate_limit))] if settings.rate_limit else []),
         "--target-image-opts", source(fd, image_format),
         f"driver=raw,file.driver={driver},file.filename=/proc/self/fd/{device_fd}",
     ]  # fmt: skip
