@@ -1,0 +1,195 @@
+"""Greedy and slow clients against a running daemon: each is cut or refused, and the others are served meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+import time
+
+import httpx
+import psutil
+import pytest
+import trustme
+
+from tests.end_to_end.daemon import PATIENCE, Daemon, plain_config, until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flooding") / "d"
+    made = Daemon(folder, plain_config(folder, server={"max_connections_per_address": 20})).start()
+    yield made
+    assert made.stop() == 0
+    assert not made.events("a request failed")
+
+
+@pytest.fixture
+def connect(daemon):
+    """Opens connections; all are closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def connect(data=b"", **options):
+            made = stack.enter_context(socket.socket())
+            for option, value in options.items():
+                made.setsockopt(socket.SOL_SOCKET, getattr(socket, option), value)
+            made.connect(("127.0.0.1", int(daemon.url.rpartition(":")[2])))
+            made.settimeout(PATIENCE)
+            made.sendall(data)
+            return made
+
+        yield connect
+
+
+def served(daemon):
+    """Everybody else is, at once."""
+    assert httpx.get(f"{daemon.url}/health", trust_env=False, timeout=PATIENCE).status_code == 200
+
+
+def rest(sock):
+    """What still comes until the server ends the connection."""
+    got = b""
+    with contextlib.suppress(ConnectionError):
+        while chunk := sock.recv(65536):
+            got += chunk
+    return got
+
+
+def head(daemon, line, *headers):
+    return "\r\n".join([line, "Host: x", f"X-API-Token: {daemon.token}", *headers, "", ""]).encode()
+
+
+JSON = "Content-Type: application/json"
+
+
+def test_the_slow_are_cut(daemon, connect):
+    """Nothing said, half a head, a head by letters, half a body, a body by letters, nothing more: all at once."""
+    half_body = head(daemon, "POST /api/v1/jobs HTTP/1.1", JSON, "Content-Length: 1000")
+    slow = {
+        "nothing": connect(),
+        "half a head": connect(b"GET /health HTTP/1.1\r\nHos"),
+        "head": connect(b"GET /health HTTP/1.1\r\nX: "),
+        "half a body": connect(half_body + b"{"),
+        "body": connect(half_body),
+        "after an answer": connect(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"),
+        "half a preface": connect(b"PRI * HTTP/2.0\r\n\r\nSM"),
+    }
+    ended, said = set(), dict.fromkeys(slow, b"")
+    for sock in slow.values():
+        sock.settimeout(0.2)
+
+    first = slow["after an answer"].recv(65536)
+    said["after an answer"] = first
+
+    def drip():
+        nonlocal ended
+        for name, sock in slow.items():
+            if name in ended:
+                continue
+            with contextlib.suppress(TimeoutError):
+                try:
+                    if name in {"head", "body"}:
+                        sock.sendall(b"x")
+                    got = sock.recv(65536)
+                except ConnectionError:
+                    got = b""
+                said[name] += got
+                ended |= set() if got else {name}
+        served(daemon)
+        return len(ended) == len(slow)
+
+    until(drip)
+    for name in ("nothing", "half a head", "head", "after an answer"):
+        assert said[name] in {b"", first}, name
+    for name in ("half a body", "body"):
+        assert said[name].startswith(b"HTTP/1.1 408"), name
+        assert b'{"error":"request timeout"' in said[name]
+
+
+def test_a_reader_that_does_not_read_is_cut(daemon, connect):
+    stuck = connect(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 900, SO_RCVBUF=4096)
+    ours = stuck.getsockname()
+    process = psutil.Process(daemon.pid)
+
+    def held():
+        served(daemon)
+        return any(found.raddr == ours for found in process.net_connections("tcp") if found.raddr)
+
+    assert held()
+    until(lambda: not held(), pause=0.5)
+    got = rest(stuck)
+    assert got.count(b"HTTP/1.1 200") < 900
+
+
+def test_a_head_has_a_limit(daemon, connect):
+    endless = connect(b"GET /health HTTP/1.1\r\n" + b"X: " + b"a" * 20_000)
+    assert re.match(rb"HTTP/1.1 4(00|31) ", rest(endless))
+    many = connect(b"GET /health HTTP/1.1\r\n" + b"X: a\r\n" * 4000)
+    assert re.match(rb"HTTP/1.1 4(00|31) ", rest(many))
+    served(daemon)
+
+
+def test_a_url_has_a_limit(daemon, connect):
+    for target in (f"/{'a' * 8200}", f"/api/v1/jobs?status={'a' * 8200}"):
+        got = rest(connect(head(daemon, f"GET {target} HTTP/1.1", "Connection: close")))
+        assert got.startswith(b"HTTP/1.1 400")
+        assert b"over 8192 bytes" in got
+    assert daemon.call("GET", f"/api/v1/jobs?volume_name={'a' * 255}").status_code == 200
+
+
+def test_a_body_has_a_limit(daemon, connect):
+    for tail in ("Content-Length: 65537", "Transfer-Encoding: chunked"):
+        chunk = b"1000\r\n" + 4096 * b" " + b"\r\n"
+        data = head(daemon, "POST /api/v1/jobs HTTP/1.1", JSON, tail) + (17 * chunk if "chunked" in tail else b"")
+        assert connect(data).recv(65536).startswith(b"HTTP/1.1 413")
+    served(daemon)
+
+
+def test_one_address_has_its_share_of_connections(daemon, connect):
+    """The others are closed at once; when there is room again, there is."""
+    asked = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    def answered(sock):
+        with contextlib.suppress(ConnectionError):
+            return sock.recv(65536).startswith(b"HTTP/1.1 200")
+        return False
+
+    until(lambda: answered(connect(asked)))
+    sockets = [connect(asked) for _ in range(30)]
+    got = [answered(sock) for sock in sockets]
+    assert 10 <= sum(got) <= 20  # this address has some from before, which end by and by
+    for sock in sockets:
+        sock.close()
+    until(lambda: answered(connect(asked)))
+    text = until(lambda: _metrics(daemon))
+    refused = re.search(r"^libvirt_volume_provisioner_connections_refused_total (\d+)", text, re.MULTILINE)
+    assert int(refused[1]) >= 10
+
+
+def _metrics(daemon):
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{daemon.url}/metrics", trust_env=False, timeout=PATIENCE).text
+    return None
+
+
+def test_a_client_slow_to_shake_hands_is_cut(tmp_path):
+    folder = tmp_path / "d"
+    ca = trustme.CA()
+    file = tmp_path / "server.pem"
+    ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+    tls = {"tls_certificate": str(file), "tls_key": str(file)}
+    daemon = Daemon(folder, plain_config(folder, server={"bind": ["127.0.0.1:0"], **tls})).start()
+    try:
+        context = ssl.create_default_context()
+        ca.configure_trust(context)
+        with socket.create_connection(("127.0.0.1", int(daemon.url.rpartition(":")[2]))) as silent:
+            silent.settimeout(PATIENCE)
+            began = time.monotonic()
+            assert httpx.get(f"{daemon.url}/health", verify=context, trust_env=False).status_code == 200
+            assert silent.recv(1) == b""
+            assert time.monotonic() - began < PATIENCE
+    finally:
+        assert daemon.stop() == 0
