@@ -7,6 +7,7 @@ ones get their grace and are rolled back after it, then cache, store and back en
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -65,6 +66,9 @@ def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
         with state_lock.locked(Path(config.state_directory)):
             door = listening(config)
             door.take()
+            # What is loaded now stays for good: looking through it again and again would stop the loop for 50 ms.
+            gc.freeze()
+            gc.enable()
             trio.run(partial(_main, config, back_ends, door, read_again), strict_exception_groups=True)
     except (BaseExceptionGroup, ProvisionerError) as error:
         return _report(error)
