@@ -15,7 +15,8 @@ help:
 	  'make test-minio  only what needs a MinIO server' \
 	  'make test-guest  only what needs the booted guest with LVM' \
 	  'make test-guest-all  also the long ones: LVM faults, thin pools, the package under systemd (an hour)' \
-	  'make bench       speed beside the usual tools' \
+	  'make fuzz        longer than the tests do: MINUTES=10 each, TARGETS="urls qcow2" (default: all)' \
+  'make bench       speed beside the usual tools' \
 	  'make bench-guest clones beside copies, on LVM in the booted guest' \
 	  'make packages    deb and rpm, into dist' \
 	  'make lock        pin the dependencies anew'
@@ -74,6 +75,11 @@ bench: setup-test
 
 bench-guest: setup-test wheel
 	@$(PY) contrib/bench/clone.py --guest --wheel build/wheel/*.whl
+
+MINUTES := 10
+TARGETS :=
+fuzz: setup-test
+	@$(PY) contrib/fuzz/fuzz.py --minutes $(MINUTES) $(TARGETS)
 
 lock: setup-demo
 	@uv=$$(command -v uv || echo .venv/bin/uv); \

@@ -57,12 +57,15 @@ class Inspection:
 
         Raises UnsafeImageError.
         """
-        for start in range(0, len(data), _STEP):
-            self._eat(bytes(data[start : start + _STEP]))
         self._fed += len(data)
-        if last or self._fed >= WINDOW:
-            self._wrapper.close()
-        found = self._wrapper.formats
+        try:
+            for start in range(0, len(data), _STEP):
+                self._eat(bytes(data[start : start + _STEP]))
+            if last or self._fed >= WINDOW:
+                self._wrapper.close()
+            found = self._wrapper.formats
+        except Exception as error:  # whatever a hostile header makes an inspector stumble over
+            raise UnsafeImageError("the image's header cannot be read by those who look for what it is") from error
         return _judge(found) if found is not None else None
 
     def _eat(self, chunk: bytes) -> None:

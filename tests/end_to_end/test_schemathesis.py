@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("default"),  # the tool's own, and those of what it uses
 ]
+# Longer by hand (``make fuzz``), each time others. Two dozen routes, some 40 ms an example: a minute for each minute.
+MINUTES = float(os.environ.get("LVP_FUZZ_MINUTES", "0"))
 schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "api.yaml")
 
 
@@ -38,8 +41,8 @@ def target(tmp_path_factory, images):
 
 @schema.parametrize()
 @hypothesis.settings(
-    max_examples=30,
-    derandomize=True,
+    max_examples=max(30, int(60 * MINUTES)),
+    derandomize=not MINUTES,
     database=None,
     deadline=None,
     suppress_health_check=list(hypothesis.HealthCheck),

@@ -1,0 +1,210 @@
+"""What is fuzzed: for each reader of strangers' bytes, a function over any bytes that fails where a promise breaks.
+
+``corpus/NAME`` holds inputs that are kept: beginnings that reach far, and every finding there was.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, unquote_to_bytes
+
+import httpx
+import trio
+
+from lvp_convert_native import NativeConverter, NativeSettings
+from lvp_source_http import HttpSettings, HttpSource
+from lvp_source_s3 import S3Settings
+from lvp_source_s3.addresses import place_of
+from lvp_target_lvm import report
+from provisioner import registry
+from provisioner.api import schemas
+from provisioner.config import dump, load
+from provisioner.contracts import MIB, BackEndContext, Checksum, Device, ImageUrl
+from provisioner.contracts.errors import (
+    ConfigError,
+    ImageError,
+    ImageTooLargeError,
+    InvalidRequestError,
+    TargetError,
+)
+from provisioner.contracts.testing import FileView
+from provisioner.download import checksums
+from provisioner.download.inspection import ImageInfo
+from provisioner.download.recognition import Recognition
+from provisioner.download.unpack import compression_of, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CORPUS = Path(__file__).parent / "corpus"
+# Memory where there is some: these write small files all the time.
+SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+REGISTRY = registry.load()
+PREFIX = "https://images.example.com/pub/"
+HERE = BackEndContext("fuzz", Path("/nowhere"))
+HTTP = HttpSource(HttpSettings(urls=[PREFIX, "http://*.example.org:*/"]), HERE)
+S3 = S3Settings(endpoint="https://s3.example.com:9000", buckets=["images", "more/below/"])
+DISK = 2 * MIB
+
+
+def read_checksums(data: bytes) -> None:
+    """A checksum file: a digest of the right length that stands in it, none, or an error of ours."""
+    text = data.decode("utf-8", errors="replace")
+    for algorithm, length in (("sha256", 64), ("sha512", 128)):
+        for only_file in (True, False):
+            try:
+                found = checksums.parse(text, algorithm, "disk.qcow2", only_file=only_file)
+            except ImageError:
+                continue
+            if found is not None:
+                assert isinstance(found, Checksum)
+                assert (found.algorithm, len(found.hex)) == (algorithm, length)
+                assert found.hex in text.lower()
+
+
+def read_config(data: bytes) -> None:
+    """A configuration: one that holds, is told back as it was, and makes back ends; or an error of ours."""
+    with tempfile.NamedTemporaryFile(dir=SCRATCH, suffix=".toml") as file:
+        file.write(data)
+        file.flush()
+        with suppress(ConfigError):
+            config = load(Path(file.name))
+            assert isinstance(dump(config), str)
+            REGISTRY.build(config)
+
+
+def read_urls(data: bytes) -> None:
+    """A url: read in one way only, the same as by the library that fetches it; owned where it is below a prefix."""
+    text = data.decode("utf-8", errors="replace")
+    owned, place = HTTP.owns(text), place_of(text, S3)
+    try:
+        url = ImageUrl.parse(text)
+    except InvalidRequestError:
+        assert not owned
+        assert place is None
+        return
+    assert ImageUrl.parse(url.without_query).without_query == url.without_query
+    assert not {".", ".."} & set(unquote(url.path).split("/"))
+    if url.scheme in {"http", "https"} and (owned or place):
+        fetched = httpx.URL(text if owned or place is None else place.url)
+        assert fetched.host == (url.host if owned else fetched.host)
+        assert not fetched.userinfo
+        if owned:
+            assert unquote_to_bytes(fetched.raw_path.split(b"?")[0]) == unquote_to_bytes(url.path)
+            assert (fetched.port or {"http": 80, "https": 443}[fetched.scheme]) == url.port
+            under = (fetched.scheme, fetched.host) == ("https", "images.example.com")
+            assert (under and f"{fetched.path}/".startswith("/pub/")) or fetched.host.endswith(".example.org")
+        else:
+            assert fetched.host == "s3.example.com" or fetched.host.endswith(".s3.example.com")
+            assert fetched.port == 9000
+    if place is not None:
+        assert place.bucket == "images" or f"{place.bucket}/{place.key}".startswith("more/below/")
+
+
+def read_lvm_report(data: bytes) -> None:
+    """What LVM prints: volumes whose every field can be looked at, or an error of ours."""
+    try:
+        group, volumes = report.read(data.decode("utf-8", errors="replace"))
+    except TargetError:
+        return
+    assert group is None or group.extent_size >= 1
+    for name, volume in volumes.items():
+        assert volume.name == name
+        assert isinstance(volume.noted, dict)
+        assert volume.ours in {True, False}
+        assert volume.is_pool in {True, False}
+        assert volume.data_percent is None or 0 <= volume.data_percent <= 100
+
+
+def read_requests(data: bytes) -> None:
+    """The body of a request, and its query: a request within its bounds, or an error of ours."""
+    for kind in (schemas.JobRequest, schemas.FetchRequest):
+        with suppress(InvalidRequestError):
+            asked = schemas.read_body(data, kind)
+            assert asked.spec().image_url
+            assert len(asked.image_url) <= 4096
+    query = dict(httpx.QueryParams(data.decode("utf-8", errors="replace")))
+    with suppress(InvalidRequestError):
+        page = schemas.read_query(query, schemas.JobPage)
+        assert 1 <= page.limit <= 1000
+        assert page.wanted() is not None
+
+
+def look_at_images(data: bytes) -> None:
+    """The beginning of a file: a verdict whose size is none below zero, or an error of ours."""
+    recognition, info = Recognition(), None
+    with suppress(ImageError):
+        for start in range(0, len(data), 65536):
+            info = info or recognition.feed(data[start : start + 65536], last=False)
+        info = info or recognition.feed(b"", last=True) or ImageInfo("raw", None)
+        assert info.virtual_size is None or info.virtual_size >= 0
+        assert info.format in {"raw", "qcow2", "vmdk", "vhdx", "vdi", "vpc"}
+
+
+def unpack_images(data: bytes) -> None:
+    """A compressed file: unpacked within its limit, or an error of ours."""
+    compression = compression_of(data)
+    if compression is None:
+        return
+    with tempfile.TemporaryFile(dir=SCRATCH) as file, suppress(ImageError, ImageTooLargeError):
+        size = unpack(compression, io.BytesIO(data), file.fileno(), 8 * MIB, 0)
+        assert os.fstat(file.fileno()).st_size == size <= 8 * MIB
+
+
+def convert_qcow2(data: bytes) -> None:
+    """A qcow2 image, through the native converter: a disk of its size, or an error of ours."""
+    size = int.from_bytes(data[24:32])
+    if not 0 < size <= DISK:
+        size = DISK
+    with tempfile.NamedTemporaryFile(dir=SCRATCH) as image, tempfile.NamedTemporaryFile(dir=SCRATCH) as device:
+        image.write(data)
+        image.flush()
+        device.truncate(DISK)
+        converter = NativeConverter(NativeSettings(), HERE)
+
+        async def convert() -> None:
+            with FileView(Path(image.name), "qcow2", size) as view:
+                await converter.convert(view, Device(device.name, DISK, reads_zero=True), lambda _: None)
+
+        with suppress(ImageError):
+            trio.run(convert)
+        assert os.fstat(device.fileno()).st_size == DISK
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "checksums": read_checksums,
+    "config": read_config,
+    "urls": read_urls,
+    "lvm-report": read_lvm_report,
+    "requests": read_requests,
+    "inspection": look_at_images,
+    "unpack": unpack_images,
+    "qcow2": convert_qcow2,
+}
+# Words that are worth trying anywhere in an input of that kind.
+WORDS: dict[str, list[bytes]] = {
+    "checksums": [b"SHA256 (", b") = ", b" *", b"  ", b"\\", b"\xef\xbb\xbf", b"./", b"disk.qcow2", b"a" * 64, b"\x85"],
+    "config": [
+        b"[sources.x]\n", b'plugin = "http"\n', b"urls = [", b"'''", b"inf", b"1979-05-27", b"[[", b"= {", b"[" * 99,
+    ],
+    "urls": [
+        b"%2e", b"%2E%2e", b"..", b"@", b":", b"[::1]", b"\\", b"//", b"%00", b"?", b"#", b"*.", b"%25", b";", b"\t",
+    ],
+    "lvm-report": [b'"lv_tags":"', b"lvp.", b"&", b'"vg_size":', b"-1", b"[" * 99, b"1e999", b"\\u0000", b"null"],
+    "requests": [b'"checksum":', b"null", b"1e999", b"[" * 99, b"{", b"&limit=", b"\\ud800", b"-0", b"%ff"],
+    "inspection": [
+        b"QFI\xfb", b"KDMV", b"vhdxfile", b"conectix", b"LUKS\xba\xbe", b"\x7f\x10\xda\xbe", b"CD001", b"\x1f\x8b\x08",
+    ],
+    "unpack": [b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh9", b"1AY&SY", b"YZ", b"\x50\x2a\x4d\x18"],
+    "qcow2": [entry.to_bytes(8) for entry in (1, 1 << 62, 1 << 63, 1 << 63 | 65536, 1 << 63 | 512, 2**64 - 1)],
+}  # fmt: skip
+
+
+def kept(name: str) -> list[Path]:
+    """The inputs that are kept for a target."""
+    return sorted((CORPUS / name).iterdir())

@@ -1,0 +1,43 @@
+"""Kept inputs, and a few hundred new ones made of them, each time others. For longer: ``make fuzz MINUTES=10``."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.mutate import mutated
+from tests.fuzz.targets import TARGETS, WORDS, kept
+
+EXAMPLES = {"qcow2": 60, "inspection": 100}
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [pytest.param(name, file, id=f"{name}-{file.name}") for name in TARGETS for file in kept(name)]
+)
+def test_what_is_kept(name, file):
+    TARGETS[name](file.read_bytes())
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_is_made_of_it(name):
+    corpus = [file.read_bytes() for file in kept(name)]
+
+    @settings(max_examples=EXAMPLES.get(name, 300), deadline=None)
+    @given(st.integers(0, 2**64 - 1))
+    def run(seed):
+        TARGETS[name](mutated(random.Random(seed), corpus, WORDS[name]))
+
+    run()
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name not in {"qcow2", "unpack"}])
+def test_bytes_of_no_kind(name):
+    @settings(max_examples=100, deadline=None)
+    @given(st.one_of(st.binary(max_size=2000), st.text(max_size=500).map(lambda text: text.encode("utf-8", "replace"))))
+    def run(data):
+        TARGETS[name](data)
+
+    run()
