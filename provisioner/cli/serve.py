@@ -97,12 +97,14 @@ def _start_lean() -> None:
     import sys
 
     gc.disable()
-    if "rich" not in sys.modules:
-        sys.modules["rich"] = None  # type: ignore[assignment] # the documented way to have an import fail
+    unwanted = {"rich", "pygments"} - set(sys.modules)
+    if "rich" in unwanted:
+        sys.modules.update(dict.fromkeys(unwanted))  # type: ignore[arg-type] # None: the import of that fails
         import httpx  # noqa: F401 - for its first import
         import structlog  # noqa: F401 - likewise
 
-        del sys.modules["rich"]
+        for name in unwanted:
+            del sys.modules[name]
 
 
 def with_log(config: Config, log_format: str | None, log_level: str | None) -> Config:

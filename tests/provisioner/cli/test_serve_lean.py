@@ -11,8 +11,8 @@ assert not gc.isenabled()
 import provisioner.daemon
 from provisioner import registry
 registry.load()
-print(sorted(name for name in sys.modules if name.partition(".")[0] == "rich"))
-import rich.console
+print(sorted(name for name in sys.modules if name.partition(".")[0] in {"rich", "pygments"}))
+import pygments, rich.console
 print(rich.console.Console.__name__)
 """
 
