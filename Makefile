@@ -16,7 +16,7 @@ help:
 	  'make test-guest  only what needs the booted guest with LVM' \
 	  'make test-guest-all  also the long ones: LVM faults, thin pools, the package under systemd (an hour)' \
 	  'make fuzz        longer than the tests do: MINUTES=10 each, TARGETS="urls qcow2" (default: all)' \
-  'make bench       speed beside the usual tools' \
+	  'make bench       speed beside the usual tools' \
 	  'make bench-guest clones beside copies, on LVM in the booted guest' \
 	  'make packages    deb and rpm, into dist' \
 	  'make lock        pin the dependencies anew'
