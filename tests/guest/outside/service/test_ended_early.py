@@ -79,10 +79,10 @@ def held(remote: Remote) -> dict[str, str]:
 
 def bring_about(remote: Remote, disk: str, other: str, *, base: bool) -> None:
     """Give the pool the base of ``disk``, or that of ``other`` alone, which is then the one to evict."""
-    wanted, there = (disk if base else other), remote.volumes("vgthin")
-    if remote.base_of(wanted) not in there:
+    wanted = disk if base else other
+    if remote.base_of(wanted) not in remote.volumes("vgthin"):
         assert remote.ended(remote.submit(f"{wanted}.qcow2", "spare", "thin"))["status"] == "completed"
-    if not base and remote.base_of(disk) in there:
+    if not base and remote.base_of(disk) in remote.volumes("vgthin"):
         remote.guest.sh(f"lvremove -qy vgthin/{remote.base_of(disk)}")
     # A base a job just used is not evicted as long as the service remembers it.
     if not base and remote.submitted:
