@@ -20,12 +20,15 @@ class Packages:
 
     @property
     def deb(self) -> Path:
-        (found,) = self.folder.glob("libvirt-volume-provisioner_*.deb")
-        return found
+        return self.any("libvirt-volume-provisioner_*.deb")
 
     @property
     def rpm(self) -> Path:
-        (found,) = self.folder.glob("libvirt-volume-provisioner-*.rpm")
+        return self.any("libvirt-volume-provisioner-*.rpm")
+
+    def any(self, pattern: str) -> Path:
+        """The one file of that name."""
+        (found,) = self.folder.glob(pattern)
         return found
 
 
@@ -46,12 +49,16 @@ def snapshot(folder: Path, version: str | None = None) -> Path:
 
 def build(source: Path, folder: Path, **environment: str) -> Packages:
     """Run the project's own build there."""
-    done = subprocess.run(
-        [str(source / "packaging" / "build"), str(folder)],
-        env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return _run([source / "packaging" / "build", folder], folder, environment)
+
+
+def build_plugin(source: Path, folder: Path) -> Packages:
+    """The example plugin's packages, built by the same tools."""
+    return _run([source / "packaging" / "build-plugin", source / "contrib" / "example-plugin", folder], folder, {})
+
+
+def _run(command: list[Path], folder: Path, environment: dict[str, str]) -> Packages:
+    surroundings = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, **environment}
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return Packages(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.building import CHECKOUT, Packages, build, snapshot
+from tests.packaging.building import CHECKOUT, build, build_plugin, snapshot
 
 HERE = Path(__file__).parent
 
@@ -31,12 +31,7 @@ def packages(source, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def plugin(source, tmp_path_factory):
-    """The example plugin's packages, built by the same tools."""
-    folder = tmp_path_factory.mktemp("plugin")
-    command = [str(source / "packaging" / "build-plugin"), str(source / "contrib" / "example-plugin"), str(folder)]
-    environment = {"SOURCE_DATE_EPOCH": "1767225600", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
-    subprocess.run(command, check=True, env=environment, capture_output=True)
-    return Packages(folder)
+    return build_plugin(source, tmp_path_factory.mktemp("plugin"))
 
 
 @pytest.fixture(scope="session")

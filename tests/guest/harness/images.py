@@ -29,10 +29,13 @@ class Images:
     site: Path  # an ext4 image with the test dependencies
 
 
-def prepare() -> Images:
-    """Install the missing tools and build the missing images; at once when all is there."""
+def prepare(variant: str = "plain") -> Images:
+    """Install the missing tools and build the missing images; at once when all is there.
+
+    :param variant: which Debian, one of `tree.VARIANTS`
+    """
     install_missing()
-    debian = _debian()
+    debian = _debian(variant)
     return Images(debian / "kernel", debian / "initramfs", debian / "root.ext4", _site() / "site.ext4")
 
 
@@ -54,11 +57,11 @@ def project_disk(image: Path, wheel: Path | None) -> None:
     shutil.rmtree(staging)
 
 
-def _debian() -> Path:
+def _debian(variant: str) -> Path:
     codename, apt_sources = sources.machine_sources()
     recipe = [Path(module.__file__ or "").read_bytes() for module in (tree, initramfs)]
-    return entry("debian", key_of(codename, *recipe),
-                 lambda directory: tree.build_images(directory, codename, apt_sources))  # fmt: skip
+    return entry("debian", key_of(codename, variant, *recipe),
+                 lambda directory: tree.build_images(directory, codename, apt_sources, variant))  # fmt: skip
 
 
 def _site() -> Path:

@@ -10,6 +10,7 @@ HOST_TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "qemu-system-x86_64": "qemu-system-x86",
     "mkfs.ext4": "e2fsprogs",
+    "systemd-nspawn": "systemd-container",
 }
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 # Another apt run holds the lock for as long as its installation takes.

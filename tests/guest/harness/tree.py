@@ -20,8 +20,17 @@ PACKAGES = (
     "python3", "python3-venv", "python3-pip", "python3-pytest",
     "e2fsprogs", "util-linux", "procps", "iproute2", "ca-certificates", "openssl", "curl",
 )  # fmt: skip
+# What only some tests need, as an image of its own: no other boot or copy pays for it.
+VARIANTS = {
+    "plain": (),
+    # A host as the service's packages meet it: libvirt with guests to run, and rpm beside dpkg.
+    "hypervisor": ("libvirt-daemon-system", "libvirt-clients", "qemu-system-x86", "rpm"),
+}
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*", "/usr/share/info/*")
 ROOT_SIZE = "6G"  # sparse: only what is written takes room
+
+# Started by their sockets when a test asks for them, not at each boot.
+NOT_AT_BOOT = ("libvirtd.service", "libvirt-guests.service")
 
 # Nothing in the guest may wait for a person, write over the console or work in the background of a test.
 MASKED = (
@@ -42,10 +51,12 @@ WantedBy=multi-user.target
 """
 
 
-def build_images(directory: Path, codename: str, sources: str) -> None:
+def build_images(directory: Path, codename: str, sources: str, variant: str) -> None:
     """Build the three files into `directory`; takes about a minute, most of it dpkg."""
     tree = directory / "tree"
-    _debootstrap(tree, directory / "debian.sources", codename, sources)
+    sources_file = directory / "debian.sources"
+    sources_file.write_text(sources)
+    _debootstrap(tree, sources_file, codename, (*PACKAGES, *VARIANTS[variant]))
     _adapt(tree)
     kernel = next((tree / "boot").glob("vmlinuz-*"))
     shutil.copyfile(kernel, directory / "kernel")
@@ -71,13 +82,12 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> None:
         raise RuntimeError(f"{command[0]} failed with status {done.returncode}:\n{done.stdout[-4000:]}")
 
 
-def _debootstrap(tree: Path, sources_file: Path, codename: str, sources: str) -> None:
-    sources_file.write_text(sources)
+def _debootstrap(tree: Path, sources_file: Path, codename: str, packages: tuple[str, ...]) -> None:
     apt = [*machine_options(), 'APT::Install-Recommends "false";']
     dpkg = ["force-unsafe-io", *(f"path-exclude={pattern}" for pattern in LEFT_OUT)]
     run(
         ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory", "--skip=output/dev",
-         f"--include={','.join(PACKAGES)}", *(f"--aptopt={option}" for option in apt),
+         f"--include={','.join(packages)}", *(f"--aptopt={option}" for option in apt),
          *(f"--dpkgopt={option}" for option in dpkg), codename, str(tree), str(sources_file)],
         # The kernel's package would build an initramfs that nobody boots.
         {"INITRD": "No"},
@@ -90,6 +100,8 @@ def _adapt(tree: Path) -> None:
     units = tree / "etc/systemd/system"
     for unit in MASKED:
         (units / unit).symlink_to("/dev/null")
+    for unit in NOT_AT_BOOT:
+        (units / "multi-user.target.wants" / unit).unlink(missing_ok=True)
     (units / "guest-agent.service").write_text(AGENT_UNIT)
     (units / "multi-user.target.wants" / "guest-agent.service").symlink_to("../guest-agent.service")
     # Paths in /usr/local come before Debian's own packages, so the pinned versions win.

@@ -1,30 +1,49 @@
-"""A guest with systemd, the packages of two versions in it, and an image server that can be held up."""
+"""A host with systemd and libvirt, the packages of two versions in it, and an image server that can be held up.
+
+The host is a guest with LVM, where each installation takes two minutes; with ``LVP_HOST=container`` a container with a
+file target, where it takes seconds.
+"""
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import trustme
 
-from tests.guest.harness import Guest, Images
-from tests.guest.outside.systemd.host import CONFIG, DROP_IN, IMAGE_SERVER, MIB, MORE_IMAGES, Host
-from tests.packaging.building import Packages, build, snapshot
+from tests.guest.harness import Container, Guest, Images, prepare
+from tests.guest.outside.systemd.host import (
+    CONFIG,
+    FILES,
+    IMAGE_SERVER,
+    IMAGE_SIZE,
+    LISTEN,
+    MIB,
+    MORE_IMAGES,
+    SECRETS,
+    THIN,
+    Host,
+)
+from tests.packaging.building import Packages, build, build_plugin, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERSIONS = ("1.0.0", "1.1.0")
+IN_CONTAINER = os.environ.get("LVP_HOST") == "container"
+
+
+def machine(images: Images) -> Guest | Container:
+    return Container(images, ports=[8080]) if IN_CONTAINER else Guest(images, init="systemd", ports=[8080])
 
 
 @pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Packages]:
-    """The checkout as two versions."""
-    return {
-        version: build(snapshot(tmp_path_factory.mktemp("source"), version), tmp_path_factory.mktemp("packages"))
-        for version in VERSIONS
-    }
+def images() -> Images:
+    """Of a host as the packages meet it."""
+    return prepare("hypervisor")
 
 
 @pytest.fixture(scope="session")
@@ -33,15 +52,18 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-@pytest.fixture(scope="module")
-def host(images: Images, packages: dict[str, Packages], authority: trustme.CA) -> Iterator[Host]:
-    """A virtualization host before the package is installed: a volume group with a thin pool, images, certificates."""
-    with Guest(images, init="systemd", ports=[8080]) as guest:
+@pytest.fixture(scope="session")
+def host(images: Images, authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A virtualization host before the package is installed: a place for volumes, images, certificates."""
+    storage = FILES if IN_CONTAINER else THIN
+    sources = {version: snapshot(tmp_path_factory.mktemp("source"), version) for version in VERSIONS}
+    folders = {version: tmp_path_factory.mktemp("packages") for version in VERSIONS}
+    with machine(images) as guest, ThreadPoolExecutor() as builders:
+        plugin = builders.submit(build_plugin, sources["1.0.0"], tmp_path_factory.mktemp("plugin"))
+        built = {version: builders.submit(build, sources[version], folders[version]) for version in VERSIONS}
         guest.boot(timeout=400)
-        for version, built in packages.items():
-            guest.put(built.deb, f"/root/{version}.deb")
-        guest.sh("vgcreate -y vg0 /dev/disk/by-id/virtio-thin; lvcreate -y -L 4G -T vg0/thin")
-        guest.put(b"".join(bytes([number]) * MIB for number in range(1, 65)), "/srv/images/web.raw")
+        guest.sh(storage.make)
+        guest.put(b"".join(bytes([number]) * MIB for number in range(1, IMAGE_SIZE // MIB + 1)), "/srv/images/web.raw")
         guest.sh(MORE_IMAGES, silence=300)
         guest.put(IMAGE_SERVER.encode(), "/root/image-server", 0o755)
         guest.start(["python3", "/root/image-server"], "/root/image-server.log")
@@ -49,9 +71,19 @@ def host(images: Images, packages: dict[str, Packages], authority: trustme.CA) -
         guest.put(b"".join(part.bytes() for part in issued.cert_chain_pems), "/root/tls/server.pem")
         guest.put(issued.private_key_pem.bytes(), "/root/tls/server.key", 0o600)
         guest.put(authority.cert_pem.bytes(), "/root/tls/clients-ca.pem")
-        guest.put(CONFIG.encode(), "/root/config.toml")
-        guest.put(DROP_IN.encode(), "/root/listen.conf")
-        yield Host(guest, authority)
+        guest.put((CONFIG + storage.target).encode(), "/root/config.toml")
+        guest.put(LISTEN.encode(), "/root/listen.conf")
+        guest.put(SECRETS.encode(), "/root/secrets.conf")
+        put_packages(guest, {version: future.result() for version, future in built.items()}, plugin.result())
+        yield Host(guest, authority, storage)
+
+
+def put_packages(guest: Guest | Container, built: dict[str, Packages], plugin: Packages) -> None:
+    for version, packages in built.items():
+        guest.put(packages.deb, f"/root/{version}.deb")
+        guest.put(packages.rpm, f"/root/{version}.rpm")
+    guest.put(plugin.any("*.deb"), "/root/plugin.deb")
+    guest.put(plugin.any("*.rpm"), "/root/plugin.rpm")
 
 
 @pytest.fixture(autouse=True)

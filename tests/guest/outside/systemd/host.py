@@ -13,11 +13,14 @@ import httpx
 if TYPE_CHECKING:
     import trustme
 
-    from tests.guest.harness import Guest
+    from tests.guest.harness import Container, Guest
 
 MIB = 1024**2
+IMAGE_SIZE = 16 * MIB
 NAME = "libvirt-volume-provisioner"
 SERVICE = f"{NAME}.service"
+SOCKET = f"{NAME}.socket"
+STATE = f"/var/lib/{NAME}"
 
 CONFIG = """
 [server]
@@ -31,14 +34,28 @@ certificate_roles = { "operator.example.org" = "operator", "viewer.example.org" 
 shutdown_grace = "1s"
 [sources.images]
 plugin = "http"
-urls = ["http://127.0.0.1:9000/"]
-[targets.thin]
-plugin = "thin-lvm"
-volume_group = "vg0"
-pool = "thin"
+urls = ["http://127.0.0.1:9000/open/"]
+allow_addresses = ["127.0.0.0/8"]
+[sources.bucket]
+plugin = "minio"
+endpoint = "http://127.0.0.1:9000"
+buckets = ["bucket"]
+region = "us-east-1"
+allow_addresses = ["127.0.0.0/8"]
+access_key = "credential:bucket-access-key"
+secret_key = "credential:bucket-secret-key"
+[observers.ledger]
+plugin = "ledger"
+file = "/var/lib/libvirt-volume-provisioner/ledger.jsonl"
 """
 
-DROP_IN = """
+SECRETS = """
+[Service]
+LoadCredential=bucket-access-key:/etc/libvirt-volume-provisioner/secrets/access-key
+LoadCredential=bucket-secret-key:/etc/libvirt-volume-provisioner/secrets/secret-key
+"""
+
+LISTEN = """
 [Socket]
 ListenStream=
 ListenStream=0.0.0.0:8080
@@ -47,15 +64,39 @@ ListenStream=0.0.0.0:8080
 # An image of its own for each job that is interrupted: one that was seen before would be cloned at once.
 MORE_IMAGES = """
 cd /srv/images
-for name in db-01 db-02 db-03 db-04; do { echo $name; cat web.raw; } | head -c 64M > $name.raw; done
+for name in db-01 db-02 db-03 db-04 db-05 db-06 secret; do { echo $name; cat web.raw; } | head -c 16M > $name.raw; done
 for image in *.raw; do sha256sum $image > $image.sha256; done
 """
 
-# Gives each image out whole at once, or, while the file /srv/hold is there, its first half and nothing more.
+# Gives each image out whole at once, or, while the file /srv/hold is there, its first half and nothing more. What is
+# under /bucket/ only to who signs the request as S3 asks for (AWS Signature Version 4), with the secret "s3cret".
 IMAGE_SERVER = """
-import http.server, os, time
-HALF = 32 << 20
+import hashlib, hmac, http.server, os, time
+HALF = 8 << 20
+
+def signature(method, path, headers, authorization):
+    fields = dict(part.strip().split("=", 1) for part in authorization.partition(" ")[2].split(","))
+    _, *scope = fields["Credential"].split("/")
+    names = fields["SignedHeaders"].split(";")
+    canonical = [method, *path.partition("?")[::2], *(f"{name}:{headers[name].strip()}" for name in names), "",
+                 ";".join(names), headers["x-amz-content-sha256"]]
+    digest = hashlib.sha256("\\n".join(canonical).encode()).hexdigest()
+    key = b"AWS4s3cret"
+    for word in scope:
+        key = hmac.digest(key, word.encode(), "sha256")
+    words = ["AWS4-HMAC-SHA256", headers["x-amz-date"], "/".join(scope), digest]
+    return hmac.digest(key, "\\n".join(words).encode(), "sha256").hex()
+
 class Images(http.server.SimpleHTTPRequestHandler):
+    def send_head(self):
+        folder, _, name = self.path.lstrip("/").partition("/")
+        if folder == "bucket":
+            given = self.headers.get("Authorization", "")
+            if not given or not given.endswith("=" + signature(self.command, self.path, self.headers, given)):
+                return self.send_error(403)
+        self.path = "/" + name
+        return super().send_head()
+
     def copyfile(self, source, out):
         sent = 0
         while piece := source.read(1 << 20):
@@ -63,23 +104,69 @@ class Images(http.server.SimpleHTTPRequestHandler):
                 time.sleep(0.1)
             out.write(piece)
             sent += len(piece)
+
 os.chdir("/srv/images")
 http.server.ThreadingHTTPServer(("127.0.0.1", 9000), Images).serve_forever()
 """
 
 
+@dataclass(frozen=True)
+class Storage:
+    """Where the host keeps its volumes: how to make the place, the target over it, and libvirt's pool over it."""
+
+    make: str
+    target: str
+    pool: str
+    folder: str
+    suffix: str = ""
+
+
+THIN = Storage(
+    make="vgcreate -y vg0 /dev/disk/by-id/virtio-thin; lvcreate -y -L 4G -T vg0/thin",
+    target='[targets.main]\nplugin = "thin-lvm"\nvolume_group = "vg0"\npool = "thin"\n',
+    pool="logical --source-name vg0 --target /dev/vg0",
+    folder="/dev/vg0",
+)
+FILES = Storage(
+    make="mkdir -m 711 /var/lib/libvirt/images/vg0",
+    target='[targets.main]\nplugin = "file"\ndirectory = "/var/lib/libvirt/images/vg0"\novercommit = true\n',
+    pool="dir --target /var/lib/libvirt/images/vg0",
+    folder="/var/lib/libvirt/images/vg0",
+    suffix=".raw",
+)
+
+
 @dataclass
 class Host:
-    """The guest, and the client's side of the API over its forwarded port."""
+    """The guest or container, and the client's side of the API over its forwarded port."""
 
-    guest: Guest
+    guest: Guest | Container
     authority: trustme.CA
+    storage: Storage
 
     def systemctl(self, *words: str) -> str:
         return self.guest.sh(" ".join(["systemctl", *words]), silence=400)
 
     def state(self, unit: str = SERVICE) -> str:
         return self.guest.run(["systemctl", "is-active", unit]).output.strip()
+
+    def configure(self) -> None:
+        """What an operator does between installation and start."""
+        self.guest.sh(
+            f"cp /root/config.toml /root/tls/* /etc/{NAME}/; cd /etc/systemd/system; mkdir -p {SOCKET}.d {SERVICE}.d;"
+            f"cp /root/secrets.conf {SERVICE}.d/; cp /root/listen.conf {SOCKET}.d/; systemctl daemon-reload; umask 077;"
+            f"cd /etc/{NAME}/secrets; echo key-id > access-key; echo s3cret > secret-key;"
+            "openssl rand -hex 32 > token-key; cp /root/tls/server.key tls-key"
+        )
+
+    def status_text(self) -> str:
+        return self.systemctl("show", "-P", "StatusText", SERVICE).strip()
+
+    def pid(self) -> int:
+        return int(self.systemctl("show", "-P", "MainPID", SERVICE))
+
+    def journal(self) -> str:
+        return self.guest.sh(f"journalctl --no-pager -o cat -u {SERVICE}")
 
     def apt(self, *words: str) -> str:
         command = f"DEBIAN_FRONTEND=noninteractive apt-get -y -qq {' '.join(words)}"
@@ -98,16 +185,19 @@ class Host:
             self.authority.issue_cert(who, common_name=who).configure_cert(context)
         return context
 
-    def call(self, method: str, path: str, body: object = None, who: str | None = "operator.example.org") -> Any:
+    def call(
+        self, method: str, path: str, body: object = None, *, who: str | None = "operator.example.org", token: str = ""
+    ) -> Any:
         """One request from outside; raises httpx.HTTPStatusError on 4xx and 5xx."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         url = f"https://127.0.0.1:{self.guest.port(8080)}{path}"
         with httpx.Client(verify=self.context(who), trust_env=False, timeout=120) as client:
-            answer = client.request(method, url, json=body).raise_for_status()
+            answer = client.request(method, url, json=body, headers=headers).raise_for_status()
             return answer.json() if answer.content else None
 
-    def submit(self, volume: str, image: str = "web") -> str:
+    def submit(self, volume: str, image: str = "web", folder: str = "open") -> str:
         body = {
-            "image_url": f"http://127.0.0.1:9000/{image}.raw",
+            "image_url": f"http://127.0.0.1:9000/{folder}/{image}.raw",
             "image_type": "raw",
             "volume_name": volume,
             "volume_size_gb": 1,
@@ -128,6 +218,23 @@ class Host:
             time.sleep(0.5)
         return answer
 
+    def running_job(self, volume: str) -> str:
+        """A job that is half-way through its download and stays there until ``let_go``."""
+        self.guest.sh("touch /srv/hold")
+        job_id = self.submit(volume, image=volume)
+        job = self.wait_until("the job starts", 60, lambda: (job := self.job(job_id))["status"] != "pending" and job)
+        assert job["status"] == "running", job
+        return job_id
+
+    def let_go(self) -> None:
+        self.guest.sh("rm -f /srv/hold")
+
+    def completes(self, job_id: str, volume: str, image: str) -> bool:
+        """Wait for the job's end; whether it is the good one and the volume holds the image."""
+        job = self.wait_ended(job_id)
+        assert job["status"] == "completed", job
+        return self.holds(volume, image)
+
     def wait_ended(self, job_id: str) -> dict[str, Any]:
         def ended() -> dict[str, Any] | None:
             job = self.job(job_id)
@@ -137,11 +244,15 @@ class Host:
         assert isinstance(found, dict)
         return found
 
+    def device(self, volume: str) -> str:
+        return f"{self.storage.folder}/{volume}{self.storage.suffix}"
+
     def volumes(self) -> set[str]:
-        return set(self.guest.sh("lvs --noheadings -o lv_name vg0").split()) - {"thin"}
+        """All of them, also what is half made."""
+        listed = "lvs --noheadings -o lv_name vg0" if self.storage is THIN else f"ls -A {self.storage.folder}"
+        return {name.removesuffix(self.storage.suffix) for name in self.guest.sh(listed).split()} - {"thin"}
 
     def holds(self, volume: str, image: str) -> bool:
         """Whether the volume begins with the whole image."""
-        return (
-            self.guest.run(["cmp", "-n", str(64 * MIB), f"/dev/vg0/{volume}", f"/srv/images/{image}.raw"]).status == 0
-        )
+        command = ["cmp", "-n", str(IMAGE_SIZE), self.device(volume), f"/srv/images/{image}.raw"]
+        return self.guest.run(command).status == 0

@@ -1,0 +1,120 @@
+"""The service beside a real libvirtd: pools show what it makes, and what guests run from it leaves alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.guest.outside.systemd.host import FILES, NAME, SERVICE, Host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TABLES = """
+[guards.libvirt]
+plugin = "libvirt"
+[observers.pools]
+plugin = "libvirt-pools"
+pools = ["vg0"]
+"""
+
+# No system in it: a firmware that finds nothing to boot is a guest that runs, with its disk open.
+DOMAIN = """
+<domain type='qemu'><name>mail server</name><memory unit='MiB'>32</memory>
+<os><type arch='x86_64' machine='pc'>hvm</type></os>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<disk type='volume' device='disk'><driver name='qemu' type='raw'/><source pool='vg0' volume='{volume}'/>
+<target dev='vda' bus='virtio'/></disk>
+<controller type='usb' model='none'/><memballoon model='none'/></devices></domain>
+"""
+
+# The plugin alone, as somebody who is not root.
+AS_ANOTHER_USER = """
+import sys
+sys.path.append("/usr/lib/libvirt-volume-provisioner/site")
+import trio
+from pathlib import Path
+from lvp_guard_libvirt import GuardSettings, LibvirtGuard, PoolRefresher, PoolSettings
+from provisioner.contracts import BackEndContext, JobEvent, Volume
+
+context = BackEndContext("libvirt", Path("/nonexistent"))
+
+async def main():
+    users = await LibvirtGuard(GuardSettings(), context).users(Volume("mail-01", "main", sys.argv[1], 1 << 30))
+    print("users:", *users, flush=True)
+    event = JobEvent(job_id="1", status="completed", stage="done", percent=100.0, volume_name="mail-01", image_url="",
+                     correlation_id=None, error=None, at=0.0)
+    await PoolRefresher(PoolSettings(pools=["vg0"]), context).job_changed(event)
+    print("the pool was asked")
+
+trio.run(main)
+"""
+
+
+def virsh(host: Host, *words: str) -> str:
+    return host.guest.sh(" ".join(["virsh", "-q", *words]), silence=400)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libvirt(host: Host) -> Iterator[None]:
+    """A pool over the volume group, and the service asked to mind it."""
+    if host.storage is FILES:  # in a container, control groups are not libvirt's to make
+        host.guest.sh("echo 'cgroup_controllers = []' >> /etc/libvirt/qemu.conf")
+    virsh(host, "pool-define-as vg0", host.storage.pool)
+    virsh(host, "pool-start vg0")
+    host.guest.put(DOMAIN.format(volume=f"mail-01{host.storage.suffix}").encode(), "/root/domain.xml")
+    host.guest.put(AS_ANOTHER_USER.encode(), "/srv/as-another-user")
+    host.guest.put(TABLES.encode(), "/root/libvirt.toml")
+    host.guest.sh(f"cat /root/libvirt.toml >> /etc/{NAME}/config.toml")
+    host.systemctl("restart", SERVICE)
+    yield
+    host.guest.sh(f"cp /root/good.toml /etc/{NAME}/config.toml")  # in force with the next restart, of which come many
+
+
+def volumes(host: Host) -> set[str]:
+    return {line.split()[0].removesuffix(host.storage.suffix) for line in virsh(host, "vol-list vg0").splitlines()}
+
+
+def test_pool_shows_a_new_volume(host: Host) -> None:
+    assert "mail-01" not in volumes(host)
+    assert host.completes(host.submit("mail-01"), "mail-01", "web")
+    # Observers hear of an end right after the job's callers do.
+    host.wait_until("the pool was refreshed", 60, lambda: "mail-01" in volumes(host))
+
+
+def test_disk_of_a_running_domain_is_neither_replaced_nor_removed(host: Host) -> None:
+    virsh(host, "define /root/domain.xml")
+    virsh(host, "start", "'mail server'")
+    job = host.wait_ended(host.submit("mail-01", image="db-05"))
+    assert job["status"] == "failed"
+    assert "in use by domain mail server" in job["error"]
+    with pytest.raises(httpx.HTTPStatusError) as refusal:
+        host.call("DELETE", "/api/v1/volumes/main/mail-01", who="viewer.example.org")  # an admin since the reload
+    assert refusal.value.response.status_code == 409
+    assert "domain mail server" in refusal.value.response.text
+    assert host.holds("mail-01", "web")
+
+
+def as_user(host: Host, name: str, groups: str) -> str:
+    command = ["setpriv", f"--reuid={name}", f"--regid={name}", groups, "python3", "-IS", "/srv/as-another-user"]
+    return host.guest.run([*command, host.device("mail-01")], silence=400).output
+
+
+def test_it_needs_no_root_to_ask_and_the_group_libvirt_to_refresh(host: Host) -> None:
+    host.guest.sh("useradd --user-group guest-user; useradd --user-group --groups libvirt guest-admin")
+    said = as_user(host, "guest-user", "--clear-groups")
+    assert "users: domain mail server" in said
+    assert "the pool was asked" not in said
+    assert "storage pools were not refreshed: vg0" in said
+    said = as_user(host, "guest-admin", "--init-groups")
+    assert "users: domain mail server" in said
+    assert "the pool was asked" in said
+
+
+def test_disk_of_a_domain_that_is_shut_off_is_free(host: Host) -> None:
+    virsh(host, "destroy", "'mail server'")
+    assert host.completes(host.submit("mail-01", image="db-05"), "mail-01", "db-05")
+    host.call("DELETE", "/api/v1/volumes/main/mail-01", who="viewer.example.org")
+    assert "mail-01" not in host.volumes()

@@ -1,0 +1,28 @@
+"""Another version in the middle of a job: what there is stays, and the job goes on."""
+
+from __future__ import annotations
+
+from tests.guest.outside.systemd.host import NAME, STATE, Host
+
+
+def test_upgrade_in_mid_job(host: Host) -> None:
+    history = len(host.call("GET", "/api/v1/jobs")["jobs"])
+    job_id = host.running_job("db-03")
+    host.apt("install", "/root/1.1.0.deb")
+    host.let_go()
+    host.wait_until("the service is back", 300, lambda: host.state() == "active")
+    assert host.call("GET", "/health")["version"] == "1.1.0"
+    assert host.completes(job_id, "db-03", "db-03")
+    assert len(host.call("GET", "/api/v1/jobs")["jobs"]) == history + 1
+    assert host.guest.sh(f"cmp /root/good.toml /etc/{NAME}/config.toml && echo same").strip() == "same"
+    assert [line for line in host.altered() if "config.toml" not in line] == []
+    # The plugin's package was not touched, and the new version runs with it.
+    assert job_id in host.guest.sh(f"cat {STATE}/ledger.jsonl")
+
+
+def test_downgrade_keeps_what_there_is(host: Host) -> None:
+    jobs = len(host.call("GET", "/api/v1/jobs")["jobs"])
+    host.apt("install", "--allow-downgrades", "/root/1.0.0.deb")
+    host.wait_until("the service is back", 300, lambda: host.state() == "active")
+    assert host.call("GET", "/health")["version"] == "1.0.0"
+    assert len(host.call("GET", "/api/v1/jobs")["jobs"]) == jobs
