@@ -185,3 +185,55 @@ def test_what_needs_a_restart_is_named():
 
 def test_a_certificate_where_there_was_none_needs_a_restart(server):
     assert "server.tls_certificate" in needs_restart(config(), config(server=server.section))
+
+
+async def test_files_that_change_are_taken_in_without_a_signal(start, server):
+    reloader, _, door, _ = start()
+    old = server.ca
+    await reloader.look()
+    server.replace()
+    with structlog.testing.capture_logs() as lines:
+        await reloader.look()
+        await reloader.look()  # once is enough
+    assert [line["event"] for line in lines] == ["TLS files have changed and count for new connections"]
+    assert await handshake(door, server.ca, server.ca) == "client"
+    assert await refused(door, old, server.ca)
+
+
+async def test_half_a_change_is_refused_and_the_whole_taken_in(start, server):
+    reloader, _, door, _ = start()
+    old, key = server.ca, server.key.read_bytes()
+    server.replace()
+    new_key = server.key.read_bytes()
+    server.key.write_bytes(key)  # the certificate is there already, its key is not
+    with structlog.testing.capture_logs() as lines:
+        await reloader.look()
+        await reloader.look()
+    assert [line["log_level"] for line in lines] == ["warning"]
+    assert await handshake(door, old, old) == "client"
+    server.key.write_bytes(new_key)
+    await reloader.look()
+    assert await handshake(door, server.ca, server.ca) == "client"
+
+
+async def test_what_ends_soon_is_warned_of(start, server):
+    reloader, files, _, _ = start()
+    assert reloader.warnings() == []
+    files.append(config(server={**server.section, "warn_before_expiry": "400000d"}))
+    with structlog.testing.capture_logs() as lines:
+        await reloader.reload()
+    warned = [line["event"] for line in lines if line["log_level"] == "warning"]
+    assert len(warned) == 2
+    assert warned == reloader.warnings()
+    assert warned[0].startswith("the server's certificate ends on ")
+
+
+def test_limits_and_lists_need_no_restart(server):
+    wanted = config(
+        server={**server.section, "client_crl": "/x", "tls_minimum": "1.2", "warn_before_expiry": "1d"},
+        auth={"certificates": {"ci": {"role": "viewer"}}, "revoked_certificates": ["serial:1"], "max_jobs": 3},
+    )
+    assert needs_restart(config(server=server.section), wanted) == []
+    assert needs_restart(config(), config(audit={"file": "/x"}, auth={"token_key": "file:/k"})) == [
+        "audit.file", "auth.token_key"
+    ]  # fmt: skip
