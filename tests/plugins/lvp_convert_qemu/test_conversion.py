@@ -250,6 +250,16 @@ async def test_an_image_read_in_two_ways_is_refused(tmp_path):
         await convert(make_image(tmp_path), "qcow2", make_device(tmp_path, SIZE), virtual_size=SIZE // 2)
 
 
+async def test_the_file_that_was_opened_is_the_one_converted(tmp_path):
+    image, device = make_image(tmp_path), make_device(tmp_path, SIZE)
+    evil = tmp_path / "evil"
+    qemu_img("create", "-f", "qcow2", "-u", "-b", "/etc/passwd", "-F", "raw", evil, SIZE)
+    with FileView(image, "qcow2", SIZE) as view:
+        evil.rename(image)
+        await make_converter().convert(view, device, lambda _: None)
+    assert Path(device.path).read_bytes() == CONTENT
+
+
 async def test_another_format_than_declared_is_refused(tmp_path):
     with pytest.raises(CorruptImageError):
         await convert(make_image(tmp_path, "vdi"), "qcow2", make_device(tmp_path, SIZE))
