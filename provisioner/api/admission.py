@@ -11,13 +11,20 @@ import uuid
 from typing import TYPE_CHECKING
 
 import structlog
+import trio
 from quart import Response, g, request
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 from provisioner.api.auditing import LOCAL
 from provisioner.api.auth import check_role, presented
 from provisioner.api.peer_tls import peer_certificate
 from provisioner.api.routes import ROLES, is_sane_id
-from provisioner.contracts.errors import InvalidRequestError, TooManyRequestsError, UnauthorizedError
+from provisioner.contracts.errors import (
+    InvalidRequestError,
+    ProvisionerError,
+    TooManyRequestsError,
+    UnauthorizedError,
+)
 
 if TYPE_CHECKING:
     from quart_trio import QuartTrio
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
 _KNOWN_METHODS = {"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"}
 # Path and query. The longest sensible one, a volume's name of 255 characters all of them quoted, is under 1 KiB.
 MAX_TARGET = 8192
+# Seconds a body may take; the largest is 64 KiB. A slower client is cut.
+BODY_TIMEOUT = 20
 # Answers that concern who is calling; they are worth a line although nobody was recognised.
 _REFUSALS = {401, 403, 429}
 
@@ -39,14 +48,12 @@ def add_hooks(app: QuartTrio, services: Services) -> None:
         g.started = time.monotonic()
         g.address = (request.scope.get("client") or [LOCAL])[0]
         _name_request()
-        if request.http_version == "2":  # an answer before the body's end breaks hypercorn's HTTP/2 connections
-            await request.get_data()
-        if len(request.scope.get("raw_path") or b"") + len(request.query_string) > MAX_TARGET:
-            raise InvalidRequestError(f"the path and its query are over {MAX_TARGET} bytes")
-        closed_metrics = request.path == "/metrics" and not services.config.auth.open_metrics
-        if request.path.startswith("/api/") or closed_metrics:
-            _recognise(services)
-            check_role(g.principal, ROLES.get(request.endpoint or "", "viewer"))
+        try:
+            _let_in(services)
+        except ProvisionerError:
+            await _see_body_out(keep=False)
+            raise
+        await _see_body_out(keep=g.get("principal") is not None)
 
     @app.after_request
     async def note(response: Response) -> Response:
@@ -63,6 +70,36 @@ def add_hooks(app: QuartTrio, services: Services) -> None:
     async def gone(_error: BaseException | None) -> None:
         if not g.get("written_down"):  # the client hung up before its answer; what it asked for may be done
             _write_down(services, "client gone")
+
+
+def _let_in(services: Services) -> None:
+    """Raises InvalidRequestError, UnauthorizedError, TooManyRequestsError, ForbiddenError."""
+    if len(request.scope.get("raw_path") or b"") + len(request.query_string) > MAX_TARGET:
+        raise InvalidRequestError(f"the path and its query are over {MAX_TARGET} bytes")
+    closed_metrics = request.path == "/metrics" and not services.config.auth.open_metrics
+    if request.path.startswith("/api/") or closed_metrics:
+        _recognise(services)
+        check_role(g.principal, ROLES.get(request.endpoint or "", "viewer"))
+
+
+async def _see_body_out(*, keep: bool) -> None:
+    """Over HTTP/2: wait for the end of the body; an answer before it breaks hypercorn's connections.
+
+    Only of callers we know anything of it is kept in memory.
+    """
+    if request.http_version != "2":
+        return
+    if keep:
+        await request.get_data()
+        return
+    seen = 0
+    with trio.move_on_after(BODY_TIMEOUT):
+        async for piece in request.body:
+            seen += len(piece)
+            if seen > (request.max_content_length or 0):
+                raise RequestEntityTooLarge
+        return
+    raise RequestTimeout
 
 
 def _name_request() -> None:

@@ -28,8 +28,6 @@ _CATEGORIES = {
     408: "request timeout",
     413: "payload too large",
 }
-# Seconds a body may take; the largest is 64 KiB. A slower client is cut.
-_BODY_TIMEOUT = 20
 # Seconds an answer may take to leave; a listing of a thousand jobs is 1 MiB.
 _RESPONSE_TIMEOUT = 60
 
@@ -38,7 +36,7 @@ def create_app(services: Services) -> QuartTrio:
     """The app over the daemon's parts."""
     app = QuartTrio("libvirt-volume-provisioner", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = int(services.config.server.max_body)
-    app.config["BODY_TIMEOUT"] = _BODY_TIMEOUT
+    app.config["BODY_TIMEOUT"] = admission.BODY_TIMEOUT
     app.config["RESPONSE_TIMEOUT"] = _RESPONSE_TIMEOUT
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False

@@ -387,6 +387,22 @@ async def test_health(idle, path):
         assert (await held(await idle.call("GET", path, role=None), "Health"))["status"] == status
 
 
+async def test_health_warns_and_keeps_its_status(service):
+    service.services.warnings = lambda: ["the server's certificate ends on 2024-01-20, in 5 days"]
+    body = await held(await service.call("GET", "/health", role=None), "Health")
+    assert (body["status"], body["warnings"]) == ("healthy", ["the server's certificate ends on 2024-01-20, in 5 days"])
+    service.services.warnings = list
+    assert "warnings" not in await held(await service.call("GET", "/health", role=None), "Health")
+
+
+async def test_too_many_failures(service):
+    for _ in range(20):
+        await service.call("GET", "/api/v1/jobs", role=None, headers={"X-API-Token": "wrong"})
+    response = await service.call("GET", "/api/v1/jobs", role=None, headers={"X-API-Token": "wrong"})
+    await refused(response, 429, "too many requests", "failed authentications")
+    assert 1 <= int(response.headers["Retry-After"]) <= 60
+
+
 async def test_health_with_a_number_of_ones_own(tmp_path):
     async with running(tmp_path, work=False, server=ServerSettings(degraded_above=0)) as service:
         await service.submit()

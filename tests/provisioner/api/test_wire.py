@@ -170,6 +170,22 @@ async def test_http_2_without_tls(wire):
         assert (await client.get("/health")).status_code == 200
 
 
+@pytest.mark.parametrize(("path", "status"), [("/api/v1/jobs", 401), ("/health", 405), ("/nothing", 404)])
+async def test_http_2_bodies_of_the_unknown_are_waited_for_and_not_kept(wire, path, status):
+    """Their connection goes on; a body over the limit is refused whoever sends it."""
+
+    async def pieces(count):
+        for _ in range(count):
+            yield 8192 * b" "
+
+    async with httpx.AsyncClient(base_url=wire.url, http1=False, http2=True, trust_env=False) as client:
+        for _ in range(3):
+            assert (await client.post(path, content=pieces(8))).status_code == status
+        assert (await client.get("/health")).status_code == 200
+    async with httpx.AsyncClient(base_url=wire.url, http1=False, http2=True, trust_env=False) as client:
+        assert (await client.post(path, content=65537 * b" ")).status_code == 413
+
+
 async def test_http_2_data_after_the_answer_ends_no_other_connection(wire):
     async with httpx.AsyncClient(base_url=wire.url, trust_env=False) as other:
         assert (await other.get("/health")).status_code == 200
