@@ -12,20 +12,22 @@ import os
 import queue
 import re
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from io import TextIOWrapper
     from pathlib import Path
 
 _LOGGER = "audit"
 # Lines that wait for the disk. Some 300 bytes each: with a disk that hangs, memory stays bounded and lines are lost.
 _BACKLOG = 20_000
+# Seconds for the last of them to be written when the service stops.
+_LAST_LINES = 5.0
 # An API token in any field that a caller fills.
 _TOKEN = re.compile(r"lvp_[A-Za-z0-9_-]{12,}")
 
@@ -72,7 +74,7 @@ class AuditLog:
         file = _PrivateFile(self._path, self._lost)
         waiting: queue.Queue[logging.LogRecord] = queue.Queue(_BACKLOG)
         handler = _Bounded(waiting, self._lost)
-        listener = logging.handlers.QueueListener(waiting, file)
+        listener = _Writer(waiting, file)
         self._logger.addHandler(handler)
         self._logger.propagate = False
         listener.start()
@@ -97,13 +99,32 @@ class _PrivateFile(logging.handlers.WatchedFileHandler):
     def __init__(self, path: Path, lost: Callable[[], None]) -> None:
         self._lost = lost
         super().__init__(path, encoding="utf-8")
-        path.chmod(0o600)
+        if path.is_file():  # and not a device
+            path.chmod(0o600)
 
     def _open(self) -> TextIOWrapper:
-        return open(self.baseFilename, "a", encoding="utf-8", opener=_private)
+        # Nothing is kept back: a line that could not be written is gone, and does not fill the memory.
+        raw = open(self.baseFilename, "ab", buffering=0, opener=_private)  # noqa: SIM115 - closed with the handler
+        return TextIOWrapper(raw, encoding="utf-8", write_through=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # its folder is gone
+            self._lost()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's name
         self._lost()  # a full disk, say; the next line is tried again
+
+
+class _Writer(logging.handlers.QueueListener):
+    """Ends in bounded time although lines still wait for a disk that hangs; those are given up."""
+
+    def stop(self) -> None:
+        with suppress(queue.Full):
+            self.queue.put(None, timeout=_LAST_LINES)  # type: ignore[attr-defined]  # None ends the thread
+            if self._thread is not None:
+                self._thread.join(_LAST_LINES)
 
 
 class _Bounded(logging.handlers.QueueHandler):

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import logging.handlers
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +88,66 @@ def test_without_a_file_lines_go_to_the_log(caplog):
 )
 def test_what_is_audited(method, status, expected):
     assert is_worth_a_line(method, status) is expected
+
+
+def test_the_level_of_the_log_does_not_silence_it():
+    root = logging.getLogger()
+    before = root.level
+    try:
+        root.setLevel(logging.ERROR)
+        logging.getLogger("audit").setLevel(logging.NOTSET)
+        with AuditLog(None).open():
+            assert logging.getLogger("audit").isEnabledFor(logging.INFO)
+    finally:
+        root.setLevel(before)
+
+
+def test_a_full_disk_holds_nobody_up_and_is_counted():
+    lost = []
+    audit = AuditLog(Path("/dev/full"), lambda: lost.append(1))
+    with audit.open():
+        for _ in range(3):
+            audit.note(a_record())
+    assert len(lost) == 3
+
+
+def test_lines_that_wait_are_bounded(tmp_path, monkeypatch):
+    """A disk that hangs: what does not fit is counted, and nobody waits."""
+    monkeypatch.setattr("provisioner.observe.audit._BACKLOG", 5)
+    held, lost = threading.Event(), []
+    audit = AuditLog(tmp_path / "audit.log", lambda: lost.append(1))
+    real = logging.handlers.WatchedFileHandler.emit
+    monkeypatch.setattr(logging.handlers.WatchedFileHandler, "emit", lambda *args: (held.wait(), real(*args)))
+    with audit.open():
+        for _ in range(20):
+            audit.note(a_record())
+        assert 14 <= len(lost) <= 15  # one may be in the writer's hands
+        held.set()
+    assert len((tmp_path / "audit.log").read_text().splitlines()) == 20 - len(lost)
+
+
+def test_what_looks_like_a_token_is_left_out(tmp_path):
+    audit = AuditLog(tmp_path / "audit.log")
+    with audit.open():
+        audit.note(a_record(request_id="lvp_" + "x" * 43, volume="a-lvp_" + "y" * 43))
+    text = (tmp_path / "audit.log").read_text()
+    assert "xxx" not in text
+    assert "yyy" not in text
+
+
+def test_a_folder_that_goes_and_comes_back(tmp_path):
+    lost, folder = [], tmp_path / "logs"
+    folder.mkdir()
+    audit = AuditLog(folder / "audit.log", lambda: lost.append(1))
+    with audit.open():
+        audit.note(a_record())
+        while not (folder / "audit.log").stat().st_size:
+            pass
+        folder.rename(tmp_path / "away")
+        audit.note(a_record())
+        while not lost:
+            pass
+        folder.mkdir()
+        audit.note(a_record(request_id="later"))
+    assert "later" in (folder / "audit.log").read_text()
+    assert len(lost) == 1

@@ -1,0 +1,147 @@
+"""Who gets in, on a running daemon: its key, its audit log, certificates that change, tokens in use."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+
+import httpx
+import pytest
+import trustme
+
+from provisioner.api.tokens import TokenFile
+from tests.end_to_end.daemon import PATIENCE, Daemon, plain_config, until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Daemons with these tables in their configuration; gone when the test is."""
+    made = []
+
+    def make(**tables):
+        folder = tmp_path / "d"
+        made.append(Daemon(folder, plain_config(folder, **tables)))
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        if daemon.process is not None and daemon.process.poll() is None:
+            daemon.kill()
+
+
+def audit_lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_the_audit_log_is_private_survives_rotation_and_ends_whole(make, tmp_path):
+    file = tmp_path / "audit.log"
+    daemon = make(audit={"file": str(file)}).start()
+    daemon.call("POST", "/api/v1/cache/fetch", {})
+    until(lambda: len(audit_lines(file)) == 1)
+    file.rename(tmp_path / "audit.log.1")
+    daemon.call("POST", "/api/v1/cache/prune")
+    until(lambda: file.exists() and len(audit_lines(file)) == 1)
+    os.truncate(file, 0)  # logrotate's copytruncate
+    daemon.call("DELETE", "/api/v1/volumes/files/x")
+    until(lambda: len(audit_lines(file)) == 1)
+    assert {path.stat().st_mode & 0o777 for path in (file, tmp_path / "audit.log.1")} == {0o600}
+    daemon.call("POST", "/api/v1/jobs", {"image_url": "http://elsewhere.example/", "volume_name": "x"})
+    assert daemon.stop() == 0
+    lines = audit_lines(tmp_path / "audit.log.1") + audit_lines(file)
+    assert [(line["status"], line["principal"], line["via"]) for line in lines] == [
+        (400, "client", "token"), (403, "client", "token"), (400, "client", "token")
+    ]  # fmt: skip
+    assert daemon.token not in file.read_text() + daemon.log_file.read_text()
+
+
+def test_without_a_file_it_is_in_the_log(make):
+    daemon = make().start()
+    daemon.call("POST", "/api/v1/cache/prune")
+    (line,) = until(lambda: [json.loads(event) for event in _logged(daemon) if event.startswith('{"at"')])
+    assert (line["status"], line["principal"]) == (403, "client")
+    assert daemon.stop() == 0
+
+
+def _logged(daemon):
+    return [json.loads(line)["event"] for line in daemon.log_file.read_text().splitlines() if line.startswith("{")]
+
+
+def test_an_audit_log_that_cannot_be_written_is_no_start(make):
+    daemon = make(audit={"file": "/nonexistent/audit.log"})
+    daemon.launch()
+    status, said = daemon.ended()
+    assert status == 1
+    assert "the audit log /nonexistent/audit.log cannot be written: No such file or directory" in said
+
+
+def test_the_key_is_made_at_the_first_start_and_has_to_stay_private(make):
+    daemon = make().start()
+    key = daemon.folder / "state" / "tokens.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert daemon.stop() == 0
+    key.chmod(0o644)
+    daemon.launch()
+    status, said = daemon.ended()
+    assert status == 1
+    assert "others can read the token key" in said
+
+
+def test_tokens_made_rotated_revoked_and_used_count_at_once(make):
+    daemon = make().start()
+    config = str(daemon.folder / "config.toml")
+    token = daemon.lvp("token", "create", "ci", "--volumes", "ci-*", "--config", config).out.strip()
+
+    def ask(shown):
+        headers = {"X-API-Token": shown}
+        return httpx.get(f"{daemon.url}/api/v1/jobs", headers=headers, trust_env=False, timeout=PATIENCE).status_code
+
+    assert ask(token) == 200
+    assert "ci" in daemon.lvp("token", "rotate-key", "--config", config).out
+    assert ask(token) == 200
+    assert ask(daemon.token) == 200
+    assert daemon.lvp("token", "revoke", "ci", "--config", config).status == 0
+    assert ask(token) == 401
+    assert daemon.stop() == 0
+    (record,) = TokenFile(daemon.folder / "state" / "tokens.json").list()
+    assert record.last_used_at is not None
+    assert len((daemon.folder / "state" / "tokens.key").read_text().split()) == 1  # it has moved
+
+
+def test_certificates_change_under_an_open_connection(make, tmp_path):
+    """Nothing is sent to the daemon but files; what is open stays open, what is new meets the new certificate."""
+    old, new = trustme.CA(), trustme.CA()
+    file = tmp_path / "server.pem"
+    old.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+    tls = {"tls_certificate": str(file), "tls_key": str(file), "warn_before_expiry": "400000d"}
+    daemon = make(server={"bind": ["127.0.0.1:0"], **tls}).start()
+
+    def trusting(*cas):
+        context = ssl.create_default_context()
+        for ca in cas:
+            ca.configure_trust(context)
+        return context
+
+    def meets(ca):
+        try:
+            answer = httpx.get(f"{daemon.url}/health", verify=trusting(ca), trust_env=False, timeout=PATIENCE)
+        except httpx.ConnectError:
+            return None
+        return answer
+
+    warning = meets(old).json()["warnings"]
+    assert warning[0].startswith("the server's certificate ends on ")
+    text = httpx.get(f"{daemon.url}/metrics", verify=trusting(old), trust_env=False, timeout=PATIENCE).text
+    assert 'libvirt_volume_provisioner_certificate_expiry_timestamp_seconds{certificate="server"}' in text
+    with httpx.Client(base_url=daemon.url, verify=trusting(old), trust_env=False, timeout=PATIENCE) as standing:
+        assert standing.get("/health").status_code == 200
+        fresh = tmp_path / "fresh.pem"
+        new.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(fresh)
+        fresh.rename(file)
+        until(lambda: standing.get("/health").status_code == 200 and meets(new))
+        assert meets(old) is None
+        assert standing.get("/health").status_code == 200
+    assert daemon.stop() == 0
+    assert daemon.event("TLS files have changed and count for new connections")
