@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,22 +13,31 @@ if TYPE_CHECKING:
 GRAIN = 64 * 1024
 """Zeros are looked for in grains of this size: a thin pool's chunk and a qcow2 cluster at their usual sizes."""
 
-# A call through ctypes lets go of the interpreter's lock: 14 GB/s here, where comparing memoryviews makes 0.25 and
-# comparing a copy as bytes makes 9 with the lock held.
-_memcmp = ctypes.CDLL(None).memcmp
+# 14 GB/s here, where comparing memoryviews makes 0.25 and comparing a copy as bytes 9. The interpreter's lock is kept:
+# a grain takes 5 microseconds at most, and to hand the lock on 16 times a MiB has the threads wait for each other.
+_memcmp = ctypes.PyDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _memcmp.restype = ctypes.c_int
 _ZEROS = mmap.mmap(-1, GRAIN)
 _ZEROS_AT = ctypes.addressof(ctypes.c_char.from_buffer(_ZEROS))
 
 
+# Of ordinary pages the kernel makes requests of 512 KiB to a device, of a huge one as large as the device takes:
+# a full raw image is on a loop device in 0.73 of the time.
+_HUGE = 2 * 1024**2
+
+
 class Buffer:
-    """Page-aligned memory of one thread."""
+    """Memory of one thread, in huge pages where there are any."""
 
     def __init__(self, size: int) -> None:
-        self._map = mmap.mmap(-1, size)
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        self.view = memoryview(self._map)
+        self._map = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # a kernel without them
+            self._map.madvise(mmap.MADV_HUGEPAGE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        skipped = -address % _HUGE
+        self._address = address + skipped
+        self.view = memoryview(self._map)[skipped : skipped + size]
 
     def is_zero(self, start: int, stop: int) -> bool:
         """Whether ``[start, stop)``, at most a grain, holds zeros only."""
