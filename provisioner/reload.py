@@ -143,7 +143,7 @@ def _fixed(config: Config) -> dict[str, object]:
         for kind in ("sources", "converters", "targets", "guards", "observers")
         for name, table in plain.pop(kind).items()
     }
-    kept = {f"auth.{key}": auth[key] for key in ("token_file", "token_key", "open_metrics")}
+    kept = {f"auth.{key}": auth[key] for key in ("token_file", "token_key", "open_metrics", "max_failures")}
     return {**plain, **flat, **tables, **kept, "audit.file": audit["file"]}
 
 

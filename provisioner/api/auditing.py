@@ -30,10 +30,10 @@ LOCAL = "local"
 class Auditor:
     """Between the API and the audit log."""
 
-    def __init__(self, log: AuditLog, metrics: Metrics) -> None:
+    def __init__(self, log: AuditLog, metrics: Metrics, max_failures: int) -> None:
         self._log = log
         self._metrics = metrics
-        self._failures = FailureCounter()
+        self._failures = FailureCounter(max_failures)
 
     def failed(self, address: str, presented: str) -> tuple[float | None, bool]:
         """Count a failed authentication: as ``FailureCounter.failed``, which says what comes back."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-# A person mistyping, or a script with an old token, stays below this; a guesser does not.
-MAX_FAILURES = 20
 WINDOW = 60.0
 # Addresses remembered; beyond it the one that failed longest ago is forgotten.
 MAX_ADDRESSES = 10_000
@@ -17,7 +15,7 @@ MAX_ADDRESSES = 10_000
 class FailureCounter:
     """Failed authentications of the last minute, by address."""
 
-    def __init__(self, max_failures: int = MAX_FAILURES, window: float = WINDOW) -> None:
+    def __init__(self, max_failures: int, window: float = WINDOW) -> None:
         self._max_failures = max_failures
         self._window = window
         self._failures: OrderedDict[str, list[float]] = OrderedDict()

@@ -63,6 +63,9 @@ class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     revoked_certificates: list[str] = msgspec.field(default_factory=list)
     # Jobs that a caller may have pending or running, where its own entry does not say.
     max_jobs: Annotated[int, Meta(ge=1)] | None = None
+    # Of one address in a minute, before it is answered 429. A person mistyping, or a script with an old token, stays
+    # below; a guesser does not.
+    max_failures: Annotated[int, Meta(ge=1)] = 20
     # A token with the role operator is left here (mode 0600) at the first start, for a client on the same host.
     client_token: str | None = None
     # Monitoring reads /metrics without credentials in the reference; false asks for a viewer.

@@ -104,7 +104,7 @@ async def running(folder: Path, *, auth=None, server=None, jobs=None, cache_size
     cache = ImageCache(folder / "state" / "cache", config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     announcer = Announcer({})
     audit_log = AuditLog(audit, metrics.audit_lost.inc)
-    auditor = Auditor(audit_log, metrics)
+    auditor = Auditor(audit_log, metrics, config.auth.max_failures)
     pipeline = Pipeline(back_ends, cache, True)
     supervisor = Supervisor(pipeline, store, config.jobs, metrics, announcer, auditor.job_ended)
     tokens = TokenFile(folder / "state" / "tokens.json")

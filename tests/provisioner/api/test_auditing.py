@@ -10,10 +10,11 @@ import pytest
 import trio
 
 from provisioner.api.auditing import group_of
-from provisioner.api.guessing import MAX_FAILURES
-from provisioner.config import Limits
+from provisioner.config import AuthSettings, Limits
 from tests.provisioner.api.conftest import ABSENT, URL, job, running
 from tests.provisioner.api.served import served
+
+MAX_FAILURES = AuthSettings().max_failures
 
 
 class Books:
