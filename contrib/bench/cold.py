@@ -42,12 +42,12 @@ COLD, DOWNLOAD, CONVERSION, STEPS = "cold provision", "its download", "its conve
 class Ours:
     """One cache and pipeline over ``folder``."""
 
-    def __init__(self, folder: Path, base: str, form: str) -> None:
+    def __init__(self, folder: Path, base: str, form: str, **cache: str) -> None:
         self.folder, self.form, self.numbers = folder, form, count()
         self.config = parse(
             {
                 "state_directory": str(folder / "state"),
-                "cache": {"require_checksum": False, "min_free": "1MiB"},
+                "cache": {"require_checksum": False, "min_free": "1MiB", **cache},
                 "sources": {"http": {"plugin": "http", "urls": [base]}},
                 "targets": {
                     "files": {
