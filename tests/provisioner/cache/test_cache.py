@@ -635,3 +635,41 @@ async def test_ten_thousand_entries(tmp_path):
         assert newest[0].last_used_at == 9999
         assert min(entry.last_used_at for entry in cache.entries()) == 50
         assert cache._find_digest(Checksum("sha512", "0" * 128)) is None
+
+
+@pytest.mark.parametrize("honest", [True, False])
+async def test_an_image_whose_early_part_was_another_s_is_not_published(tmp_path, monkeypatch, honest):
+    """A server that has one table for the converter and another one for the digest."""
+    monkeypatch.setattr("provisioner.download.early.NEAR", 0)
+    halfway, read = trio.Event(), trio.Event()
+
+    class Server(FakeSource):
+        async def pass_by(self, url, start, stop):
+            if start == len(DATA) // 2:
+                halfway.set()
+                await read.wait()
+
+        @asynccontextmanager
+        async def open(self, url, start=0, stop=None, version=None):
+            async with super().open(url, start, stop, version) as stream:
+                if stop is not None and not honest:
+                    stream._image = self.images[url] = FakeImage(bytes(len(DATA)))
+                yield stream
+                self.images[url] = whole
+
+    host = Host(tmp_path)
+    whole = FakeImage(DATA)
+    host.source = Server({URL: whole}, chunk_size=len(DATA) // 10)
+    async with host.running():
+        async with host.cache.image(host.source, await host.expect(checksum=sha(DATA))) as image:
+            await halfway.wait()
+            view = image.view("raw", len(DATA))
+            part = await view.ahead(len(DATA) - 512, len(DATA))
+            assert (part == DATA[-512:]) is honest
+            read.set()
+            if honest:
+                assert (await image.verified()).sha256 == sha(DATA).hex
+            else:
+                with pytest.raises(RemoteChangedError, match="other bytes"):
+                    await image.verified()
+        assert len(host.files()) == honest
