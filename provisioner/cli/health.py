@@ -27,3 +27,5 @@ def health(ready: bool, as_json: bool, **connection: str | None) -> None:
     else:
         data = answer.data
         click.echo(printable(f"{data['status']}, version {data['version']}, up {data['uptime']}"))
+        for warning in data.get("warnings", ()):
+            click.echo(printable(f"warning: {warning}"))

@@ -134,6 +134,11 @@ def test_cancel_of_an_ended_job_is_refused(lvp, server):
     assert lvp("job", "cancel", JOB_ID) == (4, "", "Error: cannot cancel job in 'completed' status\n")
 
 
+def test_health_tells_what_will_need_somebody(lvp, server):
+    server.on("GET", "/health", "HealthWarning")
+    assert lvp("health").out.splitlines()[1:] == ["warning: the server's certificate ends on 2024-01-20, in 5 days"]
+
+
 def test_something_else_that_answers_is_named(lvp, server):
     server.on("GET", "/health", b"<html>It works!</html>")
     ended = lvp("health")
