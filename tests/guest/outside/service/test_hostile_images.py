@@ -25,7 +25,7 @@ FURTHER = [*REACHING_ELSEWHERE[:2], *CORNERS[5:], *SIZES[:2], *CLUSTERS, *PACKED
 ROWS_HERE = [
     row
     for row in (ROWS if os.environ.get("LVP_ALL_ROWS") else FURTHER)
-    if row.declared in {"raw", "qcow2"} and "native" in row.converters and not re.search(r"bomb-(?!as-qcow2)", row.name)
+    if row.declared in {"raw", "qcow2"} and "native" in row.converters and not re.match(r"bomb-(?!as-qcow2)", row.name)
 ]
 
 
