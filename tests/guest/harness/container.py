@@ -24,14 +24,20 @@ BOOT_TIMEOUT = 120  # seconds; it takes 3 on an idle machine
 STOP_TIMEOUT = 30
 # The agent is for guests: its network is qemu's.
 LEFT_OUT = "etc/systemd/system/multi-user.target.wants/guest-agent.service"
-# In a mount namespace of its own: however it ends, nothing stays mounted here.
+# In a mount namespace of its own: however it ends, nothing stays mounted here, and its files go. The signal comes when
+# whoever started it is gone.
 START = """
 set -e
 mount -o loop,suid,dev "$1/root.raw" "$1/root"
 rm -f "$1/root/$2"
 mkdir -p "$1/root/project"
-exec systemd-nspawn --quiet --boot --directory="$1/root" --private-network --register=no --keep-unit \
-    --notify-ready=yes --link-journal=no --suppress-sync=yes --console=pipe
+systemd-nspawn --quiet --boot --directory="$1/root" --private-network --register=no --keep-unit \
+    --notify-ready=yes --link-journal=no --suppress-sync=yes --console=pipe < /dev/null &
+trap 'kill -KILL $!' TERM
+wait $! || true
+wait || true
+umount --lazy "$1/root"
+rm -rf "$1"
 """
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root",
@@ -69,7 +75,8 @@ class Container:
         if self._process:
             if self._leader:
                 os.kill(self._leader, signal.SIGKILL)  # its init: whatever runs in it ends at once
-            self._process.terminate()
+            else:
+                self._process.terminate()
             self._process.wait(STOP_TIMEOUT)
         self._clear()
 
@@ -77,6 +84,8 @@ class Container:
         for listening in self._listening:
             listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
             listening.close()
+        with contextlib.suppress(OSError):
+            self._manager.shutdown(socket.SHUT_RDWR)
         self._manager.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -90,6 +99,8 @@ class Container:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self._leader = self._wait_ready(timeout)
+        # Its init goes on telling what it does, and would wait for a reader.
+        threading.Thread(target=self._listen_on, daemon=True).start()
         for port in self._ports:
             listening = socket.create_server(("127.0.0.1", 0))
             self._listening.append(listening)
@@ -108,6 +119,12 @@ class Container:
                 leader = int(line.partition("=")[2]) if line.startswith("X_NSPAWN_LEADER_PID=") else leader
             if "READY=1" in said:
                 return leader
+
+    def _listen_on(self) -> None:
+        self._manager.settimeout(None)
+        with contextlib.suppress(OSError):
+            while self._manager.recv(4096):
+                pass
 
     def port(self, number: int) -> int:
         """The port of this machine's loopback that leads to the container's port."""
