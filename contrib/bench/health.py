@@ -158,6 +158,8 @@ class Phase:
             "step, CPU": during["steps"],
         }
         for what, values in series.items():
+            if len(values) < 2:
+                raise SystemExit(f"{self.name}: {len(values)} of {what} in {self.ended - self.began:.1f} s")
             cuts = statistics.quantiles(values, n=1000, method="inclusive")
             yield (
                 f"| {self.name} | {what} | {len(values)} | {cuts[499]:.1f} | {cuts[989]:.1f} | {cuts[998]:.1f} "
