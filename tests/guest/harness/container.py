@@ -33,7 +33,7 @@ rm -f "$1/root/$2"
 mkdir -p "$1/root/project"
 systemd-nspawn --quiet --boot --directory="$1/root" --private-network --register=no --keep-unit \
     --notify-ready=yes --link-journal=no --suppress-sync=yes --console=pipe < /dev/null &
-trap 'kill -KILL $!' TERM
+trap 'kill -TERM $!' TERM
 wait $! || true
 wait || true
 umount --lazy "$1/root"
