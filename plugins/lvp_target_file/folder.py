@@ -207,7 +207,7 @@ def _read_mark(path: Path, volume: str, status: os.stat_result) -> Provenance | 
         if error.errno in {errno.ENODATA, *_NO_ATTRIBUTES}:
             return None
         raise
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None  # not written by us
     return mark.provenance if (mark.name, mark.inode) == (volume, status.st_ino) else None
 

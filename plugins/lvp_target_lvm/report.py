@@ -138,7 +138,7 @@ def read(text: str) -> tuple[Group | None, dict[str, Lv]]:
         rows = [row for part in parts for row in [*part.vg, *part.lv, *part.seg]]
         groups = {row.vg_uuid: _group(row) for row in rows}
         volumes = {row.lv_name: _volume(row) for row in reversed(rows) if row.lv_name}
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise TargetError(f"LVM's report cannot be read: {error}") from error
     if len(groups) > 1:
         names = " and ".join(sorted(f"{group.name} ({group.uuid})" for group in groups.values()))

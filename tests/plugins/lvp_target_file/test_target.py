@@ -145,9 +145,10 @@ async def test_a_file_that_only_looks_like_ours_is_not(tmp_path, way):
             await target.remove(name)
 
 
-async def test_an_attribute_that_is_not_ours_to_read_means_not_ours(tmp_path):
+@pytest.mark.parametrize("mark", [b"{broken", b'{"?":' + b"[" * 3000])
+async def test_an_attribute_that_is_not_ours_to_read_means_not_ours(mark, tmp_path):
     (tmp_path / "web01.raw").write_bytes(bytes(SIZE))
-    os.setxattr(tmp_path / "web01.raw", ATTRIBUTE, b"{broken")
+    os.setxattr(tmp_path / "web01.raw", ATTRIBUTE, mark)
     found = await make_target(tmp_path).find("web01")
     assert found is not None
     assert found.provenance is None
