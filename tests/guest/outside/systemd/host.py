@@ -112,20 +112,26 @@ http.server.ThreadingHTTPServer(("127.0.0.1", 9000), Images).serve_forever()
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the host keeps its volumes: how to make the place, the target over it, and libvirt's pool over it."""
+    """Where the host keeps its volumes: how to make the place, the target over it, and libvirt's pool over it.
+
+    ``shown`` is the target whose volumes the pool shows: libvirt leaves thin ones out.
+    """
 
     make: str
     target: str
     pool: str
     folder: str
     suffix: str = ""
+    shown: str = "main"
 
 
 THIN = Storage(
     make="vgcreate -y vg0 /dev/disk/by-id/virtio-thin; lvcreate -y -L 4G -T vg0/thin",
-    target='[targets.main]\nplugin = "thin-lvm"\nvolume_group = "vg0"\npool = "thin"\n',
+    target='[targets.main]\nplugin = "thin-lvm"\ndefault = true\nvolume_group = "vg0"\npool = "thin"\n'
+    '[targets.plain]\nplugin = "lvm"\nvolume_group = "vg0"\n',
     pool="logical --source-name vg0 --target /dev/vg0",
     folder="/dev/vg0",
+    shown="plain",
 )
 FILES = Storage(
     make="mkdir -m 711 /var/lib/libvirt/images/vg0",
@@ -195,8 +201,9 @@ class Host:
             answer = client.request(method, url, json=body, headers=headers).raise_for_status()
             return answer.json() if answer.content else None
 
-    def submit(self, volume: str, image: str = "web", folder: str = "open") -> str:
+    def submit(self, volume: str, image: str = "web", folder: str = "open", target: str = "main") -> str:
         body = {
+            "target": target,
             "image_url": f"http://127.0.0.1:9000/{folder}/{image}.raw",
             "image_type": "raw",
             "volume_name": volume,

@@ -20,6 +20,9 @@ plugin = "libvirt-pools"
 pools = ["vg0"]
 """
 
+# Was made one by the reload in the tests before.
+ADMIN = "viewer.example.org"
+
 # No system in it: a firmware that finds nothing to boot is a guest that runs, with its disk open.
 DOMAIN = """
 <domain type='qemu'><name>mail server</name><memory unit='MiB'>32</memory>
@@ -79,7 +82,7 @@ def volumes(host: Host) -> set[str]:
 
 def test_pool_shows_a_new_volume(host: Host) -> None:
     assert "mail-01" not in volumes(host)
-    assert host.completes(host.submit("mail-01"), "mail-01", "web")
+    assert host.completes(host.submit("mail-01", target=host.storage.shown), "mail-01", "web")
     # Observers hear of an end right after the job's callers do.
     host.wait_until("the pool was refreshed", 60, lambda: "mail-01" in volumes(host))
 
@@ -87,11 +90,11 @@ def test_pool_shows_a_new_volume(host: Host) -> None:
 def test_disk_of_a_running_domain_is_neither_replaced_nor_removed(host: Host) -> None:
     virsh(host, "define /root/domain.xml")
     virsh(host, "start", "'mail server'")
-    job = host.wait_ended(host.submit("mail-01", image="db-05"))
+    job = host.wait_ended(host.submit("mail-01", image="db-05", target=host.storage.shown))
     assert job["status"] == "failed"
     assert "in use by domain mail server" in job["error"]
     with pytest.raises(httpx.HTTPStatusError) as refusal:
-        host.call("DELETE", "/api/v1/volumes/main/mail-01", who="viewer.example.org")  # an admin since the reload
+        host.call("DELETE", f"/api/v1/volumes/{host.storage.shown}/mail-01", who=ADMIN)
     assert refusal.value.response.status_code == 409
     assert "domain mail server" in refusal.value.response.text
     assert host.holds("mail-01", "web")
@@ -115,6 +118,6 @@ def test_it_needs_no_root_to_ask_and_the_group_libvirt_to_refresh(host: Host) ->
 
 def test_disk_of_a_domain_that_is_shut_off_is_free(host: Host) -> None:
     virsh(host, "destroy", "'mail server'")
-    assert host.completes(host.submit("mail-01", image="db-05"), "mail-01", "db-05")
-    host.call("DELETE", "/api/v1/volumes/main/mail-01", who="viewer.example.org")
+    assert host.completes(host.submit("mail-01", image="db-05", target=host.storage.shown), "mail-01", "db-05")
+    host.call("DELETE", f"/api/v1/volumes/{host.storage.shown}/mail-01", who=ADMIN)
     assert "mail-01" not in host.volumes()
