@@ -60,11 +60,9 @@ test-guest: setup-test wheel
 	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m 'not slow' \
 	  tests/guest/outside/test_power_cut.py tests/guest/outside/test_sources.py tests/guest/outside/service
 	@LVP_HOST=container $(PY) tests/guest/run.py --outside tests/guest/outside/systemd
-	@$(PY) tests/guest/run.py --outside $(patsubst %,tests/guest/outside/systemd/test_%.py, \
-	  1_installed 4_interrupted 6_removed)
 
 # The long ones, an hour under emulation: every fault of every LVM command, an end of service and machine at every point
-# of a job, many clients at once, the package upgraded on LVM.
+# of a job, many clients at once, the package's life and libvirt's on LVM.
 test-guest-all: test-guest
 	@$(PY) tests/guest/run.py --timeout 5400 --silence 900 --wheel build/wheel/*.whl -m slow tests/guest/lvm
 	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m slow tests/guest/outside/service
