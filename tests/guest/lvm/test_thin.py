@@ -179,7 +179,8 @@ async def test_a_pool_above_its_mark_takes_no_more_and_gives_up_bases_first(
     small_pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lvp_target_lvm.thin._BASE_GRACE", 0.0)
-    target = lab.thin_target(small_pool, "small", high_water_data_percent=60)
+    # The watch would stop what crosses the mark at its very end, where it comes to look in time.
+    target = lab.thin_target(small_pool, "small", high_water_data_percent=60, watch_interval=600)
     await make_base(target, digest_of(1), lab.PATTERN * 40, 40 * MIB)
     assert await target.placement(lab.request()) is Placement.NEW
     async with target.stage(lab.request(), verified=True) as staged:
