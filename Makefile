@@ -5,7 +5,8 @@ PYTEST := $(PY) -m pytest
 PACKAGES := $(notdir $(wildcard plugins/lvp_*))
 export MYPYPATH := plugins
 
-.PHONY: help demo test check lint unit test-minio test-guest test-guest-all bench bench-guest packages lock clean setup-demo setup-test wheel
+.PHONY: help demo test check lint unit test-here test-minio test-guest test-guest-lvm test-guest-service \
+  test-guest-package test-guest-all bench bench-guest packages lock clean setup-demo setup-test wheel
 
 help:
 	@printf '%s\n' \
@@ -43,22 +44,30 @@ lint:
 unit:
 	@$(PYTEST) -q -m 'not slow and not minio and not guest' --ignore tests/guest
 
+# Two suites at a time, each one's output in one piece at its end: the emulated guest leaves a processor idle.
 test: setup-test lint
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-here test-guest test-minio
+
+test-here: setup-test
 	@$(PYTEST) -m 'not minio' --ignore tests/guest
-	@$(MAKE) --no-print-directory test-minio
-	@$(MAKE) --no-print-directory test-guest
 
 test-minio: setup-test
 	@$(PYTEST) -m minio tests/minio tests/plugins
 
-wheel: setup-demo
+wheel: setup-test
 	@rm -rf build/wheel && $(PY) -m build --no-isolation --wheel --outdir build/wheel . >/dev/null
 
-test-guest: setup-test wheel
+test-guest: test-guest-lvm test-guest-service test-guest-package
+
+test-guest-lvm: setup-test wheel
 	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
 	  tests/guest/test_smoke.py tests/guest/lvm
+
+test-guest-service: setup-test wheel
 	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m 'not slow' \
 	  tests/guest/outside/test_power_cut.py tests/guest/outside/test_sources.py tests/guest/outside/service
+
+test-guest-package: setup-test
 	@LVP_HOST=container $(PY) tests/guest/run.py --outside tests/guest/outside/systemd
 
 # The long ones, an hour under emulation: every fault of every LVM command, an end of service and machine at every point
