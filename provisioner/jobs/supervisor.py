@@ -372,12 +372,12 @@ class Supervisor:
             log.error("the end of a job could not be stored", job_id=job.job_id, reason=error.message)
         finally:
             active.job = job
-            if job.status.ended:
-                self._on_end(job)
             self._announce(active, active.progress.stage)
             del self._active[job.job_id]
             active.ended.set()
             self._count()
+            if job.status.ended:  # last: whoever hears of it cannot keep the job from having ended
+                self._on_end(job)
 
     def _count(self) -> None:
         self._metrics.active_jobs.set(len(self._active))
