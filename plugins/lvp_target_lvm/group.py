@@ -90,7 +90,7 @@ class GroupTarget(BlockTarget):
 
     async def placement(self, request: StageRequest) -> Placement:
         self.check_name(request.name)
-        return (await self._plan(await self.lvm.inventory(), request)).placement
+        return (await self._plan(await self.lvm.recent_inventory(), request)).placement
 
     async def diagnose(self) -> Sequence[Finding]:
         return await findings_of_group(self.lvm, self._settings)

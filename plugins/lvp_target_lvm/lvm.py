@@ -34,6 +34,9 @@ _NO_WAIT = " global{wait_for_locks=0}"
 # covers a host that is busy, and who has the volume open after that keeps it.
 _BUSY_TRIES = 2
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
+# How old a report may be, in seconds, that a job's looks share. As much lies between a look and the change that follows
+# it anyway, and what must be true then is asked of LVM again or is LVM's own to refuse.
+_FRESH = 1.0
 # run_tool's own grace between asking a tool to end and being rid of it, with room.
 _KILL_TIME = 5.0
 
@@ -48,6 +51,8 @@ class Lvm:
         self._program = f"{settings.tool_path}/lvm" if settings.tool_path else "lvm"
         # One change at a time, in the order they were asked for: LVM's own lock is not fair.
         self._changing = trio.Lock()
+        self._seen: tuple[float, Inventory] | None = None
+        self._changes = 0  # begun and ended: what was seen across one of them is not kept
 
     async def inventory(self) -> Inventory:
         """The volume group and its volumes, in one call (two where it holds no volume).
@@ -62,6 +67,17 @@ class Lvm:
         if group is None:
             raise TargetUnavailableError(f"volume group {self.group} is not there")
         return report.Inventory(group, volumes)
+
+    async def recent_inventory(self) -> Inventory:
+        """The inventory, or one that was read less than a second ago with no change of ours since."""
+        if self._seen is not None and trio.current_time() - self._seen[0] < _FRESH:
+            await trio.lowlevel.checkpoint()
+            return self._seen[1]
+        changes = self._changes
+        inventory = await self.inventory()
+        if changes == self._changes:
+            self._seen = (trio.current_time(), inventory)
+        return inventory
 
     async def setting(self, key: str) -> str:
         """A setting of this host's LVM, as ``devices/scan_lvs``; its value as lvm.conf would write it."""
@@ -98,12 +114,19 @@ class Lvm:
         await trio.lowlevel.checkpoint()
         self.calls[command] += 1
         limit = self._settings.change_timeout
+        self._forget()
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + limit + _KILL_TIME):
                 return await run_tool(argv, timeout=limit, check=False)
         except ToolError as error:
             raise _unavailable(command, error) from error
+        finally:
+            self._forget()
         raise TargetUnavailableError(f"{command} did not end within {limit:g} s and could not be killed")
+
+    def _forget(self) -> None:
+        self._seen = None
+        self._changes += 1
 
     async def _report(self, command: str, fields: str) -> str:
         words = ("--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields, self.group)

@@ -1,7 +1,8 @@
 """The target ``thin-lvm``: volumes in a thin pool, and clones of bases in constant time.
 
-A clone costs one report and three changes: ``lvcreate -s``, ``lvextend``, ``lvrename``. Its tags are complete when it
-is made, since a base's digest is known, and what the changes did is seen in the kernel instead of in more reports.
+A clone costs one report, which the job's earlier looks share, and three changes: ``lvcreate -s``, ``lvextend``,
+``lvrename``. Its tags are complete when it is made, since a base's digest is known, and what the changes did is seen in
+the kernel instead of in more reports.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from provisioner.contracts.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from lvp_target_lvm.report import Inventory, Lv
@@ -119,7 +120,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
 
     async def base(self, image_digest: str, image_format: str) -> Base | None:
         name = names.base_name(image_digest, image_format)
-        inventory = await self.lvm.inventory()
+        inventory = await self.lvm.recent_inventory()
         found = next((lv for lv in bases_in(inventory, self._settings.pool) if lv.name == name), None)
         if found is None:
             return None
@@ -150,7 +151,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
         # A snapshot shares the base's data: what it writes of its own is the guest's.
         request = replace(request, data_bytes=None, provenance=replace(request.provenance, image_digest=base.digest))
         with self._using(base.name):
-            inventory = await self._with_room(request)
+            inventory = await self._with_room(request, look=self.lvm.recent_inventory)
             plan = await self._plan(inventory, request)
             if plan.placement is Placement.IN_PLACE:
                 raise NoSpaceError(self._no_room(inventory, request) or "a clone cannot be made in place")
@@ -178,11 +179,17 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
     async def _inventory_for(self, request: StageRequest) -> Inventory:
         return await self._with_room(request)
 
-    async def _with_room(self, request: StageRequest, most_bases: int | None = None) -> Inventory:
+    async def _with_room(
+        self,
+        request: StageRequest,
+        most_bases: int | None = None,
+        look: Callable[[], Awaitable[Inventory]] | None = None,
+    ) -> Inventory:
         """The inventory once bases made room for ``request``, as far as they can, least recently used first."""
         stuck: set[str] = set()
+        look = look or self.lvm.inventory
         while True:
-            inventory = await self.lvm.inventory()
+            inventory = await look()
             many = most_bases is not None and len(bases_in(inventory, self._settings.pool)) > most_bases
             if not many and super()._no_room(inventory, request) is None:
                 return inventory

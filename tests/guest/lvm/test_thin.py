@@ -63,6 +63,9 @@ async def test_a_clone_is_its_base_and_zeros_and_costs_four_calls(thin: str, tmp
     assert (row["lv_permissions"], row["lv_active"]) == ("read-only", "")
     assert row["lv_skip_activation"] == "skip activation"
     target.lvm.calls.clear()
+    # As a job looks: where would it go, is there a base, and then the clone itself.
+    await target.placement(lab.request(size=64 * MIB))
+    assert await target.base(lab.DIGEST, "raw") == base
     async with target.stage_clone(base, lab.request(size=64 * MIB)) as staged:
         volume = await staged.commit(lab.DIGEST)
     assert target.lvm.calls == {"lvs": 1, "lvcreate": 1, "lvextend": 1, "lvrename": 1}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 from lvp_target_lvm import LvmSettings
 from lvp_target_lvm.lvm import Lvm
@@ -125,6 +126,49 @@ async def test_changes_are_made_one_at_a_time(tmp_path: Path) -> None:
         for _ in range(8):
             nursery.start_soon(lvm.change, "lvcreate", "vg0")
     assert lvm.calls == {"lvcreate": 8}
+
+
+ONE_GROUP = """cat <<'END'
+{"report": [{"vg": [{"vg_name": "vg0", "vg_extent_size": "4194304", "vg_free": "0", "vg_size": "0"}]}]}
+END
+"""
+
+
+async def test_looks_right_after_each_other_share_a_report(tmp_path: Path, mock_clock: trio.testing.MockClock) -> None:
+    lvm = a_tool(tmp_path, ONE_GROUP)
+    first = await lvm.recent_inventory()
+    assert await lvm.recent_inventory() is first
+    reports = lvm.calls.total()
+    mock_clock.jump(1.1)
+    await lvm.recent_inventory()
+    assert lvm.calls.total() == 2 * reports
+    await lvm.inventory()
+    assert lvm.calls.total() == 3 * reports, "who asks for what is there now gets no older answer"
+
+
+async def test_a_change_is_seen_by_the_next_look(tmp_path: Path) -> None:
+    lvm = a_tool(tmp_path, f'[ "$1" = lvcreate ] && exit 5; {ONE_GROUP}')
+    first = await lvm.recent_inventory()
+    with pytest.raises(TargetError):
+        await lvm.change("lvcreate", "vg0")
+    assert await lvm.recent_inventory() is not first, "one that failed may have changed something too"
+
+
+async def test_what_was_seen_across_a_change_is_not_kept(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    lvm = a_tool(
+        tmp_path, f'case "$1" in lvs) until [ -e {go} ]; do sleep 0.01; done;; lvcreate) exit 0;; esac; {ONE_GROUP}'
+    )
+    seen = []
+
+    async def look() -> None:
+        seen.append(await lvm.recent_inventory())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await lvm.change("lvcreate", "vg0")
+        go.touch()
+    assert await lvm.recent_inventory() is not seen[0]
 
 
 async def test_settings_and_version_are_read(tmp_path: Path) -> None:
