@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from provisioner import __version__, io_class, registry, state_lock, systemd
+from provisioner import __version__, io_class, loop_priority, registry, state_lock, systemd
 from provisioner.api.app import create_app
 from provisioner.api.auditing import Auditor
 from provisioner.api.auth import Authenticator
@@ -69,6 +69,7 @@ def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
             # What is loaded now stays for good: looking through it again and again would stop the loop for 50 ms.
             gc.freeze()
             gc.enable()
+            loop_priority.raise_priority()
             trio.run(partial(_main, config, back_ends, door, read_again), strict_exception_groups=True)
     except (BaseExceptionGroup, ProvisionerError) as error:
         return _report(error)

@@ -32,6 +32,7 @@ mount -o loop,suid,dev "$1/root.raw" "$1/root"
 rm -f "$1/root/$2"
 mkdir -p "$1/root/project"
 systemd-nspawn --quiet --boot --directory="$1/root" --private-network --register=no --keep-unit \
+    --system-call-filter="landlock_create_ruleset landlock_add_rule landlock_restrict_self" \
     --notify-ready=yes --link-journal=no --suppress-sync=yes --console=pipe < /dev/null &
 trap 'kill -TERM $!' TERM
 wait $! || true

@@ -32,6 +32,9 @@ client_certificate = "required"
 certificate_roles = { "operator.example.org" = "operator", "viewer.example.org" = "viewer" }
 [jobs]
 shutdown_grace = "1s"
+[converters.qcow2]
+plugin = "qemu-img"
+sandbox = "required"
 [sources.images]
 plugin = "http"
 urls = ["http://127.0.0.1:9000/open/"]
@@ -165,6 +168,13 @@ class Host:
             "openssl rand -hex 32 > token-key; cp /root/tls/server.key tls-key"
         )
 
+    def nice(self) -> tuple[int, set[int]]:
+        """The priority of the service's first thread, and those of its others."""
+        pid = self.pid()
+        threads = self.guest.sh(f"cat /proc/{pid}/task/*/stat").splitlines()
+        nice = {int(line.split()[0]): int(line.rpartition(")")[2].split()[16]) for line in threads}
+        return nice.pop(pid), set(nice.values())
+
     def status_text(self) -> str:
         return self.systemctl("show", "-P", "StatusText", SERVICE).strip()
 
@@ -201,11 +211,13 @@ class Host:
             answer = client.request(method, url, json=body, headers=headers).raise_for_status()
             return answer.json() if answer.content else None
 
-    def submit(self, volume: str, image: str = "web", folder: str = "open", target: str = "main") -> str:
+    def submit(
+        self, volume: str, image: str = "web", folder: str = "open", target: str = "main", image_type: str = "raw"
+    ) -> str:
         body = {
             "target": target,
-            "image_url": f"http://127.0.0.1:9000/{folder}/{image}.raw",
-            "image_type": "raw",
+            "image_url": f"http://127.0.0.1:9000/{folder}/{image}.{image_type}",
+            "image_type": image_type,
             "volume_name": volume,
             "volume_size_gb": 1,
         }

@@ -66,6 +66,18 @@ def test_it_provisions_in_its_sandbox(host: Host) -> None:
     assert job_id in host.guest.sh(f"cat {STATE}/ledger.jsonl")
 
 
+def test_its_event_loop_goes_before_its_other_threads(host: Host) -> None:
+    assert host.nice() == (-10, {0})
+
+
+def test_qemu_img_is_confined_inside_the_services_sandbox(host: Host) -> None:
+    """With ``sandbox = "required"`` no layer of it may be lacking."""
+    host.guest.sh(
+        "cd /srv/images; qemu-img convert -f raw -O qcow2 web.raw disk.qcow2; sha256sum disk.qcow2 > disk.qcow2.sha256"
+    )
+    assert host.completes(host.submit("disk-01", "disk", image_type="qcow2"), "disk-01", "web")
+
+
 def test_bucket_opens_to_the_secret_in_a_credential(host: Host) -> None:
     """The server gives it out for the right signature only; nobody but the service can read the key."""
     assert host.completes(host.submit("secret-01", "secret", folder="bucket"), "secret-01", "secret")
