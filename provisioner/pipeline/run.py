@@ -6,9 +6,9 @@ error or cancel, at whatever await, rolls back exactly what was done.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -42,8 +42,8 @@ class Pipeline:
     back_ends: BackEnds
     cache: ImageCache
     require_checksum: bool
-    # One job makes a base, the others that want the same wait for it.
-    _base_locks: defaultdict[tuple[str, str], trio.Lock] = field(default_factory=lambda: defaultdict(trio.Lock))
+    # One job makes a base, the others that want the same wait for it; each lock goes with the last of them.
+    _base_locks: WeakValueDictionary[tuple[str, str], trio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def run(self, request: Request, progress: Progress, done: list[Outcome]) -> None:
         """Do the whole job and put its outcome into ``done`` at the moment it is irrevocable.
@@ -103,7 +103,7 @@ class Pipeline:
         digest = str(checksum) if checksum and checksum.algorithm == "sha256" else None
         digest = digest or (await verified(copying.image, copying.progress)).digest
         try:
-            async with self._base_locks[target.name, digest]:
+            async with self._base_locks.setdefault((target.name, digest), trio.Lock()):
                 base = await target.base(digest, request.image_type)
                 if base is None:
                     base = await copying.to_base(target, digest)

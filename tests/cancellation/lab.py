@@ -120,7 +120,7 @@ class Lab:
 
     async def ended(self, job_id):
         """The job, once it has ended."""
-        active = self.supervisor._active.get(job_id)
+        active = self.supervisor._slots.active.get(job_id)
         if active is not None:
             await active.ended.wait()
         return await self.store.get(job_id)

@@ -50,9 +50,9 @@ async def test_never_more_at_once_than_the_config_says(folder, slots):
 
     async def counting(url):
         nonlocal most
-        most = max(most, len(lab.supervisor._running()))
+        most = max(most, len(lab.supervisor._slots.running()))
         await trio.testing.wait_all_tasks_blocked(0.001)
-        most = max(most, len(lab.supervisor._running()))
+        most = max(most, len(lab.supervisor._slots.running()))
         return await stat(url)
 
     lab.source.stat = counting
@@ -247,7 +247,7 @@ async def test_a_store_that_fails_at_the_start_fails_the_job_and_at_the_end_does
 
         monkeypatch.setattr(lab.store, "put", put_then_fail)
         job_id = await lab.submit(spec("web02"))
-        active = lab.supervisor._active[job_id]
+        active = lab.supervisor._slots.active[job_id]
         await active.ended.wait()
         assert active.job.status is Status.FAILED
         assert "job store" in active.job.error
@@ -311,7 +311,7 @@ async def test_a_running_job_may_end_in_the_grace(folder):
     lab = limited(Lab(folder), shutdown_grace=Duration(20))
     async with lab.running():
         job_id = await lab.submit()
-        while not lab.supervisor._running():
+        while not lab.supervisor._slots.running():
             await trio.lowlevel.checkpoint()
         await lab.supervisor.drain()
         assert (await lab.store.get(job_id)).status is Status.COMPLETED
@@ -410,7 +410,7 @@ async def test_observers_hear_of_every_change_and_hold_nobody_up(folder):
     async with lab.running(), trio.open_nursery() as nursery:
         announcer = Announcer({"good": good, "stuck": stuck, "broken": broken})
         await nursery.start(announcer.run)
-        lab.supervisor._announcer = announcer
+        lab.supervisor._slots._announcer = announcer
         job = await lab.run()
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()

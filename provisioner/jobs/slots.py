@@ -1,0 +1,208 @@
+"""The jobs that have not ended: in line, in a slot, at their end. What a job does there is the pipeline's.
+
+A job's error stays inside its slot. Whoever waits for a job's end is told when it is on disk, rollback included.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+import trio
+
+from provisioner.contracts import JobEvent
+from provisioner.contracts.errors import ProvisionerError, UnavailableError
+from provisioner.contracts.tasks import first_cause
+from provisioner.jobs.job import conclude
+from provisioner.jobs.queue import WaitingLine
+from provisioner.jobs.states import Status
+from provisioner.pipeline.progress import Progress, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from provisioner.jobs.announce import Announcer
+    from provisioner.jobs.job import Job
+    from provisioner.jobs.recovery import Recovery
+    from provisioner.jobs.store import JobStore
+    from provisioner.observe.metrics import Metrics
+    from provisioner.pipeline.plan import Outcome
+    from provisioner.pipeline.run import Pipeline
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class ActiveJob:
+    """A job that has not ended, and what is needed to follow and to stop it."""
+
+    job: Job
+    progress: Progress = field(default_factory=Progress)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+    cancel_requested: bool = False
+    interrupted: bool = False
+
+
+class Slots:
+    """Works on jobs, as many at once as it is asked to."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        recovery: Recovery,
+        store: JobStore,
+        metrics: Metrics,
+        announcer: Announcer,
+        on_end: Callable[[Job], None],
+    ) -> None:
+        self._pipeline = pipeline
+        self._recovery = recovery
+        self._store = store
+        self._metrics = metrics
+        self._announcer = announcer
+        self._on_end = on_end
+        self._line: WaitingLine[ActiveJob] = WaitingLine()
+        self.active: dict[str, ActiveJob] = {}
+        """Every job that has not ended, by its id."""
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the line."""
+        return len(self._line)
+
+    def running(self) -> list[ActiveJob]:
+        """Jobs in a slot."""
+        return [active for active in self.active.values() if active.job.status is Status.RUNNING]
+
+    def enqueue(self, job: Job) -> None:
+        """Put a pending job into the line; it is on disk already."""
+        active = self.active[job.job_id] = ActiveJob(job)
+        active.progress.on_stage = lambda stage: self._announce(active, stage)
+        self._line.put(active, job.spec.priority)
+        self._count()
+        self._announce(active, Stage.QUEUED)
+
+    def stop(self) -> None:
+        """No job leaves the line any more."""
+        self._line.stop()
+
+    async def cancel(self, active: ActiveJob) -> None:
+        """Take it out of the line, or out of its slot, and wait until it has ended."""
+        if active.job.status is Status.PENDING and not active.cancel_requested:
+            active.cancel_requested = True
+            self._line.discard(active)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+                await self._end(active, active.job.cancelled(time.time()))
+        active.cancel_requested = True
+        active.scope.cancel(reason="somebody asked for it")
+        await active.ended.wait()
+
+    async def run(self, count: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work on ``count`` jobs at once until cancelled; those running then are rolled back and stay accepted."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(self._worker)
+            task_status.started()
+
+    async def _worker(self) -> None:
+        while True:
+            active = await self._line.get()
+            job = active.job
+            with structlog.contextvars.bound_contextvars(
+                job_id=job.job_id, request_id=job.request_id, correlation_id=job.spec.correlation_id
+            ):
+                await self._work_on(active)
+
+    async def _work_on(self, active: ActiveJob) -> None:
+        begun = time.monotonic()
+        done: list[Outcome] = []
+        error: BaseException | None = None
+        active.job = active.job.started(time.time())
+        self._metrics.jobs.labels("started").inc()
+        self._count()
+        try:
+            with active.scope:
+                await self._store.put(active.job)
+                log.info("job started", attempt=active.job.attempts)
+                running = frozenset(other.job.job_id for other in self.running())
+                await self._recovery.of(active.job.spec.target, running)
+                await self._pipeline.run(active.job.request(), active.progress, done)
+        except* Exception as group:  # noqa: BLE001 - the boundary: a job's error must not reach another job
+            error = first_cause(group)
+        finally:
+            # The job's own scope is left: a cancel that is still felt here comes from the service's end.
+            active.interrupted |= trio.current_effective_deadline() == -math.inf
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+                await self._conclude(active, done[0] if done else None, error, time.monotonic() - begun)
+
+    async def _conclude(
+        self, active: ActiveJob, outcome: Outcome | None, error: BaseException | None, seconds: float
+    ) -> None:
+        if error is not None and not isinstance(error, ProvisionerError):
+            log.error("unexpected error in a job", exc_info=error)
+        job = conclude(
+            active.job,
+            outcome,
+            error,
+            cancel_requested=active.cancel_requested,
+            interrupted=active.interrupted,
+            staged=active.progress.has_begun(Stage.ALLOCATING),
+            timings=active.progress.timings(),
+            now=time.time(),
+        )
+        if job.status.ended and job.cache_hit is None:
+            job = msgspec.structs.replace(job, cache_hit=active.progress.cache_hit)
+        if job.status.ended:
+            self._count_end(job, seconds, active.progress.processed(Stage.CONVERTING))
+        await self._end(active, job)
+        log.info("job ended", status=job.status, error=job.error, seconds=round(seconds, 3))
+
+    def _count_end(self, job: Job, seconds: float, written: int) -> None:
+        self._metrics.job_ended(
+            job.status.value,
+            seconds,
+            written=written,
+            cache_hit=job.cache_hit,
+            provisioned_by=job.volume.provisioned_by.value if job.volume else None,
+            stages=job.timings if job.status is Status.COMPLETED else None,
+        )
+
+    async def _end(self, active: ActiveJob, job: Job) -> None:
+        """Keep the result, first on disk, then in memory; without the disk it is kept in memory only."""
+        try:
+            await self._store.put(job)
+        except UnavailableError as error:
+            log.error("the end of a job could not be stored", job_id=job.job_id, reason=error.message)
+        finally:
+            active.job = job
+            self._announce(active, active.progress.stage)
+            del self.active[job.job_id]
+            active.ended.set()
+            self._count()
+            if job.status.ended:  # last: whoever hears of it cannot keep the job from having ended
+                self._on_end(job)
+
+    def _count(self) -> None:
+        self._metrics.active_jobs.set(len(self.active))
+        self._metrics.queue_depth.set(len(self._line))
+
+    def _announce(self, active: ActiveJob, stage: Stage) -> None:
+        job, snapshot = active.job, active.progress.snapshot()
+        self._announcer.announce(
+            JobEvent(
+                job_id=job.job_id,
+                status=job.status.value,
+                stage=stage.value,
+                percent=100.0 if job.status is Status.COMPLETED else snapshot.percent,
+                volume_name=job.spec.volume_name,
+                image_url=job.spec.image_url,
+                correlation_id=job.spec.correlation_id,
+                error=job.error,
+                at=time.time(),
+            )
+        )
