@@ -11,34 +11,18 @@ import pytest
 import trustme
 
 from provisioner.api.tokens import TokenFile
-from tests.end_to_end.daemon import PATIENCE, Daemon, plain_config, until
+from tests.end_to_end.daemon import PATIENCE, until
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Daemons with these tables in their configuration; gone when the test is."""
-    made = []
-
-    def make(**tables):
-        folder = tmp_path / "d"
-        made.append(Daemon(folder, plain_config(folder, **tables)))
-        return made[-1]
-
-    yield make
-    for daemon in made:
-        if daemon.process is not None and daemon.process.poll() is None:
-            daemon.kill()
 
 
 def audit_lines(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_the_audit_log_is_private_survives_rotation_and_ends_whole(make, tmp_path):
+def test_the_audit_log_is_private_survives_rotation_and_ends_whole(make_daemon, tmp_path):
     file = tmp_path / "audit.log"
-    daemon = make(audit={"file": str(file)}).start()
+    daemon = make_daemon(audit={"file": str(file)}).start()
     daemon.call("POST", "/api/v1/cache/fetch", {})
     until(lambda: len(audit_lines(file)) == 1)
     file.rename(tmp_path / "audit.log.1")
@@ -57,8 +41,8 @@ def test_the_audit_log_is_private_survives_rotation_and_ends_whole(make, tmp_pat
     assert daemon.token not in file.read_text() + daemon.log_file.read_text()
 
 
-def test_without_a_file_it_is_in_the_log(make):
-    daemon = make().start()
+def test_without_a_file_it_is_in_the_log(make_daemon):
+    daemon = make_daemon().start()
     daemon.call("POST", "/api/v1/cache/prune")
     (line,) = until(lambda: [json.loads(event) for event in _logged(daemon) if event.startswith('{"at"')])
     assert (line["status"], line["principal"]) == (403, "client")
@@ -69,16 +53,16 @@ def _logged(daemon):
     return [json.loads(line)["event"] for line in daemon.log_file.read_text().splitlines() if line.startswith("{")]
 
 
-def test_an_audit_log_that_cannot_be_written_is_no_start(make):
-    daemon = make(audit={"file": "/nonexistent/audit.log"})
+def test_an_audit_log_that_cannot_be_written_is_no_start(make_daemon):
+    daemon = make_daemon(audit={"file": "/nonexistent/audit.log"})
     daemon.launch()
     status, said = daemon.ended()
     assert status == 1
     assert "the audit log /nonexistent/audit.log cannot be written: No such file or directory" in said
 
 
-def test_the_key_is_made_at_the_first_start_and_has_to_stay_private(make):
-    daemon = make().start()
+def test_the_key_is_made_at_the_first_start_and_has_to_stay_private(make_daemon):
+    daemon = make_daemon().start()
     key = daemon.folder / "state" / "tokens.key"
     assert key.stat().st_mode & 0o777 == 0o600
     assert daemon.stop() == 0
@@ -89,8 +73,8 @@ def test_the_key_is_made_at_the_first_start_and_has_to_stay_private(make):
     assert "others can read the token key" in said
 
 
-def test_tokens_made_rotated_revoked_and_used_count_at_once(make):
-    daemon = make().start()
+def test_tokens_made_rotated_revoked_and_used_count_at_once(make_daemon):
+    daemon = make_daemon().start()
     config = str(daemon.folder / "config.toml")
     token = daemon.lvp("token", "create", "ci", "--volumes", "ci-*", "--config", config).out.strip()
 
@@ -110,13 +94,13 @@ def test_tokens_made_rotated_revoked_and_used_count_at_once(make):
     assert len((daemon.folder / "state" / "tokens.key").read_text().split()) == 1  # it has moved
 
 
-def test_certificates_change_under_an_open_connection(make, tmp_path):
+def test_certificates_change_under_an_open_connection(make_daemon, tmp_path):
     """Nothing is sent to the daemon but files; what is open stays open, what is new meets the new certificate."""
     old, new = trustme.CA(), trustme.CA()
     file = tmp_path / "server.pem"
     old.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
     tls = {"tls_certificate": str(file), "tls_key": str(file), "warn_before_expiry": "400000d"}
-    daemon = make(server={"bind": ["127.0.0.1:0"], **tls}).start()
+    daemon = make_daemon(server={"bind": ["127.0.0.1:0"], **tls}).start()
 
     def trusting(*cas):
         context = ssl.create_default_context()
