@@ -97,7 +97,8 @@ class Reloader:
         return self._door.papers.warnings(time.time(), self._server.warn_before_expiry)
 
     async def _reread(self, server: ServerSettings) -> None:
-        await trio.to_thread.run_sync(self._door.reread, server)
+        if await trio.to_thread.run_sync(self._door.reread, server):
+            log.info("an authority of clients is gone, and the connections made before", count=self._door.cut_proven())
 
     def _warn(self) -> None:
         for warning in self.warnings():

@@ -21,6 +21,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, LifespanState
 
 from provisioner.api.auditing import LOCAL, group_of
+from provisioner.api.listening import cut
 from provisioner.api.peer_tls import refusal
 from provisioner.contracts.tasks import first_cause
 
@@ -51,11 +52,9 @@ async def serving(app: QuartTrio, door: Listening, auditor: Auditor) -> AsyncIte
     wrapped = _WholeAnswers(app)
     shares = _Shares(door.max_connections_per_address)
 
-    open_now: set[trio.abc.Stream] = set()
-
     async def attend(stream: trio.SSLStream[trio.SocketStream]) -> None:
         address = _address(stream)
-        open_now.add(stream)
+        door.open_streams.add(stream)
         refusal.set(partial(auditor.handshake_refused, address))
         try:
             with shares.one(group_of(address)) as fits:
@@ -67,7 +66,7 @@ async def serving(app: QuartTrio, door: Listening, auditor: Auditor) -> AsyncIte
             log.warning("a connection broke", reason=repr(first_cause(group)))
         finally:
             room.release()
-            open_now.discard(stream)
+            door.open_streams.discard(stream)
             await trio.aclose_forcefully(stream)
 
     urls, listeners = door.listen()
@@ -80,7 +79,7 @@ async def serving(app: QuartTrio, door: Listening, auditor: Auditor) -> AsyncIte
                 accepting.cancel_scope.cancel(reason="the service stops")
             await context.terminated.set()
             connections.cancel_scope.deadline = trio.current_time() + door.graceful_timeout
-            outer.start_soon(_cut, open_now, door.graceful_timeout)
+            outer.start_soon(_cut, door)
         outer.cancel_scope.cancel(reason="every connection has ended")
 
 
@@ -158,11 +157,10 @@ class _Shares:
                 del self._open[address]
 
 
-async def _cut(streams: set[trio.abc.Stream], grace: float) -> None:
-    """After the grace: close the sockets under those that are sending; hypercorn shields that from being cancelled."""
-    await trio.sleep(grace)
-    for stream in streams:
-        getattr(stream, "transport_stream", stream).socket.close()  # type: ignore[union-attr]
+async def _cut(door: Listening) -> None:
+    await trio.sleep(door.graceful_timeout)
+    for stream in door.open_streams:
+        cut(stream)
 
 
 def _address(stream: trio.abc.Stream) -> str:

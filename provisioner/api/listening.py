@@ -50,6 +50,11 @@ class Listening(MutualTlsConfig):
     _sockets: Sockets | None = None
     _context: ssl.SSLContext | None = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.open_streams: set[trio.abc.Stream] = set()
+        """Every connection there is."""
+
     def take(self) -> None:
         """Bind the addresses and read the certificates. Raises ConfigError. Nobody is answered yet."""
         self._context = self._read_certificates()
@@ -74,16 +79,37 @@ class Listening(MutualTlsConfig):
             urls.append(f"{scheme}://{repr_socket_addr(sock.family, sock.getsockname())}")
         return urls, listeners
 
-    def reread(self, server: ServerSettings) -> None:
-        """Use the certificates that ``server`` names for connections from now on. Raises ConfigError and keeps the old.
+    def reread(self, server: ServerSettings) -> bool:
+        """Use the certificates that ``server`` names for connections from now on; whether an authority went.
 
-        Whether there is TLS at all stays as it was at the start.
+        Whether there is TLS at all stays as it was at the start. Raises ConfigError and keeps the old.
         """
         anew = Listening()
         _secure(anew, server)
         context = anew._read_certificates()
-        if context is not None and self._context is not None:
-            self._context, self.papers, self.server = context, anew.papers, server
+        if context is None or self._context is None:
+            return False
+        gone = self.papers.authorities - anew.papers.authorities
+        self._context, self.papers, self.server = context, anew.papers, server
+        return bool(gone)
+
+    def cut_proven(self) -> int:
+        """Close the connections whose client proved itself by a certificate in an earlier context; how many.
+
+        Which authority it was under is not known any more. Who is still good connects anew.
+        """
+        proven = [stream for stream in self.open_streams if self._is_proven_before(stream)]
+        for stream in proven:
+            cut(stream)
+        return len(proven)
+
+    def _is_proven_before(self, stream: trio.abc.Stream) -> bool:
+        if not isinstance(stream, trio.SSLStream) or stream.context is self._context:
+            return False
+        try:
+            return bool(stream.getpeercert(binary_form=True))
+        except (ValueError, trio.NeedHandshakeError):
+            return True  # about to prove itself, by what no longer counts
 
     def receive(self, stream: trio.SocketStream) -> trio.abc.Stream:
         """The connection as hypercorn gets it; a handshake of TLS is still to come."""
@@ -124,6 +150,11 @@ class _Listener(trio.abc.Listener[trio.abc.Stream]):
 
     async def aclose(self) -> None:
         await self._plain.aclose()
+
+
+def cut(stream: trio.abc.Stream) -> None:
+    """Close the socket under whoever uses the stream; hypercorn shields sending from being cancelled."""
+    getattr(stream, "transport_stream", stream).socket.close()  # type: ignore[union-attr]
 
 
 def _check_local(sock: socket.socket) -> None:

@@ -30,10 +30,14 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Papers:
-    """``ends``: which paper ends when, in seconds since the epoch; of several in a file the first to end counts."""
+    """``ends``: which paper ends when, in seconds since the epoch; of several in a file the first to end counts.
+
+    ``authorities``: the certificates in the file of those that sign clients', as encoded.
+    """
 
     ends: dict[str, float]
     lists: tuple[RevocationList, ...] = ()
+    authorities: frozenset[bytes] = frozenset()
 
     def warnings(self, now: float, before: float) -> list[str]:
         """A sentence for each paper that has ended, or ends within ``before`` seconds."""
@@ -46,14 +50,18 @@ NO_PAPERS = Papers({})
 def read_papers(server: ServerSettings) -> Papers:
     """The papers of the TLS files there are. Raises ConfigError."""
     ends: dict[str, float] = {}
+    authorities: frozenset[bytes] = frozenset()
     for paper, file in (("server", server.tls_certificate), ("client_ca", server.client_ca)):
         if file is not None:
-            ends |= _first_end(paper, [one.not_after for one in _parsed(file, x509.certificates)])
+            found = _parsed(file, x509.certificates)
+            ends |= _first_end(paper, [one.not_after for one in found])
+            if paper == "client_ca":
+                authorities = frozenset(one.data for one in found)
     if server.client_crl is None:
-        return Papers(ends)
+        return Papers(ends, authorities=authorities)
     lists = _parsed(server.client_crl, x509.revocation_lists)
     ends |= _first_end("client_crl", [one.next_update for one in lists if one.next_update is not None])
-    return Papers(ends, tuple(lists))
+    return Papers(ends, tuple(lists), authorities)
 
 
 def _parsed(file: str, parse: Callable[[str], list[T]]) -> list[T]:

@@ -18,11 +18,12 @@ _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s(.*?)-----END \1-----", re.DOT
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """``issuer`` is the name as encoded; ``not_after`` in seconds since the epoch."""
+    """``issuer`` is the name as encoded, ``data`` all of it; ``not_after`` in seconds since the epoch."""
 
     serial: int
     issuer: bytes
     not_after: float
+    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def certificate(der: bytes) -> Certificate:
     ends = validity.items()
     if len(ends) != 2:
         raise ValueError("not a certificate")
-    return Certificate(int.from_bytes(serial.body, signed=True), issuer.data, _time(ends[1]))
+    return Certificate(int.from_bytes(serial.body, signed=True), issuer.data, _time(ends[1]), der)
 
 
 def _revocation_list(der: bytes) -> RevocationList:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import ssl
@@ -129,3 +130,52 @@ def test_certificates_change_under_an_open_connection(make_daemon, tmp_path):
         assert standing.get("/health").status_code == 200
     assert daemon.stop() == 0
     assert daemon.event("TLS files have changed and count for new connections")
+
+
+def test_an_authority_that_goes_takes_its_connections_with_it(make_daemon, tmp_path):
+    """While the file holds both, both go on; what no client certificate opened is left alone."""
+    server, staying, going = trustme.CA(), trustme.CA(), trustme.CA()
+    file, authorities = tmp_path / "server.pem", tmp_path / "authorities.pem"
+    server.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+    authorities.write_bytes(staying.cert_pem.bytes() + going.cert_pem.bytes())
+    tls = {"tls_certificate": str(file), "tls_key": str(file), "client_ca": str(authorities)}
+    auth = {"certificate_roles": {"*": "viewer"}}
+    daemon = make_daemon(server={"bind": ["127.0.0.1:0"], **tls}, auth=auth).start()
+
+    def connected(authority=None):
+        context = ssl.create_default_context()
+        server.configure_trust(context)
+        if authority is not None:
+            authority.issue_cert("client", common_name="client").configure_cert(context)
+        host, port = daemon.url.removeprefix("https://").split(":")
+        return http.client.HTTPSConnection(host, int(port), context=context, timeout=PATIENCE)
+
+    def status(connection, path="/api/v1/jobs"):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    def is_cut(connection):
+        try:
+            status(connection)
+        except (OSError, http.client.HTTPException):
+            return True
+        return False
+
+    stranger, old, kept = connected(), connected(going), connected(staying)
+    try:
+        assert [status(old), status(kept), status(stranger, "/health")] == [200, 200, 200]
+        fresh = tmp_path / "fresh.pem"
+        fresh.write_bytes(staying.cert_pem.bytes())
+        fresh.rename(authorities)
+        until(lambda: status(stranger, "/health") == 200 and is_cut(old))
+        assert is_cut(kept)  # which of them it was under is not known
+        kept.close()
+        assert status(kept) == 200  # anew, and good
+        assert status(stranger, "/health") == 200
+    finally:
+        for connection in (stranger, old, kept):
+            connection.close()
+    assert daemon.stop() == 0
+    assert daemon.event("an authority of clients is gone, and the connections made before")["count"] == 2

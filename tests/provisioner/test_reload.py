@@ -195,7 +195,10 @@ async def test_files_that_change_are_taken_in_without_a_signal(start, server):
     with structlog.testing.capture_logs() as lines:
         await reloader.look()
         await reloader.look()  # once is enough
-    assert [line["event"] for line in lines] == ["TLS files have changed and count for new connections"]
+    assert [line["event"] for line in lines] == [
+        "an authority of clients is gone, and the connections made before",
+        "TLS files have changed and count for new connections",
+    ]
     assert await handshake(door, server.ca, server.ca) == "client"
     assert await refused(door, old, server.ca)
 

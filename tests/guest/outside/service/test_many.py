@@ -47,7 +47,9 @@ def test_fifty_clones_and_removals_leave_the_pool_as_it_was(remote: Remote) -> N
         for turn in range(number, VOLUMES, CLIENTS):
             name, image = f"many{turn:02}", images[turn % IMAGES]
             job = remote.ended(remote.submit(image, name, "thin"))
-            ends.append(f"{job['status']} {job['volume']['provisioned_by'] if job['volume'] else job['error']}")
+            ends.append(f"{job['status']} {job['volume']['provisioned_by'] if 'volume' in job else job['error']}")
+            if job["status"] != "completed":
+                continue
             path, size = remote.folder / image, 2**20
             digest = remote.guest.sh(f"head -c {size} {device('thin', name)} | sha256sum").split()[0]
             assert digest == hashlib.sha256(path.read_bytes()).hexdigest(), name
