@@ -96,7 +96,14 @@ def in_guest(options: argparse.Namespace) -> int:
             "--images", *(f"/dev/disk/by-id/virtio-{drive.name}" for drive in drives),
         ]  # fmt: skip
         show = partial(print, end="", flush=True)
-        return guest.run(command, sink=lambda piece: show(piece.decode()), silence=1800, total=5400).status
+        status = guest.run(command, sink=lambda piece: show(piece.decode()), silence=1800, total=5400).status
+        # And raw images onto volumes of both kinds.
+        guest.sh("lvcreate -qy -L 512m -n linear bench; lvcreate -qy -V 512m --thinpool bench/pool -n thin")
+        command = [
+            "python3", "/project/contrib/bench/convert.py", "--size", "256", "--folder", "/var/tmp",
+            "--kind", "raw-full", "--kind", "raw-half", "--device", "/dev/bench/linear", "--device", "/dev/bench/thin",
+        ]  # fmt: skip
+        return status or guest.run(command, sink=lambda piece: show(piece.decode()), silence=600, total=1800).status
 
 
 class Bench:

@@ -1,9 +1,10 @@
 """How fast images are put on volumes: the native converter beside qemu-img, dd and nbdcopy, in one table.
 
     python contrib/bench/convert.py --size 1024 --runs 5 --folder /var/tmp [--kind zlib ...] [--target loop ...]
+    python contrib/bench/convert.py --device /dev/vg0/scratch ...        onto a volume of yours; what is on it GOES
 
 Runs are interleaved, each onto a fresh target that reads as zero, with an fsync of the target inside the time. Every
-result is compared with the source once. Loop devices need root. Ratios say more than seconds: below 1 is quicker.
+result is compared with the source once. Devices need root. Ratios say more than seconds: below 1 is quicker.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +90,17 @@ def loop_target(folder: Path, size: int) -> Iterator[Callable[[], Path]]:
         yield fresh
     finally:
         run("losetup", "--detach", device)
+
+
+@contextmanager
+def device_target(device: Path) -> Iterator[Callable[[], Path]]:
+    def fresh() -> Path:
+        run("blkdiscard", "-f", device)
+        run("blkdiscard", "-z", "-f", device)
+        run("blkdiscard", "-f", device)  # on a thin volume the zeros are taken back; elsewhere they may stay
+        return device
+
+    yield fresh
 
 
 @contextmanager
@@ -170,15 +183,20 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--kind", action="append", choices=sorted(KINDS))
     parser.add_argument("--target", action="append", choices=["file", "loop"])
+    parser.add_argument("--device", type=Path, action="append", default=[], help="a volume to write over")
     options = parser.parse_args()
     size, kinds = options.size * MIB, options.kind or list(KINDS)
     print(f"| target | image | with | native / this | {CELLS} |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="lvp-bench-") as folder:
         images = make_images(Path(folder), size, kinds)
-        for target in options.target or ["loop", "file"]:
+        targets = {
+            "loop": partial(loop_target, Path(folder), size),
+            "file": partial(file_target, Path(folder), size),
+            **{str(device): partial(device_target, device) for device in options.device},
+        }
+        for target in [*(options.target or ([] if options.device else ["loop", "file"])), *map(str, options.device)]:
             with ExitStack() as stack:
-                make = loop_target if target == "loop" else file_target
-                fresh = stack.enter_context(make(Path(folder), size))
+                fresh = stack.enter_context(targets[target]())
                 for kind in kinds:
                     print(*lines(target, kind, measure(kind, images, fresh, size, options)), sep="\n", flush=True)
 

@@ -167,6 +167,7 @@ class Flight(CachedImage):
 
     def _on_hashed(self, start: int, stop: int) -> None:
         """In the hashing thread. Where nobody converts meanwhile, nobody needs what was hashed either."""
+        self.arrival.hashed = stop
         write_out(self.arrival.fd, start, stop)
         if self._gives_back and not self._viewed:
             give_back(self.arrival.fd, 0, start - BEHIND)

@@ -104,10 +104,13 @@ class CacheView:
             return
         if self._arrival is None:
             give_back(self.fd, start, stop)
-        elif start - BEHIND >= self._given_back + STEP:
-            # Read in the file's order, and just written: what lies further back has reached the disk by now.
-            self._given_back = start - BEHIND
-            give_back(self.fd, 0, self._given_back)
+            return
+        # Read in the file's order, and just written: what lies further back has reached the disk by now. But whoever
+        # hashes may be further back still, and would have to read it from there.
+        mark = min(start, self._arrival.hashed) - BEHIND
+        if mark >= self._given_back + 4 * STEP:
+            self._given_back = mark
+            give_back(self.fd, 0, mark)
 
 
 class StoredImage(CachedImage):

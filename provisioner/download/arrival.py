@@ -22,6 +22,7 @@ class Arrival:
         self.fd = fd
         self.size: int | None = None  # set at the end
         self.limit = limit  # bytes there is room for; a body that goes on beyond it is given up
+        self.hashed = 0  # the mark of whoever hashes, now and then; it needs nothing before it any more
         self._available = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from provisioner.cache.handle import CacheView
 from provisioner.contracts import MIB
+from provisioner.download.arrival import Arrival
 from tests.provisioner.cache.test_cache import URL, Host, sha
 
 DATA = os.urandom(4 * MIB)
@@ -50,3 +52,20 @@ async def test_what_a_converter_has_read_leaves_it_at_once(disk, policy):
             path.read_bytes()
             image.view("raw", len(DATA)).spent(MIB, 3 * MIB)
             assert cached(path) is (policy == "keep")
+
+
+async def test_what_is_not_hashed_yet_stays_though_it_was_converted(disk, monkeypatch):
+    monkeypatch.setattr("provisioner.cache.handle.BEHIND", 0)
+    monkeypatch.setattr("provisioner.cache.handle.STEP", MIB // 8)
+    path = disk / "image"
+    path.write_bytes(DATA)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        arrival = Arrival(file.fileno(), len(DATA))
+        arrival.advance(len(DATA))
+        view = CacheView(file.fileno(), "raw", len(DATA), len(DATA), arrival)
+        view.spent(4 * MIB, 4 * MIB)
+        assert cached(path), "the hash would have to read it from the disk"
+        arrival.hashed = 4 * MIB
+        view.spent(4 * MIB, 4 * MIB)
+        assert not cached(path)
