@@ -1,6 +1,7 @@
 """What all tests share: readable failures of the conformance suites, and a quick folder."""
 
 import importlib.util
+import signal
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,8 @@ if importlib.util.find_spec("hypothesis"):  # it is not in the guest, whose test
     # A busy machine is no failure.
     hypothesis.settings.register_profile("ours", deadline=None, max_examples=50)
     hypothesis.settings.load_profile("ours")
+# A shell that starts the tests in its background has them, and all they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest.register_assert_rewrite("provisioner.contracts.testing")
 
 

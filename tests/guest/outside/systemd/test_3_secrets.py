@@ -21,7 +21,8 @@ def test_keys_of_server_and_tokens_are_credentials(host: Host) -> None:
     host.guest.put(DROP_IN.encode(), f"/etc/systemd/system/{SERVICE}.d/keys.conf")
     host.guest.sh(
         f"cd /etc/{NAME}; rm server.key; sed -i -e 's|^tls_key = .*|tls_key = \"/run/credentials/{SERVICE}/tls-key\"|'"
-        ' -e \'s|= "required"|= "optional"|\' -e \'s|^.auth.$|&\\ntoken_key = "credential:token-key"|\' config.toml;'
+        " -e 's|^client_certificate = .*|client_certificate = \"optional\"|'"
+        " -e 's|^.auth.$|&\\ntoken_key = \"credential:token-key\"|' config.toml;"
         f"systemctl daemon-reload; cp config.toml /root/good.toml; rm {STATE}/tokens.key"
     )
     host.systemctl("restart", SERVICE)
