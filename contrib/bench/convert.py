@@ -94,10 +94,11 @@ def loop_target(folder: Path, size: int) -> Iterator[Callable[[], Path]]:
 
 @contextmanager
 def device_target(device: Path) -> Iterator[Callable[[], Path]]:
+    # What a thin volume no longer maps reads as zero; zeros written to it would be chunks it has.
+    thin = " thin " in run("dmsetup", "table", device)
+
     def fresh() -> Path:
-        run("blkdiscard", "-f", device)
-        run("blkdiscard", "-z", "-f", device)
-        run("blkdiscard", "-f", device)  # on a thin volume the zeros are taken back; elsewhere they may stay
+        run("blkdiscard", "-f", *([] if thin else ["-z"]), device)
         return device
 
     yield fresh
