@@ -13,6 +13,7 @@ import trio
 
 from lvp_target_lvm import report
 from lvp_target_lvm.complaints import Meaning, as_error, meaning_of
+from lvp_target_lvm.turns import Turns
 from provisioner.contracts import ToolResult, run_tool
 from provisioner.contracts.errors import ProvisionerError, TargetError, TargetUnavailableError, ToolError
 
@@ -49,8 +50,7 @@ class Lvm:
         self.calls: Counter[str] = Counter()
         self._settings = settings
         self._program = f"{settings.tool_path}/lvm" if settings.tool_path else "lvm"
-        # One change at a time, in the order they were asked for: LVM's own lock is not fair.
-        self._changing = trio.Lock()
+        self._turns = Turns()
         self._seen: tuple[float, Inventory] | None = None
         self._changes = 0  # begun and ended: what was seen across one of them is not kept
 
@@ -98,17 +98,17 @@ class Lvm:
         argv = [self._program, command, "--yes", "--config", _PINS + _NO_WAIT, *words]
         delays, patience = _delays(), trio.current_time() + self._settings.lock_patience
         busy = 0
-        async with self._changing:
-            while True:
+        while True:
+            async with self._turns.change():
                 result = await self._shielded(command, argv)
-                if result.status == 0:
-                    return
-                meaning = meaning_of(result.stderr)
-                busy += meaning is Meaning.BUSY
-                again = meaning is Meaning.LOCKED and trio.current_time() < patience
-                if not again and not (meaning is Meaning.BUSY and busy < _BUSY_TRIES):
-                    raise as_error(command, result.status, result.stderr)
-                await trio.sleep(next(delays))
+            if result.status == 0:
+                return
+            meaning = meaning_of(result.stderr)
+            busy += meaning is Meaning.BUSY
+            again = meaning is Meaning.LOCKED and trio.current_time() < patience
+            if not again and not (meaning is Meaning.BUSY and busy < _BUSY_TRIES):
+                raise as_error(command, result.status, result.stderr)
+            await trio.sleep(next(delays))
 
     async def _shielded(self, command: str, argv: list[str]) -> ToolResult:
         await trio.lowlevel.checkpoint()
@@ -130,7 +130,8 @@ class Lvm:
 
     async def _report(self, command: str, fields: str) -> str:
         words = ("--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields, self.group)
-        return (await self._run(command, *words)).stdout
+        async with self._turns.report():
+            return (await self._run(command, *words)).stdout
 
     async def _run(self, command: str, *words: str) -> ToolResult:
         self.calls[command] += 1
