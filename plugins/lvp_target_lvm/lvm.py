@@ -13,7 +13,7 @@ import trio
 
 from lvp_target_lvm import report
 from lvp_target_lvm.complaints import Meaning, as_error, meaning_of
-from lvp_target_lvm.turns import Turns
+from lvp_target_lvm.turns import Turns, turns_with
 from provisioner.contracts import ToolResult, run_tool
 from provisioner.contracts.errors import ProvisionerError, TargetError, TargetUnavailableError, ToolError
 
@@ -50,9 +50,15 @@ class Lvm:
         self.calls: Counter[str] = Counter()
         self._settings = settings
         self._program = f"{settings.tool_path}/lvm" if settings.tool_path else "lvm"
-        self._turns = Turns()
-        self._seen: tuple[float, Inventory] | None = None
-        self._changes = 0  # begun and ended: what was seen across one of them is not kept
+        self._shared_turns: Turns | None = None
+        self._seen: tuple[float, int, Inventory] | None = None  # when, and after how many changes
+
+    @property
+    def _turns(self) -> Turns:
+        # Targets may be made before trio runs.
+        if self._shared_turns is None:
+            self._shared_turns = turns_with((self._program, self.group))
+        return self._shared_turns
 
     async def inventory(self) -> Inventory:
         """The volume group and its volumes, in one call (two where it holds no volume).
@@ -70,13 +76,14 @@ class Lvm:
 
     async def recent_inventory(self) -> Inventory:
         """The inventory, or one that was read less than a second ago with no change of ours since."""
-        if self._seen is not None and trio.current_time() - self._seen[0] < _FRESH:
-            await trio.lowlevel.checkpoint()
-            return self._seen[1]
-        changes = self._changes
+        if self._seen is not None:
+            at, changes, inventory = self._seen
+            if changes == self._turns.changes and trio.current_time() - at < _FRESH:
+                await trio.lowlevel.checkpoint()
+                return inventory
+        changes = self._turns.changes
         inventory = await self.inventory()
-        if changes == self._changes:
-            self._seen = (trio.current_time(), inventory)
+        self._seen = (trio.current_time(), changes, inventory)
         return inventory
 
     async def setting(self, key: str) -> str:
@@ -114,19 +121,12 @@ class Lvm:
         await trio.lowlevel.checkpoint()
         self.calls[command] += 1
         limit = self._settings.change_timeout
-        self._forget()
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + limit + _KILL_TIME):
                 return await run_tool(argv, timeout=limit, check=False)
         except ToolError as error:
             raise _unavailable(command, error) from error
-        finally:
-            self._forget()
         raise TargetUnavailableError(f"{command} did not end within {limit:g} s and could not be killed")
-
-    def _forget(self) -> None:
-        self._seen = None
-        self._changes += 1
 
     async def _report(self, command: str, fields: str) -> str:
         words = ("--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields, self.group)

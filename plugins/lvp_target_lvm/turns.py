@@ -1,4 +1,4 @@
-"""Whose turn it is with LVM: any number of reports, or one change, in the order they came.
+"""Whose turn it is with a volume group: any number of reports, or one change, in the order they came.
 
 LVM's own lock would see to that too, but not fairly: a change that does not wait in LVM for the lock, so that it can
 tell what it waits for, finds it taken again and again by reports that overlap.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
 
 
 class Turns:
-    """For the reports and changes of one volume group in this process."""
+    """For the reports and changes of one volume group in this process, whichever target makes them.
+
+    ``changes`` counts those begun and those ended: equal before and after a look, there was none meanwhile.
+    """
 
     def __init__(self) -> None:
+        self.changes = 0
         self._line = trio.Lock()  # first come, first served
         self._reports = 0
         self._quiet = trio.lowlevel.ParkingLot()
@@ -41,4 +46,20 @@ class Turns:
         async with self._line:
             while self._reports:
                 await self._quiet.park()
-            yield
+            self.changes += 1
+            try:
+                yield
+            finally:
+                self.changes += 1
+
+
+_groups: trio.lowlevel.RunVar[WeakValueDictionary[object, Turns]] = trio.lowlevel.RunVar("turns by volume group")
+
+
+def turns_with(group: object) -> Turns:
+    """The turns that all in this run of trio share who name the same ``group``."""
+    try:
+        groups = _groups.get()
+    except LookupError:
+        _groups.set(groups := WeakValueDictionary())
+    return groups.setdefault(group, Turns())

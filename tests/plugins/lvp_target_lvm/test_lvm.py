@@ -154,6 +154,20 @@ async def test_a_change_is_seen_by_the_next_look(tmp_path: Path) -> None:
     assert await lvm.recent_inventory() is not first, "one that failed may have changed something too"
 
 
+async def test_targets_over_one_group_take_turns_and_see_each_others_changes(tmp_path: Path) -> None:
+    script = f'case "$1" in lvs) {ONE_GROUP};; *) mkdir {tmp_path}/lock && rmdir {tmp_path}/lock || exit 5;; esac'
+    one, other = a_tool(tmp_path, script), a_tool(tmp_path, script)
+    first = await one.recent_inventory()
+    async with trio.open_nursery() as nursery:
+        for lvm in (one, other) * 4:
+            nursery.start_soon(lvm.change, "lvcreate", "vg0")
+    assert (one.calls["lvcreate"], other.calls["lvcreate"]) == (4, 4)
+    assert await one.recent_inventory() is not first
+    second = await one.recent_inventory()
+    await other.change("lvcreate", "vg0")
+    assert await one.recent_inventory() is not second
+
+
 async def test_what_was_seen_across_a_change_is_not_kept(tmp_path: Path) -> None:
     go = tmp_path / "go"
     lvm = a_tool(
