@@ -9,7 +9,7 @@ import pytest
 from provisioner.cache.handle import CacheView
 from provisioner.contracts import MIB
 from provisioner.download.arrival import Arrival
-from tests.provisioner.cache.test_cache import URL, Host, sha
+from tests.provisioner.cache.host import URL, Host, sha
 
 DATA = os.urandom(4 * MIB)
 

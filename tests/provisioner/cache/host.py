@@ -1,0 +1,83 @@
+"""A cache with real files, threads and clock, and a source it downloads from."""
+
+import hashlib
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import trio
+
+from provisioner.cache import Expectation, ImageCache
+from provisioner.config import CacheSettings
+from provisioner.contracts import ByteSize, Checksum
+from provisioner.contracts.testing import FakeSource
+
+SITE = "https://images.example.com"
+URL = f"{SITE}/disk.raw"
+DATA = b"some disk, not quite random" * 10_000  # 270 kB
+
+
+def sha(data, algorithm="sha256"):
+    return Checksum(algorithm, hashlib.new(algorithm, data).hexdigest())
+
+
+def many(count, size=100_000):
+    """So many images of one server."""
+    return {f"{SITE}/{name}.raw": name.encode() * size for name in "abcdefghij"[:count]}
+
+
+class Host:
+    """A cache in a folder, made anew at will."""
+
+    def __init__(self, folder, images=None, **settings):
+        self.folder = folder / "cache"
+        self.source = FakeSource(images or {URL: DATA}, chunk_size=32 * 1024)
+        self.settings = CacheSettings(**{"min_free": ByteSize(0), "download_attempts": 1, **settings})
+
+    @asynccontextmanager
+    async def running(self):
+        self.cache = ImageCache(self.folder, self.settings)
+        in_vain = True
+        async with trio.open_nursery() as nursery:
+            nursery.cancel_scope.deadline = trio.current_time() + 20
+            await nursery.start(self.cache.run)
+            yield self.cache
+            in_vain = nursery.cancel_scope.cancel_called
+            nursery.cancel_scope.cancel()
+        assert not in_vain, "the test waited for what did not come"
+
+    async def expect(self, url=URL, checksum=None):
+        return Expectation(remote=await self.source.stat(url), checksum=checksum)
+
+    async def get(self, url=URL, checksum=None):
+        """The entry and whether it was a hit, after a use like a job's."""
+        async with self.cache.image(self.source, await self.expect(url, checksum)) as image:
+            entry = await image.verified()
+            return entry, image.hit
+
+    @asynccontextmanager
+    async def using(self, url=URL, checksum=None):
+        async with self.cache.image(self.source, await self.expect(url, checksum)) as image:
+            await image.verified()
+            yield image
+
+    def files(self):
+        return sorted(path.name for path in self.folder.iterdir() if path.name != ".lvp")
+
+    def partials(self):
+        return [path.name for path in (self.folder / ".lvp" / "partial").iterdir()]
+
+    @property
+    def downloads(self):
+        return len(self.source.opens)
+
+    def assert_clean(self, names=()):
+        assert self.partials() == []
+        assert self.files() == sorted(names)
+        assert sorted(entry.file_name for entry in self.cache.entries()) == sorted(names)
+        assert not any(self.cache._users.values())
+        assert self.cache._flights._by_key == {}
+        links = []
+        for link in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):
+                links.append(str(link.readlink()))
+        assert [name for name in links if name.startswith(str(self.folder)) and "sqlite" not in name] == []

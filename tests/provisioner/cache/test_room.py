@@ -1,0 +1,140 @@
+"""What is evicted, and what never is."""
+
+import os
+
+import pytest
+import trio
+
+from provisioner.cache.entry import Entry
+from provisioner.contracts import ByteSize, Checksum
+from provisioner.contracts.errors import CacheFullError, ConflictError, NotFoundError
+from provisioner.contracts.testing import FakeImage
+from tests.provisioner.cache.host import URL, Host, many, sha
+
+
+async def test_the_least_recently_used_goes_first(tmp_path):
+    host = Host(tmp_path, many(4), max_size=ByteSize(300_000))
+    urls = list(host.source.images)
+    async with host.running():
+        for url in urls[:3]:
+            await host.get(url)
+        await host.get(urls[0])
+        await host.get(urls[3])
+        assert {entry.url for entry in host.cache.entries()} == {urls[2], urls[0], urls[3]}
+        host.assert_clean([entry.file_name for entry in host.cache.entries()])
+
+
+async def test_what_is_pinned_or_in_use_stays(tmp_path):
+    host = Host(tmp_path, many(4), max_size=ByteSize(300_000))
+    a, b, c, d = host.source.images
+    async with host.running() as cache:
+        pinned, _ = await host.get(a)
+        await cache.pin(pinned.digest, pinned=True)
+        async with host.using(b):
+            await host.get(c)
+            await host.get(d)
+            assert {entry.url for entry in cache.entries()} == {a, b, d}
+            assert [entry.url for entry in await cache.prune()] == [d]
+            with pytest.raises(ConflictError, match="in use"):
+                await cache.remove(sha(host.source.images[b].data).hex)
+        assert [entry.url for entry in await cache.prune()] == [b]
+        await cache.pin(pinned.digest, pinned=False)
+        assert [entry.url for entry in await cache.prune()] == [a]
+        host.assert_clean()
+        with pytest.raises(NotFoundError):
+            await cache.pin(pinned.digest, pinned=True)
+
+
+async def test_pins_survive_a_restart(host):
+    async with host.running():
+        entry, _ = await host.get()
+        await host.cache.pin(entry.digest, pinned=True)
+    async with host.running():
+        assert [entry.pinned for entry in host.cache.entries()] == [True]
+        assert await host.cache.prune() == []
+
+
+async def test_when_everything_is_in_use_there_is_no_room(tmp_path):
+    host = Host(tmp_path, many(2), max_size=ByteSize(150_000))
+    a, b = host.source.images
+    async with host.running():
+        async with host.using(a):
+            with pytest.raises(CacheFullError, match="no room for 100000 bytes"):
+                await host.get(b)
+            assert host.downloads == 1
+        await host.get(b)
+
+
+async def test_room_counts_what_is_still_coming(tmp_path):
+    """Two downloads that fit one by one and not together: the second is refused before a byte of it comes."""
+    host = Host(tmp_path, many(2), max_size=ByteSize(150_000))
+    a, b = host.source.images
+    host.source.at_byte, host.source.steps.hang_at = 50_000, "byte"
+    async with host.running(), trio.open_nursery() as nursery:
+        nursery.start_soon(host.get, a)
+        await host.source.steps.reached.wait()
+        with pytest.raises(CacheFullError):
+            await host.get(b)
+        nursery.cancel_scope.cancel()
+
+
+async def test_min_free_is_kept(tmp_path):
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    host = Host(tmp_path, min_free=ByteSize(free * 2))
+    async with host.running():
+        with pytest.raises(CacheFullError, match="min_free keeps"):
+            await host.get()
+        host.assert_clean()
+
+
+@pytest.mark.parametrize("size", [None, 800_000])
+async def test_a_body_over_the_limit(tmp_path, size):
+    """Refused at once where the server says so; else ended where the room does."""
+    host = Host(tmp_path, {URL: FakeImage(b"x" * 800_000, size=size)}, max_size=ByteSize(400_000))
+    async with host.running():
+        with pytest.raises(CacheFullError):
+            await host.get()
+        assert host.source.bytes_given <= 450_000
+        host.assert_clean()
+
+
+async def test_an_image_of_unknown_size_makes_room_as_it_grows(tmp_path, monkeypatch):
+    """Old entries go while it comes, no more of them than it needs."""
+    images = {**many(8), URL: FakeImage(b"x" * 350_000, size=None)}
+    host = Host(tmp_path, images, max_size=ByteSize(800_000))
+    host.source.chunk_size = 10_000
+    monkeypatch.setattr("provisioner.download.arrival.WAKE_STEP", 1)
+    give = host.source.pass_by
+
+    async def slowly(url, start, stop):  # slower than room can be made
+        while url == URL and next(iter(host.cache._flights._by_key.values())).arrival.limit < stop + 40_000:
+            await trio.lowlevel.checkpoint()
+        await give(url, start, stop)
+
+    host.source.pass_by = slowly
+    async with host.running():
+        for url in list(many(8)):
+            await host.get(url)
+        entry, _ = await host.get()
+        assert entry.size == 350_000
+        kept = {found.url for found in host.cache.entries()}
+        assert len(kept) >= 4
+        assert host.cache.total_bytes <= 800_000
+
+
+async def test_ten_thousand_entries(tmp_path):
+    """They are listed, found and evicted."""
+    host = Host(tmp_path, {URL: b"x" * 100}, max_size=ByteSize(1_000_000))
+    async with host.running() as cache:
+        cache._entries = {
+            f"{number:064x}": Entry(
+                sha256=f"{number:064x}", sha512=None, file_name=f"i-{number:012x}.raw", size=100, mtime_ns=0,
+                format="raw", virtual_size=100, url="", added_at=0, last_used_at=number,
+            )
+            for number in range(10_000)
+        }  # fmt: skip
+        newest = cache.entries()[:100]
+        await cache.make_room(50 * 100)
+        assert newest[0].last_used_at == 9999
+        assert min(entry.last_used_at for entry in cache.entries()) == 50
+        assert cache._find_digest(Checksum("sha512", "0" * 128)) is None
