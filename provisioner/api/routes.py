@@ -61,12 +61,13 @@ def _add_jobs(api: Blueprint, services: Services) -> None:
     async def list_jobs() -> Response:
         page = schemas.read_query(request.args, schemas.JobPage)
         jobs, count = await services.store.page(page.wanted(), page.offset, page.limit)
-        bodies = [schemas.job_body(job, services.supervisor.snapshot(job.job_id)) for job in jobs]
+        snapshot = services.supervisor.snapshot
+        bodies = [schemas.job_body(job, snapshot(job.job_id), g.principal.id) for job in jobs]
         return answer({"jobs": bodies, "count": count, "offset": page.offset, "limit": page.limit})
 
     @api.get("/jobs/<job_id>", provide_automatic_options=False)
     async def get_job(job_id: str) -> Response:
-        return answer(schemas.job_body(*await services.supervisor.find(job_id)))
+        return answer(schemas.job_body(*await services.supervisor.find(job_id), g.principal.id))
 
     @api.post("/jobs/<job_id>/cancel", provide_automatic_options=False)
     async def cancel_job(job_id: str) -> Response:

@@ -133,8 +133,13 @@ def uptime(seconds: float) -> str:
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
-def job_body(job: Job, snapshot: Snapshot | None) -> dict[str, Any]:
-    """A job as clients see it; fields that do not apply are absent."""
+def _without_query(url: str) -> str:
+    """The url as others may see it: a signature in its query opens the image to whoever reads it."""
+    return url.partition("?")[0]
+
+
+def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]:
+    """A job as the caller ``reader`` sees it; fields that do not apply are absent."""
     spec = job.spec
     optional = {
         "volume_name": spec.volume_name,
@@ -151,7 +156,7 @@ def job_body(job: Job, snapshot: Snapshot | None) -> dict[str, Any]:
         "status": job.status,
         "created_at": timestamp(job.created_at),
         "updated_at": timestamp(job.updated_at),
-        "image_url": spec.image_url,
+        "image_url": spec.image_url if job.principal == reader else _without_query(spec.image_url),
         **{name: value for name, value in optional.items() if value is not None},
     }
 
@@ -176,7 +181,7 @@ def image_body(entry: Entry, path: str) -> dict[str, Any]:
         "path": path,
         "size": entry.size,
         "checksum": entry.digest,
-        "url": entry.url,
+        "url": _without_query(entry.url),
         "format": entry.format,
         "last_used_at": timestamp(entry.last_used_at),
         "pinned": entry.pinned,
