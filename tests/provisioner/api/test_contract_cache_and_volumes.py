@@ -1,0 +1,82 @@
+"""Cached images and volumes, by the API contract."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from tests.provisioner.api.conftest import DIGEST, IMAGE, URL
+from tests.provisioner.api.document import held, refused
+
+
+async def test_fetch_into_the_cache_and_remove(service):
+    response = await service.call("POST", "/api/v1/cache/fetch", json={"image_url": URL, "image_type": "raw"})
+    accepted = await held(response, "JobAccepted", 202)
+    done = await service.ended(accepted["job_id"])
+    assert done["status"] == "completed"
+    assert "volume" not in done
+    body = await held(await service.call("GET", "/api/v1/cache/images"), "CachedImageList")
+    (image,) = body["images"]
+    assert (body["count"], body["offset"], body["limit"]) == (1, 0, 100)
+    assert image.keys() >= {"path", "size", "checksum", "url", "format", "virtual_size", "last_used_at", "pinned"}
+    assert (image["size"], image["checksum"], image["url"]) == (len(IMAGE), f"sha256:{DIGEST}", URL)
+    assert (await held(await service.call("GET", "/api/v1/cache/images?offset=1"), "CachedImageList"))["images"] == []
+    removed = await service.call("DELETE", f"/api/v1/cache/images/sha256:{DIGEST.upper()}")
+    assert await held(removed, "CachedImageRemoved") == {"status": "removed", "checksum": f"sha256:{DIGEST}"}
+    await refused(await service.call("DELETE", f"/api/v1/cache/images/sha256:{DIGEST}"), 404, "not found", ".")
+    assert not await trio.Path(image["path"]).exists()
+
+
+async def test_fetch_of_nothing(service):
+    response = await service.call("POST", "/api/v1/cache/fetch", json={})
+    body = await refused(response, 400, "invalid request", ".")
+    assert body["message"] == "image_url is required"
+
+
+async def test_a_used_image_is_not_removed(service):
+    service.converter.steps.hang_at = "flush"
+    job_id = (await (await service.submit()).get_json())["job_id"]
+    await service.converter.steps.reached.wait()
+    with trio.fail_after(10):
+        while not (await (await service.call("GET", "/api/v1/cache/images")).get_json())["count"]:  # noqa: ASYNC110
+            await trio.sleep(0.005)  # publishing is not to be waited for from outside
+    await refused(await service.call("DELETE", f"/api/v1/cache/images/sha256:{DIGEST}"), 409, "conflict", ".")
+    pruned = await held(await service.call("POST", "/api/v1/cache/prune"), "CachePruned")
+    assert pruned == {"removed": [], "freed_bytes": 0}
+    await service.call("POST", f"/api/v1/jobs/{job_id}/cancel")
+
+
+async def test_prune(service):
+    await service.done()
+    body = await held(await service.call("POST", "/api/v1/cache/prune"), "CachePruned")
+    assert body == {"removed": [f"sha256:{DIGEST}"], "freed_bytes": len(IMAGE)}
+
+
+@pytest.mark.parametrize("checksum", ["x", "sha256:12", "sha1:" + 40 * "0", "%00"])
+async def test_remove_of_what_is_no_checksum(service, checksum):
+    await refused(
+        await service.call("DELETE", f"/api/v1/cache/images/{checksum}"), 400, "invalid request", "^checksum must be"
+    )
+
+
+async def test_volumes(service):
+    made = await service.done()
+    body = await held(await service.call("GET", "/api/v1/volumes"), "VolumeList")
+    (volume,) = body["volumes"]
+    assert (volume["name"], volume["target"], volume["size_bytes"]) == ("web-01", "fake", 2**30)
+    assert (volume["job_id"], volume["image_url"], volume["checksum"]) == (made["job_id"], URL, f"sha256:{DIGEST}")
+    removed = await service.call("DELETE", "/api/v1/volumes/fake/web-01")
+    assert await held(removed, "VolumeRemoved") == {"status": "removed", "target": "fake", "name": "web-01"}
+    await refused(await service.call("DELETE", "/api/v1/volumes/fake/web-01"), 404, "not found", "web-01")
+    await refused(await service.call("DELETE", "/api/v1/volumes/nowhere/web-01"), 404, "not found", "nowhere")
+
+
+async def test_a_used_volume_is_not_removed(service):
+    await service.done()
+    service.target.in_use.add("web-01")
+    await refused(await service.call("DELETE", "/api/v1/volumes/fake/web-01"), 409, "conflict", "web-01")
+
+
+async def test_a_volume_under_a_job_is_not_removed(idle):
+    job_id = (await (await idle.submit()).get_json())["job_id"]
+    await refused(await idle.call("DELETE", "/api/v1/volumes/fake/web-01"), 409, "conflict", job_id)

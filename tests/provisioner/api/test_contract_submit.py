@@ -1,0 +1,132 @@
+"""What is accepted as a job and what is refused, by the API contract."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from provisioner.config import JobSettings
+from tests.provisioner.api.conftest import DIGEST, IMAGE, URL, job, running
+from tests.provisioner.api.document import UUID, held, refused
+
+
+async def test_accepted(service):
+    response = await service.submit(job(correlation_id="deploy-4711", target="fake", checksum=f"sha256:{DIGEST}"))
+    body = await held(response, "JobAccepted", 202)
+    assert body.keys() == {"job_id"}
+    assert re.fullmatch(UUID, body["job_id"])
+    assert response.headers["Location"] == f"/api/v1/jobs/{body['job_id']}"
+    assert (await service.ended(body["job_id"]))["status"] == "completed"
+    assert (service.folder / "volumes" / "web-01").read_bytes()[: len(IMAGE)] == IMAGE
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"volume_name": "a", "volume_size_gb": 1}, "^image_url is required$"),
+        ({"image_url": URL, "volume_size_gb": 1}, "^volume_name is required$"),
+        ({"image_url": URL, "volume_name": "a"}, "^volume_size_gb is required$"),
+        (job(volume_size_gb=0), "^volume_size_gb: .*>= 1"),
+        (job(volume_size_gb=2**40), "^volume_size_gb: "),
+        (job(volume_size_gb=1.5), "^volume_size_gb: "),
+        (job(volume_size_gb="1"), "^volume_size_gb: "),
+        (job(volume_size_gb=True), "^volume_size_gb: "),
+        (job(volume_size_gb=10**400), "."),
+        (job(image_url=""), "^image_url: "),
+        (job(image_url=None), "^image_url: "),
+        (job(image_url="http://elsewhere.example/x"), "nothing was fetched"),
+        (job(image_url="file:///etc/passwd"), "image_url|nothing was fetched"),
+        (job(image_url="http://u:p@images.example/x"), "user name or password"),
+        (job(image_url="http://images.example/a b"), "image_url"),
+        (job(image_type="iso9660"), "image_type 'iso9660' is not known; there are: qcow2, raw"),
+        (job(name="a/b"), "no volume name"),
+        (job(name="../x"), "no volume name"),
+        (job(name=""), "^volume_name: "),
+        (job(target="nowhere"), "no block target 'nowhere' is configured; there are: fake"),
+        (job(checksum="sha256:12"), "^checksum: "),
+        (job(checksum="md5:" + 32 * "0"), "^checksum: "),
+        (job(priority=1001), "^priority: "),
+        (job(cheksum="x"), "^unknown field 'cheksum'; there are: image_url, volume_name"),
+    ],
+)
+async def test_a_request_that_can_never_succeed(service, body, message):
+    await refused(await service.submit(body), 400, "invalid request", message)
+    assert service.source.opens == []
+    assert service.source.steps.log == []
+    assert (await (await service.call("GET", "/api/v1/jobs")).get_json())["count"] == 0
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"\x00", b"{}{}", b"[" * 60000, b'{"image_url": "\\ud800"}']
+)
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/cache/fetch"])
+async def test_broken_json(service, path, raw):
+    response = await service.call("POST", path, data=raw, headers={"Content-Type": "application/json"})
+    await refused(response, 400, "invalid request", ".")
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/json5", "x"])
+async def test_a_body_that_is_not_declared_as_json(service, kind):
+    headers = {"Content-Type": kind} if kind else {}
+    response = await service.call("POST", "/api/v1/jobs", data=b"{}", headers=headers)
+    await refused(response, 415, "unsupported media type", "application/json")
+
+
+async def test_json_may_name_its_charset(service):
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    await refused(
+        await service.call("POST", "/api/v1/jobs", data=b"{}", headers=headers), 400, "invalid request", "image_url"
+    )
+
+
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/cache/fetch"])
+async def test_a_body_over_64_kib(service, path):
+    fits = await service.call("POST", path, data=b" " * 65536, headers={"Content-Type": "application/json"})
+    assert fits.status_code == 400
+    over = await service.call("POST", path, data=b" " * 65537, headers={"Content-Type": "application/json"})
+    await refused(over, 413, "payload too large", "64 KiB")
+
+
+async def test_a_second_job_for_the_volume(idle):
+    first = (await held(await idle.submit(), "JobAccepted", 202))["job_id"]
+    await refused(await idle.submit(), 409, "conflict", first)
+    await held(await idle.submit(job("web-02")), "JobAccepted", 202)
+
+
+async def test_idempotency_key(idle):
+    key = {"Idempotency-Key": "k-1"}
+    first = await held(await idle.submit(headers=key), "JobAccepted", 202)
+    assert await held(await idle.submit(headers=key), "JobAccepted", 202) == first
+    await refused(await idle.submit(job("other"), headers=key), 409, "conflict", "Idempotency-Key")
+    someone_else = await idle.submit(job("other"), headers=key, role="operator")
+    assert await held(someone_else, "JobAccepted", 202) != first
+
+
+async def test_idempotency_key_of_a_job_that_ended(service):
+    key = {"Idempotency-Key": "k-1"}
+    first = await held(await service.submit(headers=key), "JobAccepted", 202)
+    await service.ended(first["job_id"])
+    assert await held(await service.submit(headers=key), "JobAccepted", 202) == first
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\xe9"])
+async def test_an_idempotency_key_that_is_none(service, key):
+    await refused(await service.submit(headers={"Idempotency-Key": key}), 400, "invalid request", "Idempotency-Key")
+
+
+async def test_the_queue_is_full(tmp_path):
+    async with running(tmp_path, work=False, jobs=JobSettings(max_queued=1)) as service:
+        await held(await service.submit(), "JobAccepted", 202)
+        response = await service.submit(job("web-02"))
+        await refused(response, 429, "too many requests", "try again")
+        assert int(response.headers["Retry-After"]) >= 1
+
+
+async def test_shutting_down(service):
+    await service.services.supervisor.drain()
+    response = await service.submit()
+    await refused(response, 503, "service unavailable", "stopping")
+    assert int(response.headers["Retry-After"]) >= 1
+    body = await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
+    assert body["reasons"] == ["the service is shutting down"]
