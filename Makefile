@@ -3,10 +3,11 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 PACKAGES := $(notdir $(wildcard plugins/lvp_*))
+WHOLE := $(addprefix tests/,end_to_end faults hostile packaging)
 export MYPYPATH := plugins
 
-.PHONY: help demo test check lint unit test-here test-minio test-guest test-guest-lvm test-guest-service \
-  test-guest-package test-guest-all bench bench-guest packages lock clean setup-demo setup-test wheel
+.PHONY: help demo test check lint unit test-here test-parts test-whole test-minio test-guest test-guest-lvm \
+  test-guest-service test-guest-package test-guest-all bench bench-guest packages lock clean setup-demo setup-test wheel
 
 help:
 	@printf '%s\n' \
@@ -46,10 +47,17 @@ unit:
 
 # Two suites at a time, each one's output in one piece at its end: the emulated guest leaves a processor idle.
 test: setup-test lint
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-here test-guest test-minio
+	@$(MAKE) --no-print-directory -j2 --output-sync=target \
+	  test-guest-lvm test-whole test-guest-service test-parts test-guest-package test-minio  # the long ones first
 
-test-here: setup-test
-	@$(PYTEST) -m 'not minio' --ignore tests/guest
+test-here: test-parts test-whole
+
+test-parts: setup-test
+	@$(PYTEST) -m 'not minio' --ignore tests/guest $(addprefix --ignore ,$(WHOLE))
+
+# The daemon, the packages and the images that mean harm: of the processor time most is here.
+test-whole: setup-test
+	@$(PYTEST) -m 'not minio' $(WHOLE)
 
 test-minio: setup-test
 	@$(PYTEST) -m minio tests/minio tests/plugins
