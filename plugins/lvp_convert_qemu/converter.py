@@ -15,7 +15,7 @@ from lvp_convert_qemu.reading import examine
 from lvp_convert_qemu.words import understood
 from provisioner.contracts import Converter, Device, Finding, ImageView, blockdev, run_tool
 from provisioner.contracts.errors import ConvertError, ImageTooLargeError, ToolError
-from provisioner.contracts.undo import undoing
+from provisioner.contracts.shield import undoing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

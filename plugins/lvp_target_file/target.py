@@ -12,7 +12,7 @@ from lvp_target_file.folder import Entry, Folder
 from lvp_target_file.placing import check_name, place
 from provisioner.contracts import BlockTarget, Device, Finding, Placement, StagedVolume, StageRequest, Volume
 from provisioner.contracts.errors import NotFoundError, VolumeExistsError, VolumeInUseError
-from provisioner.contracts.undo import undoing
+from provisioner.contracts.shield import undoing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -23,7 +23,7 @@ from provisioner.contracts.errors import (
     VolumeExistsError,
     VolumeInUseError,
 )
-from provisioner.contracts.undo import undoing
+from provisioner.contracts.shield import undoing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
