@@ -20,10 +20,10 @@ from provisioner.contracts.errors import (
     VolumeInUseError,
     VolumeNameError,
 )
+from provisioner.contracts.shield import undoing
 from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume
 from provisioner.contracts.testing.steps import Steps
 from provisioner.contracts.types import GIB, Base, Capacity, Device, Placement, Provenance, StageRequest, Volume
-from provisioner.contracts.shield import undoing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
