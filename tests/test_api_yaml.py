@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "api.yaml").read_text()
 DOCUMENT = yaml.safe_load(TEXT)
 REGISTRY = Registry().with_resource("urn:api", Resource(contents=DOCUMENT, specification=DRAFT4))
-METHODS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
+METHODS = ("get", "put", "post", "delete", "patch", "head", "options", "trace")
 
 
 def resolve(node):
@@ -31,7 +31,7 @@ def resolve(node):
 
 def operations():
     for path, item in DOCUMENT["paths"].items():
-        for method in METHODS & item.keys():
+        for method in (name for name in METHODS if name in item):
             yield path, method, item[method]
 
 

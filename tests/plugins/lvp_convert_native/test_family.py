@@ -9,6 +9,8 @@ import pytest
 from provisioner.contracts import MIB
 from provisioner.contracts.errors import CorruptImageError, ImageTooLargeError
 
+pytestmark = pytest.mark.slow  # a hundred images made by qemu-img
+
 PACKED = {"zlib": {"pack": True}, "zstd": {"pack": True}, "plain": {}}
 
 

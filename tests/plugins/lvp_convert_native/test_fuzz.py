@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from provisioner.contracts import MIB
 from provisioner.contracts.errors import ImageError
 
+pytestmark = pytest.mark.slow  # hundreds of damaged images
+
 SIZE = 3 * MIB
 SMALL = 9  # clusters of 512 bytes put tables all over the file
 

@@ -6,6 +6,8 @@ import pytest
 
 from provisioner.contracts import MIB
 
+pytestmark = pytest.mark.slow  # a mounted file system
+
 
 @pytest.fixture
 def xfs(bench):

@@ -16,6 +16,8 @@ from provisioner.contracts import MIB, BackEndContext, ByteSize, Device
 from provisioner.contracts.errors import ConvertError
 from provisioner.contracts.testing import FileView
 
+pytestmark = pytest.mark.slow  # a sandboxed process for each test
+
 SECRET = b"of the host only" * 4096
 
 

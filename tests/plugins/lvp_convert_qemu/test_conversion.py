@@ -23,6 +23,8 @@ from provisioner.contracts.errors import (
 from provisioner.contracts.testing import ConverterConformance, FileView
 from provisioner.contracts.testing.converter_suite import make_device, openers
 
+pytestmark = pytest.mark.slow  # a qemu-img process for each test
+
 CONTENT = ConverterConformance.content
 SIZE = len(CONTENT)
 

@@ -4,11 +4,15 @@ import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from lvp_source_http import HttpSettings, HttpSource
 from provisioner.contracts import BackEndContext
 from provisioner.contracts.testing import SourceConformance
 from tests.servers.nginx import nginx
 from tests.servers.raw import Request, raw_server, says
+
+pytestmark = pytest.mark.slow  # a real nginx
 
 
 @asynccontextmanager

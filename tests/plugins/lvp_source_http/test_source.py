@@ -17,6 +17,8 @@ from provisioner.contracts.errors import (
 from tests.servers.nginx import nginx
 from tests.servers.raw import holds, raw_server, says
 
+pytestmark = pytest.mark.slow  # a real nginx
+
 CONTENT = bytes(range(256)) * 4096
 
 

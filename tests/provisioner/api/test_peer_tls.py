@@ -20,6 +20,8 @@ from provisioner.contracts.errors import ConfigError
 from tests.provisioner.api.conftest import running
 from tests.provisioner.api.served import served
 
+pytestmark = pytest.mark.slow  # many real TLS handshakes
+
 ROLES = {"viewer.example": "viewer", "operator.example": "operator", "admin.example": "admin"}
 NOW = datetime.now(UTC)
 

@@ -15,6 +15,8 @@ from provisioner.config import AuthSettings
 from tests.provisioner.api.test_peer_tls import ROLES, lab, parsed
 from tests.provisioner.api.test_roles import RANK, calls
 
+pytestmark = pytest.mark.slow  # real TLS connections for every route and role
+
 NOW = datetime.now(UTC)
 
 
