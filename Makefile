@@ -7,7 +7,7 @@ WHOLE := $(addprefix tests/,end_to_end faults hostile packaging)
 export MYPYPATH := plugins
 
 .PHONY: help demo test check lint unit-core unit-plugins test-here test-parts test-whole test-minio test-guest test-guest-lvm \
-  test-guest-service test-guest-package test-guest-all bench bench-guest packages lock clean setup-demo setup-test wheel
+  test-guest-service test-guest-package test-guest-all bench bench-guest soak packages lock clean setup-demo setup-test wheel
 
 help:
 	@printf '%s\n' \
@@ -18,6 +18,7 @@ help:
 	  'make test-guest  only what needs the booted guest with LVM' \
 	  'make test-guest-all  also the long ones: LVM faults, thin pools, the package under systemd (an hour)' \
 	  'make fuzz        longer than the tests do: MINUTES=10 each, TARGETS="urls qcow2" (default: all)' \
+	  'make soak        random operations and faults against a real daemon: SOAK_MINUTES=5 SEED=1' \
 	  'make bench       speed beside the usual tools' \
 	  'make bench-guest clones beside copies, on LVM in the booted guest' \
 	  'make packages    deb and rpm, into dist' \
@@ -104,6 +105,12 @@ bench: setup-test
 
 bench-guest: setup-test wheel
 	@$(PY) contrib/bench/clone.py --guest --wheel build/wheel/*.whl
+
+# Random operations and faults against a real daemon with MinIO; see contrib/soak/README.md.
+SOAK_MINUTES := 5
+SEED := 1
+soak: setup-test
+	@$(PY) contrib/soak/soak.py --minutes $(SOAK_MINUTES) --seed $(SEED)
 
 MINUTES := 10
 TARGETS :=

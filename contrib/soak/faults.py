@@ -1,0 +1,127 @@
+"""One fault a round, injected while the clients work. Each function returns when the fault is over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from contrib.soak.lab import Lab
+
+
+def none(_lab: Lab, _chance: random.Random) -> None:
+    """Only the clients."""
+
+
+def kill(lab: Lab, chance: random.Random) -> None:
+    """SIGKILL, then a new start over what is left."""
+    time.sleep(chance.random() * 5)
+    lab.daemon.kill()
+    lab.start()
+
+
+def stop(lab: Lab, chance: random.Random) -> None:
+    """SIGTERM, then a new start."""
+    time.sleep(chance.random() * 5)
+    lab.daemon.stop()
+    lab.start()
+
+
+def reload(lab: Lab, chance: random.Random) -> None:
+    """Several SIGHUPs in a row."""
+    for _ in range(chance.randint(2, 5)):
+        lab.daemon.process.send_signal(signal.SIGHUP)
+        time.sleep(chance.random())
+
+
+def state_full(lab: Lab, chance: random.Random) -> None:
+    """The job store cannot be written for a moment."""
+    _fill(lab.state, chance)
+
+
+def data_full(lab: Lab, chance: random.Random) -> None:
+    """Neither the cache nor the volumes can be written for a moment."""
+    _fill(lab.data, chance)
+
+
+def _fill(where: Path, chance: random.Random) -> None:
+    filler = where / "filler"
+    status = os.statvfs(where)
+    with filler.open("wb", buffering=0) as file:
+        with suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize)
+        file.seek(0, os.SEEK_END)
+        with suppress(OSError):  # what metadata left
+            while True:
+                file.write(bytes(4096))
+    time.sleep(1 + 3 * chance.random())
+    filler.unlink()
+
+
+def freeze(lab: Lab, chance: random.Random) -> None:
+    """The daemon stands still for a moment; its clocks go on."""
+    lab.daemon.process.send_signal(signal.SIGSTOP)
+    time.sleep(1 + 2 * chance.random())
+    lab.daemon.process.send_signal(signal.SIGCONT)
+
+
+def freeze_source(lab: Lab, chance: random.Random) -> None:
+    """MinIO stands still for a moment."""
+    os.kill(lab.store.pid, signal.SIGSTOP)
+    time.sleep(2 + 4 * chance.random())
+    os.kill(lab.store.pid, signal.SIGCONT)
+
+
+def hung_source(lab: Lab, chance: random.Random) -> None:
+    """A job whose source accepts and never answers holds a worker until it is cancelled."""
+    body = {
+        "image_url": f"http://127.0.0.1:{lab.hung_port}/image.raw",
+        "volume_name": "soak-hung",
+        "volume_size_gb": 1,
+        "image_type": "raw",
+        "checksum": "sha256:" + "0" * 64,
+    }
+    with suppress(httpx.TransportError):
+        answer = lab.call("POST", "/api/v1/jobs", body)
+        if answer.status_code == 202:
+            time.sleep(2 + 3 * chance.random())
+            lab.call("POST", f"/api/v1/jobs/{answer.json()['job_id']}/cancel")
+
+
+def deaf_reader(lab: Lab, chance: random.Random) -> None:
+    """Clients that ask for long answers and never read them."""
+    host, _, port = lab.daemon.url.removeprefix("http://").rpartition(":")
+    held = []
+    for _ in range(8):
+        with suppress(OSError):
+            connection = socket.create_connection((host, int(port)), timeout=5)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: soak\r\n\r\n" * 20)
+            held.append(connection)
+    time.sleep(2 + 2 * chance.random())
+    for connection in held:
+        connection.close()
+
+
+FAULTS: dict[str, Callable[[Lab, random.Random], None]] = {
+    "none": none,
+    "kill": kill,
+    "stop": stop,
+    "reload": reload,
+    "state-full": state_full,
+    "data-full": data_full,
+    "freeze": freeze,
+    "freeze-source": freeze_source,
+    "hung-source": hung_source,
+    "deaf-reader": deaf_reader,
+}
