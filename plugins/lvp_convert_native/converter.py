@@ -18,6 +18,7 @@ from lvp_convert_native.workers import Inflating, Progress, run_threads, write_r
 from provisioner.contracts import MIB, ByteSize, Converter
 from provisioner.contracts.errors import ConvertError, CorruptImageError
 from provisioner.contracts.http_pace import Pace
+from provisioner.contracts.shield import undoing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -104,5 +105,5 @@ async def _opened(view: ImageView, device: Device) -> AsyncIterator[tuple[ImageF
         try:
             yield image, sink
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_DEADLINE):
+            with undoing(f"close {device.path}", CLOSE_DEADLINE):
                 await trio.to_thread.run_sync(sink.close)

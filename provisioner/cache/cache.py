@@ -23,6 +23,7 @@ from provisioner.cache.flights import Flights
 from provisioner.cache.handle import CachedImage, StoredImage
 from provisioner.cache.unpacked import UnpackedImage
 from provisioner.contracts.errors import CacheError, CacheFullError, ConflictError, NotFoundError
+from provisioner.contracts.shield import shielded, undoing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -142,9 +143,11 @@ class ImageCache:
             await self._touch(entry.sha256)
             yield
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-                await trio.to_thread.run_sync(stored.close)
-            self._users[entry.sha256] -= 1
+            try:
+                with undoing("close a cached image", 30):
+                    await trio.to_thread.run_sync(stored.close)
+            finally:
+                self._users[entry.sha256] -= 1
 
     async def _touch(self, sha256: str) -> None:
         if sha256 not in self._entries:  # another job has just found it changed
@@ -163,8 +166,8 @@ class ImageCache:
         try:
             yield UnpackedImage(image, info, fd, limit, self._settings.min_free)
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-                await trio.to_thread.run_sync(os.close, fd)  # in a thread: a large file's blocks take their time
+            with undoing("free the space of a decompressed image", 30):
+                await trio.to_thread.run_sync(os.close, fd)  # in a thread: freeing a large file takes time
 
     async def _publish(self, flight: Flight, digests: dict[str, str], info: ImageInfo) -> None:
         async with self._changing:
@@ -217,7 +220,7 @@ class ImageCache:
         for entry in entries:
             del self._entries[entry.sha256]
         if entries:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            with shielded("remove images from the cache", 30):
                 await self._in_thread(lambda files: files.remove(entries))
 
     # --- for the API ---

@@ -17,6 +17,7 @@ from provisioner.contracts.errors import (
     ProvisionerError,
     RemoteUnavailableError,
 )
+from provisioner.contracts.shield import shielded, undoing
 from provisioner.contracts.tasks import first_cause
 from provisioner.download.arrival import Arrival
 from provisioner.download.early import Early
@@ -127,7 +128,7 @@ class Flight(CachedImage):
                 self._check(digests)
                 await trio.to_thread.run_sync(self._early.check, self.arrival.fd)
                 assert self._info is not None
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + PUBLISH_TIMEOUT):
+                with shielded("publish the image in the cache", PUBLISH_TIMEOUT):
                     await publish(digests, self._info)
         except* Exception as group:  # noqa: BLE001 - the boundary: one download's error must not reach another
             self._error = as_provisioner_error(group)
@@ -184,7 +185,7 @@ class Flight(CachedImage):
 
         In a thread: where the file has no name any more, its blocks are freed now.
         """
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+        with undoing("close a downloaded image", 30):
             await trio.to_thread.run_sync(self._let_go)
 
     def _let_go(self) -> None:

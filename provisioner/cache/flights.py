@@ -10,6 +10,7 @@ import trio
 
 from provisioner.cache.flight import Flight, as_provisioner_error
 from provisioner.contracts.errors import ProvisionerError
+from provisioner.contracts.shield import undoing
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -115,7 +116,7 @@ class Flights:
                 nursery.cancel_scope.cancel()
         finally:
             self._close_boarding(flight)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            with undoing("clean up a download", 30):
                 if flight.entry is None and not self.stopping:
                     # In a thread: a large file's blocks take their time.
                     await trio.to_thread.run_sync(lambda: flight.partial.unlink(missing_ok=True))
@@ -138,7 +139,7 @@ class Flights:
             return
         self._close_boarding(flight)
         flight.scope.cancel(reason="nobody waits for this download any more")
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+        with undoing("end a download", 30):
             await flight.ended.wait()  # it closes its file itself, once its threads have let go of it
 
     def _close_boarding(self, flight: Flight) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 import trio
 
 from provisioner.contracts import ProvisionedBy, blockdev
 from provisioner.contracts.errors import ImageFormatError, TargetError
+from provisioner.contracts.shield import ShieldExpiredError, shielded
 from provisioner.contracts.tasks import run_both
 from provisioner.pipeline.plan import Outcome, Request, check_image, data_bytes, may_overlap, stage_request
 from provisioner.pipeline.progress import Progress, Stage
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     CheckGuards = Callable[[BlockTarget, str], Awaitable[None]]
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 # A commit is let finish even when the job is cancelled; this bounds a device that hangs.
@@ -141,24 +143,25 @@ async def commit(
     return volume
 
 
-async def _bounded(work: Callable[[], Awaitable[Volume]]) -> Volume:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + COMMIT_TIMEOUT):
-        return await work()
-    raise TargetError(f"the target did not commit the volume within {COMMIT_TIMEOUT:g} s")
+async def _bounded(work: Callable[[], Awaitable[T]]) -> T:
+    try:
+        with shielded("commit the volume", COMMIT_TIMEOUT):
+            return await work()
+    except ShieldExpiredError as error:
+        raise TargetError(f"the target did not commit the volume within {COMMIT_TIMEOUT:g} s") from error
 
 
 async def _committed_after_all(request: Request, target: BlockTarget, error: Exception) -> Volume:
-    """The job's volume where it stands although its commit broke off: nobody may be told it is not there.
+    """Return the job's volume if it exists although its commit failed; it must not be reported as missing.
 
-    Raises ``error`` where it does not stand.
+    Raises ``error`` if the volume does not exist or cannot be looked up.
     """
     assert request.volume_name is not None
-    volume = None
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + FIND_TIMEOUT):
-        try:
+    try:
+        with shielded("look for the volume after its commit failed", FIND_TIMEOUT):
             volume = await target.find(request.volume_name)
-        except Exception as unknown:
-            raise error from unknown
+    except Exception as unknown:
+        raise error from unknown
     if volume is None or volume.provenance is None or volume.provenance.job_id != request.job_id:
         raise error
     log.warning("the volume stands although its commit broke off", volume=volume.name, reason=str(error))
