@@ -29,7 +29,7 @@ from provisioner.api.services import Services
 from provisioner.api.token_keys import token_keys
 from provisioner.api.tokens import TokenFile
 from provisioner.cache import ImageCache
-from provisioner.contracts.errors import ConfigError, ProvisionerError
+from provisioner.contracts.errors import ConfigError, ProvisionerError, UnavailableError
 from provisioner.contracts.shield import shielded
 from provisioner.contracts.tasks import first_cause, leaves
 from provisioner.jobs import JobStore, Supervisor
@@ -205,14 +205,21 @@ async def _keep_watchdog(stop: trio.Event) -> None:
 
 
 def _leave_client_token(config: Config, tokens: TokenFile) -> None:
-    """At the first start of the embedded default: a token for the client beside the server."""
+    """At the first start of the embedded default: a token for the client beside the server.
+
+    A locked token file does not keep the service from starting; the token is then made at the next start.
+    """
     where = config.auth.client_token
     if where is None or Path(where).exists():
         return
     name = "client"
-    if any(record.name == name for record in tokens.list()):
-        tokens.revoke(name)
-    token = tokens.create(name, "operator")
+    try:
+        if any(record.name == name for record in tokens.list()):
+            tokens.revoke(name)
+        token = tokens.create(name, "operator")
+    except UnavailableError as error:
+        log.error("the client token was not made; restart the service to try again", reason=error.message)
+        return
     try:
         fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
