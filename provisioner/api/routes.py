@@ -113,9 +113,8 @@ def _add_cache(api: Blueprint, services: Services) -> None:
     @api.post("/cache/prune", provide_automatic_options=False)
     async def prune_cache() -> Response:
         limits.check_whole_cache(g.principal)
-        removed = await services.cache.prune()
-        freed = sum(entry.size for entry in removed)
-        return answer({"removed": [entry.digest for entry in removed], "freed_bytes": freed})
+        pruned = await services.cache.prune()
+        return answer({"removed": [entry.digest for entry in pruned.entries], "freed_bytes": pruned.freed})
 
 
 def _add_volumes(api: Blueprint, services: Services) -> None:

@@ -16,9 +16,11 @@ from provisioner.contracts.errors import (
     ChecksumMismatchError,
     ProvisionerError,
     RemoteUnavailableError,
+    RollbackError,
 )
 from provisioner.contracts.shield import shielded, undoing
 from provisioner.contracts.tasks import first_cause
+from provisioner.contracts.threads import run_long
 from provisioner.download.arrival import Arrival
 from provisioner.download.early import Early
 from provisioner.download.fetch import fetch
@@ -66,6 +68,7 @@ class Flight(CachedImage):
         self.scope = trio.CancelScope()
         self._info: ImageInfo | None = None
         self._error: ProvisionerError | None = None
+        self.rollback_error: RollbackError | None = None  # what it left behind, for its last user to raise
         self._inspected = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
         # A thread of its own: with the default limiter, many downloads' hashing would leave none to write with.
@@ -126,7 +129,7 @@ class Flight(CachedImage):
             with self.scope:
                 digests = await self._transfer(attempts, received)
                 self._check(digests)
-                await trio.to_thread.run_sync(self._early.check, self.arrival.fd)
+                await run_long(self._early.check, self.arrival.fd)
                 assert self._info is not None
                 with shielded("publish the image in the cache", PUBLISH_TIMEOUT):
                     await publish(digests, self._info)

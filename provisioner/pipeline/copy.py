@@ -16,6 +16,7 @@ from provisioner.contracts import ProvisionedBy, blockdev
 from provisioner.contracts.errors import ImageFormatError, TargetError
 from provisioner.contracts.shield import ShieldExpiredError, shielded
 from provisioner.contracts.tasks import run_both
+from provisioner.contracts.threads import run_long
 from provisioner.pipeline.plan import Outcome, Request, check_image, data_bytes, may_overlap, stage_request
 from provisioner.pipeline.progress import Progress, Stage
 
@@ -104,7 +105,7 @@ class Copying:
             self.progress.end(Stage.CONVERTING)
             self.progress.begin(Stage.POPULATING, device.size_bytes - virtual_size)
             if device.zero_tail and not device.reads_zero:
-                await trio.to_thread.run_sync(_zero_tail, device.path, virtual_size)
+                await run_long(_zero_tail, device.path, virtual_size)
             self.progress.end(Stage.POPULATING)
 
         await run_both(convert, lambda: verified(self.image, self.progress))
