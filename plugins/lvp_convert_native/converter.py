@@ -6,6 +6,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
+import trio
 
 from lvp_convert_native.image_file import ImageFile
 from lvp_convert_native.qcow2_clusters import Qcow2Reader
@@ -54,6 +55,7 @@ class NativeConverter(Converter):
 
     formats: ClassVar[frozenset[str]] = frozenset({"raw", "qcow2"})
     streams: ClassVar[bool] = True
+    checks: ClassVar[bool] = True
 
     def __init__(self, settings: NativeSettings, context: BackEndContext) -> None:
         del context
@@ -73,6 +75,7 @@ class NativeConverter(Converter):
         if view.format != "raw" or not image.complete:
             return False
         if shared := await run_long(sink.clone, image.fd, view.virtual_size):
+            await run_long(view.check_all, trio.from_thread.check_cancelled)  # nothing of it was read yet
             report(view.virtual_size)
         return shared
 

@@ -18,15 +18,16 @@ import structlog
 import trio
 
 from provisioner.cache.catalog import Catalog
-from provisioner.cache.files import CacheFiles
+from provisioner.cache.files import CacheFiles, sums_if_intact
 from provisioner.cache.flight import as_provisioner_error
 from provisioner.cache.flights import Flights
 from provisioner.cache.handle import CachedImage, StoredImage
 from provisioner.cache.space import Space
 from provisioner.cache.unpacked import UnpackedImage
-from provisioner.contracts.errors import CacheError, ConflictError
+from provisioner.contracts.errors import CacheError, ConflictError, DamagedImageError
 from provisioner.contracts.shield import undoing
 from provisioner.contracts.threads import ThreadQueue, run_long
+from provisioner.download.chunk_sums import ChunkChecker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from provisioner.cache.flight import Flight
     from provisioner.config import CacheSettings
     from provisioner.contracts import Checksum, ImageSource
+    from provisioner.download.follow import Hashes
     from provisioner.download.inspection import ImageInfo
 
 log = structlog.get_logger(__name__)
@@ -117,12 +119,18 @@ class ImageCache:
     async def image(self, source: ImageSource, expectation: Expectation) -> AsyncIterator[CachedImage]:
         """The image, from the cache or on its way into it, kept in place until the context is left.
 
-        Leaving while it still comes gives the download up, unless another job waits for it too.
+        Leaving while it still comes gives the download up, unless another job waits for it too. Leaving it by
+        DamagedImageError drops the image: the next call fetches it anew.
         """
         stored = await self._open_stored(expectation)
         if stored is not None:
-            async with self._using(stored):
-                yield stored
+            try:
+                async with self._using(stored):
+                    yield stored
+            except DamagedImageError as error:
+                log.error("a cached image is damaged", file=stored.entry.file_name, reason=error.message)
+                await self._drop(stored.entry)
+                raise
             return
         async with self._flights.aboard(source, expectation) as flight:
             yield flight
@@ -133,17 +141,39 @@ class ImageCache:
         if entry is None:
             return None
         self._catalog.users.hold(entry.sha256)  # before the first await, so that it is not evicted
-        fd = None
+        stored = None
         try:
-            fd = await self._in_thread(lambda files: files.open(entry))
+            stored = await self._open(entry)
         finally:
-            if fd is None:
+            if stored is None:
                 self._catalog.users.release(entry.sha256)
-        if fd is not None:
-            return StoredImage(entry, fd, gives_back=self._settings.page_cache == "give-back")
-        log.warning("a cached image was changed or removed; it is downloaded again", file=entry.file_name)
-        await self._drop(entry)
-        return None
+        if stored is None:
+            log.warning("a cached image was changed or removed; it is downloaded again", file=entry.file_name)
+            await self._drop(entry)
+        return stored
+
+    async def _open(self, entry: Entry) -> StoredImage | None:
+        """Open an entry's file; None if it is not the published one any more.
+
+        One from before there were checksums of chunks is hashed once more, and has them from then on.
+        """
+        fd, sums = await self._in_thread(lambda files: files.open_checked(entry))
+        if fd is None:
+            return None
+        try:
+            if sums is None:
+                sums = await run_long(sums_if_intact, fd, entry.sha256, trio.from_thread.check_cancelled)
+                if sums is not None:
+                    found = sums
+                    await self._in_thread(lambda files: files.index.put_sums(entry.sha256, found))
+            checker = ChunkChecker(fd, entry.size, sums) if sums is not None else None
+        except BaseException:
+            os.close(fd)
+            raise
+        if checker is None:
+            os.close(fd)
+            return None
+        return StoredImage(entry, fd, checker, gives_back=self._settings.page_cache == "give-back")
 
     async def _drop(self, entry: Entry) -> CacheError | None:
         """Never use an entry again, and remove it; why it could not be removed. Jobs that have it open keep it open."""
@@ -189,14 +219,15 @@ class ImageCache:
             with undoing("free the space of a decompressed image", 30):
                 await trio.to_thread.run_sync(os.close, fd)  # in a thread: freeing a large file takes time
 
-    async def _publish(self, flight: Flight, digests: dict[str, str], info: ImageInfo) -> None:
+    async def _publish(self, flight: Flight, hashes: Hashes, info: ImageInfo) -> None:
+        sha256 = hashes.digests["sha256"]
         fd, partial, remote = flight.arrival.fd, flight.partial, flight.expectation.remote
         # Before the one thread is taken: a large image on a slow disk would keep all others from it.
         await run_long(os.fsync, fd)
         async with self._changing:
-            known, damaged = self._catalog.get(digests["sha256"]), self._catalog.is_damaged(digests["sha256"])
+            known, damaged = self._catalog.get(sha256), self._catalog.is_damaged(sha256)
             entry = await self._in_thread(
-                lambda files: files.publish(fd, partial, remote, digests, info, known, damaged=damaged)
+                lambda files: files.publish(fd, partial, remote, hashes, info, known, damaged=damaged)
             )
             # Without an await from here on: the entry, and who uses it, appear at once.
             flight.entry = entry
@@ -254,7 +285,10 @@ class ImageCache:
         entry = self._catalog.named(digest)
         assert self._files is not None
         with self._held(entry):
-            intact = await self._verifying.run(self._files.has_digest, entry, trio.from_thread.check_cancelled)
+            sums = await self._verifying.run(self._files.sums_of, entry, trio.from_thread.check_cancelled)
+            if sums is not None:
+                await self._in_thread(lambda files: files.index.put_sums(entry.sha256, sums))
+        intact = sums is not None
         if not intact:
             log.error("a cached image has other bytes than its digest says", file=entry.file_name)
             failure = await self._drop(entry)

@@ -18,12 +18,14 @@ from provisioner.cache.index import Index, is_file_of, is_intact
 from provisioner.cache.partials import Partials
 from provisioner.contracts import MIB
 from provisioner.contracts.errors import CacheError
+from provisioner.download.chunk_sums import ChunkSummer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from provisioner.contracts import RemoteImage
+    from provisioner.download.follow import Hashes
     from provisioner.download.inspection import ImageInfo
 
 log = structlog.get_logger(__name__)
@@ -55,7 +57,7 @@ class CacheFiles:
         fd: int,
         partial: Path,
         remote: RemoteImage,
-        digests: dict[str, str],
+        hashes: Hashes,
         info: ImageInfo,
         known: Entry | None,
         *,
@@ -66,11 +68,11 @@ class CacheFiles:
         ``known`` is the entry of the same content, if there is one: its file stays, if it still is what it was and
         is not ``damaged``; else it is replaced.
         """
-        now = time.time()
+        now, digests, sums = time.time(), hashes.digests, hashes.sums
         self._stale_rows.discard(digests["sha256"])
         if known is not None and not damaged and is_intact(self._directory, known):
             entry = msgspec.structs.replace(known, last_used_at=now, sha512=known.sha512 or digests.get("sha512"))
-            self.index.put(entry, remote.url, remote.version)
+            self.index.put(entry, remote.url, remote.version, sums)
             self._remove_spare(partial)
             return entry
         os.fchmod(fd, 0o444)
@@ -80,7 +82,7 @@ class CacheFiles:
             name = known.file_name
         entry = new_entry(name, remote.url, digests, info, os.fstat(fd), now)
         # The index first: an entry without its file is dropped at the next start, a file without its entry stays.
-        self.index.put(entry, remote.url, remote.version)
+        self.index.put(entry, remote.url, remote.version, sums)
         partial.replace(self._directory / entry.file_name)
         _sync_directory(self._directory)
         return entry
@@ -95,17 +97,28 @@ class CacheFiles:
         os.close(fd)
         return None
 
-    def has_digest(self, entry: Entry, check: Callable[[], None]) -> bool:
-        """Whether the whole file still has the entry's digest. ``check`` is called between two reads and may raise."""
+    def open_checked(self, entry: Entry) -> tuple[int | None, bytes | None]:
+        """The same, and the checksums of the file's chunks; None for those if they were never made."""
+        fd = self.open(entry)
+        try:
+            return fd, self.index.sums(entry.sha256)
+        except BaseException:
+            if fd is not None:
+                os.close(fd)
+            raise
+
+    def sums_of(self, entry: Entry, check: Callable[[], None]) -> bytes | None:
+        """Read the whole file; the checksums of its chunks, or None if it has no longer the entry's digest.
+
+        ``check`` is called between two reads and may raise.
+        """
         fd = self.open(entry)
         if fd is None:
-            return False
-        digest, buffer = hashlib.sha256(), bytearray(_READ)
-        with os.fdopen(fd, "rb", buffering=0) as file:
-            while got := file.readinto(buffer):
-                check()
-                digest.update(memoryview(buffer)[:got])
-        return digest.hexdigest() == entry.sha256
+            return None
+        try:
+            return sums_if_intact(fd, entry.sha256, check)
+        finally:
+            os.close(fd)
 
     def _remove_spare(self, partial: Path) -> None:
         try:
@@ -136,6 +149,21 @@ class CacheFiles:
             log.error("the cache's index could not be written", reason=error.message)
         else:
             self._stale_rows.clear()
+
+
+def sums_if_intact(fd: int, sha256: str, check: Callable[[], None]) -> bytes | None:
+    """Read a whole file; the checksums of its chunks, or None if it has another digest or cannot be read."""
+    digest, summer, buffer, position = hashlib.sha256(), ChunkSummer(), memoryview(bytearray(_READ)), 0
+    try:
+        while got := os.preadv(fd, [buffer], position):
+            check()
+            digest.update(buffer[:got])
+            summer.feed(buffer[:got])
+            position += got
+    except OSError as error:
+        log.error("a cached image cannot be read", at_byte=position, reason=error.strerror)
+        return None
+    return summer.finish() if digest.hexdigest() == sha256 else None
 
 
 def _sync_directory(directory: Path) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from provisioner.cache.entry import Entry, Expectation
     from provisioner.contracts import ImageSource
+    from provisioner.download.follow import Hashes
     from provisioner.download.inspection import ImageInfo
 
 log = structlog.get_logger(__name__)
@@ -119,7 +120,7 @@ class Flight(CachedImage):
         self,
         attempts: int,
         received: Callable[[int], None],
-        publish: Callable[[dict[str, str], ImageInfo], Awaitable[None]],
+        publish: Callable[[Hashes, ImageInfo], Awaitable[None]],
     ) -> None:
         """Download, verify, publish. Never raises but for being cancelled; an error is kept for the users.
 
@@ -127,12 +128,12 @@ class Flight(CachedImage):
         """
         try:
             with self.scope:
-                digests = await self._transfer(attempts, received)
-                self._check(digests)
+                hashes = await self._transfer(attempts, received)
+                self._check(hashes.digests)
                 await run_long(self._early.check, self.arrival.fd)
                 assert self._info is not None
                 with shielded("publish the image in the cache", PUBLISH_TIMEOUT):
-                    await publish(digests, self._info)
+                    await publish(hashes, self._info)
         except* Exception as group:  # noqa: BLE001 - the boundary: one download's error must not reach another
             self._error = as_provisioner_error(group)
             log.warning("download failed", url=self.expectation.remote.url, reason=self._error.message)
@@ -141,8 +142,8 @@ class Flight(CachedImage):
                 self.arrival.fail(self._failure())
             self._inspected.set()
 
-    async def _transfer(self, attempts: int, received: Callable[[int], None]) -> dict[str, str]:
-        digests: dict[str, str] = {}
+    async def _transfer(self, attempts: int, received: Callable[[int], None]) -> Hashes:
+        hashes: list[Hashes] = []
         checksum = self.expectation.checksum
         algorithms = {"sha256", checksum.algorithm if checksum else "sha256"}
 
@@ -151,7 +152,7 @@ class Flight(CachedImage):
                 found = await trio.to_thread.run_sync(
                     follow, self.arrival, algorithms, self._on_inspected, self._on_hashed, limiter=self._hashing
                 )
-                digests.update(found)
+                hashes.append(found)
             except Exception as error:
                 self.arrival.fail(error)
                 raise
@@ -163,7 +164,7 @@ class Flight(CachedImage):
             except BaseException as error:
                 self.arrival.fail(error if isinstance(error, Exception) else self._failure())
                 raise
-        return digests
+        return hashes[0]
 
     def _on_inspected(self, info: ImageInfo) -> None:
         self._info = info

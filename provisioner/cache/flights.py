@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from provisioner.cache.partials import Partials
     from provisioner.config import CacheSettings
     from provisioner.contracts import ImageSource
+    from provisioner.download.follow import Hashes
     from provisioner.download.inspection import ImageInfo
 
     MakeRoom = Callable[[int], Awaitable[None]]
-    Publish = Callable[[Flight, dict[str, str], ImageInfo], Awaitable[None]]
+    Publish = Callable[[Flight, Hashes, ImageInfo], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
@@ -157,8 +158,8 @@ class Flights:
             await trio.to_thread.run_sync(close)
 
     async def _fly(self, flight: Flight) -> None:
-        async def publish(digests: dict[str, str], info: ImageInfo) -> None:
-            await self._publish(flight, digests, info)
+        async def publish(hashes: Hashes, info: ImageInfo) -> None:
+            await self._publish(flight, hashes, info)
 
         try:
             async with trio.open_nursery() as nursery:

@@ -86,6 +86,7 @@ class PackedReader(io.RawIOBase):
             return 0
         wanted = min(len(buffer), self._image.available - self.position)
         got = os.preadv(self._image.fd, [memoryview(buffer)[:wanted]], self.position)
+        self._image.check(self.position, memoryview(buffer)[:got])
         self.position += got
         return got
 

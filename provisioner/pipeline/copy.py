@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 import trio
 
-from provisioner.contracts import ProvisionedBy, blockdev
+from provisioner.contracts import Placement, ProvisionedBy, blockdev
 from provisioner.contracts.errors import ImageFormatError, TargetError
 from provisioner.contracts.shield import ShieldExpiredError, shielded
 from provisioner.contracts.tasks import run_both
@@ -57,6 +57,7 @@ class Copying:
         overlap = may_overlap(self.converter, placement, hit=image.hit, size_known=image.size is not None)
         if not overlap:
             await verified(image, self.progress)
+            await self._checked(placement)
             virtual_size = await self._check_image(request.volume_size)
         self.progress.begin(Stage.ALLOCATING)
         async with target.stage(stage_request(request, None, data=data), verified=not overlap) as staged:
@@ -70,6 +71,7 @@ class Copying:
         image, request = self.image, self.request
         if not (self.converter.streams and not image.hit and image.size is not None):
             await verified(image, self.progress)
+            await self._checked(Placement.NEW)
         virtual_size = await self._check_image(request.volume_size)
         self.progress.begin(Stage.ALLOCATING)
         data = data_bytes(request.image_type, image.size, virtual_size)
@@ -82,6 +84,14 @@ class Copying:
         if base is None:
             raise TargetError(f"the base volume of {request.image_url} vanished right after it was made")
         return base
+
+    async def _checked(self, placement: Placement) -> None:
+        """Check a cached image before it is converted, unless the converter checks what it reads.
+
+        In place always: the old content must stay until the new one is known to be right.
+        """
+        if placement is Placement.IN_PLACE or not self.converter.checks:
+            await self.image.checked()
 
     async def _check_image(self, volume_size: int) -> int:
         """The image's virtual size in bytes, after every check its header allows."""

@@ -14,7 +14,7 @@ import trio
 
 from provisioner.cache import Expectation
 from provisioner.contracts import CloneTarget, Placement, ProvisionedBy
-from provisioner.contracts.errors import NoSpaceError
+from provisioner.contracts.errors import DamagedImageError, NoSpaceError
 from provisioner.download.checksums import discover
 from provisioner.download.fetch import patiently
 from provisioner.pipeline.copy import Copying, commit, verified
@@ -31,7 +31,7 @@ from provisioner.pipeline.progress import Progress, Stage
 
 if TYPE_CHECKING:
     from provisioner.cache import CachedImage, ImageCache
-    from provisioner.contracts import Base, BlockTarget, Checksum
+    from provisioner.contracts import Base, BlockTarget, Checksum, ImageSource
     from provisioner.registry import BackEnds
 
 
@@ -59,12 +59,24 @@ class Pipeline:
         check_checksum(checksum, request.image_url, required=self.require_checksum)
         if await self._clone_known(request, checksum, progress, done):
             return
-        async with self.cache.image(source, Expectation(remote=remote, checksum=checksum)) as image:
+        expectation = Expectation(remote=remote, checksum=checksum)
+        try:
+            await self._with_image(request, source, expectation, progress, done)
+        except DamagedImageError:  # found in the cache, which has dropped it
+            if done:
+                raise
+            progress.restart()
+            await self._with_image(request, source, expectation, progress, done)
+
+    async def _with_image(
+        self, request: Request, source: ImageSource, expectation: Expectation, progress: Progress, done: list[Outcome]
+    ) -> None:
+        async with self.cache.image(source, expectation) as image:
             progress.end(Stage.CHECKING_CACHE)
             progress.cache_hit = image.hit
             if not image.hit:
-                progress.begin(Stage.DOWNLOADING, remote.size or 0, lambda: image.available)
-            await self._use(request, image, checksum, progress, done)
+                progress.begin(Stage.DOWNLOADING, expectation.remote.size or 0, lambda: image.available)
+            await self._use(request, image, expectation.checksum, progress, done)
 
     async def _use(
         self, request: Request, image: CachedImage, checksum: Checksum | None, progress: Progress, done: list[Outcome]
