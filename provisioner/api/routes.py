@@ -139,6 +139,9 @@ async def _accept(services: Services, spec: JobSpec) -> Response:
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
         raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
     _check_limits(services, spec)
+    allowed = g.principal.limits.sources
+    if allowed is not None:  # the job looks for its image in the cache later, when there may be other images in it
+        spec = msgspec.structs.replace(spec, allowed_sources=list(allowed))
     job = await services.supervisor.submit(
         spec,
         request_id=g.request_id,

@@ -137,7 +137,7 @@ class ImageCache:
 
     async def _open_stored(self, expectation: Expectation) -> StoredImage | None:
         remote = expectation.remote
-        entry = self.find(expectation.checksum, remote.url, remote.version)
+        entry = self.find(expectation.checksum, remote.url, remote.version, expectation.may_use)
         if entry is None:
             return None
         self._catalog.users.hold(entry.sha256)  # before the first await, so that it is not evicted
