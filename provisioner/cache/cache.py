@@ -18,16 +18,15 @@ import structlog
 import trio
 
 from provisioner.cache.catalog import Catalog
-from provisioner.cache.files import CacheFiles, sums_if_intact
+from provisioner.cache.files import CacheFiles
 from provisioner.cache.flight import as_provisioner_error
 from provisioner.cache.flights import Flights
-from provisioner.cache.handle import CachedImage, StoredImage
 from provisioner.cache.space import Space
+from provisioner.cache.stored import open_stored
 from provisioner.cache.unpacked import UnpackedImage
 from provisioner.contracts.errors import CacheError, ConflictError, DamagedImageError
 from provisioner.contracts.shield import undoing
 from provisioner.contracts.threads import ThreadQueue, run_long
-from provisioner.download.chunk_sums import ChunkChecker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     from provisioner.cache.entry import Entry, Expectation
     from provisioner.cache.flight import Flight
+    from provisioner.cache.handle import CachedImage, StoredImage
     from provisioner.config import CacheSettings
     from provisioner.contracts import Checksum, ImageSource
     from provisioner.download.follow import Hashes
@@ -143,7 +143,7 @@ class ImageCache:
         self._catalog.users.hold(entry.sha256)  # before the first await, so that it is not evicted
         stored = None
         try:
-            stored = await self._open(entry)
+            stored = await open_stored(entry, self._in_thread, gives_back=self._settings.page_cache == "give-back")
         finally:
             if stored is None:
                 self._catalog.users.release(entry.sha256)
@@ -151,29 +151,6 @@ class ImageCache:
             log.warning("a cached image was changed or removed; it is downloaded again", file=entry.file_name)
             await self._drop(entry)
         return stored
-
-    async def _open(self, entry: Entry) -> StoredImage | None:
-        """Open an entry's file; None if it is not the published one any more.
-
-        One from before there were checksums of chunks is hashed once more, and has them from then on.
-        """
-        fd, sums = await self._in_thread(lambda files: files.open_checked(entry))
-        if fd is None:
-            return None
-        try:
-            if sums is None:
-                sums = await run_long(sums_if_intact, fd, entry.sha256, trio.from_thread.check_cancelled)
-                if sums is not None:
-                    found = sums
-                    await self._in_thread(lambda files: files.index.put_sums(entry.sha256, found))
-            checker = ChunkChecker(fd, entry.size, sums) if sums is not None else None
-        except BaseException:
-            os.close(fd)
-            raise
-        if checker is None:
-            os.close(fd)
-            return None
-        return StoredImage(entry, fd, checker, gives_back=self._settings.page_cache == "give-back")
 
     async def _drop(self, entry: Entry) -> CacheError | None:
         """Never use an entry again, and remove it; why it could not be removed. Jobs that have it open keep it open."""

@@ -55,6 +55,8 @@ class Index:
                     lost.append(sha256)
             urls = {url: (ver, sha) for url, ver, sha in self._db.execute("SELECT url, version, sha256 FROM urls")}
         self.remove(lost)
+        with _translated(), self._db:  # of an entry that was removed while it was verified
+            self._db.execute("DELETE FROM chunk_sums WHERE sha256 NOT IN (SELECT sha256 FROM entries)")
         return entries, {url: known for url, known in urls.items() if known[1] in entries}
 
     def put(self, entry: Entry, url: str | None = None, version: str | None = None, sums: bytes | None = None) -> None:

@@ -71,7 +71,6 @@ class Partials:
             # An empty one could not be removed earlier.
             resumable = match is not None and match[4] == self._boot and status.st_size > 0
             self._remains[path.name] = _Remains(path, status.st_size, status.st_mtime, resumable)
-        self._remove_those(lambda one: not one.resumable)
         self.sweep_old()
 
     @property

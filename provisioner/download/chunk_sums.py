@@ -72,7 +72,7 @@ class ChunkChecker:
     def __init__(self, fd: int, size: int, sums: bytes) -> None:
         self._fd = fd
         self._size = size
-        if len(sums) != 4 * -(-size // CHUNK):
+        if not fits(sums, size):
             raise CacheError("the checksums of a cached image are of another length than the image")
         self._sums = _little_endian(array("I", sums))
         self._right = bytearray(len(self._sums))  # 1 for each chunk that was found right
@@ -131,7 +131,7 @@ class ChunkChecker:
                 except OSError as error:
                     if error.errno == errno.ENXIO:  # only a hole follows
                         return
-                    raise
+                    raise _unreadable(position) from error
                 stop = os.lseek(fd, position, os.SEEK_HOLE)
                 yield position, min(stop, self._size)
                 position = stop
@@ -154,7 +154,7 @@ class ChunkChecker:
             try:
                 got = os.preadv(self._fd, [into[done:]], start + done)
             except OSError as error:
-                raise DamagedImageError(f"the cached image cannot be read at byte {start + done}") from error
+                raise _unreadable(start + done) from error
             if not got:
                 raise DamagedImageError(f"the cached image ends at byte {start + done}")
             done += got
@@ -162,6 +162,15 @@ class ChunkChecker:
 
 def _damaged(index: int) -> DamagedImageError:
     return DamagedImageError(f"the cached image is damaged near byte {index * CHUNK}")
+
+
+def _unreadable(position: int) -> DamagedImageError:
+    return DamagedImageError(f"the cached image cannot be read at byte {position}")
+
+
+def fits(sums: bytes, size: int) -> bool:
+    """Whether there are as many checksums as a file of ``size`` bytes has chunks."""
+    return len(sums) == 4 * -(-size // CHUNK)
 
 
 def _little_endian(sums: array[int]) -> array[int]:

@@ -98,6 +98,19 @@ async def test_a_damaged_compressed_image(folder, converter):
         lab.assert_nothing_left()
 
 
+async def test_checksums_of_the_wrong_length(folder, converter):
+    """They are made again."""
+    lab = Lab(folder, converter=converter)
+    async with lab.running():
+        await lab.run()
+        (entry,) = lab.cache.entries()
+        index = lab.cache._files.index
+        right = index.sums(entry.sha256)
+        index.put_sums(entry.sha256, right[:-4])
+        assert (await lab.run(WEB02)).cache_hit
+        assert index.sums(entry.sha256) == right
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 async def test_an_image_from_before_there_were_checksums(folder, converter, damaged):
     """It is hashed at its first use, and has them from then on."""
