@@ -29,7 +29,8 @@ from provisioner.api.services import Services
 from provisioner.api.token_keys import token_keys
 from provisioner.api.tokens import TokenFile
 from provisioner.cache import ImageCache
-from provisioner.contracts.errors import ConfigError, ProvisionerError
+from provisioner.contracts.errors import ConfigError, ProvisionerError, UnavailableError
+from provisioner.contracts.shield import shielded
 from provisioner.contracts.tasks import first_cause, leaves
 from provisioner.jobs import JobStore, Supervisor
 from provisioner.jobs.announce import Announcer
@@ -42,7 +43,7 @@ from provisioner.reload import Reloader
 from provisioner.status_line import StatusLine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from provisioner.api.listening import Listening
     from provisioner.config import Config
@@ -51,6 +52,10 @@ log = structlog.get_logger(__name__)
 
 # Seconds between two looks at what the uses of tokens have shown; rarely is there anything to write.
 _SETTLE = 60.0
+# A thread that writes the token file bounds itself: it waits a second for the lock at most.
+_SETTLE_TIMEOUT = 5.0
+# For each part of the service, at its end.
+_CLOSE_TIMEOUT = 10.0
 
 
 def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
@@ -129,9 +134,17 @@ async def _parts(config: Config, back_ends: registry.BackEnds, door: Listening) 
                 config, back_ends, cache, store, supervisor, announcer, metrics, authenticator, auditor, tokens
             )
     finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
-            await back_ends.aclose()
-            await store.aclose()
+        await _close("back ends", back_ends.aclose)
+        await _close("job store", store.aclose)
+
+
+async def _close(what: str, close: Callable[[], Awaitable[None]]) -> None:
+    """Close one part at the end of the service. A failure is logged: the other parts must be closed all the same."""
+    try:
+        with shielded(f"close the {what}", _CLOSE_TIMEOUT):
+            await close()
+    except Exception as error:  # noqa: BLE001 - the end of the service, whatever a plugin raises
+        log.error("a part of the service did not close", part=what, reason=str(error))
 
 
 async def _serve(services: Services, door: Listening, signals: AsyncIterator[int], reloader: Reloader | None) -> None:
@@ -171,13 +184,14 @@ async def _settle_tokens(tokens: TokenFile) -> None:
             await trio.sleep(_SETTLE)
             await _settle_once(tokens)
     finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
-            await _settle_once(tokens)
+        await _settle_once(tokens)
 
 
 async def _settle_once(tokens: TokenFile) -> None:
+    """Write down token uses. What cannot be written is kept in memory and written the next time."""
     try:
-        await trio.to_thread.run_sync(tokens.settle)
+        with shielded("write down when tokens were used", _SETTLE_TIMEOUT):
+            await trio.to_thread.run_sync(tokens.settle)
     except (ProvisionerError, OSError) as error:
         log.warning("the last use of tokens could not be written down", reason=str(error))
 
@@ -191,14 +205,21 @@ async def _keep_watchdog(stop: trio.Event) -> None:
 
 
 def _leave_client_token(config: Config, tokens: TokenFile) -> None:
-    """At the first start of the embedded default: a token for the client beside the server."""
+    """At the first start of the embedded default: a token for the client beside the server.
+
+    A locked token file does not keep the service from starting; the token is then made at the next start.
+    """
     where = config.auth.client_token
     if where is None or Path(where).exists():
         return
     name = "client"
-    if any(record.name == name for record in tokens.list()):
-        tokens.revoke(name)
-    token = tokens.create(name, "operator")
+    try:
+        if any(record.name == name for record in tokens.list()):
+            tokens.revoke(name)
+        token = tokens.create(name, "operator")
+    except UnavailableError as error:
+        log.error("the client token was not made; restart the service to try again", reason=error.message)
+        return
     try:
         fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -1,4 +1,5 @@
-"""How fast images are put on volumes: the native converter beside qemu-img, dd and nbdcopy, in one table.
+"""How fast images are put on volumes: the native converter, with and without checking the cached image for rot, beside
+qemu-img, dd and nbdcopy, in one table.
 
     python contrib/bench/convert.py --size 1024 --runs 5 --folder /var/tmp [--kind zlib ...] [--target loop ...]
     python contrib/bench/convert.py --device /dev/vg0/scratch ...        onto a volume of yours; what is on it GOES
@@ -26,6 +27,7 @@ from series import CELLS, MIB, Series
 from lvp_convert_native import NativeConverter, NativeSettings
 from provisioner.contracts import BackEndContext, Device
 from provisioner.contracts.testing import FileView
+from provisioner.download.chunk_sums import ChunkChecker, ChunkSummer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,17 +118,46 @@ def file_target(folder: Path, size: int) -> Iterator[Callable[[], Path]]:
     yield fresh
 
 
+class CheckedView(FileView):
+    """A view that compares what is read with the checksums made when it was cached, as the daemon's does."""
+
+    def __init__(self, path: Path, form: str, size: int, sums: bytes) -> None:
+        super().__init__(path, form, size)
+        self._sums = sums
+
+    def __enter__(self) -> CheckedView:
+        super().__enter__()
+        checker = ChunkChecker(self.fd, self.size, self._sums)
+        self.check, self.check_zeros, self.check_all = checker.check, checker.check_zeros, checker.check_all
+        return self
+
+
+def sums_of(image: Path) -> bytes:
+    summer = ChunkSummer()
+    with image.open("rb") as file:
+        while data := file.read(STRETCH):
+            summer.feed(memoryview(data))
+    return summer.finish()
+
+
 def contenders(kind: str, image: Path, size: int, threads: int) -> dict[str, Callable[[Path], None]]:
     form = KINDS[kind][0]
     convert = ["qemu-img", "convert", "-f", form, "-O", "raw"]
 
     def ours(target: Path) -> None:
         converter = NativeConverter(NativeSettings(threads=threads), BackEndContext("native", target.parent))
+        with CheckedView(image, form, size, sums) as view:
+            trio.run(converter.convert, view, Device(str(target), size, reads_zero=True), lambda _: None)
+
+    def unchecked(target: Path) -> None:
+        converter = NativeConverter(NativeSettings(threads=threads), BackEndContext("native", target.parent))
         with FileView(image, form, size) as view:
             trio.run(converter.convert, view, Device(str(target), size, reads_zero=True), lambda _: None)
 
+    sums = sums_of(image)
     found: dict[str, Callable[[Path], None]] = {
         "native": ours,
+        "native, unchecked": unchecked,
         "qemu-img": lambda target: run(*convert, image, target),
         "qemu-img best -m8": lambda target: run(*convert, *QEMU_BEST, "-m", "8", image, target),
         "qemu-img best -m16": lambda target: run(*convert, *QEMU_BEST, "-m", "16", image, target),
@@ -155,6 +186,7 @@ def same(target: Path, disk: Path, size: int) -> bool:
 
 def measure(kind: str, images: dict[str, Path], fresh: Callable[[], Path], size: int, options) -> dict[str, Series]:
     works = contenders(kind, images[kind], size, options.threads)
+    works = {name: work for name, work in works.items() if not options.only or name in {"native", *options.only}}
     table = {name: Series() for name in works}
     for turn in range(options.runs + 1):  # the first warms the page cache and is thrown away
         for name, work in works.items():
@@ -183,6 +215,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=NativeSettings().threads)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--kind", action="append", choices=sorted(KINDS))
+    parser.add_argument("--only", action="append", help="contenders, beside native (default: all)")
     parser.add_argument("--target", action="append", choices=["file", "loop"])
     parser.add_argument("--device", type=Path, action="append", default=[], help="a volume to write over")
     options = parser.parse_args()

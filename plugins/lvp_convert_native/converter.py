@@ -18,6 +18,8 @@ from lvp_convert_native.workers import Inflating, Progress, run_threads, write_r
 from provisioner.contracts import MIB, ByteSize, Converter
 from provisioner.contracts.errors import ConvertError, CorruptImageError
 from provisioner.contracts.http_pace import Pace
+from provisioner.contracts.shield import undoing
+from provisioner.contracts.threads import run_long
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -53,6 +55,7 @@ class NativeConverter(Converter):
 
     formats: ClassVar[frozenset[str]] = frozenset({"raw", "qcow2"})
     streams: ClassVar[bool] = True
+    checks: ClassVar[bool] = True
 
     def __init__(self, settings: NativeSettings, context: BackEndContext) -> None:
         del context
@@ -65,18 +68,19 @@ class NativeConverter(Converter):
         async with _opened(view, device) as (image, sink):
             if not await self._shared(view, image, sink, report):
                 await self._copy(view, image, sink, report)
-            await trio.to_thread.run_sync(sink.flush)
+            await run_long(sink.flush)
 
     async def _shared(self, view: ImageView, image: ImageFile, sink: Sink, report: Callable[[int], None]) -> bool:
         """A whole raw image beside its target on XFS or btrfs takes no copying at all."""
         if view.format != "raw" or not image.complete:
             return False
-        if shared := await trio.to_thread.run_sync(sink.clone, image.fd, view.virtual_size):
+        if shared := await run_long(sink.clone, image.fd, view.virtual_size):
+            await run_long(view.check_all, trio.from_thread.check_cancelled)  # nothing of it was read yet
             report(view.virtual_size)
         return shared
 
     async def _copy(self, view: ImageView, image: ImageFile, sink: Sink, report: Callable[[int], None]) -> None:
-        queue, reader = await trio.to_thread.run_sync(_plan, view, image)
+        queue, reader = await run_long(_plan, view, image)  # it waits for tables that have not arrived
         progress = Progress(report)
         await run_threads(
             self._threads, lambda: write_runs(image, queue, reader(), self._inflating, sink, self._pace, progress)
@@ -100,9 +104,9 @@ async def _opened(view: ImageView, device: Device) -> AsyncIterator[tuple[ImageF
     with ExitStack() as undo:
         image = ImageFile(view)
         undo.callback(image.close)
-        sink = await trio.to_thread.run_sync(Sink, device, view.virtual_size)
+        sink = await run_long(Sink, device, view.virtual_size)
         try:
             yield image, sink
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_DEADLINE):
-                await trio.to_thread.run_sync(sink.close)
+            with undoing(f"close {device.path}", CLOSE_DEADLINE):
+                await run_long(sink.close)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from provisioner.contracts.errors import ConvertError, CorruptImageError
+from provisioner.contracts.errors import ConvertError, CorruptImageError, DamagedImageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,16 +62,23 @@ class ImageFile:
         return bytes(data)
 
     def read_into(self, into: memoryview, start: int) -> None:
-        """Fill ``into`` from ``start``; the bytes must have arrived."""
+        """Fill ``into`` from ``start``; the bytes must have arrived. Those of a whole image are checked."""
         done = 0
         while done < len(into):
             try:
                 count = os.preadv(self.fd, [into[done:]], start + done)
             except OSError as error:
-                raise ConvertError(f"cannot read the image at byte {start + done}: {error.strerror}") from error
+                kind = DamagedImageError if error.errno == errno.EIO and self.complete else ConvertError
+                raise kind(f"cannot read the image at byte {start + done}: {error.strerror}") from error
             if count == 0:
                 raise CorruptImageError(f"the image ends too early: nothing at byte {start + done}")
             done += count
+        self._view.check(start, into)
+
+    def check_zeros(self, start: int, stop: int) -> None:
+        """Have a hole that is not read compared with what should be there."""
+        if self.complete:
+            self._view.check_zeros(start, stop)
 
     def extents(self, stop: int) -> Iterator[tuple[int, int, bool]]:
         """``(start, stop, is_data)`` in order, up to ``stop``, from the filesystem's own map. Complete files only."""

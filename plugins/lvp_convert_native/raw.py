@@ -40,6 +40,7 @@ class RawQueue:
     def __init__(self, image: ImageFile, size: int) -> None:
         if image.size < size:
             raise CorruptImageError(f"the image ends too early: {image.size} of {size} bytes")
+        self._image = image
         extents = image.extents(size) if image.complete else [(0, size, True)]
         self._runs = raw_runs(extents, size)
         self._lock = threading.Lock()
@@ -47,7 +48,10 @@ class RawQueue:
     def take(self) -> Run | None:
         """The next run."""
         with self._lock:
-            return next(self._runs, None)
+            run = next(self._runs, None)
+        if run is not None and run.is_zero:  # a hole of the file: blocks may have been lost
+            self._image.check_zeros(run.guest, run.guest + run.length)
+        return run
 
 
 class RawReader:

@@ -16,6 +16,7 @@ from lvp_convert_qemu.words import understood
 from provisioner.contracts import Converter, Device, Finding, ImageView, blockdev, run_tool
 from provisioner.contracts.errors import ConvertError, ImageTooLargeError, ToolError
 from provisioner.contracts.shield import undoing
+from provisioner.contracts.threads import run_long
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -54,7 +55,7 @@ class QemuConverter(Converter):
         async with _opened(device.path) as device_fd:
             await self._run(view, device, device_fd, report)
             # qemu-img flushes at its end; this costs nothing then and holds whatever its version does.
-            await _in_thread(_sync, device_fd)
+            await run_long(_sync, device_fd)
 
     async def diagnose(self) -> Sequence[Finding]:
         try:
@@ -115,7 +116,7 @@ async def _opened(path: str) -> AsyncIterator[int]:
         yield fd
     finally:
         with undoing(f"close {path}"):  # the last close of a block device writes back what is cached of it
-            await _in_thread(os.close, fd)
+            await run_long(os.close, fd)
 
 
 def _takes_direct(device_fd: int) -> bool:

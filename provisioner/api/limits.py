@@ -9,7 +9,8 @@ import fnmatch
 from typing import TYPE_CHECKING
 
 from provisioner.contracts.errors import ForbiddenError
-from provisioner.contracts.urls import ImageUrl, UrlPrefix
+from provisioner.contracts.urls import ImageUrl
+from provisioner.pipeline.plan import covers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,10 +31,8 @@ def check_volume(principal: Principal, target: str, volume: str) -> None:
 def check_source(principal: Principal, url: str, source: str | None) -> None:
     """Raise ForbiddenError where the caller's limits do not cover that url. ``source``: name of the source it is of."""
     allowed = principal.limits.sources
-    if allowed is None or source in allowed:
-        return
-    image = ImageUrl.parse(url)
-    if not any(UrlPrefix.parse(prefix).covers(image) for prefix in allowed if "://" in prefix):
+    if allowed is not None and not covers(allowed, url, source):
+        image = ImageUrl.parse(url)
         raise _refused(principal, f"images from {image.scheme}://{image.netloc}", allowed)
 
 

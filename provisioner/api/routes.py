@@ -113,9 +113,8 @@ def _add_cache(api: Blueprint, services: Services) -> None:
     @api.post("/cache/prune", provide_automatic_options=False)
     async def prune_cache() -> Response:
         limits.check_whole_cache(g.principal)
-        removed = await services.cache.prune()
-        freed = sum(entry.size for entry in removed)
-        return answer({"removed": [entry.digest for entry in removed], "freed_bytes": freed})
+        pruned = await services.cache.prune()
+        return answer({"removed": [entry.digest for entry in pruned.entries], "freed_bytes": pruned.freed})
 
 
 def _add_volumes(api: Blueprint, services: Services) -> None:
@@ -140,6 +139,9 @@ async def _accept(services: Services, spec: JobSpec) -> Response:
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
         raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
     _check_limits(services, spec)
+    allowed = g.principal.limits.sources
+    if allowed is not None:  # the job looks for its image in the cache later, when there may be other images in it
+        spec = msgspec.structs.replace(spec, allowed_sources=list(allowed))
     job = await services.supervisor.submit(
         spec,
         request_id=g.request_id,

@@ -10,6 +10,7 @@ import fcntl
 import hmac
 import os
 import secrets
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ import msgspec
 
 from provisioner.api.token_keys import KeyFile, key_id, write_private
 from provisioner.config import Limits, Role
-from provisioner.contracts.errors import ConfigError, ConflictError, NotFoundError
+from provisioner.contracts.errors import ConfigError, ConflictError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,11 @@ TOKEN_PREFIX = "lvp_"  # noqa: S105 - a mark by which secret scanners know a tok
 _SECRET_BYTES = 32
 # Uses closer together than this are one for the file: no write for each request.
 LAST_USE_GRAIN = 600.0
+# Seconds to wait for another program's lock on the file: a command's work takes milliseconds. ``settle`` waits less, as
+# it is called again.
+LOCK_TIMEOUT = 5.0
+SETTLE_LOCK_TIMEOUT = 1.0
+_LOCK_PAUSE = 0.02
 
 
 class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,9 +65,10 @@ class TokenFile:
         self._seen: object = None
         self._records: list[TokenRecord] = []
         self._keys: list[bytes] = []
-        # Since the last settling: when a token was used, and its digest under the newest key where it had another.
+        # Not in the file yet: when a token was used, and its digest under the newest key if it had another one.
         self._used: dict[str, float] = {}
         self._moved: dict[str, tuple[str, str]] = {}
+        self._noting = threading.Lock()  # over these two; never held during I/O
 
     def prepare(self) -> None:
         """At the daemon's start: the key is there, and nobody else's to read. Raises ConfigError."""
@@ -72,7 +79,7 @@ class TokenFile:
     def create(self, name: str, role: Role, expires_at: float | None = None, limits: Limits | None = None) -> str:
         """Make a token and return it; it is not to be had again. Raises ConflictError where the name is taken."""
         token = TOKEN_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
-        with self._locked() as content:
+        with self._locked(LOCK_TIMEOUT) as content:
             if any(record.name == name for record in content.tokens):
                 raise ConflictError(f"a token named {name} exists already; revoke it first")
             key = self._keys_at.newest()
@@ -95,7 +102,7 @@ class TokenFile:
 
     def revoke(self, name: str) -> None:
         """Forget a token; it is refused from now on. Raises NotFoundError."""
-        with self._locked() as content:
+        with self._locked(LOCK_TIMEOUT) as content:
             kept = [record for record in content.tokens if record.name != name]
             if len(kept) == len(content.tokens):
                 raise NotFoundError(f"there is no token named {name}")
@@ -106,7 +113,7 @@ class TokenFile:
 
         With ``forget`` the old keys go at once, and these tokens with them. Raises ConfigError.
         """
-        with self._locked() as content:
+        with self._locked(LOCK_TIMEOUT) as content:
             keys = self._keys_at.read()
             if keys:  # a record from before key ids is under the oldest
                 named = [msgspec.structs.replace(one, key=one.key or key_id(keys[-1])) for one in content.tokens]
@@ -131,15 +138,25 @@ class TokenFile:
                 found = record
         if found is None or not self._keys or (found.expires_at is not None and found.expires_at <= now):
             return None
-        self._used[found.name] = now
-        if found.key != (newest := key_id(self._keys[0])):
-            self._moved[found.name] = (newest, digests[newest])
+        with self._noting:
+            self._used[found.name] = now
+            if found.key != (newest := key_id(self._keys[0])):
+                self._moved[found.name] = (newest, digests[newest])
         return found
 
     def settle(self) -> None:
-        """Write down what the uses since the last time have shown. Raises ConfigError or OSError."""
-        used, moved = self._used, self._moved
-        self._used, self._moved = {}, {}
+        """Write down uses and key moves that are not in the file yet; after a failure they wait for the next call.
+
+        Raises ConfigError, UnavailableError (the file is locked) or OSError.
+        """
+        with self._noting:
+            used, moved = dict(self._used), dict(self._moved)
+        self._write_down(used, moved)
+        with self._noting:  # only what has not changed while it was written
+            self._used = {name: at for name, at in self._used.items() if used.get(name) != at}
+            self._moved = {name: move for name, move in self._moved.items() if moved.get(name) != move}
+
+    def _write_down(self, used: dict[str, float], moved: dict[str, tuple[str, str]]) -> None:
         known = {record.name: record for record in self._records}
         late = {
             name: at
@@ -148,7 +165,7 @@ class TokenFile:
         }
         if not late and not moved:
             return
-        with self._locked() as content:
+        with self._locked(SETTLE_LOCK_TIMEOUT) as content:
             newest = key_id(self._keys_at.newest())
             content.tokens[:] = [_settled(one, known.get(one.name), late, moved, newest) for one in content.tokens]
 
@@ -174,12 +191,15 @@ class TokenFile:
             raise ConfigError(f"the token file {self._path} is broken: {error}") from error
 
     @contextmanager
-    def _locked(self) -> Iterator[_File]:
-        """The file's content, written back atomically; two commands at once take turns."""
+    def _locked(self, seconds: float) -> Iterator[_File]:
+        """Yield the file's content and write it back atomically; two programs at once take turns.
+
+        Raises UnavailableError if another program holds the lock for longer than ``seconds``.
+        """
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock, self._path, seconds)
             content = self._read()
             yield content
             write_private(self._path, msgspec.json.format(msgspec.json.encode(content), indent=2))
@@ -188,6 +208,23 @@ class TokenFile:
                 self._keys_at.keep(needed)
         finally:
             os.close(lock)
+
+
+def _lock(fd: int, path: Path, seconds: float) -> None:
+    """Take the lock, trying for ``seconds``: a stopped program may hold it for ever. Raises UnavailableError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise UnavailableError(
+                    f"the token file {path} is locked by another program (fuser {path.with_suffix('.lock')}); "
+                    "end it and try again"
+                ) from error
+            time.sleep(_LOCK_PAUSE)
+        else:
+            return
 
 
 def _settled(

@@ -1,40 +1,60 @@
-"""The image cache: look-up, publishing, eviction and pins. Downloads under way are ``flights``'.
+"""The image cache: look-up, publishing, removal and pins. Downloads under way are ``flights``', room is ``space``'s.
 
 What always holds: an entry is published only after its digest matched; a published file never changes; an image
-asked for twice at once is downloaded once; nothing that a job uses is evicted.
+asked for twice at once is downloaded once; nothing that a job uses is evicted; nothing is reported as removed whose
+file is still there.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import structlog
 import trio
 
-from provisioner.cache.entry import Entry, Expectation, bytes_over, choose_victims, evictable
+from provisioner.cache.catalog import Catalog
 from provisioner.cache.files import CacheFiles
 from provisioner.cache.flight import as_provisioner_error
 from provisioner.cache.flights import Flights
-from provisioner.cache.handle import CachedImage, StoredImage
+from provisioner.cache.space import Space
+from provisioner.cache.stored import open_stored
 from provisioner.cache.unpacked import UnpackedImage
-from provisioner.contracts.errors import CacheError, CacheFullError, ConflictError, NotFoundError
+from provisioner.contracts.errors import CacheError, ConflictError, DamagedImageError
+from provisioner.contracts.shield import undoing
+from provisioner.contracts.threads import ThreadQueue, run_long
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from provisioner.cache.entry import Entry, Expectation
     from provisioner.cache.flight import Flight
+    from provisioner.cache.handle import CachedImage, StoredImage
     from provisioner.config import CacheSettings
     from provisioner.contracts import Checksum, ImageSource
+    from provisioner.download.follow import Hashes
     from provisioner.download.inspection import ImageInfo
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+
+# Verifying reads whole images: two at once are as fast as a disk is, and leave processors to the jobs.
+VERIFY_THREADS = 2
+# Further ones wait; more than this are refused.
+VERIFY_QUEUE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a prune removed; ``freed`` in bytes, with the remains of broken downloads."""
+
+    entries: list[Entry]
+    freed: int
 
 
 class ImageCache:
@@ -49,28 +69,27 @@ class ImageCache:
     ) -> None:
         self._directory = directory
         self._settings = settings
-        self._evicted = evicted
-        self._entries: dict[str, Entry] = {}
-        self._urls: dict[str, tuple[str, str]] = {}
-        self._users: Counter[str] = Counter()
-        self._flights = Flights(settings, self._users, received, self.make_room, self._publish)
+        self._catalog = Catalog()
+        self._flights = Flights(settings, self._catalog.users, received, self.make_room, self._publish)
+        self._space = Space(directory, settings, self._catalog, self._in_thread, self._flights.coming, evicted)
         self._files: CacheFiles | None = None
         # One thread at a time: SQLite's connection and the directory are shared.
         self._thread = trio.CapacityLimiter(1)
         # One at a time publishes or removes: what is decided on stays so until it is done.
         self._changing = trio.Lock()
+        self._verifying = ThreadQueue("verify cached images", threads=VERIFY_THREADS, most_waiting=VERIFY_QUEUE)
 
     # --- life ---
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open the cache and serve until cancelled. Raises CacheError where the directory cannot be used."""
         try:
-            self._files = files = await trio.to_thread.run_sync(
+            self._files = files = await run_long(
                 CacheFiles, self._directory, lambda what, file: log.info(what, file=file)
             )
         except OSError as error:
             raise CacheError(f"the cache directory {self._directory} cannot be used: {error.strerror}") from error
-        self._entries, self._urls = files.entries, files.urls
+        self._catalog.load(files.entries, files.urls)
         try:
             await self._flights.run(files.partials, task_status)
         finally:
@@ -87,53 +106,61 @@ class ImageCache:
 
     # --- look-up ---
 
-    def find(self, checksum: Checksum | None, url: str, version: str | None) -> Entry | None:
-        """The entry for that content, or for that url as long as the server still calls it ``version``."""
-        if checksum is not None:
-            return self._find_digest(checksum)
-        known = self._urls.get(url)
-        if known is None or version is None or known[0] != version:
-            return None
-        return self._entries.get(known[1])
+    def find(
+        self, checksum: Checksum | None, url: str, version: str | None, may_use: Callable[[str], bool] | None = None
+    ) -> Entry | None:
+        """Return the entry for that content, or for that url as long as the server still calls it ``version``.
 
-    def _find_digest(self, checksum: Checksum) -> Entry | None:
-        if checksum.algorithm == "sha256":
-            return self._entries.get(checksum.hex)
-        return next((entry for entry in self._entries.values() if entry.sha512 == checksum.hex), None)
+        ``may_use`` judges urls: content is found by its checksum only if one of the urls that led to it may be used.
+        """
+        return self._catalog.find(checksum, url, version, may_use)
 
     @asynccontextmanager
     async def image(self, source: ImageSource, expectation: Expectation) -> AsyncIterator[CachedImage]:
         """The image, from the cache or on its way into it, kept in place until the context is left.
 
-        Leaving while it still comes gives the download up, unless another job waits for it too.
+        Leaving while it still comes gives the download up, unless another job waits for it too. Leaving it by
+        DamagedImageError drops the image: the next call fetches it anew.
         """
         stored = await self._open_stored(expectation)
         if stored is not None:
-            async with self._using(stored):
-                yield stored
+            try:
+                async with self._using(stored):
+                    yield stored
+            except DamagedImageError as error:
+                log.error("a cached image is damaged", file=stored.entry.file_name, reason=error.message)
+                await self._drop(stored.entry)
+                raise
             return
         async with self._flights.aboard(source, expectation) as flight:
             yield flight
 
     async def _open_stored(self, expectation: Expectation) -> StoredImage | None:
         remote = expectation.remote
-        entry = self.find(expectation.checksum, remote.url, remote.version)
+        entry = self.find(expectation.checksum, remote.url, remote.version, expectation.may_use)
         if entry is None:
             return None
-        self._users[entry.sha256] += 1  # before the first await: nobody evicts it now
-        fd = None
+        self._catalog.users.hold(entry.sha256)  # before the first await, so that it is not evicted
+        stored = None
         try:
-            fd = await self._in_thread(lambda files: files.open(entry))
+            stored = await open_stored(entry, self._in_thread, gives_back=self._settings.page_cache == "give-back")
         finally:
-            if fd is None:
-                self._users[entry.sha256] -= 1
-        if fd is not None:
-            return StoredImage(entry, fd, gives_back=self._settings.page_cache == "give-back")
-        log.warning("a cached image was changed or removed; it is downloaded again", file=entry.file_name)
-        if self._entries.get(entry.sha256) is entry:
-            del self._entries[entry.sha256]
-            await self._in_thread(lambda files: files.index.remove([entry.sha256]))
-        return None
+            if stored is None:
+                self._catalog.users.release(entry.sha256)
+        if stored is None:
+            log.warning("a cached image was changed or removed; it is downloaded again", file=entry.file_name)
+            await self._drop(entry)
+        return stored
+
+    async def _drop(self, entry: Entry) -> CacheError | None:
+        """Never use an entry again, and remove it; why it could not be removed. Jobs that have it open keep it open."""
+        async with self._changing:
+            current = self._catalog.get(entry.sha256)
+            if current is None or current.mtime_ns != entry.mtime_ns:  # replaced meanwhile
+                return None
+            self._catalog.mark_damaged(current)
+            _, failure = await self._space.remove([current])
+            return failure
 
     @asynccontextmanager
     async def _using(self, stored: StoredImage) -> AsyncIterator[None]:
@@ -142,15 +169,18 @@ class ImageCache:
             await self._touch(entry.sha256)
             yield
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-                await trio.to_thread.run_sync(stored.close)
-            self._users[entry.sha256] -= 1
+            try:
+                with undoing("close a cached image", 30):
+                    await trio.to_thread.run_sync(stored.close)
+            finally:
+                self._catalog.users.release(entry.sha256)
 
     async def _touch(self, sha256: str) -> None:
-        if sha256 not in self._entries:  # another job has just found it changed
+        known = self._catalog.get(sha256)
+        if known is None or self._catalog.is_damaged(sha256):  # another job has just found it changed
             return
-        entry = msgspec.structs.replace(self._entries[sha256], last_used_at=time.time())
-        self._entries[sha256] = entry
+        entry = msgspec.structs.replace(known, last_used_at=time.time())
+        self._catalog.change(entry)
         try:
             await self._in_thread(lambda files: files.index.put(entry))
         except CacheError as error:  # on a full disk what is cached can still be used
@@ -163,68 +193,34 @@ class ImageCache:
         try:
             yield UnpackedImage(image, info, fd, limit, self._settings.min_free)
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-                await trio.to_thread.run_sync(os.close, fd)  # in a thread: a large file's blocks take their time
+            with undoing("free the space of a decompressed image", 30):
+                await trio.to_thread.run_sync(os.close, fd)  # in a thread: freeing a large file takes time
 
-    async def _publish(self, flight: Flight, digests: dict[str, str], info: ImageInfo) -> None:
+    async def _publish(self, flight: Flight, hashes: Hashes, info: ImageInfo) -> None:
+        sha256 = hashes.digests["sha256"]
+        fd, partial, remote = flight.arrival.fd, flight.partial, flight.expectation.remote
+        # Before the one thread is taken: a large image on a slow disk would keep all others from it.
+        await run_long(os.fsync, fd)
         async with self._changing:
-            known, remote = self._entries.get(digests["sha256"]), flight.expectation.remote
-            fd, partial = flight.arrival.fd, flight.partial
-            entry = await self._in_thread(lambda files: files.publish(fd, partial, remote, digests, info, known))
+            known, damaged = self._catalog.get(sha256), self._catalog.is_damaged(sha256)
+            entry = await self._in_thread(
+                lambda files: files.publish(fd, partial, remote, hashes, info, known, damaged=damaged)
+            )
             # Without an await from here on: the entry, and who uses it, appear at once.
-            flight.entry = self._entries[entry.sha256] = entry
-            self._users[entry.sha256] += flight.users
-            if remote.version is not None:
-                self._urls[remote.url] = (remote.version, entry.sha256)
-
-    # --- room ---
+            flight.entry = entry
+            self._catalog.add(entry, remote.url, remote.version)
+            self._catalog.users.hold(entry.sha256, flight.users)
 
     async def make_room(self, wanted: int) -> None:
         """Evict until ``wanted`` more bytes fit. Raises CacheFullError."""
         async with self._changing:
-            free = await self._free_bytes()
-            needed = bytes_over(
-                wanted,
-                stored=self.total_bytes,
-                coming=self._flights.coming(),
-                free=free,
-                max_size=self._settings.max_size,
-                min_free=self._settings.min_free,
-            )
-            victims = choose_victims(self._evictable(), needed)
-            if victims is None:
-                raise CacheFullError(
-                    f"the cache has no room for {wanted} bytes more: {free} bytes are free on its file system, "
-                    f"of which min_free keeps {self._settings.min_free}; max_size is {self._settings.max_size}"
-                )
-            for entry in victims:
-                log.info("evicting a cached image", file=entry.file_name, bytes=entry.size)
-            await self._discard(victims)
-            self._evicted(len(victims))
-
-    def _evictable(self) -> list[Entry]:
-        return evictable(self._entries.values(), {sha256 for sha256, count in self._users.items() if count})
-
-    async def _free_bytes(self) -> int:
-        try:
-            status = await trio.to_thread.run_sync(os.statvfs, self._directory)
-        except OSError as error:
-            raise CacheError(f"the cache directory cannot be used: {error.strerror}") from error
-        return status.f_bavail * status.f_frsize
-
-    async def _discard(self, entries: Sequence[Entry]) -> None:
-        """Remove entries nobody uses. Out of sight before the first await: nobody begins to use them now."""
-        for entry in entries:
-            del self._entries[entry.sha256]
-        if entries:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-                await self._in_thread(lambda files: files.remove(entries))
+            await self._space.make(wanted, self._flights.left_over, self._flights.sweep)
 
     # --- for the API ---
 
     def entries(self) -> list[Entry]:
         """All entries, most recently used first."""
-        return sorted(self._entries.values(), key=lambda entry: entry.last_used_at, reverse=True)
+        return self._catalog.recent()
 
     def path(self, entry: Entry) -> str:
         """Where the entry's file is."""
@@ -232,71 +228,79 @@ class ImageCache:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all entries."""
-        return sum(entry.size for entry in self._entries.values())
+        """Bytes of all entries, and of what broken downloads left."""
+        return self._catalog.total_bytes + self._flights.left_over()
 
     async def remove(self, digest: str) -> Entry:
-        """Remove the entry of ``sha256:HEX`` or bare hex. Raises NotFoundError; ConflictError while a job uses it."""
+        """Remove the entry of ``sha256:HEX`` or bare hex.
+
+        Raises NotFoundError; ConflictError while a job uses it; CacheError if its file cannot be removed.
+        """
         async with self._changing:
-            entry = self._get(digest)
-            if self._users[entry.sha256]:
+            entry = self._catalog.named(digest)
+            if self._catalog.users[entry.sha256]:
                 raise ConflictError(f"the cached image {entry.file_name} is in use by a job")
-            await self._discard([entry])
+            _, failure = await self._space.remove([entry])
+        if failure is not None:
+            raise failure
         return entry
 
     async def pin(self, digest: str, *, pinned: bool) -> Entry:
         """Keep the entry of ``sha256:HEX`` or bare hex from being evicted, or let go of it. Raises NotFoundError."""
         async with self._changing:
-            entry = msgspec.structs.replace(self._get(digest), pinned=pinned)
-            self._entries[entry.sha256] = entry
+            entry = msgspec.structs.replace(self._catalog.named(digest), pinned=pinned)
             await self._in_thread(lambda files: files.index.put(entry))
+            self._catalog.change(entry)
         return entry
 
     async def verify(self, digest: str) -> tuple[Entry, bool]:
         """Read the entry of ``sha256:HEX`` or bare hex anew: whether its bytes still have that digest.
 
-        One that has not is removed; jobs that read it go on with what they opened. Raises NotFoundError.
+        If not, it is removed; jobs that have it open keep it open. Raises NotFoundError, TooManyRequestsError, and
+        CacheError if a damaged file cannot be removed; it is not used any more all the same.
         """
-        entry = self._get(digest)
+        entry = self._catalog.named(digest)
         assert self._files is not None
-        with self._held(entry):  # not with the one thread of ``_in_thread``: a large image takes its time
-            intact = await trio.to_thread.run_sync(self._files.has_digest, entry, trio.from_thread.check_cancelled)
+        with self._held(entry):
+            sums = await self._verifying.run(self._files.sums_of, entry, trio.from_thread.check_cancelled)
+            if sums is not None:
+                await self._in_thread(lambda files: files.index.put_sums(entry.sha256, sums))
+        intact = sums is not None
         if not intact:
             log.error("a cached image has other bytes than its digest says", file=entry.file_name)
-            async with self._changing:
-                if self._entries.get(entry.sha256) is not None:
-                    await self._discard([self._entries[entry.sha256]])
+            failure = await self._drop(entry)
+            if failure is not None:
+                raise failure
         return entry, intact
 
     @contextmanager
     def _held(self, entry: Entry) -> Iterator[None]:
-        """Nobody evicts it meanwhile."""
-        self._users[entry.sha256] += 1
+        """Keep the entry from being evicted meanwhile."""
+        self._catalog.users.hold(entry.sha256)
         try:
             yield
         finally:
-            self._users[entry.sha256] -= 1
+            self._catalog.users.release(entry.sha256)
 
-    async def prune(self) -> list[Entry]:
-        """Remove every entry that is neither pinned nor in use; what was removed."""
+    async def prune(self) -> Pruned:
+        """Remove every entry that is neither pinned nor in use, and what broken downloads left.
+
+        Raises CacheError if a file could not be removed; the others are gone all the same.
+        """
         async with self._changing:
-            victims = self._evictable()
-            await self._discard(victims)
-        return victims
+            gone, failure = await self._space.remove(self._catalog.evictable())
+            freed = sum(entry.size for entry in gone) + await run_long(self._flights.sweep_all)
+        if failure is not None:
+            raise CacheError(f"{failure.message}; {len(gone)} other images were removed")
+        return Pruned(gone, freed)
 
     async def check(self) -> str | None:
         """Why the cache cannot be used now, or None."""
         try:
-            free = await self._free_bytes()
+            free = await self._space.free_bytes()
         except CacheError as error:
             return error.message
         return None if free > 0 else "cache directory: the file system is full"
-
-    def _get(self, digest: str) -> Entry:
-        entry = self._entries.get(digest.removeprefix("sha256:"))
-        if entry is None:
-            raise NotFoundError(f"no cached image has the checksum {digest}")
-        return entry
 
     async def _in_thread(self, work: Callable[[CacheFiles], T]) -> T:
         """Work on files and index. Raises CacheError."""

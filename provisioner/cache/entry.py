@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -58,10 +59,14 @@ def new_entry(
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of an image before it is in the cache."""
+    """What is known of an image before it is in the cache.
+
+    ``may_use`` judges the urls that led to a cached image of the same checksum; None: any will do.
+    """
 
     remote: RemoteImage
     checksum: Checksum | None
+    may_use: Callable[[str], bool] | None = None
 
     @property
     def flight_key(self) -> str:

@@ -16,8 +16,11 @@ from provisioner.contracts.errors import (
     ChecksumMismatchError,
     ProvisionerError,
     RemoteUnavailableError,
+    RollbackError,
 )
+from provisioner.contracts.shield import shielded, undoing
 from provisioner.contracts.tasks import first_cause
+from provisioner.contracts.threads import run_long
 from provisioner.download.arrival import Arrival
 from provisioner.download.early import Early
 from provisioner.download.fetch import fetch
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from provisioner.cache.entry import Entry, Expectation
     from provisioner.contracts import ImageSource
+    from provisioner.download.follow import Hashes
     from provisioner.download.inspection import ImageInfo
 
 log = structlog.get_logger(__name__)
@@ -65,6 +69,7 @@ class Flight(CachedImage):
         self.scope = trio.CancelScope()
         self._info: ImageInfo | None = None
         self._error: ProvisionerError | None = None
+        self.rollback_error: RollbackError | None = None  # what it left behind, for its last user to raise
         self._inspected = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
         # A thread of its own: with the default limiter, many downloads' hashing would leave none to write with.
@@ -115,7 +120,7 @@ class Flight(CachedImage):
         self,
         attempts: int,
         received: Callable[[int], None],
-        publish: Callable[[dict[str, str], ImageInfo], Awaitable[None]],
+        publish: Callable[[Hashes, ImageInfo], Awaitable[None]],
     ) -> None:
         """Download, verify, publish. Never raises but for being cancelled; an error is kept for the users.
 
@@ -123,12 +128,12 @@ class Flight(CachedImage):
         """
         try:
             with self.scope:
-                digests = await self._transfer(attempts, received)
-                self._check(digests)
-                await trio.to_thread.run_sync(self._early.check, self.arrival.fd)
+                hashes = await self._transfer(attempts, received)
+                self._check(hashes.digests)
+                await run_long(self._early.check, self.arrival.fd)
                 assert self._info is not None
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + PUBLISH_TIMEOUT):
-                    await publish(digests, self._info)
+                with shielded("publish the image in the cache", PUBLISH_TIMEOUT):
+                    await publish(hashes, self._info)
         except* Exception as group:  # noqa: BLE001 - the boundary: one download's error must not reach another
             self._error = as_provisioner_error(group)
             log.warning("download failed", url=self.expectation.remote.url, reason=self._error.message)
@@ -137,8 +142,8 @@ class Flight(CachedImage):
                 self.arrival.fail(self._failure())
             self._inspected.set()
 
-    async def _transfer(self, attempts: int, received: Callable[[int], None]) -> dict[str, str]:
-        digests: dict[str, str] = {}
+    async def _transfer(self, attempts: int, received: Callable[[int], None]) -> Hashes:
+        hashes: list[Hashes] = []
         checksum = self.expectation.checksum
         algorithms = {"sha256", checksum.algorithm if checksum else "sha256"}
 
@@ -147,7 +152,7 @@ class Flight(CachedImage):
                 found = await trio.to_thread.run_sync(
                     follow, self.arrival, algorithms, self._on_inspected, self._on_hashed, limiter=self._hashing
                 )
-                digests.update(found)
+                hashes.append(found)
             except Exception as error:
                 self.arrival.fail(error)
                 raise
@@ -159,7 +164,7 @@ class Flight(CachedImage):
             except BaseException as error:
                 self.arrival.fail(error if isinstance(error, Exception) else self._failure())
                 raise
-        return digests
+        return hashes[0]
 
     def _on_inspected(self, info: ImageInfo) -> None:
         self._info = info
@@ -184,7 +189,7 @@ class Flight(CachedImage):
 
         In a thread: where the file has no name any more, its blocks are freed now.
         """
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+        with undoing("close a downloaded image", 30):
             await trio.to_thread.run_sync(self._let_go)
 
     def _let_go(self) -> None:

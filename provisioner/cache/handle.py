@@ -6,13 +6,19 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import trio
+
 from provisioner.contracts.errors import CorruptImageError
+from provisioner.contracts.threads import run_long
 from provisioner.download.inspection import ImageInfo
 from provisioner.download.page_cache import BEHIND, STEP, give_back
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from provisioner.cache.entry import Entry
     from provisioner.download.arrival import Arrival
+    from provisioner.download.chunk_sums import ChunkChecker
     from provisioner.download.early import Early
 
 
@@ -51,6 +57,12 @@ class CachedImage(ABC):
     def fd(self) -> int:
         """The file, for ``os.pread`` only."""
 
+    async def checked(self) -> None:
+        """Compare all of a cached image with what was verified, before it is read. Raises DamagedImageError."""
+
+    def check(self, start: int, data: memoryview) -> None:
+        """Compare what was just read from ``start`` with what was verified. Blocking. Raises DamagedImageError."""
+
     async def arrived(self, start: int, stop: int) -> None:
         """Return when the bytes ``[start, stop)`` are in the file. Raises CorruptImageError where it ends before."""
         del start
@@ -65,7 +77,8 @@ class CachedImage(ABC):
 class CacheView:
     """Implements contracts.ImageView over a descriptor; ``arrival`` and ``early`` are None for a file that is whole.
 
-    ``gives_back``: what was read leaves the page cache.
+    ``checker`` is None for a file whose digest is made while it is read. ``gives_back``: what was read leaves the page
+    cache.
     """
 
     def __init__(
@@ -77,8 +90,10 @@ class CacheView:
         arrival: Arrival | None = None,
         early: Early | None = None,
         *,
+        checker: ChunkChecker | None = None,
         gives_back: bool = True,
     ) -> None:
+        self._checker = checker
         self.fd = fd
         self.format = image_format
         self.size = size
@@ -99,6 +114,18 @@ class CacheView:
     async def ahead(self, start: int, stop: int) -> bytes | None:
         return None if self._early is None else await self._early.read(start, stop)
 
+    def check(self, start: int, data: memoryview) -> None:
+        if self._checker is not None:
+            self._checker.check(start, data)
+
+    def check_zeros(self, start: int, stop: int) -> None:
+        if self._checker is not None:
+            self._checker.check_zeros(start, stop)
+
+    def check_all(self, check: Callable[[], None]) -> None:
+        if self._checker is not None:
+            self._checker.check_all(check)
+
     def spent(self, start: int, stop: int) -> None:
         if not self._gives_back:
             return
@@ -116,39 +143,48 @@ class CacheView:
 class StoredImage(CachedImage):
     """A published image, read through a descriptor of its own."""
 
-    def __init__(self, entry: Entry, fd: int, *, gives_back: bool = True) -> None:
+    def __init__(self, entry: Entry, fd: int, checker: ChunkChecker, *, gives_back: bool = True) -> None:
         self.hit = True
+        self.entry = entry
         self._gives_back = gives_back
-        self._entry = entry
+        self._checker = checker
         self._fd = fd
 
     async def info(self) -> ImageInfo:
-        entry = self._entry
+        entry = self.entry
         return ImageInfo(entry.format, None if entry.format == "raw" else entry.virtual_size, entry.compression)
 
     async def downloaded(self) -> None:
         return
 
     async def verified(self) -> Entry:
-        return self._entry
+        return self.entry
 
     @property
     def size(self) -> int:
-        return self._entry.size
+        return self.entry.size
 
     @property
     def available(self) -> int:
-        return self._entry.size
+        return self.entry.size
 
     @property
     def fd(self) -> int:
         return self._fd
 
     def view(self, image_format: str, virtual_size: int) -> CacheView:
-        return CacheView(self._fd, image_format, self._entry.size, virtual_size, gives_back=self._gives_back)
+        return CacheView(
+            self._fd, image_format, self.entry.size, virtual_size, checker=self._checker, gives_back=self._gives_back
+        )
+
+    async def checked(self) -> None:
+        await run_long(self._checker.check_all, trio.from_thread.check_cancelled)
+
+    def check(self, start: int, data: memoryview) -> None:
+        self._checker.check(start, data)
 
     def close(self) -> None:
         """Give back descriptor and memory. Blocking."""
         if self._gives_back:
-            give_back(self._fd, 0, self._entry.size)
+            give_back(self._fd, 0, self.entry.size)
         os.close(self._fd)

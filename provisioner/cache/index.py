@@ -18,6 +18,7 @@ import msgspec
 
 from provisioner.cache.entry import Entry, new_entry
 from provisioner.contracts.errors import CacheError, CacheFullError, ProvisionerError
+from provisioner.download.chunk_sums import CHUNK, ChunkSummer
 from provisioner.download.recognition import Recognition
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (sha256 TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS urls (url TEXT PRIMARY KEY, version TEXT NOT NULL, sha256 TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS chunk_sums (sha256 TEXT PRIMARY KEY, chunk INTEGER NOT NULL, sums BLOB NOT NULL);
 """
 _NAME = re.compile(r".+-([0-9a-f]{12})\.\w+(\.\w+)?")
 
@@ -53,15 +55,34 @@ class Index:
                     lost.append(sha256)
             urls = {url: (ver, sha) for url, ver, sha in self._db.execute("SELECT url, version, sha256 FROM urls")}
         self.remove(lost)
+        with _translated(), self._db:  # of an entry that was removed while it was verified
+            self._db.execute("DELETE FROM chunk_sums WHERE sha256 NOT IN (SELECT sha256 FROM entries)")
         return entries, {url: known for url, known in urls.items() if known[1] in entries}
 
-    def put(self, entry: Entry, url: str | None = None, version: str | None = None) -> None:
-        """Add or change an entry, and remember that ``url`` led to it while the server called it ``version``."""
+    def put(self, entry: Entry, url: str | None = None, version: str | None = None, sums: bytes | None = None) -> None:
+        """Add or change an entry, and remember that ``url`` led to it while the server called it ``version``.
+
+        ``sums``: the checksums of its chunks.
+        """
         body = msgspec.json.encode(entry).decode()
         with _translated(), self._db:
             self._db.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (entry.sha256, body))
             if url is not None and version is not None:
                 self._db.execute("INSERT OR REPLACE INTO urls VALUES (?, ?, ?)", (url, version, entry.sha256))
+            if sums is not None:
+                self._db.execute("INSERT OR REPLACE INTO chunk_sums VALUES (?, ?, ?)", (entry.sha256, CHUNK, sums))
+
+    def put_sums(self, sha256: str, sums: bytes) -> None:
+        """Keep the checksums of an entry's chunks."""
+        with _translated(), self._db:
+            self._db.execute("INSERT OR REPLACE INTO chunk_sums VALUES (?, ?, ?)", (sha256, CHUNK, sums))
+
+    def sums(self, sha256: str) -> bytes | None:
+        """The checksums of an entry's chunks; None if they were never made, or for chunks of another size."""
+        query = "SELECT sums FROM chunk_sums WHERE sha256 = ? AND chunk = ?"
+        with _translated():
+            row = self._db.execute(query, (sha256, CHUNK)).fetchone()
+        return None if row is None else bytes(row[0])
 
     def remove(self, digests: Iterable[str]) -> None:
         """Forget entries by sha256, and the urls that led to them."""
@@ -69,6 +90,7 @@ class Index:
         with _translated(), self._db:
             self._db.executemany("DELETE FROM entries WHERE sha256 = ?", rows)
             self._db.executemany("DELETE FROM urls WHERE sha256 = ?", rows)
+            self._db.executemany("DELETE FROM chunk_sums WHERE sha256 = ?", rows)
 
     def close(self) -> None:
         self._db.close()
@@ -80,9 +102,9 @@ class Index:
         for path in sorted(self._directory.iterdir()):
             match = _NAME.fullmatch(path.name)
             if match and path.name not in names and path.is_file() and not path.is_symlink():
-                entry = _entry_of(path, now)
+                entry, sums = _entry_of(path, now)
                 if entry is not None and entry.sha256.startswith(match[1]):
-                    self.put(entry)
+                    self.put(entry, sums=sums)
                     adopted.append(entry)
         return adopted
 
@@ -142,17 +164,18 @@ def _decode(body: str) -> Entry | None:
         return None
 
 
-def _entry_of(path: Path, now: float) -> Entry | None:
-    digest, recognition, info = hashlib.sha256(), Recognition(), None
+def _entry_of(path: Path, now: float) -> tuple[Entry | None, bytes]:
+    digest, summer, recognition, info = hashlib.sha256(), ChunkSummer(), Recognition(), None
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         try:
             while chunk := file.read(1024 * 1024):
                 digest.update(chunk)
+                summer.feed(memoryview(chunk))
                 info = info or recognition.feed(chunk, last=False)
             info = info or recognition.feed(b"", last=True)
         except ProvisionerError:
-            return None
+            return None, b""
     if info is None:
-        return None
-    return new_entry(path.name, "", {"sha256": digest.hexdigest()}, info, status, now)
+        return None, b""
+    return new_entry(path.name, "", {"sha256": digest.hexdigest()}, info, status, now), summer.finish()

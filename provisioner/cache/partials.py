@@ -1,67 +1,196 @@
-"""Downloads that an earlier life of the daemon did not finish, and which of them may be carried on.
+"""The files of downloads under way, and what earlier downloads left: resumed if that is safe, else removed.
 
-A partial file's name says what it is of (a digest of url, version and checksum) and since which boot it is written:
-after a power cut a file can be longer than what reached the disk, so only files of this boot are carried on.
-Blocking: call it in a thread.
+A partial file's name says what it is of (digests of its url, version and whole content key) and since which boot it is
+written: after a power cut a file can be longer than what reached the disk, so only files of this boot are resumed.
+Remains count as used space until they are gone. Blocking: call it in a thread.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
+import threading
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from provisioner.contracts.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A download nobody came back for in a day is nobody's.
+# A download that was not resumed within a day will not be.
 MAX_AGE = 86400.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{32})\.([^.]+)\.[0-9a-f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a download is of. ``key`` names its bytes for good; None if a later download could not tell."""
+
+    url: str
+    version: str | None
+    key: str | None
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the file's name."""
+        return f"{_digest(self.url, 16)}-{_digest(self.version or '', 16)}-{_digest(self.key or '', 32)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Remains:
+    """A file that no download writes."""
+
+    path: Path
+    size: int
+    written_at: float
+    resumable: bool
 
 
 class Partials:
-    """The folder of files being downloaded. ``report`` hears the name of each that is removed."""
+    """The folder of partial files. ``report(what, name)`` hears of each that is removed, or cannot be.
 
-    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
+    Methods may be called from several threads at once.
+    """
+
+    def __init__(self, folder: Path, report: Callable[[str, str], None]) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
+        self._report = report
         self._boot = _boot_id()
-        self._left_over: dict[str, Path] = {}
+        self._lock = threading.Lock()
+        self._remains: dict[str, _Remains] = {}
         for path in folder.iterdir():
-            key, _, rest = path.name.partition(".")
-            if rest.startswith(f"{self._boot}.") and path.stat().st_mtime > time.time() - MAX_AGE:
-                self._left_over[key] = path
-            else:
-                path.unlink()
-                report(path.name)
+            match, status = _NAME.fullmatch(path.name), path.lstat()
+            # An empty one could not be removed earlier.
+            resumable = match is not None and match[4] == self._boot and status.st_size > 0
+            self._remains[path.name] = _Remains(path, status.st_size, status.st_mtime, resumable)
+        self.sweep_old()
 
-    def open(self, what: str | None, size: int | None) -> tuple[int, Path, int]:
-        """A file to download ``size`` bytes into: its descriptor, its path, and how many of them are there already.
+    @property
+    def left_over(self) -> int:
+        """Bytes of files that no download writes."""
+        with self._lock:
+            return sum(one.size for one in self._remains.values())
 
-        ``what`` names the content for good (url, version and checksum); None where nothing does, and the file is
-        then always a new one.
+    def open(self, content: Content, size: int | None) -> tuple[int, Path, int]:
+        """Open a file to download ``size`` bytes into: its descriptor, its path, and how many are there already.
+
+        What is left of other versions of the same url is removed.
         """
-        key = hashlib.sha256(what.encode()).hexdigest()[:32] if what is not None else "unnamed"
-        path = self._left_over.pop(key, None)
-        if path is not None:
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            if size is None or os.fstat(fd).st_size > size:
-                os.ftruncate(fd, 0)
-            return fd, path, os.fstat(fd).st_size
-        boot = self._boot if what is not None else "0"
-        path = self._folder / f"{key}.{boot}.{secrets.token_hex(4)}"
+        prefix = content.prefix
+        url, version = prefix.split("-")[:2]
+        # And once more what could not be removed before.
+        self._remove_those(lambda one: not one.resumable or _is_superseded(one.path.name, url, version))
+        path = self._claim(prefix) if content.key is not None else None
+        if path is not None and (resumed := self._resume(path, size)) is not None:
+            return resumed
+        boot = self._boot if content.key is not None else "0"
+        path = self._folder / f"{prefix}.{boot}.{secrets.token_hex(4)}"
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path, 0
+
+    def _resume(self, path: Path, size: int | None) -> tuple[int, Path, int] | None:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            self._report(f"a broken download cannot be resumed ({error.strerror})", path.name)
+            self._note(path, resumable=False)
+            return None
+        if size is None or os.fstat(fd).st_size > size:
+            os.ftruncate(fd, 0)
+        return fd, path, os.fstat(fd).st_size
+
+    def _note(self, path: Path, *, resumable: bool) -> None:
+        """Count a file, if it is there, as remains."""
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            with self._lock:
+                self._remains[path.name] = _Remains(path, status.st_size, status.st_mtime, resumable)
+
+    def _claim(self, prefix: str) -> Path | None:
+        with self._lock:
+            for name, one in self._remains.items():
+                if one.resumable and name.startswith(f"{prefix}."):
+                    del self._remains[name]
+                    return one.path
+        return None
+
+    def keep(self, path: Path) -> None:
+        """Leave a file for a later download to resume, or for a sweep to remove."""
+        self._note(path, resumable=True)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file. Raises CacheError; the file then counts as remains, and later sweeps try again."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            with suppress(OSError):  # its space at least, and so that the next start does not take it for resumable
+                os.truncate(path, 0)
+            self._note(path, resumable=False)
+            raise CacheError(f"the partial file {path.name} cannot be removed: {error.strerror}") from error
+
+    def sweep(self, wanted: int) -> int:
+        """Remove remains, oldest first, until ``wanted`` bytes are freed or none is left; the bytes freed."""
+        with self._lock:
+            by_age = sorted(self._remains.values(), key=lambda one: one.written_at)
+        freed = 0
+        for one in by_age:
+            if freed >= wanted:
+                break
+            freed += self._remove(one)
+        return freed
+
+    def sweep_all(self) -> int:
+        """Remove all remains; the bytes freed."""
+        return self._remove_those(lambda _one: True)
+
+    def sweep_old(self) -> int:
+        """Remove remains that are too old to be resumed, or could not be removed before; the bytes freed."""
+        oldest = time.time() - MAX_AGE
+        return self._remove_those(lambda one: not one.resumable or one.written_at < oldest)
+
+    def _remove_those(self, chosen: Callable[[_Remains], bool]) -> int:
+        with self._lock:
+            victims = [one for one in self._remains.values() if chosen(one)]
+        return sum(self._remove(one) for one in victims)
+
+    def _remove(self, one: _Remains) -> int:
+        """Remove remains, unless a download has claimed them meanwhile; the bytes freed."""
+        name = one.path.name
+        with self._lock:
+            if self._remains.pop(name, None) is None:
+                return 0
+        try:
+            one.path.unlink(missing_ok=True)
+        except OSError as error:
+            with self._lock:
+                self._remains[name] = one
+            self._report(f"a broken download cannot be removed ({error.strerror})", name)
+            return 0
+        self._report("removed a broken download", name)
+        return one.size
 
     def scratch(self) -> int:
         """The descriptor of a new file without a name: gone when it is closed, however that happens."""
         return os.open(self._folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
 
 
+def _is_superseded(name: str, url: str, version: str) -> bool:
+    return name.startswith(f"{url}-") and not name.startswith(f"{url}-{version}-")
+
+
+def _digest(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
 def _boot_id() -> str:
     try:
         return _BOOT_ID.read_text().strip()[:8]
-    except OSError:  # then nothing is ever carried on
+    except OSError:  # then no download is ever resumed
         return secrets.token_hex(4)

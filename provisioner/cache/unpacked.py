@@ -10,6 +10,7 @@ import trio
 
 from provisioner.cache.handle import CachedImage, CacheView
 from provisioner.contracts.errors import CorruptImageError
+from provisioner.contracts.threads import run_long
 from provisioner.download.inspection import ImageInfo
 from provisioner.download.unpack import unpack
 
@@ -42,7 +43,7 @@ class UnpackedImage(CachedImage):
     async def downloaded(self) -> None:
         async with self._unpacking:
             if self._size is None:
-                self._size = await trio.to_thread.run_sync(self._unpack)
+                self._size = await run_long(self._unpack)
 
     def _unpack(self) -> int:
         check = trio.from_thread.check_cancelled
@@ -85,6 +86,7 @@ class PackedReader(io.RawIOBase):
             return 0
         wanted = min(len(buffer), self._image.available - self.position)
         got = os.preadv(self._image.fd, [memoryview(buffer)[:wanted]], self.position)
+        self._image.check(self.position, memoryview(buffer)[:got])
         self.position += got
         return got
 

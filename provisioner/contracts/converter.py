@@ -40,6 +40,19 @@ class ImageView(Protocol):
         For tables. What is made of them counts as little as all the rest until the whole image is verified.
         """
 
+    def check(self, start: int, data: memoryview) -> None:
+        """Raise DamagedImageError if ``data``, just read from ``start``, is not what was verified.
+
+        For a converter that ``checks``. From any thread; blocks, but briefly. Does nothing while the image arrives: its
+        digest covers it then.
+        """
+
+    def check_zeros(self, start: int, stop: int) -> None:
+        """The same for a hole in the file that was taken for zeros without being read."""
+
+    def check_all(self, check: Callable[[], None]) -> None:
+        """The same for the whole file. Blocks; ``check`` is called now and then and may raise to stop."""
+
     def spent(self, start: int, stop: int) -> None:
         """Nobody will read ``[start, stop)`` again: its memory may be given back. From any thread; cheap."""
 
@@ -48,11 +61,13 @@ class Converter(ABC):
     """Writes images onto devices.
 
     ``formats`` are the image formats it reads. A converter that ``streams`` reads a view only after
-    ``arrived`` says so and is started while the image is still coming; any other gets it whole.
+    ``arrived`` says so and is started while the image is still coming; any other gets it whole. One that ``checks``
+    calls the view's ``check`` for all it reads; for any other the whole image is checked before.
     """
 
     formats: ClassVar[frozenset[str]]
     streams: ClassVar[bool] = False
+    checks: ClassVar[bool] = False
 
     @abstractmethod
     async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:

@@ -205,6 +205,10 @@ class CacheFullError(CacheError):
     temporary = True
 
 
+class DamagedImageError(CacheError):
+    """A cached image has other bytes than were verified. It is dropped, and fetched anew by the job that found it."""
+
+
 # --- volumes ----------------------------------------------------------------------------------------
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from provisioner.contracts.errors import CorruptImageError
+from provisioner.download.chunk_sums import ChunkSummer
 from provisioner.download.inspection import ImageInfo
 from provisioner.download.page_cache import STEP
 from provisioner.download.recognition import Recognition
@@ -24,19 +26,27 @@ _READ = 1024 * 1024
 _HEADER = 64 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Hashes:
+    """Digests in hex by algorithm, and the checksums of the chunks (see ``chunk_sums``)."""
+
+    digests: dict[str, str]
+    sums: bytes
+
+
 def follow(
     arrival: Arrival,
     algorithms: Iterable[str],
     inspected: Callable[[ImageInfo], None],
     hashed: Callable[[int, int], None] = lambda _start, _stop: None,
-) -> dict[str, str]:
-    """Read the file as it grows; the digests of all of it by algorithm, in hex. Blocks: run it in a thread.
+) -> Hashes:
+    """Read the file as it grows and hash all of it. Blocks: run it in a thread.
 
     ``inspected`` is called once, from this thread, as soon as the image is known for what it is; ``hashed`` with each
     part that this function needs no more. Raises what ended the download, and UnsafeImageError at once.
     """
     digests = {name: hashlib.new(name, usedforsecurity=True) for name in algorithms}
-    recognition: Recognition | None = Recognition()
+    summer, recognition = ChunkSummer(), cast("Recognition | None", Recognition())
     buffer = memoryview(bytearray(_READ))
     position, step, told = 0, _HEADER, 0
     # One read between two looks at the mark: a download that is given up is not hashed to where it had come.
@@ -49,6 +59,7 @@ def follow(
             raise CorruptImageError("the cached file became shorter while it was read")
         for digest in digests.values():
             digest.update(buffer[:got])
+        summer.feed(buffer[:got])
         position += got
         if position >= told + STEP:
             hashed(told, position)
@@ -61,4 +72,4 @@ def follow(
     if recognition is not None:
         info = recognition.feed(b"", last=True)
         inspected(info if info is not None else ImageInfo("raw", None))
-    return {name: digest.hexdigest() for name, digest in digests.items()}
+    return Hashes({name: digest.hexdigest() for name, digest in digests.items()}, summer.finish())

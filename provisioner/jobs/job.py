@@ -13,7 +13,10 @@ from provisioner.pipeline.plan import Outcome, Request
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks for, checked. ``volume_name`` None: fetch the image into the cache only."""
+    """What a client asks for, checked. ``volume_name`` None: fetch the image into the cache only.
+
+    ``allowed_sources`` is no part of the request: it is what the client's limits allow, None if they allow all.
+    """
 
     image_url: str
     image_type: str = "qcow2"
@@ -23,11 +26,14 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     checksum: str | None = None
     correlation_id: str | None = None
     priority: int = 0
+    allowed_sources: list[str] | None = None
 
     @property
     def fingerprint(self) -> str:
         """The same for the same request: what an idempotency key is held against."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+        request = msgspec.to_builtins(self)
+        del request["allowed_sources"]
+        return hashlib.sha256(msgspec.json.encode(request)).hexdigest()
 
 
 class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +76,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             target=spec.target or "",
             checksum=Checksum.parse(spec.checksum) if spec.checksum else None,
             created_at=self.created_at,
+            allowed_sources=None if spec.allowed_sources is None else tuple(spec.allowed_sources),
         )
 
     def started(self, now: float) -> Job:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 import trio
 
-from provisioner.contracts import ProvisionedBy, blockdev
+from provisioner.contracts import Placement, ProvisionedBy, blockdev
 from provisioner.contracts.errors import ImageFormatError, TargetError
+from provisioner.contracts.shield import ShieldExpiredError, shielded
 from provisioner.contracts.tasks import run_both
+from provisioner.contracts.threads import run_long
 from provisioner.pipeline.plan import Outcome, Request, check_image, data_bytes, may_overlap, stage_request
 from provisioner.pipeline.progress import Progress, Stage
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     CheckGuards = Callable[[BlockTarget, str], Awaitable[None]]
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 # A commit is let finish even when the job is cancelled; this bounds a device that hangs.
@@ -54,6 +57,7 @@ class Copying:
         overlap = may_overlap(self.converter, placement, hit=image.hit, size_known=image.size is not None)
         if not overlap:
             await verified(image, self.progress)
+            await self._checked(placement)
             virtual_size = await self._check_image(request.volume_size)
         self.progress.begin(Stage.ALLOCATING)
         async with target.stage(stage_request(request, None, data=data), verified=not overlap) as staged:
@@ -67,6 +71,7 @@ class Copying:
         image, request = self.image, self.request
         if not (self.converter.streams and not image.hit and image.size is not None):
             await verified(image, self.progress)
+            await self._checked(Placement.NEW)
         virtual_size = await self._check_image(request.volume_size)
         self.progress.begin(Stage.ALLOCATING)
         data = data_bytes(request.image_type, image.size, virtual_size)
@@ -79,6 +84,14 @@ class Copying:
         if base is None:
             raise TargetError(f"the base volume of {request.image_url} vanished right after it was made")
         return base
+
+    async def _checked(self, placement: Placement) -> None:
+        """Check a cached image before it is converted, unless the converter checks what it reads.
+
+        In place always: the old content must stay until the new one is known to be right.
+        """
+        if placement is Placement.IN_PLACE or not self.converter.checks:
+            await self.image.checked()
 
     async def _check_image(self, volume_size: int) -> int:
         """The image's virtual size in bytes, after every check its header allows."""
@@ -102,7 +115,7 @@ class Copying:
             self.progress.end(Stage.CONVERTING)
             self.progress.begin(Stage.POPULATING, device.size_bytes - virtual_size)
             if device.zero_tail and not device.reads_zero:
-                await trio.to_thread.run_sync(_zero_tail, device.path, virtual_size)
+                await run_long(_zero_tail, device.path, virtual_size)
             self.progress.end(Stage.POPULATING)
 
         await run_both(convert, lambda: verified(self.image, self.progress))
@@ -141,24 +154,25 @@ async def commit(
     return volume
 
 
-async def _bounded(work: Callable[[], Awaitable[Volume]]) -> Volume:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + COMMIT_TIMEOUT):
-        return await work()
-    raise TargetError(f"the target did not commit the volume within {COMMIT_TIMEOUT:g} s")
+async def _bounded(work: Callable[[], Awaitable[T]]) -> T:
+    try:
+        with shielded("commit the volume", COMMIT_TIMEOUT):
+            return await work()
+    except ShieldExpiredError as error:
+        raise TargetError(f"the target did not commit the volume within {COMMIT_TIMEOUT:g} s") from error
 
 
 async def _committed_after_all(request: Request, target: BlockTarget, error: Exception) -> Volume:
-    """The job's volume where it stands although its commit broke off: nobody may be told it is not there.
+    """Return the job's volume if it exists although its commit failed; it must not be reported as missing.
 
-    Raises ``error`` where it does not stand.
+    Raises ``error`` if the volume does not exist or cannot be looked up.
     """
     assert request.volume_name is not None
-    volume = None
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + FIND_TIMEOUT):
-        try:
+    try:
+        with shielded("look for the volume after its commit failed", FIND_TIMEOUT):
             volume = await target.find(request.volume_name)
-        except Exception as unknown:
-            raise error from unknown
+    except Exception as unknown:
+        raise error from unknown
     if volume is None or volume.provenance is None or volume.provenance.job_id != request.job_id:
         raise error
     log.warning("the volume stands although its commit broke off", volume=volume.name, reason=str(error))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.contracts import GIB, MIB, ImageUrl, Placement, Provenance, StageRequest
+from provisioner.contracts import GIB, MIB, ImageUrl, Placement, Provenance, StageRequest, UrlPrefix
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from provisioner.contracts import Checksum, Converter, ProvisionedBy, Volume, VolumeUser
     from provisioner.download.inspection import ImageInfo
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a job is to do. ``volume_name`` None: the image is only fetched into the cache. Sizes in bytes."""
+    """What a job is to do. ``volume_name`` None: the image is only fetched into the cache. Sizes in bytes.
+
+    ``allowed_sources``: what its caller was limited to when it submitted the job; None if it was not limited.
+    """
 
     job_id: str
     image_url: str
@@ -27,6 +30,7 @@ class Request:
     target: str
     checksum: Checksum | None
     created_at: float
+    allowed_sources: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,18 @@ def check_checksum(checksum: Checksum | None, url: str, *, required: bool) -> No
             f"no checksum is known for {url}: none in the request, no .sha256, .sha512, SHA256SUMS or SHA512SUMS "
             "beside it; give one, or set require_checksum = false in [cache]"
         )
+
+
+def covers(allowed: Collection[str], url: str, source: str | None) -> bool:
+    """Whether a caller limited to ``allowed``, names of sources and prefixes of urls, may have images from ``url``.
+
+    ``source`` is the name of the source that owns the url, None if none does. Raises InvalidRequestError for what is no
+    url.
+    """
+    if source in allowed:
+        return True
+    image = ImageUrl.parse(url)
+    return any(UrlPrefix.parse(prefix).covers(image) for prefix in allowed if "://" in prefix)
 
 
 def check_users(volume: str, users: Sequence[VolumeUser]) -> None:

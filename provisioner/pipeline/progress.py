@@ -86,6 +86,11 @@ class Progress:
         self._running[stage] = _Activity(self.clock(), total, probe)
         self.on_stage(self.stage)
 
+    def restart(self) -> None:
+        """Begin anew: what was done so far was in vain. The percent does not fall."""
+        self._running.clear()
+        self.begin(Stage.CHECKING_CACHE)
+
     def advance(self, stage: Stage, done: int) -> None:
         """``done`` bytes of a stage are processed in all."""
         activity = self._running[stage]

@@ -14,7 +14,7 @@ import trio
 
 from provisioner.cache import Expectation
 from provisioner.contracts import CloneTarget, Placement, ProvisionedBy
-from provisioner.contracts.errors import NoSpaceError
+from provisioner.contracts.errors import DamagedImageError, InvalidRequestError, NoSpaceError, SourceError
 from provisioner.download.checksums import discover
 from provisioner.download.fetch import patiently
 from provisioner.pipeline.copy import Copying, commit, verified
@@ -24,14 +24,17 @@ from provisioner.pipeline.plan import (
     check_checksum,
     check_fits,
     check_users,
+    covers,
     stage_request,
     unpack_limit,
 )
 from provisioner.pipeline.progress import Progress, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from provisioner.cache import CachedImage, ImageCache
-    from provisioner.contracts import Base, BlockTarget, Checksum
+    from provisioner.contracts import Base, BlockTarget, Checksum, ImageSource
     from provisioner.registry import BackEnds
 
 
@@ -59,12 +62,24 @@ class Pipeline:
         check_checksum(checksum, request.image_url, required=self.require_checksum)
         if await self._clone_known(request, checksum, progress, done):
             return
-        async with self.cache.image(source, Expectation(remote=remote, checksum=checksum)) as image:
+        expectation = Expectation(remote=remote, checksum=checksum, may_use=self._may_use(request))
+        try:
+            await self._with_image(request, source, expectation, progress, done)
+        except DamagedImageError:  # found in the cache, which has dropped it
+            if done:
+                raise
+            progress.restart()
+            await self._with_image(request, source, expectation, progress, done)
+
+    async def _with_image(
+        self, request: Request, source: ImageSource, expectation: Expectation, progress: Progress, done: list[Outcome]
+    ) -> None:
+        async with self.cache.image(source, expectation) as image:
             progress.end(Stage.CHECKING_CACHE)
             progress.cache_hit = image.hit
             if not image.hit:
-                progress.begin(Stage.DOWNLOADING, remote.size or 0, lambda: image.available)
-            await self._use(request, image, checksum, progress, done)
+                progress.begin(Stage.DOWNLOADING, expectation.remote.size or 0, lambda: image.available)
+            await self._use(request, image, expectation.checksum, progress, done)
 
     async def _use(
         self, request: Request, image: CachedImage, checksum: Checksum | None, progress: Progress, done: list[Outcome]
@@ -120,6 +135,10 @@ class Pipeline:
         """Clone at once where the target already holds the image; the cache is not even asked."""
         if request.volume_name is None or checksum is None or checksum.algorithm != "sha256":
             return False
+        may_use = self._may_use(request)
+        entry = self.cache.find(checksum, request.image_url, None, may_use)
+        if may_use is not None and entry is None:  # it has to be shown that the caller's own source has the image
+            return False
         target = self.back_ends.target(request.target)
         base = await target.base(str(checksum), request.image_type) if isinstance(target, CloneTarget) else None
         if base is None:
@@ -127,7 +146,6 @@ class Pipeline:
         assert isinstance(target, CloneTarget)
         progress.end(Stage.CHECKING_CACHE)
         progress.cache_hit = True
-        entry = self.cache.find(checksum, request.image_url, None)
         path = self.cache.path(entry) if entry else base.name
         try:
             await self._clone(request, target, base, progress, True, path, done)
@@ -153,6 +171,25 @@ class Pipeline:
             progress.end(Stage.ALLOCATING)
             volume = await commit(staged, base.digest, request, target, self.check_guards, progress)
             done.append(Outcome(hit, image_path, volume, ProvisionedBy.CLONE))
+
+    def _may_use(self, request: Request) -> Callable[[str], bool] | None:
+        """Whether an image that came from a url may be given to the job; None if its caller is not limited.
+
+        A checksum alone must not give a limited caller an image of a source that it may not use.
+        """
+        allowed = request.allowed_sources
+        if allowed is None:
+            return None
+
+        def may_use(url: str) -> bool:
+            try:
+                source = self.back_ends.source_for(url)
+            except (InvalidRequestError, SourceError):  # of a source that is no longer configured
+                return False
+            name = next(name for name, one in self.back_ends.sources.items() if one is source)
+            return covers(allowed, url, name)
+
+        return may_use
 
     async def _check_target(self, request: Request) -> None:
         """Refuse early, before a byte is fetched, what could not be placed."""

@@ -138,8 +138,7 @@ class Lab:
         assert self.open_files() == []
         assert busy_threads() == []
         assert self.cache._flights._by_key == {}
-        assert not +self.cache._users
-        assert not -self.cache._users
+        assert not self.cache._catalog.users
         self.assert_cache_is_true()
 
     def assert_cache_is_true(self):

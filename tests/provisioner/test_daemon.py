@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+
 import pytest
+import trio
 
 from provisioner import daemon
 from provisioner.api.tokens import TokenFile
@@ -50,6 +53,40 @@ def test_a_lost_token_is_replaced_and_worthless(config, tmp_path):
     tokens = leave(config)
     assert tokens.authenticate(lost, 0) is None
     assert tokens.authenticate(file.read_text().strip(), 0).name == "client"
+
+
+def test_a_locked_token_file_does_not_stop_the_start(config, tmp_path, monkeypatch):
+    """The client token is made at the next start."""
+    monkeypatch.setattr("provisioner.api.tokens.LOCK_TIMEOUT", 0.0)
+    (tmp_path / "data").mkdir()
+    lock_file = daemon.Path(config.token_file).with_suffix(".lock")
+    with lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        leave(config)
+        assert not (tmp_path / "data" / "client-token").exists()
+    leave(config)
+    assert (tmp_path / "data" / "client-token").exists()
+
+
+async def test_one_part_that_does_not_close_leaves_the_next(autojump_clock):
+    """Each part has a deadline of its own, and its failure is logged."""
+    closed = []
+
+    async def hangs():
+        await trio.sleep_forever()
+
+    async def breaks():
+        raise RuntimeError("a plugin's bug")
+
+    async def closes():
+        await trio.lowlevel.checkpoint()
+        closed.append(1)
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        for close in (hangs, breaks, closes):
+            await daemon._close("part", close)
+    assert closed == [1]
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

@@ -17,6 +17,7 @@ from provisioner.contracts.errors import (
     VolumeInUseError,
     VolumeNameError,
 )
+from provisioner.contracts.shield import shielded
 from provisioner.contracts.source import pwrite_all
 from provisioner.contracts.testing.steps import a_request, raises
 from provisioner.contracts.types import MIB, Device, Placement, StageRequest, Volume
@@ -51,7 +52,7 @@ class BlockTargetConformance:
             yield
         finally:
             child.kill()
-            with trio.CancelScope(shield=True):
+            with shielded("end a child process", 10):
                 await child.wait()
 
     async def test_a_committed_volume_stands_under_its_name(self, tmp_path: Path) -> None:

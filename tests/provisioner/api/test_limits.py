@@ -123,6 +123,17 @@ async def test_a_cached_image_of_another_source_is_not_had_by_its_digest(tmp_pat
         assert (await service.call("POST", f"/api/v1/cache/images/{digest}/verify", role=own)).status_code == 200
 
 
+async def test_a_job_carries_its_callers_limits(idle):
+    """It looks for its image later, when another source's may have come into the cache."""
+    pub = token(idle, "pub", sources=["http"])
+    for role, limits in ((pub, ["http"]), ("operator", None)):
+        job_id = (await (await idle.submit(job(f"v-{role}"), role=role)).get_json())["job_id"]
+        found, _ = await idle.services.supervisor.find(job_id)
+        assert found.spec.allowed_sources == limits
+        body = await (await idle.call("GET", f"/api/v1/jobs/{job_id}")).get_data(as_text=True)
+        assert "allowed_sources" not in body
+
+
 async def test_removing_a_volume_outside_the_limits(tmp_path):
     async with running(tmp_path) as service:
         await service.done()

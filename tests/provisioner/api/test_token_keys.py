@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hmac
 import json
 
@@ -12,7 +14,7 @@ from provisioner.api.token_keys import KeyFile, key_id
 from provisioner.api.tokens import LAST_USE_GRAIN, TokenFile
 from provisioner.config import Limits
 from provisioner.contracts import SecretRef
-from provisioner.contracts.errors import ConfigError
+from provisioner.contracts.errors import ConfigError, UnavailableError
 
 NOW = 2e9
 
@@ -145,6 +147,90 @@ def test_a_wrong_or_expired_token_is_no_use(tokens):
     tokens.authenticate("lvp_wrong", NOW)
     tokens.settle()
     assert tokens.list()[0].last_used_at is None
+
+
+def fails_once(monkeypatch, name, error):
+    """Have ``name`` of the module fail at its next call."""
+    real = getattr(module, name)
+
+    def failing(*arguments):
+        monkeypatch.setattr(module, name, real)
+        raise error
+
+    monkeypatch.setattr(module, name, failing)
+
+
+def test_settle_with_a_full_disk(tokens, tmp_path, monkeypatch):
+    """Uses and key moves that could not be written wait for the next time."""
+    token = tokens.create("a", "viewer")
+    tokens.rotate_key()
+    tokens.authenticate(token, NOW)
+    fails_once(monkeypatch, "write_private", OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(OSError, match="No space"):
+        tokens.settle()
+    assert len(keys(tmp_path)) == 2
+    tokens.settle()
+    (record,) = tokens.list()
+    assert record.last_used_at == NOW
+    assert keys(tmp_path) == [keys(tmp_path)[0]]
+    assert record.key == key_id(bytes.fromhex(keys(tmp_path)[0]))
+    assert tokens.authenticate(token, NOW).name == "a"
+
+
+def test_settle_keeps_a_use_during_the_write(tokens, monkeypatch):
+    token, real = tokens.create("a", "viewer"), module.write_private
+    tokens.authenticate(token, NOW)
+
+    def used_meanwhile(*arguments):
+        tokens.authenticate(token, NOW + LAST_USE_GRAIN)
+        real(*arguments)
+
+    monkeypatch.setattr(module, "write_private", used_meanwhile)
+    tokens.settle()
+    monkeypatch.setattr(module, "write_private", real)
+    tokens.authenticate("lvp_wrong", NOW)
+    tokens.settle()
+    assert tokens.list()[0].last_used_at == NOW + LAST_USE_GRAIN
+
+
+@pytest.fixture
+def stopped_command(tokens, tmp_path):
+    """Another program that holds the lock of the token file."""
+    with (tmp_path / "tokens.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+
+
+def test_settle_while_the_file_is_locked(tokens, tmp_path, monkeypatch, request):
+    monkeypatch.setattr(module, "SETTLE_LOCK_TIMEOUT", 0.0)
+    token = tokens.create("a", "viewer")
+    tokens.authenticate(token, NOW)
+    lock = request.getfixturevalue("stopped_command")
+    with pytest.raises(UnavailableError, match="locked by another program"):
+        tokens.settle()
+    assert tokens.authenticate(token, NOW).name == "a"
+    lock.close()
+    tokens.settle()
+    assert tokens.list()[0].last_used_at == NOW
+
+
+@pytest.mark.parametrize("command", [lambda t: t.create("b", "viewer"), lambda t: t.revoke("a"), TokenFile.rotate_key])
+def test_commands_while_the_file_is_locked(tokens, stopped_command, monkeypatch, command):
+    monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.0)
+    with pytest.raises(UnavailableError, match=r"tokens\.lock"):
+        command(tokens)
+
+
+def test_a_lock_that_is_released_in_time(tokens, stopped_command, monkeypatch):
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        stopped_command.close()
+
+    monkeypatch.setattr(module.time, "sleep", pause)
+    tokens.create("b", "viewer")
+    assert len(pauses) == 1
 
 
 def test_limits_are_kept(tokens):

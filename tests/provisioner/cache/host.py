@@ -1,7 +1,8 @@
 """A cache with real files, threads and clock, and a source it downloads from."""
 
 import hashlib
-from contextlib import asynccontextmanager, suppress
+import subprocess
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -14,6 +15,26 @@ from provisioner.contracts.testing import FakeSource
 SITE = "https://images.example.com"
 URL = f"{SITE}/disk.raw"
 DATA = b"some disk, not quite random" * 10_000  # 270 kB
+
+
+@contextmanager
+def append_only(folder):
+    """A folder nothing can be removed from, not even by root."""
+    subprocess.run(["chattr", "+a", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-a", folder], check=True)
+
+
+@contextmanager
+def immutable(path):
+    """A file that can be neither changed nor removed."""
+    subprocess.run(["chattr", "+i", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", path], check=True)
 
 
 def sha(data, algorithm="sha256"):
@@ -74,7 +95,7 @@ class Host:
         assert self.partials() == []
         assert self.files() == sorted(names)
         assert sorted(entry.file_name for entry in self.cache.entries()) == sorted(names)
-        assert not any(self.cache._users.values())
+        assert not self.cache._catalog.users
         assert self.cache._flights._by_key == {}
         links = []
         for link in Path("/proc/self/fd").iterdir():

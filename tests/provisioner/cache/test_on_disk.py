@@ -129,12 +129,12 @@ async def test_a_disk_that_is_full_at_publishing(small_disk):
         entry, _ = await host.get(checksum=sha(DATA))
         publish = cache._files.publish
 
-        def publish_on_a_full_disk(*arguments):
+        def publish_on_a_full_disk(*arguments, **more):
             filler = small_disk / "filler"
             with filler.open("wb", buffering=0) as file, suppress(OSError):
                 while True:
                     file.write(b"x" * 4096)
-            return publish(*arguments)
+            return publish(*arguments, **more)
 
         cache._files.publish = publish_on_a_full_disk
         with pytest.raises(CacheFullError, match="full"):

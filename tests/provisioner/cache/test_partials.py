@@ -6,7 +6,9 @@ import time
 import pytest
 
 from provisioner.cache import partials
-from provisioner.cache.partials import Partials
+from provisioner.cache.partials import Content, Partials
+from provisioner.contracts.errors import CacheError
+from tests.provisioner.cache.host import append_only, immutable
 
 
 @pytest.fixture
@@ -14,8 +16,14 @@ def folder(tmp_path):
     return tmp_path / "partial"
 
 
-def leave(folder, content, what="url version checksum"):
-    """An earlier life that ended in mid-download; the file's path."""
+WHAT = Content("url", "version", "url version checksum")
+OTHER_VERSION = Content("url", "another", "url another checksum")
+OTHER_URL = Content("another", "version", "another version checksum")
+UNNAMED = Content("url", None, None)
+
+
+def leave(folder, content, what=WHAT):
+    """An earlier run that ended in mid-download; the file's path."""
     fd, path, there = Partials(folder, print).open(what, 1000)
     assert there == 0
     os.write(fd, content)
@@ -23,9 +31,9 @@ def leave(folder, content, what="url version checksum"):
     return path
 
 
-def reopened(folder, what="url version checksum", size=1000):
+def reopened(folder, what=WHAT, size=1000):
     removed = []
-    fd, path, there = Partials(folder, removed.append).open(what, size)
+    fd, path, there = Partials(folder, lambda _what, name: removed.append(name)).open(what, size)
     content = os.pread(fd, 10_000, 0)
     os.close(fd)
     return path, there, content, removed
@@ -38,16 +46,95 @@ def test_the_same_content_is_carried_on(folder):
 
 def test_other_content_begins_anew(folder):
     path = leave(folder, b"half of it")
-    other, there, *_ = reopened(folder, what="url another-version checksum")
+    other, there, _, removed = reopened(folder, what=OTHER_URL)
     assert other != path
     assert there == 0
+    assert removed == []
+    assert path.exists()
+
+
+def test_remains_of_another_version_go(folder):
+    """The server has a new version: the old one will never be asked for again."""
+    path = leave(folder, b"half of it")
+    _, there, _, removed = reopened(folder, what=OTHER_VERSION)
+    assert there == 0
+    assert removed == [path.name]
+    assert not path.exists()
+
+
+def test_remains_of_another_checksum_stay(folder):
+    path = leave(folder, b"half of it")
+    assert reopened(folder, what=Content("url", "version", "url version sha512"))[3] == []
+    assert path.exists()
+
+
+def test_remains_count_until_they_are_swept(folder):
+    first = leave(folder, b"0123456789")
+    os.utime(first, (time.time() - 60,) * 2)
+    second = leave(folder, b"01234", what=OTHER_URL)
+    partials = Partials(folder, lambda *_: None)
+    assert partials.left_over == 15
+    assert partials.sweep(1) == 10
+    assert not first.exists()
+    assert partials.left_over == 5
+    assert partials.sweep_all() == 5
+    assert not second.exists()
+    assert partials.left_over == 0
+
+
+def test_a_claimed_file_is_not_swept(folder):
+    path = leave(folder, b"half of it")
+    partials = Partials(folder, lambda *_: None)
+    fd, *_ = partials.open(WHAT, 1000)
+    os.close(fd)
+    assert partials.left_over == 0
+    assert partials.sweep_all() == 0
+    assert path.exists()
+    partials.keep(path)
+    assert partials.left_over == 10
+
+
+def test_a_file_that_cannot_be_removed_gives_its_space_back(folder):
+    """And the next start does not take it for one to resume."""
+    partials = Partials(folder, lambda *_: None)
+    fd, path, _ = partials.open(WHAT, 1000)
+    os.write(fd, b"half of it")
+    os.close(fd)
+    with append_only(folder), pytest.raises(CacheError):
+        partials.remove(path)
+    assert path.stat().st_size == 0
+    assert reopened(folder)[3] == [path.name]
+
+
+def test_a_file_that_cannot_be_resumed(folder):
+    path = leave(folder, b"half of it")
+    with immutable(path):
+        other, there, *_ = reopened(folder)
+    assert (there, path.exists()) == (0, True)
+    assert other != path
+
+
+def test_remains_that_cannot_be_removed(folder):
+    """They do not keep the cache from starting, still count, and go as soon as that is possible."""
+    path = leave(folder, b"half of it")
+    said = []
+    with immutable(path):
+        partials = Partials(folder, lambda what, _name: said.append(what))
+        assert partials.sweep_all() == 0
+        assert partials.left_over == 10
+        with pytest.raises(CacheError, match="Operation not permitted"):
+            partials.remove(path)
+        assert partials.left_over == 10
+    assert said == ["a broken download cannot be removed (Operation not permitted)"]
+    assert partials.sweep_old() == 10
+    assert not path.exists()
 
 
 def test_it_is_carried_on_once(folder):
     leave(folder, b"half of it")
     living = Partials(folder, print)
-    first, _, there = living.open("url version checksum", 1000)
-    second, _, nothing = living.open("url version checksum", 1000)
+    first, _, there = living.open(WHAT, 1000)
+    second, _, nothing = living.open(WHAT, 1000)
     assert (there, nothing) == (10, 0)
     os.close(first)
     os.close(second)
@@ -78,8 +165,8 @@ def test_what_nobody_came_back_for_goes(folder):
 
 
 def test_content_that_nothing_names_is_never_carried_on(folder):
-    path = leave(folder, b"half of it", what=None)
-    _, there, _, removed = reopened(folder, what=None)
+    path = leave(folder, b"half of it", what=UNNAMED)
+    _, there, _, removed = reopened(folder, what=UNNAMED)
     assert there == 0
     assert removed == [path.name]
 

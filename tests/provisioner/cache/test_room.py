@@ -34,12 +34,12 @@ async def test_what_is_pinned_or_in_use_stays(tmp_path):
             await host.get(c)
             await host.get(d)
             assert {entry.url for entry in cache.entries()} == {a, b, d}
-            assert [entry.url for entry in await cache.prune()] == [d]
+            assert [entry.url for entry in (await cache.prune()).entries] == [d]
             with pytest.raises(ConflictError, match="in use"):
                 await cache.remove(sha(host.source.images[b].data).hex)
-        assert [entry.url for entry in await cache.prune()] == [b]
+        assert [entry.url for entry in (await cache.prune()).entries] == [b]
         await cache.pin(pinned.digest, pinned=False)
-        assert [entry.url for entry in await cache.prune()] == [a]
+        assert [entry.url for entry in (await cache.prune()).entries] == [a]
         host.assert_clean()
         with pytest.raises(NotFoundError):
             await cache.pin(pinned.digest, pinned=True)
@@ -51,7 +51,7 @@ async def test_pins_survive_a_restart(host):
         await host.cache.pin(entry.digest, pinned=True)
     async with host.running():
         assert [entry.pinned for entry in host.cache.entries()] == [True]
-        assert await host.cache.prune() == []
+        assert (await host.cache.prune()).entries == []
 
 
 async def test_when_everything_is_in_use_there_is_no_room(tmp_path):
@@ -126,7 +126,7 @@ async def test_ten_thousand_entries(tmp_path):
     """They are listed, found and evicted."""
     host = Host(tmp_path, {URL: b"x" * 100}, max_size=ByteSize(1_000_000))
     async with host.running() as cache:
-        cache._entries = {
+        cache._catalog._entries = {
             f"{number:064x}": Entry(
                 sha256=f"{number:064x}", sha512=None, file_name=f"i-{number:012x}.raw", size=100, mtime_ns=0,
                 format="raw", virtual_size=100, url="", added_at=0, last_used_at=number,
@@ -137,4 +137,4 @@ async def test_ten_thousand_entries(tmp_path):
         await cache.make_room(50 * 100)
         assert newest[0].last_used_at == 9999
         assert min(entry.last_used_at for entry in cache.entries()) == 50
-        assert cache._find_digest(Checksum("sha512", "0" * 128)) is None
+        assert cache.find(Checksum("sha512", "0" * 128), "", None) is None

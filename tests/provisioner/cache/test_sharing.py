@@ -1,8 +1,11 @@
 """One download for all who want the image, whoever leaves."""
 
+import threading
+
 import pytest
 import trio
 
+from provisioner.cache.partials import Partials
 from provisioner.contracts.errors import ChecksumMismatchError, RemoteUnavailableError
 from tests.provisioner.cache.host import DATA, SITE, URL, Host, sha
 
@@ -160,3 +163,22 @@ async def test_a_failed_download_fails_all_its_jobs_and_is_tried_again_by_the_ne
         host.assert_clean()
         host.source.steps.fail_at = {}
         assert not (await host.get(checksum=sha(DATA)))[1]
+
+
+async def test_files_are_opened_in_threads(host, monkeypatch):
+    """A folder that hangs must not stop the loop; several jobs of one image still share one download."""
+    loop, opened = threading.get_ident(), []
+    real = Partials.open
+
+    def recording(self, *arguments):
+        opened.append(threading.get_ident())
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Partials, "open", recording)
+    async with host.running():
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(host.get, URL, sha(DATA))
+        assert len(opened) == 1
+        assert loop not in opened
+        assert host.downloads == 1

@@ -1,0 +1,151 @@
+"""The published images in memory: found by digest or url, with their users. Owns which of them may be used; no I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from provisioner.cache.entry import Entry, evictable
+from provisioner.contracts.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from provisioner.contracts import Checksum
+
+
+class Users(Counter[str]):
+    """How many users each image has, by sha256; an image without users is not in it."""
+
+    def hold(self, sha256: str, count: int = 1) -> None:
+        """Keep the image from being evicted."""
+        if count:
+            self[sha256] += count
+
+    def release(self, sha256: str) -> None:
+        """Undo one ``hold``."""
+        self[sha256] -= 1
+        if not self[sha256]:
+            del self[sha256]
+
+
+class Catalog:
+    """Entries by sha256, and the urls that led to them."""
+
+    def __init__(self) -> None:
+        self.users = Users()
+        self._entries: dict[str, Entry] = {}
+        # url -> (the server's version, sha256), and the same the other way round.
+        self._urls: dict[str, tuple[str, str]] = {}
+        self._urls_of: dict[str, set[str]] = {}
+        # Entries that are listed and counted, because their files are there, but must not be used.
+        self._damaged: set[str] = set()
+        self._removing: set[str] = set()
+
+    def load(self, entries: Mapping[str, Entry], urls: Mapping[str, tuple[str, str]]) -> None:
+        """Take in what the index holds at the start."""
+        self._entries.update(entries)
+        for url, (version, sha256) in urls.items():
+            self._note_url(url, version, sha256)
+
+    def add(self, entry: Entry, url: str = "", version: str | None = None) -> None:
+        """Add an entry whose file is right, and note that ``url`` led to it while the server called it ``version``."""
+        self._entries[entry.sha256] = entry
+        self._damaged.discard(entry.sha256)
+        if version is not None:
+            self._note_url(url, version, entry.sha256)
+
+    def _note_url(self, url: str, version: str, sha256: str) -> None:
+        _, before = self._urls.get(url, ("", ""))
+        if before != sha256:
+            self._urls_of.get(before, set()).discard(url)
+        self._urls[url] = (version, sha256)
+        self._urls_of.setdefault(sha256, set()).add(url)
+
+    def change(self, entry: Entry) -> None:
+        """Replace an entry that is there by a newer version of itself."""
+        if entry.sha256 in self._entries:
+            self._entries[entry.sha256] = entry
+
+    def forget(self, entry: Entry) -> None:
+        """Drop an entry whose file is gone, and all that is known of it."""
+        self._entries.pop(entry.sha256, None)
+        self._damaged.discard(entry.sha256)
+        for url in self._urls_of.pop(entry.sha256, ()):
+            self._urls.pop(url, None)
+
+    def mark_damaged(self, entry: Entry) -> None:
+        """Never use this entry again, even if its file cannot be removed."""
+        if entry.sha256 in self._entries:
+            self._damaged.add(entry.sha256)
+
+    def is_damaged(self, sha256: str) -> bool:
+        """Whether the entry's file is known to be wrong."""
+        return sha256 in self._damaged
+
+    @contextmanager
+    def removing(self, entries: Iterable[Entry]) -> Iterator[None]:
+        """Hide entries from look-ups while their files are removed; they stay listed and counted."""
+        digests = {entry.sha256 for entry in entries}
+        self._removing |= digests
+        try:
+            yield
+        finally:
+            self._removing -= digests
+
+    def find(
+        self, checksum: Checksum | None, url: str, version: str | None, may_use: Callable[[str], bool] | None = None
+    ) -> Entry | None:
+        """Return the entry for that content, or for that url as long as the server still calls it ``version``.
+
+        ``may_use`` judges urls: content is found by its checksum only if one of the urls that led to it may be used.
+        """
+        if checksum is None:
+            known = self._urls.get(url)
+            found = self._entries.get(known[1]) if known is not None and known[0] == version else None
+        else:
+            found = self._by_checksum(checksum)
+            if found is not None and may_use is not None and not any(map(may_use, self.urls_of(found))):
+                return None
+        if found is None or found.sha256 in self._damaged or found.sha256 in self._removing:
+            return None
+        return found
+
+    def _by_checksum(self, checksum: Checksum) -> Entry | None:
+        if checksum.algorithm == "sha256":
+            return self._entries.get(checksum.hex)
+        return next((entry for entry in self._entries.values() if entry.sha512 == checksum.hex), None)
+
+    def urls_of(self, entry: Entry) -> set[str]:
+        """The urls known to have led to the entry."""
+        return self._urls_of.get(entry.sha256, set()) | ({entry.url} if entry.url else set())
+
+    def get(self, sha256: str) -> Entry | None:
+        """The entry of that digest, usable or not."""
+        return self._entries.get(sha256)
+
+    def named(self, digest: str) -> Entry:
+        """The entry of ``sha256:HEX`` or bare hex, usable or not. Raises NotFoundError."""
+        entry = self._entries.get(digest.removeprefix("sha256:"))
+        if entry is None:
+            raise NotFoundError(f"no cached image has the checksum {digest}")
+        return entry
+
+    def evictable(self) -> list[Entry]:
+        """What may be removed to make room, least recently used first."""
+        return evictable(self._entries.values(), self.users.keys())
+
+    def recent(self) -> list[Entry]:
+        """All entries, most recently used first."""
+        return sorted(self._entries.values(), key=lambda entry: entry.last_used_at, reverse=True)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all entries."""
+        return sum(entry.size for entry in self._entries.values())
+
+    @property
+    def known_urls(self) -> int:
+        """How many urls are remembered."""
+        return len(self._urls)

@@ -1,0 +1,132 @@
+"""Room in the cache: what has to go for more to come, and the honest removal of it.
+
+An entry counts until its file is gone. One that cannot be removed stays listed, and whoever asked is told.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from provisioner.cache.entry import bytes_over, choose_victims
+from provisioner.contracts.errors import CacheError, CacheFullError
+from provisioner.contracts.shield import ShieldExpiredError, shielded
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from provisioner.cache.catalog import Catalog
+    from provisioner.cache.entry import Entry
+    from provisioner.cache.files import CacheFiles
+    from provisioner.config import CacheSettings
+
+    Removal = tuple[list[Entry], CacheError | None]
+    InThread = Callable[[Callable[[CacheFiles], Removal]], Awaitable[Removal]]
+
+log = structlog.get_logger(__name__)
+
+# Removing waits for other work on the files, such as a flush of a large image to a slow disk.
+REMOVE_TIMEOUT = 30.0
+
+
+class Space:
+    """Decides and removes. The caller makes sure that one change of the cache happens at a time.
+
+    ``coming`` has (reserved, already there) of each download, ``evicted`` counts images that made room.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: CacheSettings,
+        catalog: Catalog,
+        in_thread: InThread,
+        coming: Callable[[], Iterator[tuple[int, int]]],
+        evicted: Callable[[int], None],
+    ) -> None:
+        self._directory = directory
+        self._settings = settings
+        self._catalog = catalog
+        self._in_thread = in_thread
+        self._coming = coming
+        self._evicted = evicted
+
+    async def make(self, wanted: int, left_over: Callable[[], int], sweep: Callable[[int], int]) -> None:
+        """Make room for ``wanted`` more bytes: remains of downloads go first, then images. Raises CacheFullError.
+
+        ``left_over`` has the bytes of those remains, ``sweep`` (blocking) frees so many of them.
+        """
+        needed, free = await self._needed(wanted, left_over())
+        if needed > 0 and left_over():
+            await trio.to_thread.run_sync(sweep, needed)
+            needed, free = await self._needed(wanted, left_over())
+        stuck: set[str] = set()
+        failure: CacheError | None = None
+        while needed > 0:
+            candidates = [entry for entry in self._catalog.evictable() if entry.sha256 not in stuck]
+            victims = choose_victims(candidates, needed)
+            if victims is None:
+                raise self._full(wanted, free, failure)
+            gone, failure = await self.remove(victims)
+            for entry in gone:
+                log.info("evicted a cached image", file=entry.file_name, bytes=entry.size)
+            self._evicted(len(gone))
+            if failure is None:
+                return
+            stuck |= {entry.sha256 for entry in victims} - {entry.sha256 for entry in gone}
+            needed, free = await self._needed(wanted, left_over())
+
+    async def _needed(self, wanted: int, left_over: int) -> tuple[int, int]:
+        free = await self.free_bytes()
+        needed = bytes_over(
+            wanted,
+            stored=self._catalog.total_bytes + left_over,
+            coming=self._coming(),
+            free=free,
+            max_size=self._settings.max_size,
+            min_free=self._settings.min_free,
+        )
+        return needed, free
+
+    def _full(self, wanted: int, free: int, failure: CacheError | None) -> CacheFullError:
+        return CacheFullError(
+            f"the cache has no room for {wanted} bytes more: {free} bytes are free on its file system, "
+            f"of which min_free keeps {self._settings.min_free}; max_size is {self._settings.max_size}"
+            + (f"; {failure.message}" if failure is not None else "")
+        )
+
+    async def remove(self, entries: Sequence[Entry]) -> Removal:
+        """Remove unused entries: those whose files are gone, and why the others are not.
+
+        They are out of sight before the first await, so that no job begins to use them meanwhile.
+        """
+        if not entries:
+            return [], None
+        gone: list[Entry] = []
+        failure: CacheError | None = None
+        with self._catalog.removing(entries):
+            try:
+                with shielded("remove images from the cache", REMOVE_TIMEOUT):
+                    gone, failure = await self._in_thread(lambda files: files.remove(entries))
+            except ShieldExpiredError as error:  # other work kept the thread busy: nothing was removed
+                failure = CacheError(error.message)
+            except CacheError as error:
+                failure = error
+            self._forget(gone)
+        return gone, failure
+
+    def _forget(self, gone: Iterable[Entry]) -> None:
+        for entry in gone:
+            self._catalog.forget(entry)
+
+    async def free_bytes(self) -> int:
+        """Bytes free on the cache's file system. Raises CacheError."""
+        try:
+            status = await trio.to_thread.run_sync(os.statvfs, self._directory)
+        except OSError as error:
+            raise CacheError(f"the cache directory cannot be used: {error.strerror}") from error
+        return status.f_bavail * status.f_frsize

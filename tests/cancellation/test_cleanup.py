@@ -1,0 +1,99 @@
+"""A clean-up that fails is one job's loud state: the service goes on, and what is left goes later."""
+
+import errno
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from provisioner.contracts.errors import ProvisionerError
+from provisioner.jobs import Status
+from tests.cancellation.lab import OTHER_SPEC, SPEC, Lab
+from tests.provisioner.cache.host import append_only
+
+
+@contextmanager
+def broken_disk(folder):
+    """Nothing in the folder can be removed: the disk gives errors."""
+    unlink = os.unlink
+
+    def broken(path, **more):
+        if str(path).startswith(str(folder)):
+            raise OSError(errno.EIO, "Input/output error")
+        unlink(path, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "unlink", broken)
+        yield
+
+
+@contextmanager
+def broken_close(folder):
+    """Closing a file in the folder gives an error, as on a network file system; it is closed all the same."""
+    close = os.close
+
+    def broken(fd):
+        name = str(Path(f"/proc/self/fd/{fd}").readlink())
+        close(fd)
+        if name.startswith(str(folder)):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "close", broken)
+        yield
+
+
+async def two_downloads(lab):
+    """Two jobs whose downloads are under way, and the event that lets the second one go on."""
+    lab.source.chunk_size = 16 * 1024
+    lab.source.at_byte, lab.source.steps.hang_at = 100_000, "byte"
+    go_on, begun, give = trio.Event(), trio.Event(), lab.other_source.pass_by
+
+    async def wait(url, start, stop):
+        begun.set()
+        await go_on.wait()
+        await give(url, start, stop)
+
+    lab.other_source.pass_by = wait
+    ids = await lab.submit(SPEC), await lab.submit(OTHER_SPEC)
+    await lab.source.steps.reached.wait()
+    await begun.wait()
+    return *ids, go_on
+
+
+@pytest.mark.parametrize("obstacle", [append_only, broken_disk, broken_close])
+async def test_what_a_cancelled_download_leaves(folder, obstacle):
+    lab = Lab(folder)
+    partials = folder / "cache" / ".lvp" / "partial"
+    async with lab.running():
+        cancelled, other, go_on = await two_downloads(lab)
+        with obstacle(partials), pytest.raises(ProvisionerError, match="could not"):
+            await lab.supervisor.cancel(cancelled)
+        job = await lab.ended(cancelled)
+        assert job.status is Status.FAILED
+        assert "it is tried again" in job.error
+        assert len(list(partials.iterdir())) == (1 if obstacle is broken_close else 2)
+        go_on.set()
+        assert (await lab.ended(other)).status is Status.COMPLETED
+        lab.source.steps.hang_at = None
+        assert (await lab.run()).status is Status.COMPLETED
+        lab.assert_nothing_left()
+
+
+async def test_what_stays_until_the_next_start(folder):
+    lab = Lab(folder)
+    lab.source.chunk_size, lab.source.at_byte, lab.source.steps.hang_at = 16 * 1024, 100_000, "byte"
+    partials = folder / "cache" / ".lvp" / "partial"
+    partials.mkdir(parents=True)
+    with append_only(partials):
+        async with lab.running():
+            job_id = await lab.submit()
+            await lab.source.steps.reached.wait()
+            with pytest.raises(ProvisionerError, match="cannot be removed"):
+                await lab.supervisor.cancel(job_id)
+        async with lab.running():  # starts although it is still there
+            assert len(list(partials.iterdir())) == 1
+    async with lab.running():
+        lab.assert_nothing_left()
