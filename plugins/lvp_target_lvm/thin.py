@@ -138,7 +138,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
         if (refusal := self._no_room(inventory, request)) is not None:
             raise NoSpaceError(refusal)
         named = replace(request, name=names.base_name(digest, request.name))
-        staging = Staging(self.lvm, named, names.new_token(), None, self.name, format=request.name)
+        staging = await self._new_staging(named, None, format=request.name)
         async with self._settled(staging), self._watched(self._settings):
             await self._make(inventory, request, staging.name, staging.tag_words())
             number = await devices.appeared(staging.path)
@@ -155,7 +155,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
             plan = await self._plan(inventory, request)
             if plan.placement is Placement.IN_PLACE:
                 raise NoSpaceError(self._no_room(inventory, request) or "a clone cannot be made in place")
-            staging = Staging(self.lvm, request, names.new_token(), plan.old, self.name)
+            staging = await self._new_staging(request, plan.old)
             async with self._settled(staging):
                 size = max(inventory.group.rounded(request.size_bytes), base.size_bytes)
                 number = await self._snapshot(base, staging, size)
