@@ -121,6 +121,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
     async def base(self, image_digest: str, image_format: str) -> Base | None:
         name = names.base_name(image_digest, image_format)
         inventory = await self.lvm.recent_inventory()
+        self._forget_gone(inventory)
         found = next((lv for lv in bases_in(inventory, self._settings.pool) if lv.name == name), None)
         if found is None:
             return None
@@ -190,6 +191,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
         look = look or self.lvm.inventory
         while True:
             inventory = await look()
+            self._forget_gone(inventory)
             many = most_bases is not None and len(bases_in(inventory, self._settings.pool)) > most_bases
             if not many and super()._no_room(inventory, request) is None:
                 return inventory
@@ -208,7 +210,13 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
 
     def _evictable(self, inventory: Inventory) -> list[Lv]:
         recently = {name for name, at in self._last_used.items() if time.time() - at < _BASE_GRACE}
-        return eviction_order(inventory, self._settings.pool, self._last_used, recently | set(+self._under_job))
+        return eviction_order(inventory, self._settings.pool, self._last_used, recently | set(self._under_job))
+
+    def _forget_gone(self, inventory: Inventory) -> None:
+        """Forget when bases were used that are no more. The look may be a second old: not those used just now."""
+        for name, at in list(self._last_used.items()):
+            if name not in inventory.volumes and time.time() - at >= _BASE_GRACE:
+                del self._last_used[name]
 
     @contextmanager
     def _using(self, base: str) -> Iterator[None]:
@@ -217,6 +225,8 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
             yield
         finally:
             self._under_job[base] -= 1
+            if not self._under_job[base]:
+                del self._under_job[base]
             self._last_used[base] = time.time()
 
 
