@@ -16,6 +16,7 @@ from lvp_target_lvm.complaints import Meaning, as_error, meaning_of
 from lvp_target_lvm.turns import Turns, turns_with
 from provisioner.contracts import ToolResult, run_tool
 from provisioner.contracts.errors import ProvisionerError, TargetError, TargetUnavailableError, ToolError
+from provisioner.contracts.shield import ShieldExpiredError, shielded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,11 +123,12 @@ class Lvm:
         self.calls[command] += 1
         limit = self._settings.change_timeout
         try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + limit + _KILL_TIME):
+            with shielded(f"run {command}, nor kill it", limit + _KILL_TIME):
                 return await run_tool(argv, timeout=limit, check=False)
         except ToolError as error:
             raise _unavailable(command, error) from error
-        raise TargetUnavailableError(f"{command} did not end within {limit:g} s and could not be killed")
+        except ShieldExpiredError as error:
+            raise TargetUnavailableError(error.message) from error
 
     async def _report(self, command: str, fields: str) -> str:
         words = ("--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields, self.group)
