@@ -132,7 +132,7 @@ def _written(lv: Lv, name: str, job: str, *, free: bool, untouched: bool) -> Dec
 
 
 def _left(lv: Lv, is_dead: Callable[[str, str], bool], is_ours: Callable[[str], bool]) -> Iterator[Decision]:
-    """Staged volumes, and removed ones that are still there: those are no one's, and go whoever made them."""
+    """Staged volumes, and removed ones that are still there. The latter go also if another installation made them."""
     if not lv.ours or "by" in lv.noted:
         return
     job, name = lv.noted.get("job", ""), lv.noted.get("name", "")

@@ -180,7 +180,7 @@ class BlockTargetConformance:
         assert head(old.path) == b"old"
 
     async def test_an_opener_midway_keeps_the_volume(self, tmp_path: Path) -> None:
-        """The last look and the swap are one: whoever gets in between has the volume, and it stays."""
+        """The last look and the swap are one: an opener that gets in between has the volume, and it stays."""
         target = self.make_target(tmp_path)
         old = await self._provision(target, a_request("web01", self.size), b"old")
         for _ in range(self.tries):
