@@ -46,8 +46,8 @@ def swap(folder: Folder, request: StageRequest, over: Entry) -> None:
     Raises VolumeInUseError or VolumeExistsError, and then all is as before.
     """
     staged, aside = folder.stage_of(request), old_of(folder, request)
+    discard(folder, StagedFile.read(aside))  # of an earlier attempt of this very job
     with _holding(over) as hold, translated("replace", over.path):
-        aside.unlink(missing_ok=True)
         os.link(over.path, aside)
         refuse_if_used(over.name, hold.opened())
         staged.rename(over.path)

@@ -160,6 +160,19 @@ async def test_recovery_keeps_an_aside_file_that_is_open(tmp_path, kind):
     assert files_below(tmp_path) == []
 
 
+async def test_a_retried_job_keeps_an_aside_file_that_is_open(tmp_path):
+    target = make_target(tmp_path)
+    volume = await provision(target, b"old")
+    async with target.stage(a_request(job_id="job-2"), verified=True) as staged:
+        aside = swaps.old_of(target._folder, a_request(job_id="job-2"))
+        aside.write_bytes(b"older")
+        with aside.open("rb"), pytest.raises(VolumeInUseError, match="is kept"):
+            await staged.commit(None)
+        assert aside.read_bytes() == b"older"
+    assert await target.find("web01") == volume
+    assert files_below(tmp_path) == []
+
+
 async def test_recovery_drops_the_second_name_of_an_open_volume(tmp_path):
     """The service died between the old volume's second name and the swap: the volume stands, and may be in use."""
     target = make_target(tmp_path)
