@@ -8,26 +8,28 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from lvp_target_file.disk import NO_ATTRIBUTES, opened, sync, translated
 from lvp_target_file.in_use import users_of
+from lvp_target_file.names import StagedFile, staged_name
 from provisioner.contracts import Capacity, Finding, Provenance, StageRequest, VolumeUser
-from provisioner.contracts.errors import NoSpaceError, TargetError, TargetUnavailableError, VolumeExistsError
+from provisioner.contracts.errors import TargetUnavailableError, VolumeExistsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from provisioner.contracts import PlaceLock
 
 SUFFIX = ".raw"
+LOCK = ".lvp/lock"
 ATTRIBUTE = "user.lvp.provenance"
 # All attributes of a file share one block on ext4; a presigned url may be as long as that.
 MAX_URL = 2048
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.ENOSYS}
 # One fallocate at most, so that a cancel is heard between two.
 _ALLOCATE_STEP = 1024**3
 
@@ -64,24 +66,35 @@ class Entry:
 
 
 class Folder:
-    """One directory of volumes."""
+    """One directory of volumes. ``owner`` is this installation's id, known once the folder is claimed."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, lock: PlaceLock) -> None:
         self.path = Path(directory)
         self.stages = self.path / ".lvp" / "stage"
+        self.lock = lock
+        self.owner = ""
+
+    def claim(self) -> None:
+        """Keep other installations off until the lock is released. Raises TargetUnavailableError."""
+        self.check_there()
+        self.owner = self.lock.take()
+
+    def check_there(self) -> None:
+        """Raise TargetUnavailableError if the folder is missing: a mount that failed, say."""
+        if not self.path.is_dir():
+            raise TargetUnavailableError(f"the folder {self.path} is missing")
 
     def file_of(self, volume: str) -> Path:
         return self.path / f"{volume}{SUFFIX}"
 
     def stage_of(self, request: StageRequest) -> Path:
-        return self.stages / f"{request.job_id}.{request.name}"
+        return self.stages / staged_name(self.owner, request.job_id, request.name)
 
     def look(self, volume: str) -> Entry | None:
         """What stands under that name, whatever it is."""
         path = self.file_of(volume)
-        with _translated("look at", path):
-            if not self.path.is_dir():
-                raise TargetUnavailableError(f"the folder {self.path} is not there")
+        with translated("look at", path):
+            self.check_there()
             try:
                 status = path.lstat()
             except FileNotFoundError:
@@ -90,82 +103,61 @@ class Folder:
 
     def own(self) -> list[Entry]:
         """Every volume this service made here."""
-        with _translated("list", self.path):
+        with translated("list", self.path):
             names = sorted(path.name.removesuffix(SUFFIX) for path in self.path.iterdir() if path.suffix == SUFFIX)
         entries = [self.look(name) for name in names]
         return [entry for entry in entries if entry is not None and entry.provenance is not None]
 
     def capacity(self) -> Capacity:
-        with _translated("measure", self.path):
+        with translated("measure", self.path):
             about = os.statvfs(self.path)
         return Capacity(about.f_blocks * about.f_frsize, about.f_bavail * about.f_frsize)
 
     def users(self, path: Path) -> list[VolumeUser]:
-        with _translated("look who uses", path):
+        with translated("look who uses", path):
             return users_of(path)
 
     def make(self, request: StageRequest, *, allocate: bool, check: Callable[[], None]) -> None:
         """Make the staged file, all zeros. ``check`` may raise to stop an allocation."""
         staged, size = self.stage_of(request), request.size_bytes
-        with _translated("make", staged):
+        with translated("make", staged):
             self.stages.mkdir(mode=0o700, parents=True, exist_ok=True)
             staged.unlink(missing_ok=True)  # an earlier attempt of this very job
-            with _opened(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
+            with opened(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
                 _write_mark(fd, request.name, request.provenance)  # fails now where it could never be committed
                 os.ftruncate(fd, size)
                 for start in range(0, size if allocate else 0, _ALLOCATE_STEP):
                     check()
                     os.posix_fallocate(fd, start, min(_ALLOCATE_STEP, size - start))
 
-    def take_over(self, entry: Entry, request: StageRequest) -> None:
-        """Turn the old volume's file into the staged one, all zeros: its content is gone."""
+    def finish(self, request: StageRequest, provenance: Provenance, over: Entry | None) -> None:
+        """Give the staged file all it needs to stand under its name: the mark, and the owner and mode of ``over``."""
         staged = self.stage_of(request)
-        with _translated("take over", entry.path):
-            self.stages.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _opened(entry.path, os.O_RDWR) as fd:  # first whatever can fail
-                entry.path.rename(staged)
-                os.ftruncate(fd, 0)
-                os.ftruncate(fd, request.size_bytes)
-            self._sync(self.path)
-
-    def publish(self, request: StageRequest, provenance: Provenance, over: Entry | None) -> Entry:
-        """Put the staged file under its name, in one step that a power cut cannot halve."""
-        staged, volume = self.stage_of(request), request.name
-        final = self.file_of(volume)
-        with _translated("publish", staged), _opened(staged, os.O_RDWR) as fd:
+        with translated("publish", staged), opened(staged, os.O_RDWR) as fd:
             if over is not None:
                 os.fchown(fd, over.status.st_uid, over.status.st_gid)
                 os.fchmod(fd, stat.S_IMODE(over.status.st_mode))
-            _write_mark(fd, volume, provenance)
+            _write_mark(fd, request.name, provenance)
             os.fsync(fd)
-        with _translated("publish", final):
-            if over is not None:
-                staged.rename(final)
-            else:
-                _link_new(staged, final)
-            self._sync(self.path)
-            return Entry(volume, final, final.lstat(), provenance)
 
-    def staged(self) -> list[Path]:
-        """Every staged file."""
-        with _translated("list", self.stages):
-            return sorted(self.stages.iterdir()) if self.stages.is_dir() else []
+    def publish(self, request: StageRequest) -> None:
+        """Put the staged file under its name, which is free. Raises VolumeExistsError."""
+        with translated("publish", self.file_of(request.name)):
+            _link_new(self.stage_of(request), self.file_of(request.name))
+            sync(self.path)
 
-    def delete(self, path: Path) -> bool:
-        """Remove a file for good. False where it was not there."""
-        with _translated("remove", path):
-            try:
-                path.unlink()
-            except FileNotFoundError:
-                return False
-            self._sync(path.parent)
-            return True
+    def staged(self) -> list[StagedFile]:
+        """Every file that is no volume yet, or no longer."""
+        with translated("list", self.stages):
+            found = sorted(self.stages.iterdir()) if self.stages.is_dir() else []
+        return [StagedFile.read(path) for path in found]
 
-    def diagnose(self) -> list[Finding]:
+    def diagnose(self, *, shared: bool = False) -> list[Finding]:
         """What of this folder volumes stand on: that it is there, ours to write in, and keeps attributes."""
         if not self.path.is_dir():
             return [Finding(False, f"{self.path} is no folder", "create it, or mount what belongs there")]
         return [
+            *self._ownership(shared),
             _finding(
                 os.access(self.path, os.W_OK | os.X_OK),
                 f"{self.path} can be written to",
@@ -178,9 +170,30 @@ class Folder:
             ),
         ]
 
-    def _sync(self, directory: Path) -> None:
-        with _opened(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            os.fsync(fd)
+    def _ownership(self, shared: bool) -> list[Finding]:
+        """Findings about other installations: at work now, or with staged volumes left here."""
+        if (holder := self.lock.held_by_other()) is not None:
+            return [
+                Finding(
+                    False,
+                    f"another installation works in {self.path} ({holder})",
+                    "stop one of them, or set shared = true in both",
+                )
+            ]
+        if shared:
+            return []
+        known = {"", self.lock.known_owner()}
+        foreign = [file for file in self.staged() if file.owner not in known]
+        if not foreign:
+            return []
+        owners = ", ".join(sorted({file.owner for file in foreign}))
+        return [
+            Finding(
+                False,
+                f"{self.path} has {len(foreign)} staged volumes of another installation ({owners})",
+                "start that one; if its state directory is lost, run 'lvp recover --take-over'",
+            )
+        ]
 
 
 def _link_new(staged: Path, final: Path) -> None:
@@ -204,7 +217,7 @@ def _read_mark(path: Path, volume: str, status: os.stat_result) -> Provenance | 
     try:
         mark = msgspec.json.decode(os.getxattr(path, ATTRIBUTE, follow_symlinks=False), type=_Mark)
     except OSError as error:
-        if error.errno in {errno.ENODATA, *_NO_ATTRIBUTES}:
+        if error.errno in {errno.ENODATA, *NO_ATTRIBUTES}:
             return None
         raise
     except (msgspec.MsgspecError, RecursionError):
@@ -220,28 +233,5 @@ def _keeps_attributes(path: Path) -> bool:
     try:
         os.getxattr(path, ATTRIBUTE)
     except OSError as error:
-        return error.errno not in _NO_ATTRIBUTES
+        return error.errno not in NO_ATTRIBUTES
     return True
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _translated(doing: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise NoSpaceError(f"no space left to {doing} {path}") from error
-        if error.errno in _NO_ATTRIBUTES:
-            raise TargetError(
-                f"the filesystem of {path.parent} has no user extended attributes; volumes cannot be told apart there"
-            ) from error
-        raise TargetUnavailableError(f"could not {doing} {path}: {error.strerror}") from error

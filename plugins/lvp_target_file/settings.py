@@ -35,6 +35,10 @@ class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Whether only volumes that this service made may be replaced. Others may by default, if their size fits.
     only_own: bool = False
 
+    # Whether other installations (state directories) may work in the folder at the same time, as on storage that
+    # several hosts share; each recovers only what it staged itself. By default a second one is taken for a mistake.
+    shared: bool = False
+
     def __post_init__(self) -> None:
         if not PurePath(self.directory).is_absolute():
             raise ValueError(f"directory must be an absolute path, not {self.directory!r}")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from lvp_target_file.folder import Entry, Folder
+from lvp_target_file import swaps
+from lvp_target_file.folder import LOCK, Entry, Folder
+from lvp_target_file.names import StagedFile
 from lvp_target_file.placing import check_name, place
 from provisioner.contracts import BlockTarget, Device, Finding, Placement, StagedVolume, StageRequest, Volume
 from provisioner.contracts.errors import NotFoundError, VolumeExistsError, VolumeInUseError
@@ -29,7 +33,9 @@ class FileTarget(BlockTarget):
     def __init__(self, settings: FileSettings, context: BackEndContext) -> None:
         self.name = context.name
         self._settings = settings
-        self._folder = Folder(settings.directory)
+        folder = Path(settings.directory)
+        lock = context.place_lock(folder / LOCK, f"the folder {folder}", shared=settings.shared)
+        self._folder = Folder(settings.directory, lock)
 
     def check_name(self, volume: str) -> None:
         check_name(volume)
@@ -60,19 +66,25 @@ class FileTarget(BlockTarget):
             yield _Staged(self, self._folder, request, old if placement is Placement.SWAP else None)
         finally:
             with undoing(f"remove the staged volume of {request.name}"):
-                await _in_thread(self._folder.delete, self._folder.stage_of(request))
+                await _in_thread(self._clean, request)
 
     async def remove(self, volume: str) -> None:
         self.check_name(volume)
         await _in_thread(self._remove, volume)
 
     async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
-        return await _in_thread(self._recover, live_jobs)
+        return await _in_thread(self._recover, live_jobs, False)
+
+    async def take_over(self) -> Sequence[str]:
+        return await _in_thread(self._recover, frozenset[str](), True)
 
     async def diagnose(self) -> Sequence[Finding]:
         if self._settings.make_directory and not await _in_thread(self._folder.path.exists):
             return [Finding(True, f"{self._folder.path} will be made at the start")]
-        return await _in_thread(self._folder.diagnose)
+        return await _in_thread(partial(self._folder.diagnose, shared=self._settings.shared))
+
+    async def aclose(self) -> None:
+        self._folder.lock.release()
 
     def volume_of(self, entry: Entry) -> Volume:
         """``entry`` as the core sees it."""
@@ -85,40 +97,44 @@ class FileTarget(BlockTarget):
         old = self._folder.look(request.name)
         placement = place(request, old, self._folder.capacity().free_bytes, self._settings)
         if old is not None:
-            self.refuse_if_used(old)
+            swaps.refuse_if_used(old.name, self._folder.users(old.path))
         return placement, old
 
     def _make(self, request: StageRequest, placement: Placement, old: Entry | None) -> None:
+        self._folder.claim()
         if placement is Placement.IN_PLACE and old is not None:
-            self._folder.take_over(old, request)
+            swaps.take_over(self._folder, request, old)
         else:
             check = trio.from_thread.check_cancelled
             self._folder.make(request, allocate=self._settings.preallocate, check=check)
+
+    def _clean(self, request: StageRequest) -> None:
+        for path in (self._folder.stage_of(request), swaps.old_of(self._folder, request)):
+            swaps.discard(self._folder, StagedFile.read(path))
 
     def _remove(self, volume: str) -> None:
         entry = self._folder.look(volume)
         if entry is None or entry.provenance is None:
             raise NotFoundError(f"target {self.name} has no volume {volume} that this service made")
-        self.refuse_if_used(entry)
-        self._folder.delete(entry.path)
+        self._folder.claim()
+        swaps.remove(self._folder, entry)
 
-    def _recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
+    def _recover(self, live_jobs: frozenset[str], every_owner: bool) -> Sequence[str]:
         if self._settings.make_directory:
             self._folder.path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        dead = [path for path in self._folder.staged() if path.name.partition(".")[0] not in live_jobs]
-        return [
-            f"removed the staged volume {path.name.partition('.')[2]} of job {path.name.partition('.')[0]}"
-            for path in dead
-            if self._folder.delete(path)
-        ]
+        self._folder.claim()
+        dead = [file for file in self._folder.staged() if file.job not in live_jobs]
+        sentences = [self._recovered(file, every_owner=every_owner) for file in dead]
+        return [sentence for sentence in sentences if sentence is not None]
 
-    def refuse_if_used(self, entry: Entry) -> None:
-        """Raise VolumeInUseError while anybody has the file open."""
-        users = self._folder.users(entry.path)
-        if users:
-            raise VolumeInUseError(
-                f"volume {entry.name} is in use by {', '.join(map(str, users[:5]))}; it is not touched"
-            )
+    def _recovered(self, file: StagedFile, *, every_owner: bool) -> str | None:
+        """What was done about a file that no live job of ours owns; None if it is gone already."""
+        if file.owner not in {"", self._folder.owner} and not every_owner:
+            return f"left {file.what} alone: it belongs to another installation ({file.owner})"
+        try:
+            return f"removed {file.what}" if swaps.discard(self._folder, file) else None
+        except VolumeInUseError as error:
+            return f"left {file.path.name} alone: {error.message}"
 
 
 class _Staged:
@@ -132,9 +148,14 @@ class _Staged:
         return await _in_thread(self._commit, image_digest)
 
     def _commit(self, image_digest: str | None) -> Volume:
-        if self._over is not None:
-            if not self._over.is_still(self._folder.look(self._request.name)):
-                raise VolumeExistsError(f"volume {self._request.name} was replaced by somebody while the job ran")
-            self._target.refuse_if_used(self._over)
-        provenance = replace(self._request.provenance, image_digest=image_digest)
-        return self._target.volume_of(self._folder.publish(self._request, provenance, self._over))
+        request, over = self._request, self._over
+        provenance = replace(request.provenance, image_digest=image_digest)
+        if over is not None and not over.is_still(self._folder.look(request.name)):
+            raise VolumeExistsError(f"volume {request.name} was replaced by something else while the job ran")
+        self._folder.finish(request, provenance, over)
+        if over is None:
+            self._folder.publish(request)
+        else:
+            swaps.swap(self._folder, request, over)
+        path = self._folder.file_of(request.name)
+        return self._target.volume_of(Entry(request.name, path, path.lstat(), provenance))

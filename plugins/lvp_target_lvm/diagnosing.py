@@ -9,6 +9,7 @@ import trio
 
 from lvp_target_lvm.bases import bases_in
 from lvp_target_lvm.pools import pool_of, why_full
+from lvp_target_lvm.recovering import foreign
 from provisioner.contracts import GIB, Finding
 from provisioner.contracts.errors import TargetError
 
@@ -16,19 +17,23 @@ if TYPE_CHECKING:
     from lvp_target_lvm.lvm import Lvm
     from lvp_target_lvm.report import Inventory, Lv
     from lvp_target_lvm.settings import LvmSettings, ThinSettings
+    from provisioner.contracts import PlaceLock
 
 _UDEV_CONTROL = Path("/run/udev/control")
 
 
-async def findings_of_group(lvm: Lvm, settings: LvmSettings) -> list[Finding]:
-    """The tools, the volume group, udev, and whether the host looks into its guests' volumes."""
+async def findings_of_group(lvm: Lvm, settings: LvmSettings, lock: PlaceLock) -> list[Finding]:
+    """The tools, the volume group, other installations, udev, and whether the host looks into its guests' volumes."""
     try:
         version = await lvm.version()
     except TargetError as error:
         return [Finding(False, error.message, "install lvm2, or set tool_path to the folder of the program lvm")]
     found = [Finding(True, f"LVM tools {version}")]
     try:
-        found += _group(await lvm.inventory(), settings)
+        inventory = await lvm.inventory()
+        known = await trio.to_thread.run_sync(lock.known_owner)
+        holder = await trio.to_thread.run_sync(lock.held_by_other)
+        found += [*_group(inventory, settings), *judge_owners(settings, inventory, known or "", holder)]
     except TargetError as error:
         found.append(Finding(False, error.message, f"make the volume group (vgcreate {settings.volume_group} DISK)"))
     scanning = await lvm.setting("devices/scan_lvs")
@@ -80,6 +85,20 @@ def judge_pool(settings: ThinSettings, pool: Lv, autoextend_threshold: str) -> l
             f"set high_water_data_percent, {settings.high_water_data_percent:g} now, to at most {threshold}",
         ),
     ]
+
+
+def judge_owners(settings: LvmSettings, inventory: Inventory, known: str, holder: str | None) -> list[Finding]:
+    """Other installations: one at work now, or its staged volumes. Pure."""
+    name = inventory.group.name
+    if holder is not None:
+        what = f"another installation works on volume group {name} ({holder})"
+        return [Finding(False, what, "stop one of them, or set shared = true in both")]
+    owners = foreign(inventory, known)
+    if settings.shared or not owners:
+        return []
+    what = f"volume group {name} has volumes another installation works on ({', '.join(sorted(set(owners.values())))})"
+    mend = "start that one; if its state directory is lost, run 'lvp recover --take-over'"
+    return [Finding(False, f"{what}: {', '.join(sorted(owners))}", mend)]
 
 
 def _group(inventory: Inventory, settings: LvmSettings) -> list[Finding]:

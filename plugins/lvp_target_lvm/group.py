@@ -7,26 +7,29 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import trio
 
 from lvp_target_lvm import devices, names, recovering, tags
 from lvp_target_lvm.diagnosing import findings_of_group
 from lvp_target_lvm.holders import in_use
 from lvp_target_lvm.lvm import Lvm
 from lvp_target_lvm.placing import Plan, is_users, place, refuse_open, snapshots_of
+from lvp_target_lvm.removal import remove_wiped
 from lvp_target_lvm.staging import Staged, Staging
 from provisioner.contracts import BlockTarget, Device, Placement, Volume
 from provisioner.contracts.errors import (
     NotFoundError,
     ProvisionerError,
-    RollbackError,
     VolumeExistsError,
     VolumeInUseError,
 )
 from provisioner.contracts.shield import undoing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from lvp_target_lvm.report import Inventory, Lv
     from lvp_target_lvm.settings import LvmSettings
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 # A removal may wait for udev and for LVM's own tries; three commands of it, and a report.
 _UNDO_TIME = 180.0
+# Where this host's installations see each other, whatever their state directories; a lock for each volume group.
+LOCKS = Path("/run/lock/libvirt-volume-provisioner")
 
 
 class GroupTarget(BlockTarget):
@@ -46,6 +51,7 @@ class GroupTarget(BlockTarget):
         self._group = settings.volume_group
         # Tokens this process works on: no recovery touches what belongs to them.
         self._live: set[str] = set()
+        self._lock = context.place_lock(LOCKS / self._group, f"the volume group {self._group}", shared=settings.shared)
 
     @abstractmethod
     def _fits_kind(self, lv: Lv) -> bool:
@@ -93,7 +99,18 @@ class GroupTarget(BlockTarget):
         return (await self._plan(await self.lvm.recent_inventory(), request)).placement
 
     async def diagnose(self) -> Sequence[Finding]:
-        return await findings_of_group(self.lvm, self._settings)
+        return await findings_of_group(self.lvm, self._settings, self._lock)
+
+    async def aclose(self) -> None:
+        self._lock.release()
+
+    async def _claim(self) -> str:
+        """Keep other installations off the volume group; this one's id. Raises TargetUnavailableError."""
+        return await trio.to_thread.run_sync(self._lock.take)
+
+    async def _new_staging(self, request: StageRequest, old: Lv | None, **more_tags: str) -> Staging:
+        owner = await self._claim()
+        return Staging(self.lvm, request, names.new_token(), old, self.name, owner, **more_tags)
 
     # --- making ---
 
@@ -102,7 +119,7 @@ class GroupTarget(BlockTarget):
         self.check_name(request.name)
         inventory = await self._inventory_for(request)
         plan = await self._plan(inventory, request)
-        staging = Staging(self.lvm, request, names.new_token(), plan.old, self.name)
+        staging = await self._new_staging(request, plan.old)
         if plan.placement is Placement.IN_PLACE:
             if not verified:
                 raise VolumeExistsError(
@@ -161,14 +178,17 @@ class GroupTarget(BlockTarget):
 
     async def _undo(self, staging: Staging) -> None:
         if not staging.clean:
-            with undoing(f"bring volume {staging.request.name} to rest", _UNDO_TIME):
+            with undoing(f"clean up volume {staging.request.name}", _UNDO_TIME):
                 await self._settle(staging)
                 staging.clean = True
 
     async def _settle(self, staging: Staging) -> None:
         untouched = frozenset({staging.token}) if await staging.is_untouched() else frozenset[str]()
         decisions = recovering.decide(
-            await self.lvm.inventory(), lambda _, token: token == staging.token, self._fits_kind, untouched
+            await self.lvm.inventory(),
+            lambda _, token: token == staging.token,
+            self._fits_kind,
+            untouched=untouched,
         )
         for decision in decisions:
             await self._carry_out(decision)
@@ -185,47 +205,17 @@ class GroupTarget(BlockTarget):
             raise VolumeInUseError(
                 f"volume {self._group}/{volume} has snapshots ({snapshots_of(lv, inventory)}) that would go with it"
             )
-        await (self._remove_wiped(lv) if self._wipes() else self._remove_now(lv))
-
-    async def _remove_now(self, lv: Lv) -> None:
-        # The kernel refuses to let go of a device that is open, so nobody can slip in between.
-        await self.lvm.change("lvremove", f"{self._group}/{lv.name}")
-
-    async def _remove_wiped(self, lv: Lv) -> None:
-        """Free the name at once, wipe, remove. From the rename on it is gone for good, also after a power cut."""
+        await self._claim()
+        if not self._wipes():
+            # The kernel refuses to let go of a device that is open, so no opener can slip in between.
+            await self.lvm.change("lvremove", f"{self._group}/{lv.name}")
+            return
         token = names.new_token()
-        gone = names.GONE + token
         self._live.add(token)
         try:
-            await self.lvm.change("lvrename", self._group, lv.name, gone)
-            await self._wipe_gone(lv, gone)
-            await self.lvm.change("lvremove", f"{self._group}/{gone}")
+            await remove_wiped(self.lvm, lv, token, self._wipe)
         finally:
             self._live.discard(token)
-
-    async def _wipe_gone(self, lv: Lv, gone: str) -> None:
-        full, path = f"{self._group}/{gone}", devices.path_of(self._group, gone)
-        try:
-            if not lv.active:
-                await self.lvm.change("lvchange", "-ay", "-K", full)
-            await devices.appeared(path)
-            await self._give_back_if_open(lv, gone)
-            await self._wipe(path)
-        except (VolumeInUseError, RollbackError):
-            raise
-        except BaseException:
-            # Cancelled, or a disk that fails: nobody gets it back, and it is not left behind.
-            with undoing(f"remove volume {lv.name}"):
-                await self.lvm.change("lvremove", full)
-            raise
-
-    async def _give_back_if_open(self, lv: Lv, gone: str) -> None:
-        """Somebody may have opened it between our look and the rename; nobody knows its new name."""
-        now = (await self.lvm.inventory()).volumes.get(gone)
-        if now is not None and now.open:
-            with undoing(f"give volume {lv.name} its name back"):
-                await self.lvm.change("lvrename", self._group, gone, lv.name)
-            await self._refuse_open(now)
 
     async def _refuse_open(self, lv: Lv) -> None:
         try:
@@ -236,9 +226,17 @@ class GroupTarget(BlockTarget):
     # --- recovering ---
 
     async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
+        owner = await self._claim()
+        return await self._recover(live_jobs, lambda found: found in {"", owner})
+
+    async def take_over(self) -> Sequence[str]:
+        await self._claim()
+        return await self._recover(frozenset(), lambda _: True)
+
+    async def _recover(self, live_jobs: frozenset[str], is_ours: Callable[[str], bool]) -> Sequence[str]:
         inventory = await self.lvm.inventory()
         decisions = recovering.decide(
-            inventory, lambda job, token: job not in live_jobs and token not in self._live, self._fits_kind
+            inventory, lambda job, token: job not in live_jobs and token not in self._live, self._fits_kind, is_ours
         )
         return [await self._recovered(decision) for decision in decisions]
 

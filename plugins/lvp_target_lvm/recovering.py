@@ -53,27 +53,48 @@ def decide(
     inventory: Inventory,
     is_dead: Callable[[str, str], bool],
     fits_kind: Callable[[Lv], bool],
+    is_ours: Callable[[str], bool] = lambda _: True,
     untouched: frozenset[str] = frozenset(),
 ) -> list[Decision]:
     """All there is to do.
 
-    ``is_dead(job, token)`` says whether nobody works on that any more, ``fits_kind`` which volumes are this
-    target's, ``untouched`` holds tokens of volumes set aside to be overwritten that no byte was written to.
+    ``is_dead(job, token)`` says whether that is no longer worked on, ``fits_kind`` which volumes are this target's,
+    ``is_ours`` which owners are: what another installation works on may look dead and be alive. ``untouched`` holds
+    tokens of volumes set aside to be overwritten that no byte was written to.
     """
     mine = [lv for lv in inventory.volumes.values() if fits_kind(lv)]
     # What was set aside first: where it goes back decides nothing about the staged volume, which goes in any case.
-    aside = [decision for lv in mine for decision in _aside(lv, inventory, is_dead, untouched)]
-    return aside + [decision for lv in mine for decision in _left(lv, is_dead)]
+    aside = [decision for lv in mine for decision in _aside(lv, inventory, is_dead, is_ours, untouched)]
+    return aside + [decision for lv in mine for decision in _left(lv, is_dead, is_ours)]
+
+
+def foreign(inventory: Inventory, known: str) -> dict[str, str]:
+    """What other installations than ``known`` work on or left, by volume: the owner."""
+    owners = {lv.name: _owner_at_work(lv) for lv in inventory.volumes.values()}
+    return {name: owner for name, owner in owners.items() if owner not in {"", known}}
+
+
+def _owner_at_work(lv: Lv) -> str:
+    """The installation that builds or replaces ``lv``; empty if none does, or it is of a time before owners."""
+    if "by" in lv.noted:
+        return lv.noted.get("byowner", "")
+    return lv.noted.get("owner", "") if lv.ours and lv.name.startswith(names.STAGE) else ""
 
 
 def _aside(
-    lv: Lv, inventory: Inventory, is_dead: Callable[[str, str], bool], untouched: frozenset[str]
+    lv: Lv,
+    inventory: Inventory,
+    is_dead: Callable[[str, str], bool],
+    is_ours: Callable[[str], bool],
+    untouched: frozenset[str],
 ) -> Iterator[Decision]:
     noted = lv.noted
     token, name, job = noted.get("by", ""), noted.get("old") or noted.get("inplace") or "", noted.get("byjob", "")
     if not token or not name or not is_dead(job, token):
         return
-    if lv.name == name or not lv.name.startswith(names.OWN):
+    if not is_ours(owner := _owner_at_work(lv)):
+        yield Decision(f"left {lv.name} alone: another installation ({owner}) is replacing {name}", ())
+    elif lv.name == name or not lv.name.startswith(names.OWN):
         yield Decision(f"released {lv.name}, which job {job} was about to replace", (_release(lv, lv.name),))
     elif "inplace" in noted:
         yield _written(lv, name, job, free=name not in inventory.volumes, untouched=token in untouched)
@@ -110,13 +131,16 @@ def _written(lv: Lv, name: str, job: str, *, free: bool, untouched: bool) -> Dec
     )
 
 
-def _left(lv: Lv, is_dead: Callable[[str, str], bool]) -> Iterator[Decision]:
-    """Staged volumes, and removed ones that are still there."""
+def _left(lv: Lv, is_dead: Callable[[str, str], bool], is_ours: Callable[[str], bool]) -> Iterator[Decision]:
+    """Staged volumes, and removed ones that are still there. The latter go also if another installation made them."""
     if not lv.ours or "by" in lv.noted:
         return
     job, name = lv.noted.get("job", ""), lv.noted.get("name", "")
     if lv.name.startswith(names.STAGE) and is_dead(job, names.token_of(lv.name)):
-        yield Decision(f"removed {lv.name}, staged for {name} by job {job}", (Step("remove", lv.name),))
+        if is_ours(owner := _owner_at_work(lv)):
+            yield Decision(f"removed {lv.name}, staged for {name} by job {job}", (Step("remove", lv.name),))
+        else:
+            yield Decision(f"left {lv.name} alone: it belongs to another installation ({owner})", ())
     elif lv.name.startswith(names.GONE) and is_dead("", names.token_of(lv.name)):
         yield Decision(f"removed {lv.name}, which was {name} and was being removed", (Step("remove", lv.name),))
 

@@ -41,6 +41,9 @@ class LvmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     change_timeout: Duration = Duration(120)
     # Backup tools hold the volume group's lock for as long as they make or merge a snapshot.
     lock_patience: Duration = Duration(60)
+    # Whether other installations (state directories) may work on the volume group at the same time; each recovers only
+    # what it staged itself. By default a second one is taken for a mistake.
+    shared: bool = False
 
     def __post_init__(self) -> None:
         for fault in self.faults():

@@ -30,7 +30,7 @@ class Staging:
     """
 
     def __init__(
-        self, lvm: Lvm, request: StageRequest, token: str, old: Lv | None, target: str, **more_tags: str
+        self, lvm: Lvm, request: StageRequest, token: str, old: Lv | None, target: str, owner: str, **more_tags: str
     ) -> None:
         self.request = request
         self.token = token
@@ -43,6 +43,7 @@ class Staging:
         self.in_place = False
         self.final_path = devices.path_of(lvm.group, request.name)
         self._lvm = lvm
+        self._owner = owner
         self._more_tags = more_tags
         self._written_before: int | None = None
         self._writable = False
@@ -80,7 +81,7 @@ class Staging:
         """Write down on the staged volume what it holds; nothing where its tags say so already."""
         wanted = self._tags(provenance)
         if self.old is not None and self.in_place:
-            there = [*tags.own(self.old.tags), *self._aside_tags()]
+            there = [*tags.own(self.old.tags), *self._aside_tags("inplace")]
         else:
             there = self._tags(self.request.provenance)
         new = [tag for tag in wanted if tag not in there]
@@ -134,17 +135,15 @@ class Staging:
         return found
 
     def _tags(self, provenance: Provenance) -> list[str]:
-        return tags.for_volume(self.request.name, self.token, provenance, **self._more_tags)
+        return tags.for_volume(self.request.name, self.token, provenance, owner=self._owner, **self._more_tags)
 
-    def _aside_tags(self) -> list[str]:
-        return tags.for_aside("inplace", self.request.name, self.token, self.request.job_id)
+    def _aside_tags(self, key: str) -> list[str]:
+        return tags.for_aside(key, self.request.name, self.token, self.request.job_id, self._owner)
 
     async def _give_up_name(self, key: str, new_name: str) -> None:
         old = await self._same_old()
         group, full = self._lvm.group, f"{self._lvm.group}/{old.name}"
-        await self._lvm.change(
-            "lvchange", *add_words(tags.for_aside(key, old.name, self.token, self.request.job_id)), full
-        )
+        await self._lvm.change("lvchange", *add_words(self._aside_tags(key)), full)
         # Without its tags nobody could give the volume back, so nothing is done to it before they are seen.
         if (await self._same_old()).noted.get("by") != self.token:
             raise TargetError(f"LVM said that {full} was tagged, but it is not so")

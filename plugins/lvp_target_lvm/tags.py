@@ -1,9 +1,10 @@
 """Tags on volumes: what this service writes down with a volume itself, and reads back. Pure.
 
 A volume of ours has the bare tag ``lvp`` (``lvs @lvp`` finds them all) and, each as ``lvp.KEY=VALUE``: ``job``,
-``created``, ``name`` (it is meant to get), ``token`` (of its staging), ``url`` and ``digest`` (of the image), and on
-a base ``format``. A volume somebody replaces has, whoever made it, ``old`` or ``inplace`` (its name) with ``by`` (the
-token) and ``byjob``. LVM allows few characters in a tag: every other byte stands as ``#`` and two hexadecimal digits.
+``created``, ``name`` (it is meant to get), ``token`` (of its staging), ``owner`` (the installation), ``url`` and
+``digest`` (of the image), and on a base ``format``. A volume that is being replaced has ``old`` or ``inplace`` (its
+name) with ``by`` (the token), ``byjob`` and ``byowner``, also if this service did not make it. LVM allows few
+characters in a tag: every other byte stands as ``#`` and two hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -67,14 +68,14 @@ def for_volume(name: str, token: str, provenance: Provenance, **more: str) -> li
     return [MARK, *encode(values)]
 
 
-def for_aside(key: str, name: str, token: str, job_id: str) -> list[str]:
+def for_aside(key: str, name: str, token: str, job_id: str, owner: str) -> list[str]:
     """What is added to a volume when it gives up its name; ``key`` is ``old`` or ``inplace``."""
-    return encode({key: name, "by": token, "byjob": job_id})
+    return encode({key: name, "by": token, "byjob": job_id, "byowner": owner})
 
 
 def aside_tags(tags: Iterable[str]) -> list[str]:
     """Those of ``tags`` that ``for_aside`` wrote."""
-    return [tag for tag in tags if re.match(rf"{MARK}\.(old|inplace|by|byjob)(\.\d+)?=", tag)]
+    return [tag for tag in tags if re.match(rf"{MARK}\.(old|inplace|by|byjob|byowner)(\.\d+)?=", tag)]
 
 
 def provenance_of(tags: Iterable[str]) -> Provenance | None:

@@ -121,6 +121,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
     async def base(self, image_digest: str, image_format: str) -> Base | None:
         name = names.base_name(image_digest, image_format)
         inventory = await self.lvm.recent_inventory()
+        self._forget_gone(inventory)
         found = next((lv for lv in bases_in(inventory, self._settings.pool) if lv.name == name), None)
         if found is None:
             return None
@@ -138,7 +139,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
         if (refusal := self._no_room(inventory, request)) is not None:
             raise NoSpaceError(refusal)
         named = replace(request, name=names.base_name(digest, request.name))
-        staging = Staging(self.lvm, named, names.new_token(), None, self.name, format=request.name)
+        staging = await self._new_staging(named, None, format=request.name)
         async with self._settled(staging), self._watched(self._settings):
             await self._make(inventory, request, staging.name, staging.tag_words())
             number = await devices.appeared(staging.path)
@@ -155,7 +156,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
             plan = await self._plan(inventory, request)
             if plan.placement is Placement.IN_PLACE:
                 raise NoSpaceError(self._no_room(inventory, request) or "a clone cannot be made in place")
-            staging = Staging(self.lvm, request, names.new_token(), plan.old, self.name)
+            staging = await self._new_staging(request, plan.old)
             async with self._settled(staging):
                 size = max(inventory.group.rounded(request.size_bytes), base.size_bytes)
                 number = await self._snapshot(base, staging, size)
@@ -190,6 +191,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
         look = look or self.lvm.inventory
         while True:
             inventory = await look()
+            self._forget_gone(inventory)
             many = most_bases is not None and len(bases_in(inventory, self._settings.pool)) > most_bases
             if not many and super()._no_room(inventory, request) is None:
                 return inventory
@@ -208,7 +210,13 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
 
     def _evictable(self, inventory: Inventory) -> list[Lv]:
         recently = {name for name, at in self._last_used.items() if time.time() - at < _BASE_GRACE}
-        return eviction_order(inventory, self._settings.pool, self._last_used, recently | set(+self._under_job))
+        return eviction_order(inventory, self._settings.pool, self._last_used, recently | set(self._under_job))
+
+    def _forget_gone(self, inventory: Inventory) -> None:
+        """Forget when bases were used that are no more. The look may be a second old: not those used just now."""
+        for name, at in list(self._last_used.items()):
+            if name not in inventory.volumes and time.time() - at >= _BASE_GRACE:
+                del self._last_used[name]
 
     @contextmanager
     def _using(self, base: str) -> Iterator[None]:
@@ -217,6 +225,8 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
             yield
         finally:
             self._under_job[base] -= 1
+            if not self._under_job[base]:
+                del self._under_job[base]
             self._last_used[base] = time.time()
 
 

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 @click.command(cls=SectionedCommand, examples=["lvp recover --config /etc/libvirt-volume-provisioner/config.toml"])
 @config_options
-def recover(config_file: Path | None, data_dir: Path | None) -> None:
+@click.option(
+    "--take-over", is_flag=True, help="Also what other installations left, if their state directories are lost."
+)
+def recover(config_file: Path | None, data_dir: Path | None, take_over: bool) -> None:
     """Remove what dead jobs left on the targets: staged volumes, half-done swaps.
 
-    Each decision is one line. Safe to repeat. The server does this itself at every start; here it is for hosts where
-    it is not to be started. It is refused while the server runs.
+    Each decision is one line. Safe to repeat. The server does this itself at every start; this command is for hosts
+    where it is not started. It is refused while the server runs.
     """
     with spoken_errors():
         import trio
@@ -31,16 +34,16 @@ def recover(config_file: Path | None, data_dir: Path | None) -> None:
         config = host_config(config_file, data_dir)
         targets = registry.load().build(config).targets
         with state_lock.locked(Path(config.state_directory)):
-            failed = [name for name, target in targets.items() if not trio.run(_recover, name, target)]
+            failed = [name for name, target in targets.items() if not trio.run(_recover, name, target, take_over)]
     if failed:
         raise CliError(f"not recovered: {', '.join(failed)}")
 
 
-async def _recover(name: str, target: BlockTarget) -> bool:
+async def _recover(name: str, target: BlockTarget, take_over: bool) -> bool:
     from provisioner.contracts.errors import ProvisionerError
 
     try:
-        decisions = await target.recover(frozenset())
+        decisions = await (target.take_over() if take_over else target.recover(frozenset()))
     except ProvisionerError as error:
         click.echo(f"{name}: {error.message}", err=True)
         return False

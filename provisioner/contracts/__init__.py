@@ -34,6 +34,7 @@ from provisioner.contracts.converter import Converter, ImageView
 from provisioner.contracts.guard import Guard, Observer
 from provisioner.contracts.hookspecs import PROJECT, BackEnd, BackEndContext, NoSettings, hookimpl
 from provisioner.contracts.http import HttpOptions, HttpTransport
+from provisioner.contracts.ownership import PlaceLock
 from provisioner.contracts.settings import ByteSize, Duration, SecretRef
 from provisioner.contracts.source import ImageSource, ImageStream, pwrite_all
 from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume
@@ -83,6 +84,7 @@ __all__ = [
     "JobEvent",
     "NoSettings",
     "Observer",
+    "PlaceLock",
     "Placement",
     "Provenance",
     "ProvisionedBy",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 import pluggy
 
+from provisioner.contracts.ownership import PlaceLock
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -36,6 +38,13 @@ class BackEndContext:
 
     name: str
     state_directory: Path
+
+    def place_lock(self, path: Path, place: str, *, shared: bool = False) -> PlaceLock:
+        """Return the lock ``path`` of ``place``, such as "the folder /images"; touches nothing yet.
+
+        Taking it also gives the installation's id, which a target writes on what it stages.
+        """
+        return PlaceLock(path, place, self.state_directory, shared=shared)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ class StagedVolume(Protocol):
     async def commit(self, image_digest: str | None) -> Volume:
         """Put the volume under its name, with the digest of what it holds: the one moment of truth.
 
-        Checks once more that nobody has the old volume open. Either the new volume stands under the name
-        when this returns, or it raises and the old state holds. Not to be interrupted: the caller shields it.
+        Either the new volume stands under the name when this returns, or it raises and the old state holds. The
+        check that the old volume is not open and the swap are one: an opener either has the old volume, and this
+        raises VolumeInUseError, or it comes after the commit. Not to be interrupted: the caller shields it.
         """
 
 
@@ -69,15 +70,25 @@ class BlockTarget(ABC):
     async def remove(self, volume: str) -> None:
         """Remove a volume this service provisioned.
 
-        Raises NotFoundError where it is unknown or not ours, VolumeInUseError while somebody has it open.
+        Raises NotFoundError if it is unknown or not ours, VolumeInUseError if it is open; an opener that comes
+        while it is being removed either keeps the volume, and this raises, or finds none.
         """
 
     @abstractmethod
     async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
         """Finish or undo what jobs not in ``live_jobs`` left half done; one sentence for each decision.
 
-        Called at start, before any job runs, and on demand. Calling it twice is the same as once.
+        Called at start, before any job runs, and on demand. Calling it twice is the same as once. What another
+        installation staged is left alone and reported. From here on until ``aclose`` the target keeps other
+        installations off: raises TargetUnavailableError if one is at work.
         """
+
+    async def take_over(self) -> Sequence[str]:
+        """Recover what other installations left as well, for when their state directories are lost.
+
+        A target whose staged volumes have no owner just recovers.
+        """
+        return await self.recover(frozenset())
 
     async def diagnose(self) -> Sequence[Finding]:
         """Look at this host with the target's eyes and say what stands in its way. Changes nothing."""

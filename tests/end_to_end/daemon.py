@@ -148,8 +148,11 @@ class Daemon:
         return self.volumes / f"{name}.raw"
 
     def files(self) -> set[str]:
-        """Every file below the volumes' folder, staged ones too, and every image or part of one in the cache."""
-        found = [path for path in self.volumes.rglob("*") if path.is_file()]
+        """Every file below the volumes' folder, staged ones too, and every image or part of one in the cache.
+
+        Not the lock: it stays for good.
+        """
+        found = [path for path in self.volumes.rglob("*") if path.is_file() and path.name != "lock"]
         cache = self.folder / "state" / "cache"
         found += [path for path in cache.rglob("*") if path.is_file() and "index" not in path.name]
         return {str(path.relative_to(self.folder)) for path in found}

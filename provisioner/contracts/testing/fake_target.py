@@ -37,8 +37,9 @@ _STALE = b"\xa5" * 4096
 class FakeTarget(BlockTarget):
     """Volumes are files ``FOLDER/NAME``; what it knows of them stands below ``FOLDER/.lvp``.
 
-    ``replace`` is what is done with a volume that is there. ``in_use`` holds names somebody has open. With
-    ``stale`` a fresh volume holds another's bytes and ``reads_zero`` is false, as on plain LVM.
+    ``replace`` is what is done with a volume that is there. ``in_use`` holds names of open volumes; one that is added
+    at the step ``commit`` or ``remove`` was opened between the target's look and its change. With ``stale`` a fresh
+    volume holds another's bytes and ``reads_zero`` is false, as on plain LVM. ``owner`` is the installation.
     """
 
     STEPS: tuple[str, ...] = (
@@ -53,6 +54,7 @@ class FakeTarget(BlockTarget):
         replace: Placement | None = Placement.SWAP,
         total_bytes: int = 100 * GIB,
         stale: bool = False,
+        owner: str = "",
         hang_at: str | None = None,
         fail_at: Mapping[str, Exception] | None = None,
     ) -> None:
@@ -61,6 +63,7 @@ class FakeTarget(BlockTarget):
         self.replace = replace
         self.total_bytes = total_bytes
         self.stale = stale
+        self.owner = owner
         self.in_use: set[str] = set()
         self.steps = Steps(self.STEPS, hang_at, fail_at)
         self.closed = False
@@ -112,7 +115,7 @@ class FakeTarget(BlockTarget):
                 raise VolumeExistsError(f"volume {request.name} is overwritten only with a verified image")
             yield _FakeStaged(self, request, self.folder / request.name, self.folder / request.name, False)
             return
-        staged = self._stages / f"{request.job_id}~{request.name}"
+        staged = self._staged_path(request.job_id, request.name)
         async with self._undoing(staged):
             await self.steps.at("stage")
             self._make(staged, request.size_bytes)
@@ -120,6 +123,7 @@ class FakeTarget(BlockTarget):
             yield _FakeStaged(self, request, staged, self.folder / request.name, not self.stale)
 
     async def remove(self, volume: str) -> None:
+        self._refuse_if_open(volume)
         await self.steps.at("remove")
         found = self._volume(volume)
         if found is None or found.provenance is None:
@@ -129,10 +133,19 @@ class FakeTarget(BlockTarget):
         (self.folder / volume).unlink()
 
     async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
+        return await self._recover(live_jobs, every_owner=False)
+
+    async def take_over(self) -> Sequence[str]:
+        return await self._recover(frozenset(), every_owner=True)
+
+    async def _recover(self, live_jobs: frozenset[str], *, every_owner: bool) -> Sequence[str]:
         await self.steps.at("recover")
         said = []
         for path in sorted(self._stages.iterdir()):
-            if path.name.partition("~")[0] not in live_jobs:
+            owner, _, rest = path.name.rpartition("@")
+            if owner not in {"", self.owner} and not every_owner:
+                said.append(f"left staged volume {path.name} alone: it belongs to another installation ({owner})")
+            elif rest.partition("~")[0] not in live_jobs:
                 path.unlink()
                 said.append(f"removed staged volume {path.name}")
         return said
@@ -141,13 +154,21 @@ class FakeTarget(BlockTarget):
         self.closed = True
         await trio.lowlevel.checkpoint()
 
+    def refuse_if_open(self, final: Path) -> None:
+        """Raise VolumeInUseError if ``final`` is a volume that is open."""
+        if final.parent == self.folder:
+            self._refuse_if_open(final.name)
+
     def publish(self, staged: Path, final: Path, provenance: Provenance) -> Volume:
         """Put a staged file under its name: what a commit does."""
-        if staged != final and final.parent == self.folder:
-            self._refuse_if_open(final.name)
+        if staged != final:
+            self.refuse_if_open(final)
         self._about(final.name).write_bytes(msgspec.json.encode(provenance))
         staged.replace(final)
         return Volume(final.name, self.name, str(final), final.stat().st_size, provenance)
+
+    def _staged_path(self, job_id: str, name: str) -> Path:
+        return self._stages / f"{self.owner}{'@' if self.owner else ''}{job_id}~{name}"
 
     def _make(self, staged: Path, size: int) -> None:
         with staged.open("xb") as file:
@@ -188,6 +209,8 @@ class _FakeStaged:
         self._target, self._request, self._staged, self._final = target, request, staged, final
 
     async def commit(self, image_digest: str | None) -> Volume:
+        if self._staged != self._final:
+            self._target.refuse_if_open(self._final)
         await self._target.steps.at("commit")
         provenance = replace(self._request.provenance, image_digest=image_digest)
         volume = self._target.publish(self._staged, self._final, provenance)
@@ -211,7 +234,7 @@ class FakeCloneTarget(FakeTarget, CloneTarget):
         if digest is None:
             raise ProvisionerError("a base needs its image's digest")
         final = self._base_path(digest, request.name)
-        staged = self._stages / f"{request.job_id}~{final.name}"
+        staged = self._staged_path(request.job_id, final.name)
         async with self._undoing(staged):
             await self.steps.at("stage_base")
             self._make(staged, request.size_bytes)
@@ -221,7 +244,7 @@ class FakeCloneTarget(FakeTarget, CloneTarget):
     async def stage_clone(self, base: Base, request: StageRequest) -> AsyncIterator[StagedVolume]:
         if await self.placement(request) is Placement.IN_PLACE:
             raise NoSpaceError("a clone cannot be made in place")
-        staged = self._stages / f"{request.job_id}~{request.name}"
+        staged = self._staged_path(request.job_id, request.name)
         async with self._undoing(staged):
             await self.steps.at("stage_clone")
             shutil.copyfile(self._base_folder() / base.name, staged)

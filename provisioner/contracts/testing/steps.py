@@ -9,7 +9,7 @@ import trio
 from provisioner.contracts.types import MIB, Provenance, StageRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
 
@@ -17,7 +17,8 @@ class Steps:
     """The steps one fake goes through.
 
     ``log`` has every step in its order, ``reached`` is set once the step named ``hang_at`` is waiting.
-    ``hang_at`` and ``fail_at`` may be changed while the fake is in use.
+    ``hang_at``, ``fail_at`` and ``act_at`` may be changed while the fake is in use; what ``act_at`` has for a step is
+    called there.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class Steps:
     ) -> None:
         self.hang_at = hang_at
         self.fail_at = dict(fail_at or {})
+        self.act_at: dict[str, Callable[[], Awaitable[None]]] = {}
         self.reached = trio.Event()
         self.log: list[str] = []
         for name in [*([hang_at] if hang_at else []), *self.fail_at]:
@@ -36,6 +38,8 @@ class Steps:
         self.log.append(step)
         if step in self.fail_at:
             raise self.fail_at[step]
+        if step in self.act_at:
+            await self.act_at[step]()
         if step == self.hang_at:
             await self.hang()
         await trio.lowlevel.checkpoint()

@@ -34,14 +34,23 @@ class BlockTargetConformance:
     """Subclass it, override ``make_target``, name the subclass ``Test...``.
 
     The target made must replace by swapping. The suite uses volumes ``web01`` and ``web02`` of ``size`` bytes.
+    ``tries`` is how often a volume is opened at the worst moment.
     """
 
     size = 8 * MIB
+    tries = 3
     bad_names: Iterable[str] = ("", ".", "..", "a/b", "../up", "-rf", "new\nline", "nul\0", "a b", "x" * 300, "ü")
 
     def make_target(self, folder: Path) -> BlockTarget:
         """A target; called again with the same folder it is the same place after a restart of the service."""
         raise NotImplementedError
+
+    def make_foreign_target(self, folder: Path) -> BlockTarget | None:  # noqa: ARG002
+        """The same place as another installation works on it: with another state directory.
+
+        None if the target does not tell installations apart.
+        """
+        return None
 
     @asynccontextmanager
     async def holding_open(self, target: BlockTarget, volume: Volume) -> AsyncIterator[None]:  # noqa: ARG002
@@ -52,8 +61,17 @@ class BlockTargetConformance:
             yield
         finally:
             child.kill()
-            with shielded("end a child process", 10):
+            with shielded("end the process that has the volume open", 30):
                 await child.wait()
+
+    @asynccontextmanager
+    async def opening_midway(self, target: BlockTarget, volume: Volume) -> AsyncIterator[None]:
+        """Have ``volume`` opened at the worst moment: after ``target`` last saw it closed, before it changes anything.
+
+        The open ends with the block. Override it, with a gate in the target; by default the volume is open all along.
+        """
+        async with self.holding_open(target, volume):
+            yield
 
     async def test_a_committed_volume_stands_under_its_name(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
@@ -160,6 +178,52 @@ class BlockTargetConformance:
                     await staged.commit(DIGEST)
         assert await target.find("web01") == old
         assert head(old.path) == b"old"
+
+    async def test_an_opener_midway_keeps_the_volume(self, tmp_path: Path) -> None:
+        """The last look and the swap are one: an opener that gets in between has the volume, and it stays."""
+        target = self.make_target(tmp_path)
+        old = await self._provision(target, a_request("web01", self.size), b"old")
+        for _ in range(self.tries):
+            async with target.stage(a_request("web01", self.size, "job-2"), verified=True) as staged:
+                fill(staged.device, b"new")
+                async with self.opening_midway(target, old):
+                    with raises(VolumeInUseError):
+                        await staged.commit(DIGEST)
+                    assert await target.find("web01") == old
+            assert head(old.path) == b"old"
+            assert list(await target.recover(frozenset())) == []
+        new = await self._provision(target, a_request("web01", self.size, "job-2"), b"new")
+        assert head(new.path) == b"new"
+
+    async def test_an_opener_midway_keeps_what_is_removed(self, tmp_path: Path) -> None:
+        target = self.make_target(tmp_path)
+        volume = await self._provision(target, a_request("web01", self.size), b"old")
+        for _ in range(self.tries):
+            async with self.opening_midway(target, volume):
+                with raises(VolumeInUseError):
+                    await target.remove("web01")
+                assert await target.find("web01") == volume
+            assert head(volume.path) == b"old"
+            assert list(await target.recover(frozenset())) == []
+        await target.remove("web01")
+        assert await target.find("web01") is None
+
+    async def test_recovery_leaves_another_installations_stage(self, tmp_path: Path) -> None:
+        """Its job may run on; only take_over, asked for by a person, ends that."""
+        first = self.make_target(tmp_path)
+        abandoned = first.stage(a_request("web01", self.size), verified=True)
+        staged = await abandoned.__aenter__()
+        await first.aclose()  # its daemon is down, and its job is to go on after the restart
+        other = self.make_foreign_target(tmp_path)
+        if other is not None:
+            (sentence,) = await other.recover(frozenset())
+            assert "another installation" in sentence
+            assert Path(staged.device.path).exists()
+            assert len(await other.take_over()) == 1
+            assert list(await other.recover(frozenset())) == []
+            assert not Path(staged.device.path).exists()
+            await other.aclose()
+        await abandoned.__aexit__(None, None, None)
 
     async def test_two_jobs_stage_side_by_side(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)

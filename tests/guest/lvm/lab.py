@@ -63,16 +63,19 @@ def clear(group: str) -> None:
     raise AssertionError(f"could not clear {group}: {going}")
 
 
-def plain_target(group: str, **settings: Any) -> PlainTarget:
+STATE = Path("/var/tmp/lab-state")
+
+
+def plain_target(group: str, state: Path = STATE, **settings: Any) -> PlainTarget:
     """A target ``lvm``."""
     made = LvmSettings(volume_group=group, **settings)
-    return PlainTarget(made, BackEndContext("lab", Path("/var/tmp")))
+    return PlainTarget(made, BackEndContext("lab", state))
 
 
-def thin_target(group: str, pool: str = "pool", **settings: Any) -> ThinTarget:
+def thin_target(group: str, pool: str = "pool", state: Path = STATE, **settings: Any) -> ThinTarget:
     """A target ``thin-lvm``; it clones unless ``clone=False``."""
     made = ThinSettings(volume_group=group, pool=pool, **settings)
-    return make_thin_target(made, BackEndContext("lab", Path("/var/tmp")))
+    return make_thin_target(made, BackEndContext("lab", state))
 
 
 def request(name: str = "web01", size: int = 32 * MIB, job: str = "job-1", digest: str | None = None) -> StageRequest:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from lvp_target_lvm import lvm
 from provisioner.contracts.testing import BlockTargetConformance
 from tests.guest.lvm import lab
+from tests.guest.lvm.openers import opened_midway
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import AsyncIterator
 
-    from provisioner.contracts import BlockTarget
+    from lvp_target_lvm.group import GroupTarget
+    from provisioner.contracts import BlockTarget, Volume
+
+OTHER = Path("/var/tmp/lab-other-state")
 
 
-class TestPlain(BlockTargetConformance):
+class GroupConformance(BlockTargetConformance):
+    tries = 1
+
+    @asynccontextmanager
+    async def opening_midway(self, target: GroupTarget, volume: Volume) -> AsyncIterator[None]:  # type: ignore[override]
+        with opened_midway(target, volume) as reached:
+            yield
+            assert reached
+
+
+class TestPlain(GroupConformance):
     bad_names = (*BlockTargetConformance.bad_names, "snapshot1", "pvmove0", "a_tdata", "lvp.stage.1", "x" * 120)
 
     @pytest.fixture(autouse=True)
@@ -25,11 +42,28 @@ class TestPlain(BlockTargetConformance):
     def make_target(self, folder: Path) -> BlockTarget:
         return lab.plain_target(self.group)
 
+    def make_foreign_target(self, folder: Path) -> BlockTarget:
+        return lab.plain_target(self.group, OTHER)
 
-class TestThin(BlockTargetConformance):
+
+class TestThin(GroupConformance):
     @pytest.fixture(autouse=True)
     def _empty(self, thin: str) -> None:
         self.group = thin
 
     def make_target(self, folder: Path) -> BlockTarget:
         return lab.thin_target(self.group)
+
+    def make_foreign_target(self, folder: Path) -> BlockTarget:
+        return lab.thin_target(self.group, state=OTHER)
+
+
+@pytest.mark.slow
+async def test_an_opener_midway_twenty_of_twenty(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LVM's own tries for a device that is busy are left out: they cost five seconds each."""
+    monkeypatch.setattr(lvm, "_PINS", lvm._PINS + " activation{retry_deactivation=0}")
+    monkeypatch.setattr(lvm, "_BUSY_TRIES", 1)
+    suite = TestPlain()
+    suite.group, suite.tries = plain, 20
+    await suite.test_an_opener_midway_keeps_the_volume(tmp_path)
+    await suite.test_an_opener_midway_keeps_what_is_removed(tmp_path)

@@ -1,4 +1,4 @@
-"""Each command of LVM made to fail, to hang and to lie: in a swap, in place, for a clone, and for a base.
+"""Each command of LVM made to fail, to hang and to lie: in a swap, a removal, in place, for a clone, and for a base.
 
 Where a volume is swapped it is whole, the old one or the new one. Overwritten in place it is whole too, or it is gone
 once writing had begun. Nothing is left over, and the error says what LVM said.
@@ -64,6 +64,30 @@ async def test_swap(plain: str, tmp_path: Path, fault: str) -> None:
 
     ordeal = Ordeal(make, old_volume, replace, lambda done: judge_swapped(plain, set(), NEW, done), plain)
     assert await ordeal.undergo(tmp_path, fault) > 1
+
+
+@pytest.mark.parametrize("fault", [pytest.param(f, marks=() if f == "fails" else pytest.mark.slow) for f in FAULTS])
+async def test_remove(plain: str, tmp_path: Path, fault: str) -> None:
+    """Whole under its name, or gone; a removal that failed before the wiping has changed nothing."""
+
+    def make(tools: str, limit: float) -> GroupTarget:
+        return lab.plain_target(plain, tool_path=tools, change_timeout=limit, report_timeout=limit)
+
+    async def a_volume() -> None:
+        lab.clear(plain)
+        async with lab.plain_target(plain).stage(lab.request(size=8 * MIB), verified=True) as staged:
+            await fill(staged, OLD)
+
+    def judge(done: bool) -> None:
+        rows = lab.volumes(plain)
+        assert set(rows) <= {"web01"}
+        assert not (rows and done)
+        for row in rows.values():
+            assert row["lv_active"] == "active"
+            assert lab.head(f"/dev/{plain}/web01", 6) == OLD
+
+    ordeal = Ordeal(make, a_volume, lambda target: target.remove("web01"), judge, plain)
+    assert await ordeal.undergo(tmp_path, fault) >= (1 if fault == "hangs" else 2)
 
 
 @pytest.mark.slow

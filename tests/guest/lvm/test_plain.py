@@ -172,6 +172,24 @@ async def test_in_use_is_untouchable(plain: str, tmp_path: Path) -> None:
     assert list(await target.list()) == [volume]
 
 
+async def test_a_second_installation_is_kept_off(plain: str, tmp_path: Path) -> None:
+    """By the lock while the first is at work, and by the owner on what it staged after that."""
+    first = lab.plain_target(plain)
+    async with first.stage(lab.request(), verified=True) as staged:
+        second = lab.plain_target(plain, tmp_path)
+        with pytest.raises(TargetUnavailableError, match="another installation"):
+            await second.recover(frozenset())
+        await first.aclose()
+        (sentence,) = await second.recover(frozenset())
+        assert "left lvp.stage." in sentence
+        assert Path(staged.device.path).name in lab.volumes(plain)
+        assert any("--take-over" in finding.mend for finding in await second.diagnose() if not finding.ok)
+        await second.aclose()
+        await fill(staged, b"new")
+    assert [volume.name for volume in await first.list()] == ["web01"]
+    await first.aclose()
+
+
 async def test_what_may_not_be_replaced_is_refused(plain: str) -> None:
     target = lab.plain_target(plain)
     lab.lvm("lvcreate", "--yes", "-L", "32m", "-n", "origin", plain)

@@ -95,9 +95,10 @@ async def test_swap_and_remove_on_plain_volumes(plain: str) -> None:
         if await make().list():
             await whole()
 
-    # Create, digest, tag, deactivate, rename, rename, activate (to wipe the old one), remove; rename, remove.
+    # Create, digest, tag, deactivate, rename, rename, activate (to wipe the old one), remove; rename,
+    # deactivate, activate, remove.
     assert await at_every_step(make, some_volume, provision, whole) == 8
-    assert await at_every_step(make, some_volume, lambda target, _: target.remove("web01"), whole_or_absent) == 2
+    assert await at_every_step(make, some_volume, lambda target, _: target.remove("web01"), whole_or_absent) == 4
 
 
 async def test_in_place(tiny: str) -> None:

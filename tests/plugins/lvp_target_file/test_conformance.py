@@ -1,15 +1,46 @@
+# ruff: noqa: ASYNC240 - small files of a test
 """The file target keeps the promises of every block target."""
 
-from lvp_target_file import FileSettings, FileTarget
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from lvp_target_file import FileSettings, FileTarget, in_use
 from provisioner.contracts import BackEndContext
 from provisioner.contracts.testing import BlockTargetConformance
+from tests.plugins.lvp_target_file.openers import opened_before_rename
 
 
-class TestFileTargetConforms(BlockTargetConformance):
-    def make_target(self, folder):
-        return FileTarget(FileSettings(str(folder)), BackEndContext("images", folder))
+class FileTargetConformance(BlockTargetConformance):
+    tries = 20
+    preallocate = False
+
+    def make_target(self, folder, state="state"):
+        settings = FileSettings(str(folder), preallocate=self.preallocate)
+        return FileTarget(settings, BackEndContext("images", folder / ".lvp" / state))
+
+    def make_foreign_target(self, folder):
+        return self.make_target(folder, "other")
+
+    @asynccontextmanager
+    async def opening_midway(self, target, volume):
+        with opened_before_rename(volume) as opener:
+            yield
+            assert opener.inode() == Path(volume.path).stat().st_ino, "the opener has the volume that stands"
 
 
-class TestPreallocatingFileTargetConforms(BlockTargetConformance):
-    def make_target(self, folder):
-        return FileTarget(FileSettings(str(folder), preallocate=True), BackEndContext("images", folder))
+class TestFileTargetConforms(FileTargetConformance):
+    pass
+
+
+class TestPreallocatingFileTargetConforms(FileTargetConformance):
+    preallocate = True
+
+
+class TestWithoutLeasesConforms(FileTargetConformance):
+    """A filesystem that has no leases, or a file of another user without CAP_LEASE."""
+
+    @pytest.fixture(autouse=True)
+    def _no_leases(self, monkeypatch):
+        monkeypatch.setattr(in_use, "_lease_refused", lambda fd: None)

@@ -22,7 +22,7 @@ OLD, NEW = b"old", b"new"
 
 
 def make_target(folder):
-    return FileTarget(FileSettings(str(folder)), BackEndContext("images", folder))
+    return FileTarget(FileSettings(str(folder)), BackEndContext("images", folder / ".lvp"))
 
 
 async def provision(target, data, job_id):
@@ -79,7 +79,7 @@ async def assert_whole(folder, replaced):
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("step", range(24))
 async def test_any_step_may_fail(tmp_path, restored_os, monkeypatch, replaced, step):
     if replaced:
         await provision(make_target(tmp_path), OLD, "job-old")
@@ -126,7 +126,7 @@ async def test_any_step_may_be_cancelled(tmp_path, monkeypatch, replaced, step):
 @pytest.mark.parametrize("replaced", [False, True])
 async def test_the_power_may_go_at_any_step(tmp_path, replaced):
     """A process for each step: it is gone before it could undo anything."""
-    folders = [tmp_path / str(step) for step in range(20)]
+    folders = [tmp_path / str(step) for step in range(40)]
     for folder in folders:
         folder.mkdir()
         if replaced:

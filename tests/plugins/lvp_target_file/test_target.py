@@ -29,7 +29,7 @@ SIZE = 8 * MIB
 
 
 def make_target(folder, **options):
-    return FileTarget(FileSettings(str(folder), **options), BackEndContext("images", folder))
+    return FileTarget(FileSettings(str(folder), **options), BackEndContext("images", folder / ".lvp"))
 
 
 async def provision(target, request=None, data=b"data", digest="sha256:" + "0" * 64):
@@ -192,14 +192,14 @@ async def test_a_file_that_came_up_while_the_job_ran_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("new", [None, b"theirs"])
-async def test_a_volume_replaced_by_somebody_while_the_job_ran_is_left_alone(tmp_path, new):
+async def test_a_volume_replaced_while_the_job_ran_is_left_alone(tmp_path, new):
     target = make_target(tmp_path)
     await provision(target)
     async with target.stage(a_request(job_id="job-2"), verified=True) as staged:
         (tmp_path / "web01.raw").rename(tmp_path / "aside")
         if new is not None:
             (tmp_path / "web01.raw").write_bytes(new)
-        with pytest.raises(VolumeExistsError, match="replaced by somebody"):
+        with pytest.raises(VolumeExistsError, match="replaced by something else"):
             await staged.commit(None)
     assert visible(tmp_path) == (["aside"] if new is None else ["aside", "web01.raw"])
 

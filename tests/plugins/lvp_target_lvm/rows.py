@@ -22,19 +22,24 @@ def plain(name: str, size: int = 10 * GIB, **more: object) -> Lv:
     return replace(made, **more)
 
 
-def ours(name: str, token: str = "t0", job: str = "job-1", intended: str = "", **more: object) -> Lv:
+OWNER = "0123456789ab"
+
+
+def ours(
+    name: str, token: str = "t0", job: str = "job-1", intended: str = "", owner: str = OWNER, **more: object
+) -> Lv:
     """A volume this service made; ``intended`` is the name its tags say it is to have."""
     lv = plain(name, **more)
-    return replace(lv, tags=(*tags.for_volume(intended or name, token, provenance(job)), *lv.tags))
+    return replace(lv, tags=(*tags.for_volume(intended or name, token, provenance(job), owner=owner), *lv.tags))
 
 
-def aside(lv: Lv, key: str, name: str, token: str, job: str) -> Lv:
+def aside(lv: Lv, key: str, name: str, token: str, job: str, owner: str = OWNER) -> Lv:
     """The same, set aside by a job."""
-    return replace(lv, tags=(*lv.tags, *tags.for_aside(key, name, token, job)))
+    return replace(lv, tags=(*lv.tags, *tags.for_aside(key, name, token, job, owner)))
 
 
 def base(name: str, digest: str, created: float, pool: str = "pool") -> Lv:
-    made = tags.for_volume(name, f"t-{name}", provenance("job-b", digest, created), format="qcow2")
+    made = tags.for_volume(name, f"t-{name}", provenance("job-b", digest, created), owner=OWNER, format="qcow2")
     return plain(name, layout=frozenset({"thin", "sparse"}), pool=pool, tags=tuple(made))
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvp_target_lvm.recovering import Decision, Step, decide
-from tests.plugins.lvp_target_lvm.rows import a_pool, aside, base, inventory, ours, plain
+from lvp_target_lvm.recovering import Decision, Step, decide, foreign
+from tests.plugins.lvp_target_lvm.rows import OWNER, a_pool, aside, base, inventory, ours, plain
 
 if TYPE_CHECKING:
     from lvp_target_lvm.report import Inventory, Lv
@@ -26,7 +26,9 @@ GONE = ours("lvp.gone.t9", "t0", "any", intended="web07")
 
 
 def decided(stock: Inventory, *live: str, untouched: frozenset[str] = frozenset()) -> list[Decision]:
-    return decide(stock, lambda job, _: job not in live, lambda lv: not lv.is_pool, untouched)
+    return decide(
+        stock, lambda job, _: job not in live, lambda lv: not lv.is_pool, lambda owner: owner in {"", OWNER}, untouched
+    )
 
 
 def carried_out(stock: Inventory, decisions: list[Decision], steps: int = 99) -> Inventory:
@@ -107,6 +109,33 @@ def test_a_name_taken_by_another_is_told_and_nothing_is_done() -> None:
 
 def test_another_kinds_volumes_are_another_targets() -> None:
     assert decide(inventory(STAGED, OLD_ASIDE), lambda *_: True, lambda _: False) == []
+
+
+@pytest.mark.parametrize("name", [name for name in STATES if name not in {"being removed", "done", "a base"}])
+def test_another_installations_work_is_left_alone(name: str) -> None:
+    """Its jobs are dead to us, and may be alive to it."""
+    stock = inventory(*(_owned_by_another(lv) for lv in STATES[name][0]))
+    decisions = decided(stock)
+    assert [decision for decision in decisions if decision.steps] == []
+    at_work = foreign(stock, OWNER)
+    assert all("another installation (ffffffffffff)" in decision.sentence for decision in decisions)
+    assert len(decisions) == len(at_work)
+    taken_over = carried_out(stock, decide(stock, lambda *_: True, lambda lv: not lv.is_pool))
+    assert set(taken_over.volumes) == {lv.name for lv in STATES[name][1]}
+
+
+def test_volumes_of_before_owners_are_ours() -> None:
+    staged, old = _without_owner(STAGED), _without_owner(OLD_ASIDE)
+    assert foreign(inventory(staged, old), OWNER) == {}
+    assert carried_out(inventory(staged, old), decided(inventory(staged, old))).volumes == inventory(OLD).volumes
+
+
+def _owned_by_another(lv: Lv) -> Lv:
+    return replace(lv, tags=tuple(tag.replace(f"owner={OWNER}", "owner=ffffffffffff") for tag in lv.tags))
+
+
+def _without_owner(lv: Lv) -> Lv:
+    return replace(lv, tags=tuple(tag for tag in lv.tags if "owner=" not in tag))
 
 
 @given(st.lists(st.sampled_from([STAGED, OLD, OLD_TAGGED, OLD_ASIDE, NEW, IN_PLACE, GONE, a_pool()]), unique=True))

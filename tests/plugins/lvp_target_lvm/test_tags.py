@@ -42,7 +42,7 @@ def test_a_volume_without_the_mark_is_not_ours() -> None:
 
 def test_what_sets_a_volume_aside_is_told_from_what_it_had() -> None:
     before = tags.for_volume("web01", "t1", Provenance("job-1", "https://a/", None, 1.0))
-    added = tags.for_aside("old", "web-01", "t2", "job 2")
+    added = tags.for_aside("old", "web-01", "t2", "job 2", "0123456789ab")
     assert tags.aside_tags([*before, *added, "mine"]) == added
-    assert tags.decode(added) == {"old": "web-01", "by": "t2", "byjob": "job 2"}
+    assert tags.decode(added) == {"old": "web-01", "by": "t2", "byjob": "job 2", "byowner": "0123456789ab"}
     assert tags.own([*before, "mine"]) == before

@@ -61,6 +61,17 @@ def test_recover_removes_a_dead_jobs_staged_volume(run, config_file, home):
     assert run("recover", "--config", str(config_file))[1] == "disks: nothing was left behind\n"
 
 
+def test_recover_leaves_another_installation_alone(run, config_file, home):
+    stage = home / "state" / "disks" / ".lvp" / "stage"
+    stage.mkdir(parents=True)
+    (stage / "@ffffffffffff.4711.web-01").write_bytes(b"half")
+    command = ("recover", "--config", str(config_file))
+    left = "left the staged volume web-01 of job 4711 alone: it belongs to another installation (ffffffffffff)"
+    assert run(*command)[1] == f"disks: {left}\n"
+    assert run(*command, "--take-over")[1] == "disks: removed the staged volume web-01 of job 4711\n"
+    assert list(stage.iterdir()) == []
+
+
 def test_recover_is_refused_while_a_server_runs(run, config_file, home):
     with state_lock.locked(home / "state"):
         status, _, err = run("recover", "--config", str(config_file))

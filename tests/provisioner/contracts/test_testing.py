@@ -55,15 +55,31 @@ class FakeTargetConformance(BlockTargetConformance):
         yield
         target.in_use.remove(volume.name)
 
+    @asynccontextmanager
+    async def opening_midway(self, target, volume):
+        async def open_it():
+            target.in_use.add(volume.name)
+
+        target.steps.act_at = {"commit": open_it, "remove": open_it}
+        yield
+        target.steps.act_at = {}
+        target.in_use.remove(volume.name)
+
 
 class TestFakeTargetConforms(FakeTargetConformance):
     def make_target(self, folder: Path):
-        return FakeTarget(folder)
+        return FakeTarget(folder, owner="a")
+
+    def make_foreign_target(self, folder: Path):
+        return FakeTarget(folder, owner="b")
 
 
 class TestStaleFakeTargetConforms(FakeTargetConformance):
     def make_target(self, folder: Path):
-        return FakeCloneTarget(folder, stale=True)
+        return FakeCloneTarget(folder, stale=True, owner="a")
+
+    def make_foreign_target(self, folder: Path):
+        return FakeCloneTarget(folder, stale=True, owner="b")
 
 
 @pytest.mark.parametrize("step", ["placement", "stage", "staged"])

@@ -1,0 +1,48 @@
+"""Opening files and making directories' changes last, with OSErrors as the target's errors. Blocking."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from provisioner.contracts.errors import NoSpaceError, TargetError, TargetUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@contextmanager
+def opened(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor for the block's time; a file that is made is its owner's alone."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def sync(directory: Path) -> None:
+    """Make renames and removals in ``directory`` survive a power cut."""
+    with opened(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        os.fsync(fd)
+
+
+@contextmanager
+def translated(doing: str, path: Path) -> Iterator[None]:
+    """Raise OSErrors of the block as NoSpaceError, TargetError or TargetUnavailableError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise NoSpaceError(f"no space left to {doing} {path}") from error
+        if error.errno in NO_ATTRIBUTES:
+            raise TargetError(
+                f"the filesystem of {path.parent} has no user extended attributes; volumes cannot be told apart there"
+            ) from error
+        raise TargetUnavailableError(f"could not {doing} {path}: {error.strerror}") from error

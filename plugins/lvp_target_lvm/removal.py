@@ -1,0 +1,67 @@
+"""Removing a volume whose bytes are wiped first: its name is free at once, and no opener loses what it holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lvp_target_lvm import devices, names
+from lvp_target_lvm.holders import in_use
+from provisioner.contracts.errors import TargetError, VolumeInUseError
+from provisioner.contracts.shield import undoing
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from lvp_target_lvm.lvm import Lvm
+    from lvp_target_lvm.report import Lv
+
+
+async def remove_wiped(lvm: Lvm, lv: Lv, token: str, wipe: Callable[[str], Awaitable[None]]) -> None:
+    """Rename, deactivate, activate under the new name, wipe, remove.
+
+    Deactivating is what makes sure that the volume is closed: the kernel refuses it for a device that is open, and a
+    device that is gone cannot be opened. Raises VolumeInUseError, and then all is as before. From there on the volume
+    is gone for good, also after a power cut.
+    """
+    gone = names.GONE + token
+    full = f"{lvm.group}/{gone}"
+    try:
+        await lvm.change("lvrename", lvm.group, lv.name, gone)
+        if lv.active:
+            await _deactivate(lvm, lv, gone)
+    except BaseException:
+        with undoing(f"give volume {lv.name} its name back"):
+            await _give_back(lvm, lv, gone)
+        raise
+    try:
+        await lvm.change("lvchange", "-ay", "-K", full)
+        path = devices.path_of(lvm.group, gone)
+        await devices.appeared(path)
+        await wipe(path)
+    except BaseException:
+        # Cancelled, or a disk that fails: the volume does not come back, and it is not left behind.
+        with undoing(f"remove volume {lv.name}"):
+            await lvm.change("lvremove", full)
+        raise
+    await lvm.change("lvremove", full)
+
+
+async def _deactivate(lvm: Lvm, lv: Lv, gone: str) -> None:
+    full = f"{lvm.group}/{gone}"
+    try:
+        await lvm.change("lvchange", "-an", full)
+    except VolumeInUseError as error:
+        raise await in_use(f"volume {lvm.group}/{lv.name} is in use; it is not touched", lv) from error
+    for name in (lv.name, gone):
+        if await devices.is_there(lv.major, lv.minor, names.mapper_name(lvm.group, name)):
+            raise TargetError(f"LVM said that {full} was deactivated, but its device is there")
+
+
+async def _give_back(lvm: Lvm, lv: Lv, gone: str) -> None:
+    """What there is to give back is found out by looking: a command that failed may have done its work."""
+    volumes = (await lvm.inventory()).volumes
+    if gone in volumes:
+        await lvm.change("lvrename", lvm.group, gone, lv.name)
+    now = volumes.get(gone) or volumes.get(lv.name)
+    if now is not None and lv.active and not now.active:
+        await lvm.change("lvchange", "-ay", "-K", f"{lvm.group}/{lv.name}")

@@ -1,0 +1,53 @@
+"""What a thin target remembers of its bases, for as long as the daemon lives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lvp_target_lvm import ThinCloneTarget, ThinSettings, names, thin
+from lvp_target_lvm.thin import make_thin_target
+from provisioner.contracts import BackEndContext
+from tests.plugins.lvp_target_lvm.rows import a_pool, base, inventory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lvp_target_lvm.report import Inventory
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> ThinCloneTarget:
+    made = make_thin_target(ThinSettings(volume_group="vg0", pool="pool"), BackEndContext("thin", tmp_path))
+    assert isinstance(made, ThinCloneTarget)
+    return made
+
+
+async def test_what_is_remembered_of_bases_shrinks(target: ThinCloneTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand images come and go."""
+    now, stock = [1e9], [inventory(a_pool())]
+
+    async def look() -> Inventory:
+        return stock[0]
+
+    monkeypatch.setattr(target.lvm, "recent_inventory", look)
+    monkeypatch.setattr(thin.time, "time", lambda: now[0])
+    for number in range(1000):
+        digest = f"sha256:{number:064x}"
+        name = names.base_name(digest, "qcow2")
+        stock[0] = inventory(a_pool(), base(name, digest, now[0]))
+        assert await target.base(digest, "qcow2") is not None
+        with target._using(name):
+            assert target._under_job == {name: 1}
+        now[0] += thin._BASE_GRACE / 4
+    assert len(target._last_used) <= 6
+    assert target._under_job == {}
+
+
+async def test_a_base_used_just_now_is_remembered(target: ThinCloneTarget) -> None:
+    """The look may be a second old, and not know it yet."""
+    with target._using("lvp.base.new"):
+        target._forget_gone(inventory(a_pool()))
+    target._forget_gone(inventory(a_pool()))
+    assert "lvp.base.new" in target._last_used
