@@ -10,6 +10,7 @@ import trio
 
 from provisioner.cache.flight import Flight, as_provisioner_error
 from provisioner.contracts.errors import ProvisionerError
+from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -97,7 +98,7 @@ class Flights:
         gives_back = self._settings.page_cache == "give-back"
         flight = Flight(source, expectation, fd, partial, room, gives_back=gives_back)
         if there:
-            log.info("carrying on with an earlier download", url=expectation.remote.url, at_byte=there)
+            log.info("carrying on with an earlier download", url=shown(expectation.remote.url), at_byte=there)
             flight.arrival.advance(there)
         self._by_key[expectation.flight_key] = flight
         self._nursery.start_soon(self._fly, flight)

@@ -19,11 +19,12 @@ import httpx
 import trio
 
 from provisioner.contracts.errors import ProvisionerError, RemoteChangedError, SourceError, UrlNotAllowedError
-from provisioner.contracts.http_answer import REDIRECTS, check_encoding, fault, name_of, span_of, version_of, whole_size
+from provisioner.contracts.http_answer import REDIRECTS, check_encoding, fault, span_of, version_of, whole_size
 from provisioner.contracts.http_client import HttpOptions, make_client
 from provisioner.contracts.http_pace import Pace
 from provisioner.contracts.http_stream import HttpStream, call_httpx
 from provisioner.contracts.types import RemoteImage
+from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:
     from provisioner.contracts.source import ImageStream
@@ -89,11 +90,11 @@ class HttpTransport:
                 headers["If-Range"] = version
         async with self._response("GET", url, headers) as response:
             if version is not None and version_of(response.headers) != version:
-                raise RemoteChangedError(f"{name_of(url)} changed on the server while it was being fetched")
+                raise RemoteChangedError(f"{shown(url)} changed on the server while it was being fetched")
             self._check_encoding(response, url)
-            span = span_of(response.status_code, response.headers, start, stop, name_of(url))
+            span = span_of(response.status_code, response.headers, start, stop, shown(url))
             options = self._options
-            yield HttpStream(response, span, options.stall_timeout, self._threads, self._pace, name_of(url))
+            yield HttpStream(response, span, options.stall_timeout, self._threads, self._pace, shown(url))
 
     async def aclose(self) -> None:
         """Close idle connections."""
@@ -121,7 +122,7 @@ class HttpTransport:
             yield await call_httpx(
                 lambda: exchange.keep(self._request(exchange, method, url, headers, also)),
                 self._threads,
-                name_of(url),
+                shown(url),
                 abandon=True,
             )
         finally:
@@ -137,16 +138,19 @@ class HttpTransport:
                 raise SourceError("nobody waits for the answer any more")
             if not self._allows(target):
                 raise UrlNotAllowedError(
-                    f"{name_of(target)} belongs to no configured source"
-                    + ("" if target == url else f" ({name_of(url)} redirects there)")
+                    f"{shown(target)} belongs to no configured source"
+                    + ("" if target == url else f" ({shown(url)} redirects there)")
                 )
             response = self._send(method, target, {"Accept-Encoding": "identity", **headers}, _origin(url))
             place = response.headers.get("location")
             if response.status_code not in REDIRECTS or not place:
                 return response if response.status_code in also else self._good(response, method, target)
             response.close()
-            target = urldefrag(urljoin(target, place)).url
-        raise SourceError(f"{name_of(url)} redirects more than {MAX_REDIRECTS} times")
+            try:
+                target = urldefrag(urljoin(target, place)).url
+            except ValueError:  # its text shows the place, and the place may hold a signature
+                raise SourceError(f"{shown(target)} redirects to what is no url") from None
+        raise SourceError(f"{shown(url)} redirects more than {MAX_REDIRECTS} times")
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], origin: tuple[str, str]) -> httpx.Response:
         # As with curl: what proves who we are to one host is not shown to the next.
@@ -163,7 +167,7 @@ class HttpTransport:
 
     def _good(self, response: httpx.Response, method: str, url: str) -> httpx.Response:
         """The response where it is a good one; else raises what its status, or its body, means."""
-        status, where = response.status_code, name_of(url)
+        status, where = response.status_code, shown(url)
         error = fault(status, where)
         if error is None:
             return response

@@ -122,7 +122,10 @@ def broken(error: Exception, name: str) -> ProvisionerError:
     if isinstance(cause, ssl.SSLError):
         reason = getattr(cause, "reason", None) or cause.strerror
         return RemoteUnavailableError(f"{name}: the TLS connection broke: {reason}")
-    words = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
+    if isinstance(error, httpx.ProxyError):  # the rest of its text is the proxy's own
+        return RemoteUnavailableError(f"{name}: the proxy refused the connection (HTTP {str(error)[:3]})")
+    # After a colon stands what the server sent, in which it may repeat the request with its signature.
+    words = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).partition(":")[0]
     began = isinstance(error, OSError | httpx.ReadError | httpx.RemoteProtocolError)
     what = "the connection broke" if began else "the server cannot be reached"
     return RemoteUnavailableError(f"{name}: {what}: {words or type(error).__name__}")

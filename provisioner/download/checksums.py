@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.contracts import Checksum, ImageSource, ImageUrl
 from provisioner.contracts.errors import ImageError, RemoteDeniedError, RemoteNotFoundError
+from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +85,7 @@ async def _read(source: ImageSource, url: str) -> str | None:
             async for chunk in stream:
                 body += chunk
                 if len(body) > MAX_TEXT:
-                    raise ImageError(f"{url} is larger than a checksum file can be ({MAX_TEXT} bytes)")
+                    raise ImageError(f"{shown(url)} is larger than a checksum file can be ({MAX_TEXT} bytes)")
     except (RemoteNotFoundError, RemoteDeniedError):
         # Object stores answer 'denied' for what does not exist where listing is not allowed.
         return None

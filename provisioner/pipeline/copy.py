@@ -15,6 +15,7 @@ import trio
 from provisioner.contracts import ProvisionedBy, blockdev
 from provisioner.contracts.errors import ImageFormatError, TargetError
 from provisioner.contracts.tasks import run_both
+from provisioner.contracts.urls import shown
 from provisioner.pipeline.plan import Outcome, Request, check_image, data_bytes, may_overlap, stage_request
 from provisioner.pipeline.progress import Progress, Stage
 
@@ -77,7 +78,7 @@ class Copying:
             await _bounded(lambda: staged.commit(digest))
         base = await target.base(digest, request.image_type)
         if base is None:
-            raise TargetError(f"the base volume of {request.image_url} vanished right after it was made")
+            raise TargetError(f"the base volume of {shown(request.image_url)} vanished right after it was made")
         return base
 
     async def _check_image(self, volume_size: int) -> int:

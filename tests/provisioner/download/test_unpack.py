@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.contracts.errors import CacheFullError, CorruptImageError, ImageTooLargeError
-from provisioner.download.unpack import ZstdFrames, beginning_of, compression_of, unpack
+from provisioner.download.unpack import beginning_of, compression_of, unpack
+from provisioner.download.zstd_frames import ZstdFrames
 
 MIB = 1024 * 1024
 
