@@ -17,7 +17,7 @@ _SIGNED = re.compile(
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with every url in it cut before its query and without a login."""
+    """Return ``text`` with every url in it cut before its query and with its login blotted out."""
     if "://" in text:
-        text = _QUERY.sub(r"\1", _LOGIN.sub("", text))
+        text = _QUERY.sub(r"\1", _LOGIN.sub("...@", text))
     return _SIGNED.sub(r"\1...", text) if "=" in text else text

@@ -27,7 +27,7 @@ KINDS = [
 def test_every_error_cuts_urls(kind):
     error = kind(f"cannot read {URL} now (via http://user:{SECRET}@proxy:3128/)")
     assert SECRET not in error.message + str(error) + repr(error)
-    assert error.message == "cannot read https://images.example.com/disk now (via http://proxy:3128/)"
+    assert error.message == "cannot read https://images.example.com/disk now (via http://...@proxy:3128/)"
 
 
 @pytest.mark.parametrize(
