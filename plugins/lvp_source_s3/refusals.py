@@ -54,7 +54,7 @@ def meaning(
     code = _element(body, "Code")
     if code is None:
         return None
-    region = headers.get("x-amz-bucket-region") or _element(body, "Region")
+    region = _region(headers.get("x-amz-bucket-region", "")) or _region(_element(body, "Region") or "")
     if code in _WRONG_REGION:
         advice = f' set region = "{region}" for source {source}' if region else f" check the region of source {source}"
         return SourceError(f"{where}: the bucket is in another region;{advice} ({code})")
@@ -63,6 +63,11 @@ def meaning(
     kind, words = _MEANING[code]
     who = "a caller without credentials" if anonymous else f"the owner of the access key of source {source}"
     return kind(f"{where}: {words.format(source=source, who=who)} ({code}, HTTP {status})")
+
+
+def _region(text: str) -> str | None:
+    """``text`` if it can be a region's name; a server may have put anything there."""
+    return text if re.fullmatch(r"[a-z0-9-]{2,24}", text) else None
 
 
 def _element(body: bytes, name: str) -> str | None:

@@ -21,6 +21,7 @@ from provisioner.contracts.errors import (
 from provisioner.contracts.shield import shielded, undoing
 from provisioner.contracts.tasks import first_cause
 from provisioner.contracts.threads import run_long
+from provisioner.contracts.urls import shown
 from provisioner.download.arrival import Arrival
 from provisioner.download.early import Early
 from provisioner.download.fetch import fetch
@@ -136,7 +137,7 @@ class Flight(CachedImage):
                     await publish(hashes, self._info)
         except* Exception as group:  # noqa: BLE001 - the boundary: one download's error must not reach another
             self._error = as_provisioner_error(group)
-            log.warning("download failed", url=self.expectation.remote.url, reason=self._error.message)
+            log.warning("download failed", url=shown(self.expectation.remote.url), reason=self._error.message)
         finally:
             if self.entry is None:
                 self.arrival.fail(self._failure())

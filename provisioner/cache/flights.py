@@ -17,6 +17,7 @@ from provisioner.cache.flight import Flight, as_provisioner_error
 from provisioner.cache.partials import Content
 from provisioner.contracts.errors import ProvisionerError, RollbackError
 from provisioner.contracts.shield import undoing
+from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -126,7 +127,7 @@ class Flights:
             gives_back = self._settings.page_cache == "give-back"
             flight = Flight(source, expectation, fd, partial, room, gives_back=gives_back)
             if there:
-                log.info("carrying on with an earlier download", url=expectation.remote.url, at_byte=there)
+                log.info("carrying on with an earlier download", url=shown(expectation.remote.url), at_byte=there)
                 flight.arrival.advance(there)
             assert self._nursery is not None
             self._by_key[key] = flight

@@ -128,7 +128,7 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     min_free: ByteSize = ByteSize(2**30)
     # An image nobody vouches for is refused unless this is switched off.
     require_checksum: bool = True
-    # Tries in a row without a byte gained; with the growing pauses between them, half a minute for a server to return.
+    # Tries in which less than 64 KiB came in all; with the growing pauses, half a minute for a server to return.
     download_attempts: Positive = 8
     # "give-back": what an image takes of the host's page cache is given back at once, since guests' disks live there
     # too. "keep" leaves it to the kernel: quicker where one image is put on many volumes one after the other.

@@ -1,12 +1,14 @@
 """The one tree of errors. Owns their HTTP status, category and whether trying again helps; raises none.
 
 Back ends translate what their libraries raise into these at their boundary, with ``from`` kept. The message
-is one sentence a person can act on; it never holds a secret.
+is one sentence a person can act on. It never shows the query of a url, which may be a signature: the base cuts it off.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
+
+from provisioner.contracts.redaction import redact
 
 
 class ProvisionerError(Exception):
@@ -21,8 +23,8 @@ class ProvisionerError(Exception):
     temporary: ClassVar[bool] = False
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = redact(message)
+        super().__init__(self.message)
 
 
 # --- requests ---------------------------------------------------------------------------------------

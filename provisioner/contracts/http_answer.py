@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from provisioner.contracts.errors import (
-    InvalidRequestError,
     ProvisionerError,
     RemoteChangedError,
     RemoteDeniedError,
@@ -18,7 +17,7 @@ from provisioner.contracts.errors import (
     RemoteUnavailableError,
     SourceError,
 )
-from provisioner.contracts.urls import ImageUrl
+from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:
     import httpx
@@ -49,14 +48,6 @@ class Span:
     length: int | None
     lacking: int = 0
     framed: bool = False
-
-
-def name_of(url: str) -> str:
-    """A url as it may stand in a message: without its query, which may hold a signature."""
-    try:
-        return ImageUrl.parse(url).without_query
-    except InvalidRequestError:
-        return "the url"
 
 
 def fault(status: int, where: str) -> ProvisionerError | None:
@@ -95,8 +86,10 @@ def whole_size(status: int, headers: httpx.Headers) -> int | None:
 def check_encoding(headers: httpx.Headers, url: str) -> None:
     """Raise SourceError where the body is not the image's own bytes."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in {"", "identity"} and not name_of(url).lower().endswith(_LABELS.get(encoding, ())):
-        raise SourceError(f"{name_of(url)} comes with content encoding {encoding!r}, which was not asked for")
+    if encoding not in {"", "identity"} and not shown(url).lower().endswith(_LABELS.get(encoding, ())):
+        # A server may put anything there, what it was asked for too: only what looks like an encoding is shown.
+        name = f" {encoding!r}" if re.fullmatch(r"[a-z][a-z-]{0,20}", encoding) else ""
+        raise SourceError(f"{shown(url)} comes with content encoding{name}, which was not asked for")
 
 
 def span_of(status: int, headers: httpx.Headers, start: int, stop: int | None, where: str) -> Span:

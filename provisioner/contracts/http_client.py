@@ -1,19 +1,22 @@
-"""The httpx client of one source: TLS, proxy, time limits, secrets. Owns how it is made; sends nothing."""
+"""The transport of one source: TLS, proxy, secrets. Owns how it is made; sends nothing."""
 
 from __future__ import annotations
 
 import os
 import ssl
 from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING
 
+import httpcore
 import httpx
 
 from provisioner.contracts.errors import SourceError
-from provisioner.contracts.http_connect import CheckedTransport, ClosingSSLSocket, networks
+from provisioner.contracts.http_connect import Backend, ClosingSSLSocket, networks
+from provisioner.contracts.http_pools import PoolTransport
 
 if TYPE_CHECKING:
+    import trio
+
     from provisioner.contracts.settings import SecretRef
 
 
@@ -22,8 +25,10 @@ class HttpOptions:
     """How to talk to a server.
 
     ``ca_file`` is trusted instead of the system's authorities. ``stall_timeout``: seconds without a byte after
-    which a transfer counts as dead. ``rate_limit``: bytes a second, of all transfers together. ``any_encoding``
-    takes a ``Content-Encoding`` for a mere label of what is stored; else only the one that fits the name is.
+    which a transfer counts as dead; so does one with fewer than ``min_rate`` bytes a second over that time, and an
+    answer whose headers take longer than connecting and that time together. ``rate_limit``: bytes a second, of all
+    transfers together. ``any_encoding`` takes a ``Content-Encoding`` for a mere label of what is stored; else only the
+    one that fits the name is.
     ``prepare_redirects``: whether a redirect to another host is prepared too; else it goes there without.
     ``allow_addresses``: networks to connect to although a name leads to this host itself or to another place where
     nobody keeps images (``http_connect``).
@@ -38,6 +43,7 @@ class HttpOptions:
     trust_env: bool = False
     connect_timeout: float = 10.0
     stall_timeout: float = 30.0
+    min_rate: int = 1024
     connections: int = 16
     rate_limit: int | None = None
     any_encoding: bool = False
@@ -45,32 +51,31 @@ class HttpOptions:
     allow_addresses: tuple[str, ...] = ()
 
 
-def make_client(options: HttpOptions) -> httpx.Client:
-    """A client as ``options`` say. Reads the certificates: call it in a thread. Raises SourceError."""
+def make_transport(options: HttpOptions, threads: trio.CapacityLimiter) -> httpx.AsyncBaseTransport:
+    """Make a transport as ``options`` say; ``threads`` bounds its look-ups.
+
+    Blocking: it reads the certificates. Raises SourceError.
+    """
     context = _tls(options)
-    limits = httpx.Limits(max_connections=options.connections, max_keepalive_connections=4)
-    client = httpx.Client(
-        verify=context,
-        proxy=_proxy(options),
-        trust_env=options.trust_env,
-        timeout=httpx.Timeout(options.stall_timeout, connect=options.connect_timeout),
-        limits=limits,
-        follow_redirects=False,
-        headers={"User-Agent": "libvirt-volume-provisioner"},
-        # No cookie of one image's server is ever carried into the next request.
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-    )
-    _check_addresses(client, CheckedTransport(context, limits, networks(options.allow_addresses)))
-    return client
+    login = _proxy_login(options)
+    limits = {"max_connections": options.connections, "max_keepalive_connections": 4, "keepalive_expiry": 5.0}
 
+    def make(proxy: str | None) -> httpcore.AsyncConnectionPool:
+        if proxy is None:
+            backend = Backend(networks(options.allow_addresses), threads)
+            return httpcore.AsyncConnectionPool(ssl_context=context, network_backend=backend, **limits)  # type: ignore[arg-type]
+        url = httpx.URL(proxy)
+        auth = login or ((url.username, url.password) if url.username else None)
+        return httpcore.AsyncHTTPProxy(
+            str(url.copy_with(userinfo=b"")),
+            proxy_auth=auth,
+            ssl_context=context,
+            proxy_ssl_context=ssl.create_default_context() if url.scheme == "https" else None,
+            network_backend=Backend(None, threads),
+            **limits,  # type: ignore[arg-type]
+        )
 
-def _check_addresses(client: httpx.Client, transport: CheckedTransport) -> None:
-    """Let ``transport`` carry what goes to servers themselves; proxies have transports of their own."""
-    # Given to the client when it is made, a transport would turn the environment's proxies off.
-    if not isinstance(getattr(client, "_transport", None), httpx.HTTPTransport):
-        raise TypeError("this httpx keeps its transport elsewhere: addresses would not be checked")
-    client._transport.close()  # noqa: SLF001
-    client._transport = transport  # noqa: SLF001
+    return PoolTransport(make, options.proxy, from_environment=options.trust_env)
 
 
 def read_secret(ref: SecretRef) -> str:
@@ -106,9 +111,7 @@ def _no_password() -> str:
     raise ValueError("the client key is encrypted")
 
 
-def _proxy(options: HttpOptions) -> httpx.Proxy | None:
-    if options.proxy is None:
-        return None
+def _proxy_login(options: HttpOptions) -> tuple[str, str] | None:
     if options.proxy_username is None or options.proxy_password is None:
-        return httpx.Proxy(options.proxy)
-    return httpx.Proxy(options.proxy, auth=(options.proxy_username, read_secret(options.proxy_password)))
+        return None
+    return options.proxy_username, read_secret(options.proxy_password)

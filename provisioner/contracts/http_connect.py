@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC109 - httpcore's interface has a timeout for each call
 """Which addresses a source connects to: judged where the connection is made, on the very address it is made to.
 
 Owns the judgement and the step from a host's name to a socket. A name is looked up once, and what comes of that is
@@ -11,12 +12,14 @@ import errno
 import ipaddress
 import socket
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpcore
-import httpx
+import trio
 
 from provisioner.contracts.errors import UrlNotAllowedError
+from provisioner.contracts.http_network import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -85,36 +88,50 @@ def _carried(address: Address) -> Address:
     return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF) if address in _NAT64 or compatible else address
 
 
-class CheckedBackend(httpcore.NetworkBackend):
-    """Connects to permitted addresses only. Raises UrlNotAllowedError where a host has no other."""
+class Backend(httpcore.AsyncNetworkBackend):
+    """Connects to permitted addresses only; to all if ``allowed`` is None (a proxy that the configuration names).
 
-    def __init__(self, allowed: Sequence[Network]) -> None:
+    Raises UrlNotAllowedError if a host has no permitted address. ``threads`` bounds the look-ups under way: one that a
+    cancel leaves behind ends when the system's resolver gives up (its timeouts are in resolv.conf).
+    """
+
+    def __init__(self, allowed: Sequence[Network] | None, threads: trio.CapacityLimiter) -> None:
         self._allowed = allowed
-        self._plain = httpcore.SyncBackend()
+        self._threads = threads
 
-    def connect_tcp(
+    async def connect_tcp(
         self,
         host: str,
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
+    ) -> httpcore.AsyncNetworkStream:
+        del local_address  # not offered in the configuration
         failed: Exception | None = None
-        for address in self._addresses(host, port):
+        for address in await self._addresses(host, port):
             try:
-                return self._plain.connect_tcp(address, port, timeout, local_address, socket_options)
+                return await connect(address, port, timeout, socket_options or ())
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error  # the next address may answer
         raise failed or httpcore.ConnectError(f"{host} has no address")
 
-    def _addresses(self, host: str, port: int) -> list[str]:
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
         """The addresses of ``host`` that may be connected to, in the system's order."""
+        look_up = partial(socket.getaddrinfo, host.strip("[]"), port, type=socket.SOCK_STREAM)
         try:
-            found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpcore.ConnectError(str(error)) from error
+            found = look_up(flags=socket.AI_NUMERICHOST)  # an address, in whatever spelling: no name server is asked
+        except OSError:
+            try:
+                found = await trio.to_thread.run_sync(look_up, limiter=self._threads, abandon_on_cancel=True)
+            except OSError as error:
+                raise httpcore.ConnectError(str(error)) from error
         texts = list(dict.fromkeys(str(place[0]) for *_, place in found))
+        if self._allowed is None:
+            return texts
         good = [text for text in texts if permitted(host, ipaddress.ip_address(text), self._allowed)]
         if texts and not good:
             kind = refusal(ipaddress.ip_address(texts[0]))
@@ -123,22 +140,6 @@ class CheckedBackend(httpcore.NetworkBackend):
                 "(allow_addresses in the source's table would let it)"
             )
         return good
-
-
-class CheckedTransport(httpx.HTTPTransport):
-    """httpx's own transport over a ``CheckedBackend``."""
-
-    def __init__(self, context: ssl.SSLContext, limits: httpx.Limits, allowed: Sequence[Network]) -> None:
-        super().__init__(verify=context, limits=limits, trust_env=False)
-        if not isinstance(getattr(self, "_pool", None), httpcore.ConnectionPool):
-            raise TypeError("this httpx keeps its connections elsewhere: they would not be checked")
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=limits.max_connections,
-            max_keepalive_connections=limits.max_keepalive_connections,
-            keepalive_expiry=limits.keepalive_expiry,
-            network_backend=CheckedBackend(allowed),
-        )
 
 
 class ClosingSSLSocket(ssl.SSLSocket):

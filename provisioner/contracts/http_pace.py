@@ -1,10 +1,12 @@
-"""The speed limit that the transfers of one source share. Owns the arithmetic and the waiting in worker threads."""
+"""How fast a transfer may be, all of a source together, and how slow, each on its own. Owns the arithmetic."""
 
 from __future__ import annotations
 
 import threading
 import time
 from typing import TYPE_CHECKING
+
+from provisioner.contracts.errors import RemoteUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,3 +41,30 @@ class Pace:
         while (left := until - self._clock()) > 0:
             check()
             time.sleep(min(left, _GLANCE))
+
+
+class RateFloor:
+    """Ends a transfer that is slower than ``rate`` bytes a second over ``window`` seconds of waiting for the server.
+
+    Only the time that is spent waiting for the server counts: not a slow disk, and not our own rate limit.
+    """
+
+    def __init__(self, rate: float, window: float, name: str) -> None:
+        self._rate = rate
+        self._window = window
+        self._name = name
+        self._seconds = 0.0
+        self._bytes = 0
+
+    def waited(self, seconds: float, size: int) -> None:
+        """Account for ``size`` bytes that came after ``seconds``. Raises RemoteUnavailableError."""
+        self._seconds += seconds
+        self._bytes += size
+        if self._seconds < self._window:
+            return
+        if self._bytes < self._rate * self._seconds:
+            raise RemoteUnavailableError(
+                f"{self._name} stalled: in {self._seconds:.3g} s only {self._bytes} bytes came "
+                f"(min_rate is {self._rate:g} bytes a second)"
+            )
+        self._seconds, self._bytes = 0.0, 0

@@ -35,6 +35,9 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     connect_timeout: Duration = Duration(10)
     # Object stores think for seconds before the first byte; half a minute of silence is a dead peer.
     stall_timeout: Duration = Duration(30)
+    # No line that images travel over is slower for half a minute (a GiB would take twelve days); a server that is holds
+    # a job's slot for nothing. 0 lets any speed pass.
+    min_rate: ByteSize = ByteSize(1024)
     connections: int = 16
     rate_limit: ByteSize | None = None
     allow_addresses: list[str] = msgspec.field(default_factory=list)
@@ -77,6 +80,7 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             trust_env=self.trust_env,
             connect_timeout=self.connect_timeout,
             stall_timeout=self.stall_timeout,
+            min_rate=self.min_rate,
             connections=self.connections,
             rate_limit=self.rate_limit,
             any_encoding=any_encoding,

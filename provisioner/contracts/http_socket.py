@@ -13,7 +13,7 @@ import ssl
 import struct
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -23,6 +23,8 @@ from provisioner.contracts.source import pwrite_all
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from provisioner.contracts.http_pace import RateFloor
+
 # 128 to 256 KiB measured best; from 4 MiB on page faults cost more than the calls saved.
 BUFFER_SIZE = 256 * 1024
 # What a user may give a pipe. At the usual 64 KiB splicing takes four times the calls and gains nothing.
@@ -31,30 +33,36 @@ PIPE_SIZE = 1024 * 1024
 FLUSH_AFTER = 0.25
 
 
-def received(sock: Any, missing: int, stall_timeout: float, name: str) -> Iterator[memoryview]:
+def received(
+    sock: socket.socket, missing: int, stall_timeout: float, floor: RateFloor, name: str
+) -> Iterator[memoryview]:
     """Up to ``missing`` bytes, each piece valid until the next is asked for; ends where the peer does."""
     sock.settimeout(stall_timeout)
     buffer = memoryview(bytearray(min(BUFFER_SIZE, missing)))
-    while missing and (filled := _fill(sock, buffer[:missing], name)):
+    while missing and (filled := _fill(sock, buffer[:missing], floor, name)):
         missing -= filled
         yield buffer[:filled]
 
 
-def _fill(sock: Any, buffer: memoryview, name: str) -> int:
+def _fill(sock: socket.socket, buffer: memoryview, floor: RateFloor, name: str) -> int:
     """Receive until the buffer is full, time is up or the peer is done; how many bytes came."""
     filled, flush_at = 0, time.monotonic() + FLUSH_AFTER
     while filled < len(buffer) and (not filled or time.monotonic() < flush_at):
+        began = time.monotonic()
         try:
             count = sock.recv_into(buffer[filled:])
         except OSError as error:
             raise broken(error, name) from error
         if not count:
             break
+        floor.waited(time.monotonic() - began, count)
         filled += count
     return filled
 
 
-def spliced(sock: socket.socket, fd: int, offset: int, missing: int, stall_timeout: float, name: str) -> Iterator[int]:
+def spliced(
+    sock: socket.socket, fd: int, offset: int, missing: int, stall_timeout: float, floor: RateFloor, name: str
+) -> Iterator[int]:
     """Move up to ``missing`` bytes to ``offset`` of ``fd`` without a copy in this process; the size of each move.
 
     The kernel hands the pages on by way of a pipe: 0.7 of the processor time of receiving and writing, measured
@@ -69,12 +77,14 @@ def spliced(sock: socket.socket, fd: int, offset: int, missing: int, stall_timeo
         with suppress(OSError):  # refused where the user's pipes hold too much already: slower, not worse
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         while missing:
+            began = time.monotonic()
             try:
                 count = os.splice(sock.fileno(), writer, min(missing, PIPE_SIZE))
             except OSError as error:
                 raise broken(TimeoutError() if error.errno == errno.EAGAIN else error, name) from error
             if not count:
                 break
+            floor.waited(time.monotonic() - began, count)
             _drain(reader, fd, offset, count)
             offset, missing = offset + count, missing - count
             yield count
@@ -122,7 +132,10 @@ def broken(error: Exception, name: str) -> ProvisionerError:
     if isinstance(cause, ssl.SSLError):
         reason = getattr(cause, "reason", None) or cause.strerror
         return RemoteUnavailableError(f"{name}: the TLS connection broke: {reason}")
-    words = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
+    if isinstance(error, httpx.ProxyError):  # the rest of its text is the proxy's own
+        return RemoteUnavailableError(f"{name}: the proxy refused the connection (HTTP {str(error)[:3]})")
+    # After a colon stands what the server sent, in which it may repeat the request with its signature.
+    words = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).partition(":")[0]
     began = isinstance(error, OSError | httpx.ReadError | httpx.RemoteProtocolError)
     what = "the connection broke" if began else "the server cannot be reached"
     return RemoteUnavailableError(f"{name}: {what}: {words or type(error).__name__}")

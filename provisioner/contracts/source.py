@@ -36,7 +36,7 @@ class ImageStream(ABC):
         cheap and never blocks. Override this where a faster way than iterating exists.
         """
         offset = self.start
-        async with _closing(aiter(self)) as chunks:
+        async with closing_chunks(self) as chunks:
             async for chunk in chunks:
                 await trio.to_thread.run_sync(pwrite_all, fd, chunk, offset)
                 offset += len(chunk)
@@ -74,8 +74,9 @@ class ImageSource(ABC):
 
 
 @asynccontextmanager
-async def _closing(chunks: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Close ``chunks`` where it is a generator: one left in the middle is an error under trio."""
+async def closing_chunks(stream: ImageStream) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Iterate over ``stream``; close the iterator if it is a generator: one left in the middle is an error in trio."""
+    chunks = aiter(stream)
     try:
         yield chunks
     finally:

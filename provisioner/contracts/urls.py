@@ -6,7 +6,7 @@ A url that two programs could read differently is refused rather than repaired.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from provisioner.contracts.errors import InvalidRequestError
@@ -18,13 +18,16 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
-    """A url taken apart. ``host`` is in lower case; ``path`` is as given, still quoted, and begins with ``/``."""
+    """A url taken apart; as text, it has no query.
+
+    ``host`` is in lower case; ``path`` is as given, still quoted, and begins with ``/``.
+    """
 
     scheme: str
     host: str
     port: int | None
     path: str
-    query: str
+    query: str = field(repr=False)
 
     @classmethod
     def parse(cls, text: str) -> ImageUrl:
@@ -64,10 +67,22 @@ class ImageUrl:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port in {None, DEFAULT_PORTS.get(self.scheme)} else f"{host}:{self.port}"
 
+    def __str__(self) -> str:
+        """Safe to show; ``query`` has what this leaves out."""
+        return self.without_query
+
     @property
     def without_query(self) -> str:
         """The url without its query, which may hold a signature: fit for logs and names."""
         return f"{self.scheme}://{self.netloc}{self.path}"
+
+
+def shown(url: str) -> str:
+    """``url`` as a message may show it: without query and login. "the url" if it cannot be parsed."""
+    try:
+        return str(ImageUrl.parse(url))
+    except InvalidRequestError:
+        return "the url"
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,11 @@ class Arrival:
             self._changed.notify_all()
         self._wake()
 
+    def check(self) -> None:
+        """Raise what ended the download, if anything did. From any thread."""
+        if self._error is not None:
+            raise self._error
+
     def _wake(self) -> None:
         try:
             self._token.run_sync_soon(self._lot.unpark_all)

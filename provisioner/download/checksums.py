@@ -9,14 +9,21 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import trio
+
 from provisioner.contracts import Checksum, ImageSource, ImageUrl
-from provisioner.contracts.errors import ImageError, RemoteDeniedError, RemoteNotFoundError
+from provisioner.contracts.errors import ImageError, RemoteDeniedError, RemoteNotFoundError, RemoteUnavailableError
+from provisioner.contracts.source import closing_chunks
+from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Debian's largest sums file is a tenth of this; more is no checksum file.
 MAX_TEXT = 1024 * 1024
+# A checksum file is small: a minute is enough for the largest at 17 KiB a second. min_rate alone would let it take a
+# quarter of an hour, with a job's slot held meanwhile.
+MAX_SECONDS = 60.0
 
 _LENGTHS = {"sha256": 64, "sha512": 128}
 _PLAIN = re.compile(r"\\?([0-9A-Fa-f]{64,128})(?:\s+\*?(.+))?")
@@ -78,14 +85,22 @@ async def discover(source: ImageSource, url: str) -> Checksum | None:
 async def _read(source: ImageSource, url: str) -> str | None:
     if not source.owns(url):
         return None
-    body = bytearray()
     try:
-        async with source.open(url) as stream:
-            async for chunk in stream:
-                body += chunk
-                if len(body) > MAX_TEXT:
-                    raise ImageError(f"{url} is larger than a checksum file can be ({MAX_TEXT} bytes)")
+        with trio.fail_after(MAX_SECONDS):
+            body = await _read_all(source, url)
+    except trio.TooSlowError as error:
+        raise RemoteUnavailableError(f"{shown(url)} did not come within {MAX_SECONDS:g} s") from error
     except (RemoteNotFoundError, RemoteDeniedError):
         # Object stores answer 'denied' for what does not exist where listing is not allowed.
         return None
     return body.decode("utf-8", errors="replace")
+
+
+async def _read_all(source: ImageSource, url: str) -> bytes:
+    body = bytearray()
+    async with source.open(url) as stream, closing_chunks(stream) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_TEXT:
+                raise ImageError(f"{shown(url)} is larger than a checksum file can be ({MAX_TEXT} bytes)")
+    return bytes(body)

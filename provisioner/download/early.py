@@ -15,6 +15,7 @@ import trio
 
 from provisioner.contracts import MIB
 from provisioner.contracts.errors import RemoteChangedError, SourceError
+from provisioner.contracts.source import closing_chunks
 
 if TYPE_CHECKING:
     from provisioner.contracts import ImageSource, RemoteImage
@@ -60,8 +61,9 @@ class Early:
             with trio.move_on_after(LONGEST):
                 async with self._source.open(self._remote.url, start, stop, self._remote.version) as stream:
                     if stream.start == start:
-                        async for chunk in stream:
-                            data += chunk if len(data) <= stop - start else b""
+                        async with closing_chunks(stream) as chunks:
+                            async for chunk in chunks:
+                                data += chunk if len(data) <= stop - start else b""
         except SourceError as error:  # the download itself will tell whether that is serious
             log.info("a part of the image could not be fetched ahead", reason=error.message)
         if len(data) == stop - start:

@@ -12,6 +12,7 @@ import trio
 
 from provisioner.contracts import pwrite_all
 from provisioner.contracts.errors import RemoteChangedError, SourceError
+from provisioner.contracts.source import closing_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
+# What has to come before a failure counts as the first one again: a server that gives a few bytes a try would otherwise
+# never use up its tries.
+MIN_PROGRESS = 64 * 1024
 
 
 def pause_after(failures: int, jitter: Callable[[], float] = random.random) -> float:
@@ -51,20 +55,21 @@ async def fetch(
 ) -> None:
     """Fill ``arrival`` with ``image``; carries on where a broken connection left off.
 
-    ``attempts`` tries in a row without a byte gained end it. ``received`` counts the bytes that came, from any
-    thread. Raises SourceError; RemoteChangedError where the server now holds another image.
+    ``attempts`` tries in which less than MIN_PROGRESS came in all end it. ``received`` counts the bytes that came,
+    from any thread. Raises SourceError; RemoteChangedError if the server now holds another image.
     """
     if image.size is not None and arrival.available == image.size:  # an earlier life had it whole
         arrival.finish()
         return
-    failures = 0
+    failures, counted_from = 0, arrival.available
     while True:
-        before = arrival.available
         try:
             await _try_once(source, image, arrival, received)
             return
         except SourceError as error:
-            failures = 1 if arrival.available > before else failures + 1
+            failures += 1
+            if arrival.available >= counted_from + MIN_PROGRESS:
+                failures, counted_from = 1, arrival.available
             if not error.temporary or isinstance(error, RemoteChangedError) or failures >= attempts:
                 raise
             pause = pause_after(failures)
@@ -99,10 +104,11 @@ async def _try_once(source: ImageSource, image: RemoteImage, arrival: Arrival, r
 async def _replay(stream: ImageStream, arrival: Arrival, fd: int, report: Callable[[int], None]) -> int:
     """A server that cannot resume begins anew: what is there already is compared, the rest written."""
     offset = stream.start
-    async for chunk in stream:
-        await trio.to_thread.run_sync(_compare_and_write, fd, chunk, offset, arrival.available)
-        offset += len(chunk)
-        report(offset)
+    async with closing_chunks(stream) as chunks:
+        async for chunk in chunks:
+            await trio.to_thread.run_sync(_compare_and_write, fd, chunk, offset, arrival.available)
+            offset += len(chunk)
+            report(offset)
     return offset
 
 

@@ -46,7 +46,7 @@ def follow(
     part that this function needs no more. Raises what ended the download, and UnsafeImageError at once.
     """
     digests = {name: hashlib.new(name, usedforsecurity=True) for name in algorithms}
-    summer, recognition = ChunkSummer(), cast("Recognition | None", Recognition())
+    summer, recognition = ChunkSummer(), cast("Recognition | None", Recognition(arrival.check))
     buffer = memoryview(bytearray(_READ))
     position, step, told = 0, _HEADER, 0
     # One read between two looks at the mark: a download that is given up is not hashed to where it had come.

@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from provisioner.contracts.errors import ProvisionerError
+from provisioner.contracts.urls import shown
 from provisioner.jobs.job import JobSpec
 
 if TYPE_CHECKING:
@@ -42,6 +43,6 @@ async def _keep(supervisor: Supervisor, image: PrewarmSettings) -> None:
         try:
             await supervisor.submit(spec, request_id=str(uuid.uuid4()), principal="prewarm", idempotency_key=None)
         except ProvisionerError as error:
-            log.warning("an image could not be prewarmed", url=image.url, reason=error.message)
+            log.warning("an image could not be prewarmed", url=shown(image.url), reason=error.message)
             pause = min(pause, _RETRY)
         await trio.sleep(pause)

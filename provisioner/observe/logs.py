@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from provisioner.contracts.redaction import redact
 from provisioner.observe import journal
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def configure(log_format: str, level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         _without_nones,
+        _without_queries,
     ]
     final: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -57,6 +59,7 @@ def configure(log_format: str, level: str) -> None:
                 *([to_journal.take_fields] if to_journal else []),
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *final,
+                _redacted,
             ],
         )
     )
@@ -76,3 +79,13 @@ def set_level(level: str) -> None:
 def _without_nones(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Keys without a value only make a line longer."""
     return {key: value for key, value in event.items() if value is not None}
+
+
+def _without_queries(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Cut the queries of urls off every field; the journal takes the fields themselves."""
+    return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _redacted(_logger: WrappedLogger, _method: str, line: object) -> str:
+    """The finished line once more: a traceback may show the url of a library's own error."""
+    return redact(str(line))

@@ -17,6 +17,7 @@ from provisioner.contracts.errors import ImageFormatError, TargetError
 from provisioner.contracts.shield import ShieldExpiredError, shielded
 from provisioner.contracts.tasks import run_both
 from provisioner.contracts.threads import run_long
+from provisioner.contracts.urls import shown
 from provisioner.pipeline.plan import Outcome, Request, check_image, data_bytes, may_overlap, stage_request
 from provisioner.pipeline.progress import Progress, Stage
 
@@ -82,7 +83,7 @@ class Copying:
             await _bounded(lambda: staged.commit(digest))
         base = await target.base(digest, request.image_type)
         if base is None:
-            raise TargetError(f"the base volume of {request.image_url} vanished right after it was made")
+            raise TargetError(f"the base volume of {shown(request.image_url)} vanished right after it was made")
         return base
 
     async def _checked(self, placement: Placement) -> None:

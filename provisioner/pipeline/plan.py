@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.contracts import GIB, MIB, ImageUrl, Placement, Provenance, StageRequest, UrlPrefix
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
+from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -115,8 +116,8 @@ def check_checksum(checksum: Checksum | None, url: str, *, required: bool) -> No
     """Raise ChecksumMissingError where nobody vouches for the image and the config wants somebody to."""
     if checksum is None and required:
         raise ChecksumMissingError(
-            f"no checksum is known for {url}: none in the request, no .sha256, .sha512, SHA256SUMS or SHA512SUMS "
-            "beside it; give one, or set require_checksum = false in [cache]"
+            f"no checksum is known for {shown(url)}: none in the request, no .sha256, .sha512, SHA256SUMS or "
+            "SHA512SUMS beside it; give one, or set require_checksum = false in [cache]"
         )
 
 

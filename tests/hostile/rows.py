@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import tarfile
+import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -88,6 +91,20 @@ def xz(data: bytes) -> bytes:
 
 def gz(data: bytes) -> bytes:
     return gzip.compress(data, 1)
+
+
+def tar(shop: Workshop) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        archive.add(shop.raw, "disk.raw")
+    return made.getvalue()
+
+
+def zipped(shop: Workshop) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.write(shop.raw, "disk.raw")
+    return made.getvalue()
 
 
 def noise(shop: Workshop) -> bytes:
@@ -239,6 +256,12 @@ PACKED = [
     Row("garbage-after-bz2", lambda shop: bz2.compress(noise(shop)) + SECRET * 99, "cannot be unpacked", "raw"),
     Row("packed-twice", lambda shop: gz(xz(noise(shop))), "compressed twice", "raw"),
     Row("backing-file-packed", lambda shop: gz(backed("SECRET")(shop)), "it has a backing file"),
+    Row("tar", tar, "this is a tar archive, not a disk image", "raw"),
+    Row("tar-as-qcow2", tar, "this is a tar archive, not a disk image"),
+    Row("tar-gz", lambda shop: gz(tar(shop)), "this is a tar archive inside gzip, not a disk image", "raw"),
+    Row("tar-xz", lambda shop: xz(tar(shop)), "this is a tar archive inside xz, not a disk image", "raw"),
+    Row("zip", zipped, "this is a zip archive, not a disk image", "raw"),
+    Row("html", lambda _shop: b"<!DOCTYPE html><p>Sign in</p>\n" * 99, "this is an HTML page", "raw"),
     Row("magic-alone", lambda _shop: b"\x1f\x8b\x08", "cannot be unpacked", "raw"),
 ]  # fmt: skip
 

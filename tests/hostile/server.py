@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Lying:
-    """``answers`` are by path (as sent): the file's bytes, or what talks to the client in its own words."""
+    """``answers`` are by path, without the query: the file's bytes, or what talks to the client in its own words."""
 
     port: int
     answers: dict[str, bytes | Callable[[Talk], None]] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Talk(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.close_connection = True
         self.server.lying.asked.append(self.path)
-        answer = self.server.lying.answers.get(self.path)
+        answer = self.server.lying.answers.get(self.path.partition("?")[0])
         if callable(answer):
             answer(self)
             return

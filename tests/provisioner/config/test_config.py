@@ -59,7 +59,7 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
         ),
         (
             {"auth": {"certificates": {"ci": {"role": "operator", "sources": ["https://u:p@x/"]}}}},
-            "auth.certificates.ci: sources: 'https://u:p@x/' is no url prefix",
+            "auth.certificates.ci: sources: 'https://...@x/' is no url prefix",
         ),
         (
             {"auth": {"certificates": {"ci": {"role": "operator", "volumes": []}}}},

@@ -8,7 +8,8 @@ from provisioner.contracts.errors import (
     RemoteUnavailableError,
     SourceError,
 )
-from provisioner.contracts.http_answer import Span, check_encoding, fault, name_of, span_of, version_of, whole_size
+from provisioner.contracts.http_answer import Span, check_encoding, fault, span_of, version_of, whole_size
+from provisioner.contracts.urls import shown
 
 
 @pytest.mark.parametrize(
@@ -130,5 +131,5 @@ def test_an_encoding_is_refused_unless_it_only_names_what_is_stored():
 
 
 def test_a_name_in_a_message_holds_no_signature():
-    assert name_of("https://a/b?X-Amz-Signature=secret") == "https://a/b"
-    assert name_of("https://user:secret@a/b") == "the url"
+    assert shown("https://a/b?X-Amz-Signature=secret") == "https://a/b"
+    assert shown("https://user:secret@a/b") == "the url"

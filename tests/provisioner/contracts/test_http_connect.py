@@ -1,16 +1,15 @@
 """Where a source connects to: decisions over addresses, and connections by names that lead where they should not."""
 
+import errno
 import ipaddress
 import os
 import socket
 import ssl
 
-import httpx
 import pytest
 
 from provisioner.contracts import HttpOptions, HttpTransport
 from provisioner.contracts.errors import SourceError, UrlNotAllowedError
-from provisioner.contracts.http_client import make_client
 from provisioner.contracts.http_connect import ClosingSSLSocket, networks, permitted, refusal
 from tests.servers.raw import holds, raw_server, says
 
@@ -102,6 +101,8 @@ def names(monkeypatch):
     def look_up(host, port, *arguments, **more):
         if host not in answers:
             return real_lookup(host, port, *arguments, **more)
+        if more.get("flags"):  # whether it is an address
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         asked.append(host)
         found = answers[host].pop(0) if len(answers[host]) > 1 else answers[host][0]
         return [place for each in found for place in real_lookup(each, port, *arguments, **more)]
@@ -137,11 +138,11 @@ async def test_the_address_that_was_judged_is_the_one_connected_to(names, monkey
     """A name that is well while it is looked at and the metadata service a moment later."""
     connected = []
 
-    def connect(address, *_arguments, **_more):
+    def connect(_socket, address):
         connected.append(address[0])
-        raise ConnectionRefusedError(111, "Connection refused")
+        return errno.ECONNREFUSED
 
-    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", connect)
     names["rebinds.test"] = [["10.9.8.7"], ["169.254.169.254"]]
     web = transport()
     with pytest.raises(SourceError, match="refused"):
@@ -155,13 +156,13 @@ async def test_the_address_that_was_judged_is_the_one_connected_to(names, monkey
 async def test_of_several_addresses_only_good_ones_are_tried(names, monkeypatch):
     connected = []
 
-    def connect(address, *_arguments, **_more):
+    def connect(_socket, address):
         connected.append(address[0])
-        raise TimeoutError("timed out")
+        return errno.ETIMEDOUT
 
-    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", connect)
     names["mixed.test"] = [["169.254.169.254", "10.9.8.7", "127.0.0.1", "10.9.8.6"]]
-    with pytest.raises(SourceError, match="no connection came about"):
+    with pytest.raises(SourceError, match="Connection timed out"):
         await transport().stat("http://mixed.test/disk")
     assert connected == ["10.9.8.7", "10.9.8.6"]
 
@@ -190,19 +191,6 @@ async def test_a_name_nobody_knows_is_still_told_as_such():
     with pytest.raises(SourceError, match="not known") as caught:
         await transport().stat("http://no-such-host.invalid/disk")
     assert not caught.value.temporary
-
-
-def test_a_client_that_would_not_check_is_not_made(monkeypatch):
-    """The one place where a new httpx could quietly go around the check."""
-
-    class Other(httpx.Client):
-        def __init__(self, **options):
-            super().__init__(**options)
-            self._somewhere_else = self.__dict__.pop("_transport")
-
-    monkeypatch.setattr(httpx, "Client", Other)
-    with pytest.raises(TypeError, match="would not be checked"):
-        make_client(HttpOptions())
 
 
 def test_a_reset_before_the_handshake_leaves_no_socket_behind():

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from provisioner.contracts.errors import RemoteUnavailableError
+from provisioner.contracts.http_pace import RateFloor
 from provisioner.contracts.http_socket import received, spliced
 
 CONTENT = bytes(range(251)) * 3000
+ANY_RATE = RateFloor(0, 1, "x")
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def test_spliced_bytes_stand_at_their_offset_and_no_more_than_asked_for(wire, fi
     server, client = wire
     server.sendall(CONTENT[:100_000])
     before = descriptors()
-    assert sum(spliced(client, file, 4096, 90_000, 5, "x")) == 90_000
+    assert sum(spliced(client, file, 4096, 90_000, 5, ANY_RATE, "x")) == 90_000
     assert os.pread(file, 200_000, 0) == bytes(4096) + CONTENT[:90_000]
     assert descriptors() == before
 
@@ -45,7 +47,7 @@ def test_splicing_ends_where_the_peer_does(wire, file):
     server, client = wire
     server.sendall(CONTENT[:1000])
     server.close()
-    assert sum(spliced(client, file, 0, 5000, 5, "x")) == 1000
+    assert sum(spliced(client, file, 0, 5000, 5, ANY_RATE, "x")) == 1000
 
 
 def test_a_stalled_splice_is_given_up_and_leaves_no_pipe(wire, file):
@@ -53,7 +55,7 @@ def test_a_stalled_splice_is_given_up_and_leaves_no_pipe(wire, file):
     server.sendall(CONTENT[:1000])
     before, moved = descriptors(), []
     with pytest.raises(RemoteUnavailableError, match="stalled"):
-        moved.extend(spliced(client, file, 0, 5000, 0.1, "x"))
+        moved.extend(spliced(client, file, 0, 5000, 0.1, ANY_RATE, "x"))
     assert os.pread(file, 5000, 0) == CONTENT[:1000]
     assert descriptors() == before
 
@@ -69,7 +71,7 @@ def test_a_file_system_without_splice_gets_its_bytes_all_the_same(wire, file, mo
     monkeypatch.setattr(os, "splice", not_into_files)
     server, client = wire
     server.sendall(CONTENT[:60_000])
-    assert sum(spliced(client, file, 10, 60_000, 5, "x")) == 60_000
+    assert sum(spliced(client, file, 10, 60_000, 5, ANY_RATE, "x")) == 60_000
     assert os.pread(file, 70_000, 10) == CONTENT[:60_000]
 
 
@@ -78,7 +80,7 @@ def test_a_full_disk_is_the_disks_fault(wire):
     server.sendall(CONTENT[:1000])
     full = os.open("/dev/full", os.O_WRONLY)
     with pytest.raises(OSError, match="No space left"):
-        list(spliced(client, full, 0, 1000, 5, "x"))
+        list(spliced(client, full, 0, 1000, 5, ANY_RATE, "x"))
     os.close(full)
 
 
@@ -86,4 +88,4 @@ def test_received_pieces_are_the_bytes_in_order(wire):
     server, client = wire
     server.sendall(CONTENT[:50_000])
     server.close()
-    assert b"".join(bytes(piece) for piece in received(client, 60_000, 5, "x")) == CONTENT[:50_000]
+    assert b"".join(bytes(piece) for piece in received(client, 60_000, 5, ANY_RATE, "x")) == CONTENT[:50_000]

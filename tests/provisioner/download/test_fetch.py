@@ -17,7 +17,7 @@ from provisioner.contracts.errors import (
 )
 from provisioner.contracts.testing import FakeImage, FakeSource
 from provisioner.download.arrival import Arrival
-from provisioner.download.fetch import fetch, pause_after
+from provisioner.download.fetch import MIN_PROGRESS, fetch, pause_after
 from provisioner.download.follow import follow
 
 URL = "https://images.example.com/disk.raw"
@@ -88,12 +88,30 @@ async def test_resumes_where_it_broke_off(arrival, no_threads, autojump_clock):
     assert starts == [0, 98304, 294912]
 
 
-async def test_only_tries_in_a_row_without_a_byte_count(arrival, no_threads, autojump_clock):
-    source = Flaky(FakeImage(DATA), range(10_000, 400_000, 20_000))
+async def test_only_tries_without_progress_count(arrival, no_threads, autojump_clock):
+    source = Flaky(FakeImage(DATA), range(70_000, 500_000, 80_000))
     began = trio.current_time()
     await get(source, arrival(), attempts=2)
-    assert len(source.opens) == 21
-    assert 10 * FIRST <= trio.current_time() - began <= 20 * FIRST  # each pause is a first one
+    assert len(source.opens) == 7
+    assert 3 * FIRST <= trio.current_time() - began <= 6 * FIRST  # each pause is a first one
+
+
+async def test_a_few_bytes_a_try_are_no_progress(arrival, no_threads, autojump_clock):
+    """Tries are used up by a server that gives 1 KiB and hangs up, however often; not by one that gives enough."""
+
+    class Drips(FakeSource):
+        async def pass_by(self, url, start, stop):
+            if start >= self.opens[-1][1] + 1024:
+                raise DOWN
+            await super().pass_by(url, start, stop)
+
+    source = Drips({URL: FakeImage(DATA)}, chunk_size=1024)
+    made = arrival()
+    with pytest.raises(RemoteUnavailableError):
+        await fetch(source, await source.stat(URL), made, 5, lambda _: None)
+    assert (len(source.opens), made.available) == (5, 5 * 1024)
+    source.opens.clear()
+    await get(source, made, attempts=MIN_PROGRESS // 1024 + 1)
 
 
 async def test_gives_up_after_attempts_without_progress(arrival, no_threads, autojump_clock):

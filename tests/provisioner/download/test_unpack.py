@@ -3,17 +3,24 @@
 import bz2
 import gzip
 import io
+import itertools
 import lzma
 import os
 import random
+import struct
+import subprocess
+import sys
+import zlib
 
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provisioner.contracts.errors import CacheFullError, CorruptImageError, ImageTooLargeError
-from provisioner.download.unpack import ZstdFrames, beginning_of, compression_of, unpack
+from provisioner.contracts.errors import CacheError, CacheFullError, CorruptImageError, ImageTooLargeError
+from provisioner.download.decompressors import INPUT, gzip_header_length
+from provisioner.download.unpack import beginning_of, compression_of, unpack
+from provisioner.download.zstd_frames import ZstdFrames
 
 MIB = 1024 * 1024
 
@@ -155,3 +162,138 @@ def test_frames_end_where_zstd_ends_them(parts, piece, checksum):
     early = ZstdFrames()
     early.feed(packed[:-1])
     assert not early.at_boundary
+
+
+# --- many members, and nothing in them ----------------------------------------------------------------
+
+
+def gz_member(content=b"", name=b"", blocks=b""):
+    """A member with a name and with ``blocks`` before its content."""
+    deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
+    body = blocks + deflate.compress(content) + deflate.flush()
+    return (
+        bytes([31, 139, 8, 8, 0, 0, 0, 0, 0, 3])
+        + name
+        + b"\0"
+        + body
+        + struct.pack("<II", zlib.crc32(content), len(content))
+    )
+
+
+@pytest.mark.parametrize("compression", PACKERS)
+def test_a_gib_of_pbzip2_has_1190_streams(compression, target):
+    """More members than Python's stack has room for; each as pbzip2, pixz or bgzip make them."""
+    packed = PACKERS[compression](b"x" * 900)
+    assert run(compression, packed * 3000, target) == 3000 * 900
+    assert beginning_of(compression, packed * 3000, 5000) == b"x" * 5000
+
+
+EMPTY_FRAME = zstd(b"")
+WITHOUT_END = {
+    "gz members": ("gz", gz_member()),
+    "gz blocks": ("gz", gz_member(blocks=b"\0\0\0\xff\xff" * 100_000)),
+    "xz streams": ("xz", lzma.compress(b"")),
+    "xz padding": ("xz", lzma.compress(b"") + bytes(4 * 100_000)),
+    "bz2 streams": ("bz2", bz2.compress(b"")),
+    "zst frames": ("zst", EMPTY_FRAME),
+    "zst blocks": ("zst", b"\x28\xb5\x2f\xfd\x00\x58" + bytes(3 * 100_000) + b"\1\0\0"),
+    "zst skippable frames": ("zst", b"\x50\x2a\x4d\x18\0\0\0\0"),
+}
+
+
+class Stopped(BaseException):
+    """As trio.Cancelled, no Exception."""
+
+
+@pytest.mark.parametrize("kind", WITHOUT_END)
+def test_a_cancel_is_heard_while_nothing_comes(kind, target):
+    """After each piece of the input, though no byte of output ever comes."""
+    compression, piece = WITHOUT_END[kind]
+    packed = io.BytesIO(piece * (1 + 2 * MIB // len(piece)))
+    seen = []
+
+    def check():
+        seen.append(packed.tell())
+        if packed.tell() >= 5 * INPUT:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        unpack(compression, packed, target, MIB, 0, check)
+    assert max(now - before for before, now in itertools.pairwise(seen)) <= INPUT
+    packed.seek(5 * INPUT)
+    with pytest.raises(Stopped):
+        beginning_of(compression, packed.getvalue(), MIB, check)
+
+
+@pytest.mark.parametrize("kind", WITHOUT_END)
+def test_nothing_without_end_is_an_empty_image(kind, target):
+    compression, piece = WITHOUT_END[kind]
+    assert run(compression, piece * (1 + 200_000 // len(piece)), target) == 0
+
+
+# --- errors with a reason -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", PACKERS)
+def test_a_full_disk_is_said_to_be_full(compression):
+    full = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(CacheFullError, match="no room to unpack") as caught:
+        run(compression, PACKERS[compression](an_image()), full)
+    assert caught.value.temporary
+    os.close(full)
+
+
+def test_a_disk_that_fails_is_not_the_images_fault(tmp_path):
+    (tmp_path / "file").touch()
+    unwritable = os.open(tmp_path / "file", os.O_RDONLY)
+    with pytest.raises(CacheError, match="cannot be written to the cache: Bad file descriptor"):
+        run("gz", gzip.compress(an_image()), unwritable)
+    os.close(unwritable)
+
+
+def test_a_source_that_fails_is_told_as_it_is(target):
+    class Broken(io.RawIOBase):
+        def read(self, _size=-1, /):
+            raise OSError(5, "Input/output error")
+
+    for compression in PACKERS:
+        with pytest.raises(OSError, match="Input/output error"):
+            unpack(compression, Broken(), target, MIB, 0)
+
+
+def test_a_long_gzip_header_is_read_and_one_without_end_refused(target):
+    image = an_image()
+    packed = gz_member(image, b"n" * 60_000)
+    assert run("gz", packed, target) == len(image)
+    assert content(target) == image
+    for long in (gz_member(image, b"n" * 5 * MIB), gz_member()[:10] + b"n" * 200_000):
+        with pytest.raises(CorruptImageError, match="header is longer than 64 KiB"):
+            run("gz", long, target)
+
+
+HEADERS = [(0, b""), (1, b""), (2, b"cc"), (4, b"\3\0abc"), (8, b"name\0"), (16, b"comment\0"), (31, b"\1\0xn\0c\0cc")]
+
+
+@pytest.mark.parametrize(("flags", "fields"), HEADERS)
+def test_gzip_headers_of_every_kind(flags, fields):
+    header = bytes([31, 139, 8, flags, 0, 0, 0, 0, 0, 3]) + fields
+    assert gzip_header_length(header + b"body") == len(header)
+    assert [gzip_header_length(header[:cut]) for cut in range(len(header))] == [None] * len(header)
+
+
+def test_too_little_memory_is_said():
+    """Address space for Python and little more; the dictionary alone takes 64 MiB."""
+    code = """
+import io, lzma, resource, sys, tempfile
+from provisioner.contracts.errors import CacheError
+from provisioner.download.unpack import unpack
+packed = lzma.compress(b"x" * 1000, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 64 << 20}])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), -1))
+try:
+    unpack("xz", io.BytesIO(packed), tempfile.TemporaryFile().fileno(), 1 << 20, 0)
+except CacheError as error:
+    sys.exit(error.message)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "the host has not enough memory to decompress the image" in done.stderr

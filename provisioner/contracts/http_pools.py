@@ -1,0 +1,111 @@
+"""An httpx transport over httpcore's connection pools, with public parts of both only.
+
+Owns which pool a request goes through (the source's own, or a proxy's) and what httpcore's errors are to httpx.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore
+import httpx
+
+from provisioner.contracts.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+
+    MakePool = Callable[[str | None], httpcore.AsyncConnectionPool]
+
+
+class PoolTransport(httpx.AsyncBaseTransport):
+    """Sends requests through pools that ``make`` makes: of a proxy's url, or None for direct connections.
+
+    ``proxy`` serves every request; ``from_environment`` takes ``http_proxy``, ``https_proxy``, ``all_proxy`` and
+    ``no_proxy`` as they are now. Raises httpx's errors.
+    """
+
+    def __init__(self, make: MakePool, proxy: str | None = None, *, from_environment: bool = False) -> None:
+        self._make = make
+        self._proxy = proxy
+        self._environment = getproxies() if from_environment else {}
+        self._pools: dict[str | None, httpcore.AsyncConnectionPool] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        url = request.url
+        asked = httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        with _as_httpx(request):
+            answer = await self._pool_for(url).handle_async_request(asked)
+        assert not isinstance(answer.stream, bytes)
+        return httpx.Response(
+            answer.status,
+            headers=answer.headers,
+            stream=_Body(answer.stream, request),  # type: ignore[arg-type]
+            extensions=answer.extensions,
+            request=request,
+        )
+
+    async def aclose(self) -> None:
+        for pool in self._pools.values():
+            await pool.aclose()
+
+    def _pool_for(self, url: httpx.URL) -> httpcore.AsyncConnectionPool:
+        proxy = self._proxy or environment_proxy(self._environment, url.scheme, url.host)
+        if proxy not in self._pools:
+            self._pools[proxy] = self._make(proxy)
+        return self._pools[proxy]
+
+
+def environment_proxy(proxies: Mapping[str, str], scheme: str, host: str) -> str | None:
+    """Return the url of the proxy that the environment's ``proxies`` have for a request. Raises SourceError."""
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(host):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not proxy.startswith(("http://", "https://")):
+        raise SourceError(f"the environment names a proxy that is neither http nor https, for {scheme}")
+    return proxy
+
+
+class _Body(httpx.AsyncByteStream):
+    """A response's body."""
+
+    def __init__(self, stream: AsyncIterable[bytes], request: httpx.Request) -> None:
+        self._stream = stream
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _as_httpx(self._request):
+            async for piece in self._stream:
+                yield piece
+
+    async def aclose(self) -> None:
+        close = getattr(self._stream, "aclose", None)
+        if close is not None:
+            await close()
+
+
+@contextmanager
+def _as_httpx(request: httpx.Request) -> Iterator[None]:
+    """Raise httpcore's errors as httpx's, which have the same names."""
+    try:
+        yield
+    except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
+        raise _named(error, request) from error
+    except httpcore.UnsupportedProtocol as error:
+        raise httpx.UnsupportedProtocol(str(error), request=request) from error
+
+
+def _named(error: Exception, request: httpx.Request) -> httpx.TransportError:
+    kind = getattr(httpx, type(error).__name__, httpx.TransportError)
+    assert issubclass(kind, httpx.TransportError)
+    return kind(str(error), request=request)
