@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import sys
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from provisioner.api.token_keys import token_keys
 from provisioner.api.tokens import TokenFile
 from provisioner.cache import ImageCache
 from provisioner.contracts.errors import ConfigError, ProvisionerError
+from provisioner.contracts.shield import ShieldExpiredError, shielded
 from provisioner.contracts.tasks import first_cause, leaves
 from provisioner.jobs import JobStore, Supervisor
 from provisioner.jobs.announce import Announcer
@@ -42,7 +43,7 @@ from provisioner.reload import Reloader
 from provisioner.status_line import StatusLine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from provisioner.api.listening import Listening
     from provisioner.config import Config
@@ -51,6 +52,10 @@ log = structlog.get_logger(__name__)
 
 # Seconds between two looks at what the uses of tokens have shown; rarely is there anything to write.
 _SETTLE = 60.0
+# Seconds for the last of it at the end.
+_SETTLE_TIMEOUT = 5.0
+# Seconds for the back ends and the job store to close; systemd kills the service some time after.
+_CLOSE_TIMEOUT = 10.0
 
 
 def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
@@ -59,6 +64,13 @@ def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
     ``read_again`` is what SIGHUP asks for the configuration; without it SIGHUP stops the service too.
     """
     logs.configure(config.log.format, config.log.level)
+    try:
+        return _run(config, read_again)
+    finally:
+        logs.flush()
+
+
+def _run(config: Config, read_again: Callable[[], Config] | None) -> int:
     os.umask(0o027)
     io_class.apply(config.jobs.io_class)
     back_ends = registry.load().build(config)
@@ -111,6 +123,7 @@ async def _main(
 async def _parts(config: Config, back_ends: registry.BackEnds, door: Listening) -> AsyncIterator[Services]:
     """Everything the API serves, made in order and closed in reverse."""
     metrics = Metrics()
+    logs.report_drops(lambda sink, count: metrics.log_dropped.labels(sink).inc(count))
     store = JobStore(Path(config.database))
     cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
@@ -123,15 +136,22 @@ async def _parts(config: Config, back_ends: registry.BackEnds, door: Listening) 
     _leave_client_token(config, tokens)
     authenticator = Authenticator(config.auth, tokens, door.papers.lists)
     try:
-        with _writing(audit, config.audit.file):
+        async with _writing(audit, config.audit.file):
             await store.open()
             yield Services(
                 config, back_ends, cache, store, supervisor, announcer, metrics, authenticator, auditor, tokens
             )
     finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
+        await _close(back_ends, store)
+
+
+async def _close(back_ends: registry.BackEnds, store: JobStore) -> None:
+    try:
+        with shielded("close the back ends and the job store", _CLOSE_TIMEOUT):
             await back_ends.aclose()
             await store.aclose()
+    except ShieldExpiredError as error:  # the process ends all the same, and the next start recovers
+        log.error("the service did not stop cleanly", reason=error.message)
 
 
 async def _serve(services: Services, door: Listening, signals: AsyncIterator[int], reloader: Reloader | None) -> None:
@@ -153,31 +173,36 @@ async def _serve(services: Services, door: Listening, signals: AsyncIterator[int
     log.info("the API has stopped")
 
 
-@contextmanager
-def _writing(audit: AuditLog, file: str | None) -> Iterator[None]:
-    """The audit log from the first request to the last end of a job. A daemon that cannot write it does not start."""
+@asynccontextmanager
+async def _writing(audit: AuditLog, file: str | None) -> AsyncIterator[None]:
+    """Keep the audit log open, from the first request to the last end of a job. Raises ConfigError."""
     with ExitStack() as opened:
         try:
             opened.enter_context(audit.open())
         except OSError as error:
             raise ConfigError(f"the audit log {file} cannot be written: {error.strerror}") from error
-        yield
+        try:
+            yield
+        finally:
+            with shielded("write the last audit lines", _CLOSE_TIMEOUT):  # ``close`` itself takes less
+                if not await trio.to_thread.run_sync(audit.close, limiter=trio.CapacityLimiter(1)):
+                    log.error("the audit log takes no lines; the last ones are lost", file=file)
 
 
 async def _settle_tokens(tokens: TokenFile) -> None:
-    """Now and then, and at the end: write down when tokens were used, and move them to the newest key."""
+    """Write down when tokens were used, and move them to the newest key: once a minute, and at the end."""
     try:
         while True:
             await trio.sleep(_SETTLE)
             await _settle_once(tokens)
     finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
-            await _settle_once(tokens)
+        await _settle_once(tokens, shield=True)
 
 
-async def _settle_once(tokens: TokenFile) -> None:
+async def _settle_once(tokens: TokenFile, *, shield: bool = False) -> None:
     try:
-        await trio.to_thread.run_sync(tokens.settle)
+        with shielded("note when tokens were used", _SETTLE_TIMEOUT) if shield else nullcontext():
+            await trio.to_thread.run_sync(tokens.settle)
     except (ProvisionerError, OSError) as error:
         log.warning("the last use of tokens could not be written down", reason=str(error))
 
