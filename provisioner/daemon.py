@@ -106,6 +106,7 @@ async def _main(
             await outer.start(services.cache.run)
             await supervisor.recover()
             await outer.start(services.announcer.run)
+            await outer.start(services.probes.run)
             async with trio.open_nursery() as jobs:
                 jobs.start_soon(supervisor.run)
                 jobs.start_soon(prewarm, supervisor, config.cache.prewarm)

@@ -18,6 +18,7 @@ import msgspec
 from lvp_target_file.in_use import users_of
 from provisioner.contracts import Capacity, Finding, Provenance, StageRequest, VolumeUser
 from provisioner.contracts.errors import NoSpaceError, TargetError, TargetUnavailableError, VolumeExistsError
+from provisioner.contracts.write_probe import write_probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,6 +100,11 @@ class Folder:
         with _translated("measure", self.path):
             about = os.statvfs(self.path)
         return Capacity(about.f_blocks * about.f_frsize, about.f_bavail * about.f_frsize)
+
+    def check(self) -> None:
+        """Write something small to the disk, and leave nothing behind."""
+        with _translated("write into", self.path):
+            write_probe(self.path)
 
     def users(self, path: Path) -> list[VolumeUser]:
         with _translated("look who uses", path):
