@@ -113,6 +113,7 @@ async def _main(
                 reloader = Reloader(config, read_again or (lambda: config), door, services.authenticator)
                 services.warnings, services.ends = reloader.warnings, lambda: door.papers.ends
                 outer.start_soon(reloader.watch)
+                outer.start_soon(reloader.run)
                 outer.start_soon(_settle_tokens, services.tokens)
                 await _serve(services, door, signals, reloader if read_again else None)
                 jobs.cancel_scope.cancel(reason="shutdown")
@@ -164,7 +165,7 @@ async def _serve(services: Services, door: Listening, signals: AsyncIterator[int
         front.start_soon(_keep_watchdog, stop)
         async for signum in signals:
             if signum == signal.SIGHUP and reloader is not None:
-                await reloader.reload()
+                reloader.request()
                 continue
             log.info("stopping", signal=signal.Signals(signum).name, active_jobs=services.supervisor.active_count)
             break
