@@ -135,6 +135,9 @@ def write_private(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(fd)
         temporary.replace(path)
+    except OSError as error:  # a full disk, say, whose error names no file
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
