@@ -6,7 +6,6 @@ from provisioner import systemd
 from provisioner.contracts import JobEvent, Observer
 from provisioner.observe.escaping import escape
 
-
 # Jobs kept at most: the end of one may be lost to a full queue of events, and must not be counted for ever.
 _MOST = 1000
 

@@ -102,6 +102,7 @@ def configure(log_format: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     logging.captureWarnings(True)  # else they are printed
+    sys.unraisablehook = _unraisable  # likewise
     set_level(level)
     atexit.register(flush)
 
@@ -143,6 +144,13 @@ def warnings() -> list[str]:
     """A sentence for each sink that takes no lines now."""
     troubles = {handler.sink: handler.writer.trouble() for handler in _handlers()}
     return [f"the log ({sink}) {trouble}" for sink, trouble in troubles.items() if trouble is not None]
+
+
+def _unraisable(found: sys.UnraisableHookArgs) -> None:
+    """Log an error that could not be raised, such as a finalizer's, in place of printing it."""
+    error = found.exc_value
+    trace = None if error is None else (type(error), error, found.exc_traceback)
+    logging.getLogger(__name__).error("%s: %r", found.err_msg or "exception ignored in", found.object, exc_info=trace)
 
 
 def _handlers() -> list[LineHandler[object]]:

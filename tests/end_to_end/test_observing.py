@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -92,3 +94,37 @@ def test_audit_pipe_that_is_not_read(make_daemon, tmp_path):
     assert time.monotonic() - started < END
     assert daemon.event("the audit log takes no lines; the last ones are lost")
     os.close(reader)
+
+
+MOUNTED = """
+import os, subprocess, sys
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", sys.argv[1]], check=True)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_full_state_disk(make_daemon):
+    """While a submit gets 503, /readyz says why; both recover by themselves."""
+    daemon = make_daemon()
+    state = daemon.folder / "state"
+    state.mkdir(parents=True)
+    file = daemon.folder / "config.toml"
+    file.write_text(tomli_w.dumps(daemon.config))
+    daemon.starts = 1
+    alone = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", MOUNTED, str(state)]
+    with daemon.log_file.open("wb") as log:
+        command = [*alone, *LVP, "serve", "--config", str(file)]
+        daemon.process = subprocess.Popen(command, stderr=log, env=daemon.environment)
+    daemon.url = until(lambda: daemon.event("ready"))["bind"][0]
+    assert daemon.call("GET", "/readyz").status_code == 200
+    filler = Path(f"/proc/{daemon.pid}/root{state}/filler")  # the disk as the daemon sees it
+    with filler.open("wb", buffering=0) as full, suppress(OSError):
+        while True:
+            full.write(bytes(4096))
+    body = {"image_url": "http://127.0.0.1:1/none.raw", "volume_name": "v", "volume_size_gb": 1, "image_type": "raw"}
+    assert daemon.call("POST", "/api/v1/jobs", body).status_code == 503
+    refused = until(lambda: (answer := daemon.call("GET", "/readyz")).status_code == 503 and answer.json())
+    assert f"state directory {state} cannot be written: No space left on device" in refused["reasons"]
+    filler.unlink()
+    until(lambda: daemon.call("GET", "/readyz").status_code == 200)
+    assert daemon.call("POST", "/api/v1/jobs", body).status_code == 202

@@ -131,3 +131,24 @@ def test_control_characters_are_escaped(log_format):
     assert not any(line.startswith("2026-01-01") for line in lines)
     assert sum(not line.startswith("    ") for line in lines) == 5  # a traceback is indented
     assert "x1b" in lines[0] or "u001b" in lines[0]
+
+
+UNRAISABLE = """
+import warnings
+from provisioner.observe import logs
+logs.configure("json", "info")
+class Broken:
+    def __del__(self):
+        raise ValueError("in a finalizer")
+broken = Broken()
+del broken
+warnings.warn("deprecated")
+"""
+
+
+def test_errors_of_finalizers_and_warnings_are_log_lines():
+    """What Python itself prints would wait for a reader of standard error."""
+    done = subprocess.run([sys.executable, "-c", UNRAISABLE], capture_output=True, text=True, check=True, timeout=60)
+    broken, warned = (json.loads(line) for line in done.stderr.splitlines())
+    assert "ValueError: in a finalizer" in broken["exception"]
+    assert "deprecated" in warned["event"]
