@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import sys
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ from provisioner.reload import Reloader
 from provisioner.status_line import StatusLine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from provisioner.api.listening import Listening
     from provisioner.config import Config
@@ -64,6 +64,13 @@ def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
     ``read_again`` is what SIGHUP asks for the configuration; without it SIGHUP stops the service too.
     """
     logs.configure(config.log.format, config.log.level)
+    try:
+        return _run(config, read_again)
+    finally:
+        logs.flush()
+
+
+def _run(config: Config, read_again: Callable[[], Config] | None) -> int:
     os.umask(0o027)
     io_class.apply(config.jobs.io_class)
     back_ends = registry.load().build(config)
@@ -99,12 +106,14 @@ async def _main(
             await outer.start(services.cache.run)
             await supervisor.recover()
             await outer.start(services.announcer.run)
+            await outer.start(services.probes.run)
             async with trio.open_nursery() as jobs:
                 jobs.start_soon(supervisor.run)
                 jobs.start_soon(prewarm, supervisor, config.cache.prewarm)
                 reloader = Reloader(config, read_again or (lambda: config), door, services.authenticator)
                 services.warnings, services.ends = reloader.warnings, lambda: door.papers.ends
                 outer.start_soon(reloader.watch)
+                outer.start_soon(reloader.run)
                 outer.start_soon(_settle_tokens, services.tokens)
                 await _serve(services, door, signals, reloader if read_again else None)
                 jobs.cancel_scope.cancel(reason="shutdown")
@@ -116,6 +125,7 @@ async def _main(
 async def _parts(config: Config, back_ends: registry.BackEnds, door: Listening) -> AsyncIterator[Services]:
     """Everything the API serves, made in order and closed in reverse."""
     metrics = Metrics()
+    logs.report_drops(lambda sink, count: metrics.log_dropped.labels(sink).inc(count))
     store = JobStore(Path(config.database))
     cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
@@ -128,7 +138,7 @@ async def _parts(config: Config, back_ends: registry.BackEnds, door: Listening) 
     _leave_client_token(config, tokens)
     authenticator = Authenticator(config.auth, tokens, door.papers.lists)
     try:
-        with _writing(audit, config.audit.file):
+        async with _writing(audit, config.audit.file):
             await store.open()
             yield Services(
                 config, back_ends, cache, store, supervisor, announcer, metrics, authenticator, auditor, tokens
@@ -156,7 +166,7 @@ async def _serve(services: Services, door: Listening, signals: AsyncIterator[int
         front.start_soon(_keep_watchdog, stop)
         async for signum in signals:
             if signum == signal.SIGHUP and reloader is not None:
-                await reloader.reload()
+                reloader.request()
                 continue
             log.info("stopping", signal=signal.Signals(signum).name, active_jobs=services.supervisor.active_count)
             break
@@ -166,19 +176,24 @@ async def _serve(services: Services, door: Listening, signals: AsyncIterator[int
     log.info("the API has stopped")
 
 
-@contextmanager
-def _writing(audit: AuditLog, file: str | None) -> Iterator[None]:
-    """The audit log from the first request to the last end of a job. A daemon that cannot write it does not start."""
+@asynccontextmanager
+async def _writing(audit: AuditLog, file: str | None) -> AsyncIterator[None]:
+    """Keep the audit log open, from the first request to the last end of a job. Raises ConfigError."""
     with ExitStack() as opened:
         try:
             opened.enter_context(audit.open())
         except OSError as error:
             raise ConfigError(f"the audit log {file} cannot be written: {error.strerror}") from error
-        yield
+        try:
+            yield
+        finally:
+            with shielded("write the last audit lines", _CLOSE_TIMEOUT):  # ``close`` itself takes less
+                if not await trio.to_thread.run_sync(audit.close, limiter=trio.CapacityLimiter(1)):
+                    log.error("the audit log takes no lines; the last ones are lost", file=file)
 
 
 async def _settle_tokens(tokens: TokenFile) -> None:
-    """Now and then, and at the end: write down when tokens were used, and move them to the newest key."""
+    """Write down when tokens were used, and move them to the newest key: once a minute, and at the end."""
     try:
         while True:
             await trio.sleep(_SETTLE)

@@ -1,7 +1,8 @@
 """Configuration and certificates read again while jobs and connections go on: at SIGHUP, and TLS files as they change.
 
 Owns what can change without a restart (who may do what, the log's level, certificates) and says what cannot. A file
-with faults, or a key that does not fit its certificate, is refused as a whole and everything stays as it was.
+with faults, one that is no regular file or cannot be read in time, or a key that does not fit its certificate, is
+refused as a whole and everything stays as it was.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import structlog
 import trio
 
 from provisioner import registry, systemd
-from provisioner.contracts.errors import ProvisionerError
+from provisioner.contracts.errors import ConfigError, ProvisionerError
+from provisioner.contracts.small_file import read_small
 from provisioner.observe import logs
 
 if TYPE_CHECKING:
@@ -26,11 +28,14 @@ if TYPE_CHECKING:
     from provisioner.api.listening import Listening
     from provisioner.config import Config, ServerSettings
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 # Read anew for each connection, so that their files may change and move; whether there is one at all may not.
 _TLS_FILES = ("tls_certificate", "tls_key", "client_ca", "client_crl")
 _TLS_SETTINGS = ("tls_minimum", "client_certificate", "warn_before_expiry")
+# Seconds for files to be read; a file system that hangs must not keep the next signal from being heard.
+READ_TIMEOUT = 10.0
 # Seconds between two looks at the TLS files: stat calls only.
 _LOOK = 5.0
 # Seconds between two warnings that something ends soon.
@@ -49,15 +54,31 @@ class Reloader:
         self._authenticator = authenticator
         self._server = started.server
         self._stamp = _stamp(self._server)
+        self._wanted = trio.Event()
+        # One: a thread that hangs is not joined by a second one.
+        self._reading = trio.CapacityLimiter(1)
+
+    def request(self) -> None:
+        """Have ``run`` reload, once more if it is reloading just now."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Until cancelled: reload as often as it is requested."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            await self.reload()
 
     async def reload(self) -> None:
         """Read, check, apply, and say what came of it; never raises for what an operator wrote."""
         systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            config = await trio.to_thread.run_sync(self._checked)
+            config = await self._in_thread(self._checked)
             await self._reread(config.server)
         except ProvisionerError as error:
             log.error("the new configuration is refused, the old one stays", reason=str(error))
+        except Exception as error:  # the boundary: a plugin's fault must not end the service
+            log.error("the new configuration is refused, the old one stays", exc_info=error)
         else:
             self._server = config.server
             self._authenticator.use(config.auth, self._door.papers.lists)
@@ -78,7 +99,10 @@ class Reloader:
 
     async def look(self) -> None:
         """Read the TLS files again where one has changed since the last time. Never raises for what is in them."""
-        stamp = await trio.to_thread.run_sync(_stamp, self._server)
+        try:
+            stamp = await self._in_thread(_stamp, self._server)
+        except ConfigError:  # a file system that hangs; the next look tries again
+            return
         if stamp == self._stamp:
             return
         try:
@@ -96,7 +120,14 @@ class Reloader:
         """What ends soon, a sentence each."""
         return self._door.papers.warnings(time.time(), self._server.warn_before_expiry)
 
+    async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
+        """Run ``work``, which changes nothing, in a thread. Raises ConfigError if it takes too long."""
+        with trio.move_on_after(READ_TIMEOUT):
+            return await trio.to_thread.run_sync(work, *args, abandon_on_cancel=True, limiter=self._reading)
+        raise ConfigError(f"its files could not be read within {READ_TIMEOUT:g} s")
+
     async def _reread(self, server: ServerSettings) -> None:
+        await self._in_thread(_check_files, server)
         if await trio.to_thread.run_sync(self._door.reread, server):
             log.info("an authority of clients is gone, and the connections made before", count=self._door.cut_proven())
 
@@ -108,6 +139,16 @@ class Reloader:
         config = self._read()
         registry.load().build(config)  # the back ends' tables too; nothing of it is kept
         return config
+
+
+def _check_files(server: ServerSettings) -> None:
+    """Raise ConfigError if a TLS file cannot be read: OpenSSL itself would wait for the writer of a pipe."""
+    for file in (getattr(server, key) for key in _TLS_FILES):
+        if file is not None:
+            try:
+                read_small(Path(file))
+            except OSError as error:
+                raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def _stamp(server: ServerSettings) -> tuple[tuple[int, int] | None, ...]:

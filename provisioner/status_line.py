@@ -1,13 +1,17 @@
-"""What ``systemctl status`` shows the service doing: an observer of jobs that tells the service manager."""
+"""The line that ``systemctl status`` shows: an observer of jobs that tells the service manager."""
 
 from __future__ import annotations
 
 from provisioner import systemd
 from provisioner.contracts import JobEvent, Observer
+from provisioner.observe.escaping import escape
+
+# Jobs kept at most: the end of one may be lost to a full queue of events, and must not be counted for ever.
+_MOST = 1000
 
 
 class StatusLine(Observer):
-    """Counts jobs by what is said of them, and names the one that was heard of last."""
+    """Tracks job states for systemd's ``STATUS=`` and names the jobs that run."""
 
     def __init__(self) -> None:
         self._active: dict[str, JobEvent] = {}
@@ -16,6 +20,8 @@ class StatusLine(Observer):
     async def job_changed(self, event: JobEvent) -> None:
         if event.status in {"pending", "running"}:
             self._active[event.job_id] = event
+            if len(self._active) > _MOST:
+                del self._active[next(iter(self._active))]
         else:
             self._active.pop(event.job_id, None)
         words = self.words()
@@ -24,10 +30,10 @@ class StatusLine(Observer):
             systemd.notify(f"STATUS={words}")
 
     def words(self) -> str:
-        """One line."""
+        """Return one line, whatever the names hold."""
         running = [event for event in self._active.values() if event.status == "running"]
         waiting = len(self._active) - len(running)
         if not self._active:
             return "Ready, no jobs"
-        doing = ", ".join(f"{event.volume_name or 'an image'} {event.stage}" for event in running[-3:])
+        doing = ", ".join(escape(f"{event.volume_name or 'an image'} {event.stage}") for event in running[-3:])
         return f"{len(running)} running, {waiting} waiting" + (f": {doing}" if doing else "")

@@ -19,6 +19,7 @@ from lvp_target_file.in_use import users_of
 from lvp_target_file.names import StagedFile, staged_name
 from provisioner.contracts import Capacity, Finding, Provenance, StageRequest, VolumeUser
 from provisioner.contracts.errors import TargetUnavailableError, VolumeExistsError
+from provisioner.contracts.write_probe import write_probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,6 +113,11 @@ class Folder:
         with translated("measure", self.path):
             about = os.statvfs(self.path)
         return Capacity(about.f_blocks * about.f_frsize, about.f_bavail * about.f_frsize)
+
+    def check(self) -> None:
+        """Write something small to the disk, and leave nothing behind."""
+        with translated("write into", self.path):
+            write_probe(self.path)
 
     def users(self, path: Path) -> list[VolumeUser]:
         with translated("look who uses", path):

@@ -46,10 +46,13 @@ class FileTarget(BlockTarget):
         return None if entry is None or not entry.is_file else self.volume_of(entry)
 
     async def list(self) -> Sequence[Volume]:
-        return [self.volume_of(entry) for entry in await _in_thread(self._folder.own)]
+        return [self.volume_of(entry) for entry in await _in_thread(self._folder.own, abandon_on_cancel=True)]
 
     async def capacity(self) -> Capacity:
-        return await _in_thread(self._folder.capacity)
+        return await _in_thread(self._folder.capacity, abandon_on_cancel=True)
+
+    async def check(self) -> None:
+        await _in_thread(self._folder.check, abandon_on_cancel=True)
 
     async def placement(self, request: StageRequest) -> Placement:
         return (await _in_thread(self._place, request))[0]

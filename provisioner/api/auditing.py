@@ -40,6 +40,10 @@ class Auditor:
         self._metrics.auth_failures.labels(presented).inc()
         return self._failures.failed(group_of(address), time.monotonic())
 
+    def warnings(self) -> list[str]:
+        """A sentence if the audit log is not written now."""
+        return self._log.warnings()
+
     def connection_refused(self) -> None:
         """An address has all the connections it may have."""
         self._metrics.connections_refused.inc()

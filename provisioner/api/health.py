@@ -1,35 +1,37 @@
-"""Health, readiness and metrics: open to everybody, and cheap enough to be asked all the time."""
+"""Health, readiness and metrics: open to all, and cheap enough to be asked all the time."""
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 from quart import Blueprint, Response
 
 from provisioner import __version__
 from provisioner.api import schemas
+from provisioner.api.readiness import Readiness
 from provisioner.api.routes import answer
-from provisioner.contracts.errors import ProvisionerError
+from provisioner.observe import logs
 from provisioner.observe.metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from provisioner.api.services import Services
-    from provisioner.contracts import BlockTarget
 
-log = structlog.get_logger(__name__)
-
-# A target that does not answer a question for its free space in this time is not ready.
-_PATIENCE = 5.0
+# Seconds that rendered metrics are kept: a flood of requests costs one rendering a second.
+PAGE_KEPT = 1.0
 
 
 def make_blueprint(services: Services) -> Blueprint:
     """``/health`` and its kin, ``/readyz``, ``/metrics``."""
     service = Blueprint("service", __name__)
+    readiness = Readiness(services)
+    page = _Page(services, readiness)
+
+    def _with_warnings(body: dict[str, object]) -> dict[str, object]:
+        warnings = [*services.warnings(), *services.auditor.warnings(), *logs.warnings()]
+        return {**body, "warnings": warnings} if warnings else body
 
     async def health() -> Response:
         degraded = services.supervisor.active_count > services.config.server.degraded_above
@@ -39,78 +41,49 @@ def make_blueprint(services: Services) -> Blueprint:
             "version": __version__,
             "uptime": schemas.uptime(time.monotonic() - services.started_at),
         }
-        warnings = services.warnings()
-        return answer({**body, "warnings": warnings} if warnings else body)
+        return answer(_with_warnings(body))
 
     for path in ("/health", "/healthz", "/livez"):
         service.add_url_rule(path, path[1:], health, methods=["GET"], provide_automatic_options=False)
 
     @service.get("/readyz", provide_automatic_options=False)
     async def readyz() -> Response:
-        reasons = await _reasons(services)
+        reasons = await readiness.reasons()
         if not reasons:
-            return answer({"status": "ready"})
+            return answer(_with_warnings({"status": "ready"}))
         message = f"not ready: {'; '.join(reasons)}"
         return answer({"error": "service unavailable", "message": message, "code": 503, "reasons": reasons}, 503)
 
     @service.get("/metrics", provide_automatic_options=False)
     async def metrics() -> Response:
-        await _measure(services)
-        text = await trio.to_thread.run_sync(services.metrics.render)
-        return Response(text, 200, content_type=CONTENT_TYPE)
+        return Response(await page.text(), 200, content_type=CONTENT_TYPE)
 
     return service
 
 
-async def _reasons(services: Services) -> list[str]:
-    """Why the service cannot work now; empty when it can."""
-    found: list[str | None] = ["the service is shutting down" if services.supervisor.draining else None]
+class _Page:
+    """The metrics as text, rendered once a second at most and by one caller at a time, whoever else waits for it."""
 
-    async def ask(question: Callable[[], Awaitable[str | None]]) -> None:
-        found.append(await question())
+    def __init__(self, services: Services, readiness: Readiness) -> None:
+        self._services, self._readiness = services, readiness
+        self._rendering = trio.Lock()
+        self._thread = trio.CapacityLimiter(1)  # of its own: busy threads elsewhere must not hold it up
+        self._text, self._at = b"", -math.inf
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask, services.store.check)
-        nursery.start_soon(ask, services.cache.check)
-        for target in services.back_ends.targets.values():
-            nursery.start_soon(ask, lambda target=target: _target_reason(target))
-    return sorted(reason for reason in found if reason is not None)
+    async def text(self) -> bytes:
+        """Return the text, at most a second old."""
+        async with self._rendering:
+            if trio.current_time() - self._at >= PAGE_KEPT:
+                await self._measure()
+                self._text = await trio.to_thread.run_sync(self._services.metrics.render, limiter=self._thread)
+                self._at = trio.current_time()
+            return self._text
 
-
-async def _target_reason(target: BlockTarget) -> str | None:
-    with trio.move_on_after(_PATIENCE):
-        try:
-            await target.capacity()
-        except ProvisionerError as error:
-            return f"target {target.name!r}: {error.message}"
-        except Exception as error:  # the boundary: one back end's bug is a reason, not a broken answer
-            log.warning("a target could not be asked", target=target.name, exc_info=error)
-            return f"target {target.name!r}: it failed ({type(error).__name__}); the log has more"
-        return None
-    return f"target {target.name!r}: no answer within {_PATIENCE:g} s"
-
-
-async def _measure(services: Services) -> None:
-    """Bring the gauges up to date that nobody else keeps."""
-    metrics, cache = services.metrics, services.cache
-    metrics.cache_bytes.set(cache.total_bytes)
-    metrics.cache_images.set(len(cache.entries()))
-    for paper, end in services.ends().items():
-        metrics.expiry.labels(paper).set(end)
-    with trio.move_on_after(_PATIENCE):
-        for target in services.back_ends.targets.values():
-            await _measure_target(services, target)
-
-
-async def _measure_target(services: Services, target: BlockTarget) -> None:
-    metrics = services.metrics
-    try:
-        capacity = await target.capacity()
-    except Exception:  # noqa: BLE001 - readiness tells of it; the other metrics are wanted all the same
-        return
-    metrics.target_size.labels(target.name).set(capacity.total_bytes)
-    metrics.target_free.labels(target.name).set(capacity.free_bytes)
-    if capacity.data_percent is not None:
-        metrics.pool_data.labels(target.name).set(capacity.data_percent)
-    if capacity.metadata_percent is not None:
-        metrics.pool_metadata.labels(target.name).set(capacity.metadata_percent)
+    async def _measure(self) -> None:
+        """Bring the gauges up to date that nothing else keeps."""
+        metrics, cache = self._services.metrics, self._services.cache
+        metrics.cache_bytes.set(cache.total_bytes)
+        metrics.cache_images.set(len(cache.entries()))
+        for paper, end in self._services.ends().items():
+            metrics.expiry.labels(paper).set(end)
+        await self._readiness.measure()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from provisioner.api import x509
 from provisioner.contracts.errors import ConfigError
+from provisioner.contracts.small_file import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -66,7 +67,7 @@ def read_papers(server: ServerSettings) -> Papers:
 
 def _parsed(file: str, parse: Callable[[str], list[T]]) -> list[T]:
     try:
-        found = parse(Path(file).read_text(encoding="ascii", errors="replace"))
+        found = parse(read_small(Path(file)).decode("ascii", errors="replace"))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -10,6 +10,7 @@ from quart import Blueprint, Response, g, request
 
 from provisioner.api import limits, schemas
 from provisioner.api.auditing import source_of
+from provisioner.api.volume_listing import VolumeListing
 from provisioner.contracts import Checksum
 from provisioner.contracts.errors import InvalidRequestError, SourceError, UnsupportedMediaTypeError
 
@@ -118,13 +119,15 @@ def _add_cache(api: Blueprint, services: Services) -> None:
 
 
 def _add_volumes(api: Blueprint, services: Services) -> None:
+    listing = VolumeListing(services)
+
     @api.get("/volumes", provide_automatic_options=False)
     async def list_volumes() -> Response:
         page = schemas.read_query(request.args, schemas.Page)
-        volumes = [volume for target in services.back_ends.targets.values() for volume in await target.list()]
-        volumes.sort(key=lambda volume: (volume.target, volume.name))
+        volumes, unavailable = await listing.all()
         shown = [schemas.volume_body(volume) for volume in volumes[page.offset : page.offset + page.limit]]
-        return answer({"volumes": shown, "count": len(volumes), "offset": page.offset, "limit": page.limit})
+        body = {"volumes": shown, "count": len(volumes), "offset": page.offset, "limit": page.limit}
+        return answer({**body, "unavailable": unavailable} if unavailable else body)
 
     @api.delete("/volumes/<target>/<name>", provide_automatic_options=False)
     async def remove_volume(target: str, name: str) -> Response:

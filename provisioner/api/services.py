@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from provisioner.observe.probes import Probes
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -38,4 +40,5 @@ class Services:
     warnings: Callable[[], list[str]] = list
     # When which certificate ends, in seconds since the epoch.
     ends: Callable[[], dict[str, float]] = dict
+    probes: Probes = field(default_factory=Probes)
     started_at: float = field(default_factory=time.monotonic)

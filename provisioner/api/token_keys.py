@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provisioner.contracts.errors import ConfigError
+from provisioner.contracts.small_file import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -61,7 +62,7 @@ class KeyFile:
     def read(self) -> list[bytes]:
         """The keys; empty where there is no file yet. Raises ConfigError where they cannot be had."""
         try:
-            text = self._path.read_text() if self._path is not None else self._from_reference()
+            text = read_small(self._path).decode() if self._path is not None else self._from_reference()
         except FileNotFoundError:
             if self.writable:
                 return []
@@ -134,6 +135,9 @@ def write_private(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(fd)
         temporary.replace(path)
+    except OSError as error:  # a full disk, say, whose error names no file
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -20,6 +20,7 @@ import msgspec
 from provisioner.api.token_keys import KeyFile, key_id, write_private
 from provisioner.config import Limits, Role
 from provisioner.contracts.errors import ConfigError, ConflictError, NotFoundError, UnavailableError
+from provisioner.contracts.small_file import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,7 +185,7 @@ class TokenFile:
 
     def _read(self) -> _File:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=_File)
+            return msgspec.json.decode(read_small(self._path), type=_File)
         except FileNotFoundError:
             return _File()
         except (msgspec.MsgspecError, ValueError) as error:

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from provisioner import __version__
-from provisioner.cli.exit_status import CliError, ExitStatus
+from provisioner.cli.exit_status import CliError, ExitStatus, system_errors
 from provisioner.cli.help_page import SectionedGroup
+from provisioner.cli.output import silence_broken, watched_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+class _Root(SectionedGroup):
+    """Sees to it that no error of the operating system passes click, which ends a broken pipe without a word."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with system_errors():  # --help and --version are printed here
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with system_errors():
+            return super().invoke(ctx)
+
+
 @click.group(
-    cls=SectionedGroup,
+    cls=_Root,
     sections={
         "Commands for clients (talk to a server)": ["job", "cache", "volume", "health"],
         "Commands for the host (where the server runs)": ["serve", "config", "token", "doctor", "recover", "plugins"],
@@ -47,16 +60,19 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def _run(args: Sequence[str] | None) -> int:
     try:
-        status = cli.main(args, standalone_mode=False)
-        sys.stdout.flush()
+        with system_errors(), watched_output():
+            status = cli.main(args, standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return error.status if isinstance(error, CliError) else error.exit_code
     except click.Abort:  # Ctrl-C, or end of input at a question
-        click.echo("Interrupted.", err=True)
+        with suppress(OSError):
+            click.echo("Interrupted.", err=True)
         return ExitStatus.INTERRUPTED
-    except BrokenPipeError:  # `lvp job list | head`: the reader has what it wanted
-        # Python flushes stdout once more at exit and would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitStatus.DONE
     return status if isinstance(status, int) else ExitStatus.DONE
+
+
+def _show(error: click.ClickException) -> None:
+    with suppress(OSError):  # the exit status says it too
+        error.show()
+    silence_broken(sys.stderr)

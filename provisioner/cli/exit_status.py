@@ -16,7 +16,7 @@ class ExitStatus(IntEnum):
     """0 only when what was asked for is done; for a job that is waited for: only when it completed."""
 
     DONE = 0
-    FAILED = 1  # the job failed, or a command on the host did
+    FAILED = 1  # the job failed, a command on the host did, or the output could not be written
     USAGE = 2  # click's own number for a wrong command line; also for wrong client settings
     CANCELLED = 3  # the job was cancelled
     REFUSED = 4  # the server answered no (4xx)
@@ -32,6 +32,10 @@ class CliError(click.ClickException):
         self.status = status
 
 
+class OutputError(OSError):
+    """Standard output does not take what is written: its disk is full, or its reader has gone."""
+
+
 @contextmanager
 def spoken_errors() -> Iterator[None]:
     """Show the service's own errors, and files that cannot be used, as a sentence: for commands on the host."""
@@ -42,6 +46,22 @@ def spoken_errors() -> Iterator[None]:
     except ProvisionerError as error:
         raise CliError(error.message) from error
     except OSError as error:
-        if error.filename is None:  # not about a file somebody named: a fault of ours, with its traceback
-            raise
-        raise CliError(f"{error.filename}: {error.strerror}") from error
+        raise cli_error(error) from error
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Show what the operating system refused as a sentence, whatever the command was doing. Also a broken pipe."""
+    try:
+        yield
+    except OSError as error:
+        raise cli_error(error) from error
+
+
+def cli_error(error: OSError) -> CliError:
+    """Return ``error`` as a sentence: about standard output, about a file, or about neither."""
+    if isinstance(error, OutputError):
+        return CliError(f"standard output cannot be written: {error.strerror}")
+    if error.filename is not None:
+        return CliError(f"{error.filename}: {error.strerror}")
+    return CliError(f"the operating system refused: {error.strerror or error}")

@@ -114,7 +114,16 @@ def create(
         limits = _limits(volumes, targets, sources, max_jobs, config_file)
         store = token_store(token_file, config_file, key_file)
         made = store.create(name, role, _expiry(expires), limits)
-    click.echo(made)
+        _print_or_revoke(store, name, made)
+
+
+def _print_or_revoke(store: TokenFile, name: str, made: str) -> None:
+    """Print a new token. One that could not be shown is of no use to its owner, and its name is taken: revoke it."""
+    try:
+        click.echo(made)
+    except OSError:
+        store.revoke(name)
+        raise
 
 
 def _limits(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from provisioner.cli.connection import connect, connection_options, json_option, path
+from provisioner.cli.exit_status import CliError, ExitStatus
 from provisioner.cli.help_page import SectionedCommand
 from provisioner.cli.job import say_if_more
 from provisioner.cli.wording import printable, size, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @click.group()
@@ -23,12 +28,25 @@ def volume() -> None:
 @json_option
 @connection_options
 def list_volumes(offset: int, limit: int, as_json: bool, **connection: str | None) -> None:
-    """List the volumes the server made and still finds on its targets."""
+    """List the volumes the server made and still finds on its targets.
+
+    Targets that do not answer are named on standard error, and the exit status is then 5.
+    """
     client = connect(connection)
     answer = client.get(path("volumes"), {"offset": offset, "limit": limit})
     if as_json:
         click.echo(answer.text)
-        return
+    else:
+        _show(answer.data)
+    unavailable = answer.data.get("unavailable") or {}
+    for target, reason in unavailable.items():
+        click.echo(printable(f"{target}: {reason}"), err=True)
+    if unavailable:
+        words = printable(", ".join(unavailable))
+        raise CliError(f"the volumes of some targets are missing: {words}", ExitStatus.UNREACHABLE)
+
+
+def _show(page: Mapping[str, Any]) -> None:
     rows = [
         [
             entry["target"],
@@ -38,10 +56,10 @@ def list_volumes(offset: int, limit: int, as_json: bool, **connection: str | Non
             entry["path"],
             entry["image_url"],
         ]
-        for entry in answer.data["volumes"]
+        for entry in page["volumes"]
     ]
     click.echo(table(["TARGET", "NAME", "SIZE", "CREATED", "PATH", "IMAGE"], rows))
-    say_if_more(answer.data, len(rows))
+    say_if_more(page, len(rows))
 
 
 @volume.command(cls=SectionedCommand, examples=["lvp volume remove fast web-01"])

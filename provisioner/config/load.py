@@ -12,6 +12,7 @@ import tomli_w
 from provisioner.config.schema import DEFAULT_CONVERTERS, Config
 from provisioner.config.strict import Faults, decode_struct, show
 from provisioner.contracts.errors import ConfigError, InvalidRequestError
+from provisioner.contracts.small_file import read_small
 from provisioner.contracts.urls import UrlPrefix
 
 if TYPE_CHECKING:
@@ -22,19 +23,23 @@ if TYPE_CHECKING:
 
 # Hosts that are this machine: what the embedded default may fetch from.
 LOOPBACK_PREFIXES = ("http://127.0.0.1:*/", "http://localhost:*/", "http://[::1]:*/")
+# Bytes of a configuration file; one with a thousand tables has a tenth of it.
+MAX_SIZE = 1024 * 1024
 _SECRET_WORDS = ("token", "password", "secret", "authorization")
 
 
 def load(path: Path) -> Config:
     """The configuration in ``path``. Raises ConfigError with one line for each fault."""
     try:
-        document = tomllib.loads(path.read_text())
+        document = tomllib.loads(read_small(path, MAX_SIZE).decode())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is not TOML: its values are nested too deeply") from error
     return parse(document, str(path))
 
 

@@ -7,6 +7,8 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
+from provisioner.contracts.small_file import read_small
+
 _SIZE_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _TIME_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -73,4 +75,4 @@ class SecretRef(str):
         if kind == "env":
             return environ[where]
         path = Path(environ["CREDENTIALS_DIRECTORY"]) / where if kind == "credential" else Path(where)
-        return path.read_text().rstrip("\n")
+        return read_small(path).decode().rstrip("\n")

@@ -49,7 +49,13 @@ class BlockTarget(ABC):
 
     @abstractmethod
     async def capacity(self) -> Capacity:
-        """Room for volumes, now."""
+        """Room for volumes, now. Should be cancellable: it is asked all the time, also while a device hangs."""
+
+    async def check(self) -> None:
+        """Raise TargetError if volumes could not be written now, such as on a read-only or full file system.
+
+        Asked every few seconds at most. Should be cancellable, as ``capacity``.
+        """
 
     @abstractmethod
     async def placement(self, request: StageRequest) -> Placement:

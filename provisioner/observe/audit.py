@@ -1,39 +1,39 @@
 """The audit log: who asked for what, from where, with which result; one JSON line each, never a secret.
 
-Lines are written by a thread of their own, so that a slow disk holds up no request. Without a file they go where the
-log goes, from the logger ``audit``, whatever the log's level.
+A thread of its own writes the lines, so that a disk that hangs holds up no request; what it does not take is counted,
+and one line tells how many are missing. Without a file they go where the log goes, from the logger ``audit``, whatever
+the log's level.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import logging.handlers
 import os
-import queue
 import re
+import stat
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from provisioner.observe.line_writer import LineWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _LOGGER = "audit"
-# Lines that wait for the disk. Some 300 bytes each: with a disk that hangs, memory stays bounded and lines are lost.
-_BACKLOG = 20_000
 # Seconds for the last of them to be written when the service stops.
-_LAST_LINES = 5.0
+_LAST_LINES = 2.0
 # An API token in any field that a caller fills.
 _TOKEN = re.compile(r"lvp_[A-Za-z0-9_-]{12,}")
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that happened. ``event`` is ``request``, ``job`` (its end) or ``handshake`` (refused).
+    """One thing that happened. ``event`` is ``request``, ``job`` (its end), ``handshake`` (refused), ``lost`` (lines).
 
     ``endpoint`` is the route's pattern, never the path as sent, which may hold anything; ``principal`` is absent where
     nobody was recognised; ``source`` is scheme and host of the image; ``reason`` the error's category or words of ours.
@@ -57,87 +57,105 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class AuditLog:
-    """Takes records; ``open`` must be entered for them to be written. ``lost`` hears of each that could not be."""
+    """Takes records; ``open`` must be entered for them to be written. ``lost`` is called with a number of lost ones."""
 
-    def __init__(self, path: Path | None, lost: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, path: Path | None, lost: Callable[[int], None] = lambda _count: None) -> None:
         self._path = path
         self._lost = lost
         self._logger = logging.getLogger(_LOGGER)
+        self._writer: LineWriter[bytes] | None = None
+        self._file: _PrivateFile | None = None
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Write until the context is left, then write what is still waiting. Raises OSError where it cannot."""
+        """Write until the context is left, and close then. Raises OSError if it cannot be written."""
         self._logger.setLevel(logging.INFO)
-        if self._path is None:
-            yield
-            return
-        file = _PrivateFile(self._path, self._lost)
-        waiting: queue.Queue[logging.LogRecord] = queue.Queue(_BACKLOG)
-        handler = _Bounded(waiting, self._lost)
-        listener = _Writer(waiting, file)
-        self._logger.addHandler(handler)
-        self._logger.propagate = False
-        listener.start()
+        if self._path is not None:
+            self._file = _PrivateFile(self._path)
+            self._writer = LineWriter("audit", self._file.write, len, _lost_line, self._lost)
         try:
             yield
         finally:
-            self._logger.removeHandler(handler)
-            self._logger.propagate = True
-            listener.stop()
-            file.close()
+            self.close()
+
+    def close(self) -> bool:
+        """Write what waits, for a few seconds at most: for a thread. Returns whether all of it was written."""
+        writer, self._writer = self._writer, None
+        if writer is None or self._file is None:
+            return True
+        if done := writer.close(_LAST_LINES):
+            self._file.close()
+        return done
 
     def note(self, record: AuditRecord) -> None:
-        """Put a record on its way."""
-        stamp = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
-        line = msgspec.json.encode({"at": stamp, "event": record.event, **msgspec.to_builtins(record)}).decode()
-        self._logger.info("%s", _TOKEN.sub("(a token)", line))
+        """Put a record on its way. Never waits."""
+        line = _line_of(record)
+        if self._writer is not None:
+            self._writer.put(f"{line}\n".encode())
+        elif self._path is None:
+            self._logger.info("%s", line)
+        else:
+            self._lost(1)
+
+    def warnings(self) -> list[str]:
+        """A sentence if lines do not reach the file now."""
+        trouble = self._writer.trouble() if self._writer is not None else None
+        return [] if trouble is None else [f"the audit log {self._path} {trouble}"]
 
 
-class _PrivateFile(logging.handlers.WatchedFileHandler):
-    """Follows the file when it is rotated away, and makes each new one for its owner's eyes only."""
+class _PrivateFile:
+    """Follows the file when it is rotated away, and makes each new one for its owner's eyes only.
 
-    def __init__(self, path: Path, lost: Callable[[], None]) -> None:
-        self._lost = lost
-        super().__init__(path, encoding="utf-8")
-        if path.is_file():  # and not a device
-            path.chmod(0o600)
+    Every method but the first opening blocks as long as the disk, or the reader of a pipe, likes.
+    """
 
-    def _open(self) -> TextIOWrapper:
-        # Nothing is kept back: a line that could not be written is gone, and does not fill the memory.
-        raw = open(self.baseFilename, "ab", buffering=0, opener=_private)  # noqa: SIM115 - closed with the handler
-        return TextIOWrapper(raw, encoding="utf-8", write_through=True)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = self._open()
+        self._torn = False
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def write(self, line: bytes) -> None:
+        """Append a whole line. Raises OSError."""
+        if self._fd is None or not self._is_current(self._fd):
+            self.close()
+            self._fd = self._open()
+            self._torn = False
+        left = memoryview(b"\n" + line if self._torn else line)
+        while left:
+            written = os.write(self._fd, left)
+            self._torn = left[written - 1] != ord("\n")
+            left = left[written:]
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def _open(self) -> int:
+        # Non-blocking only to open it: a pipe without a reader is an error, not a wait.
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        os.set_blocking(fd, True)
+        if stat.S_ISREG(os.fstat(fd).st_mode):  # and not a device
+            os.fchmod(fd, 0o600)
+        return fd
+
+    def _is_current(self, fd: int) -> bool:
         try:
-            super().emit(record)
-        except OSError:  # its folder is gone
-            self._lost()
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's name
-        self._lost()  # a full disk, say; the next line is tried again
+            return os.path.samestat(os.stat(self._path), os.fstat(fd))  # noqa: PTH116 - beside fstat
+        except FileNotFoundError:
+            return False
 
 
-class _Writer(logging.handlers.QueueListener):
-    """Ends in bounded time although lines still wait for a disk that hangs; those are given up."""
-
-    def stop(self) -> None:
-        with suppress(queue.Full):
-            self.queue.put(None, timeout=_LAST_LINES)  # type: ignore[attr-defined]  # None ends the thread
-            if self._thread is not None:
-                self._thread.join(_LAST_LINES)
+def _line_of(record: AuditRecord) -> str:
+    """ASCII only: what does not print stays escaped, whoever reads the file."""
+    stamp = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
+    fields = {"at": stamp, "event": record.event, **msgspec.to_builtins(record)}
+    return _TOKEN.sub("(a token)", json.dumps(fields, separators=(",", ":")))
 
 
-class _Bounded(logging.handlers.QueueHandler):
-    def __init__(self, waiting: queue.Queue[logging.LogRecord], lost: Callable[[], None]) -> None:
-        super().__init__(waiting)
-        self._lost = lost
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's name
-        self._lost()
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+def _lost_line(count: int) -> bytes:
+    reason = f"{count} audit lines could not be written"
+    return f"{_line_of(AuditRecord(event='lost', status='lost', reason=reason))}\n".encode()
 
 
 def is_worth_a_line(method: str, status: int) -> bool:

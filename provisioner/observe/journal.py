@@ -10,10 +10,10 @@ import os
 import re
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from structlog.typing import EventDict, WrappedLogger
 
@@ -45,20 +45,25 @@ def frame(fields: Mapping[str, object]) -> bytes:
     return bytes(out)
 
 
-class JournalHandler(logging.Handler):
-    """Sends each record as one entry; where the journal does not take it, it goes to standard error."""
+class Entry(NamedTuple):
+    """One record: the datagram for the journal, and its text for standard error if the journal does not take it."""
 
-    def __init__(self, path: str = SOCKET) -> None:
-        super().__init__()
-        self._path = path
+    datagram: bytes
+    text: str
+
+    def size(self) -> int:
+        """Bytes, for the queue's limit."""
+        return len(self.datagram)
+
+
+class Fields:
+    """Keeps a record's fields while its formatter runs; a handler formats one record at a time, under its own lock."""
+
+    def __init__(self) -> None:
         self._fields: dict[str, object] = {}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
-    def take_fields(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        """A processor of this handler's formatter: keeps the fields, and leaves out what the journal says by itself.
-
-        A handler formats under its own lock, and so one record at a time.
-        """
+    def take(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """A processor of the formatter: keep the fields, and leave out what the journal says by itself."""
         for key in ("timestamp", "level"):
             event.pop(key, None)
         self._fields = {
@@ -68,24 +73,29 @@ class JournalHandler(logging.Handler):
         }
         return event
 
-    def emit(self, record: logging.LogRecord) -> None:
-        message = self.format(record)
-        try:
-            self._socket.sendto(
-                frame(
-                    {
-                        "MESSAGE": message,
-                        "PRIORITY": _PRIORITY.get(record.levelno, 6),
-                        "SYSLOG_IDENTIFIER": "libvirt-volume-provisioner",
-                        "LOGGER": record.name,
-                        **self._fields,
-                    }
-                ),
-                self._path,
-            )
-        except OSError:
-            print(message, file=sys.stderr)  # noqa: T201 - the journal's stream, without fields
+    def entry(self, record: logging.LogRecord, text: str) -> Entry:
+        """The record that was formatted last, as one entry."""
+        fields = {
+            "MESSAGE": text,
+            "PRIORITY": _PRIORITY.get(record.levelno, 6),
+            "SYSLOG_IDENTIFIER": "libvirt-volume-provisioner",
+            "LOGGER": record.name,
+            **self._fields,
+        }
+        return Entry(frame(fields), text)
 
-    def close(self) -> None:
-        self._socket.close()
-        super().close()
+
+class Sender:
+    """Sends entries to the journal, and blocks while the journal does not read."""
+
+    def __init__(self, otherwise: Callable[[bytes], None]) -> None:
+        """``otherwise`` takes the line of an entry that the journal refuses: too long, or no journal there just now."""
+        self._otherwise = otherwise
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def send(self, entry: Entry) -> None:
+        """Raises OSError if neither took it."""
+        try:
+            self._socket.sendto(entry.datagram, SOCKET)
+        except OSError:
+            self._otherwise(entry.text.encode(errors="backslashreplace") + b"\n")

@@ -72,6 +72,9 @@ class Metrics:
         self.audit_lost = Counter(
             f"{PREFIX}_audit_lines_lost", "Audit lines that could not be written.", registry=registry
         )
+        self.log_dropped = Counter(
+            f"{PREFIX}_log_dropped", "Log lines that their sink did not take.", ["sink"], registry=registry
+        )
         self.connections_refused = Counter(
             f"{PREFIX}_connections_refused", "Connections closed at once: too many of one address.", registry=registry
         )

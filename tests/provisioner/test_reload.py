@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
+import threading
+from pathlib import Path
 
 import pytest
 import structlog.testing
@@ -15,7 +18,7 @@ import trustme
 from provisioner.api.auth import Authenticator
 from provisioner.api.listening import listening
 from provisioner.api.tokens import TokenFile
-from provisioner.config import parse
+from provisioner.config import load, parse
 from provisioner.contracts.errors import ConfigError
 from provisioner.reload import Reloader, needs_restart
 
@@ -240,3 +243,74 @@ def test_limits_and_lists_need_no_restart(server):
     assert needs_restart(config(), config(audit={"file": "/x"}, auth={"token_key": "file:/k"})) == [
         "audit.file", "auth.token_key"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "large", "deep"])
+async def test_file_that_is_no_configuration(start, what, tmp_path):
+    """SIGHUP with such a file is answered at once, and the old configuration stays."""
+    reloader, _, _, authenticator = start()
+    before, path = authenticator._settings, tmp_path / "config.toml"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path = Path("/dev/zero")
+    else:
+        path.write_bytes(b"x = " + b"[" * 100_000 if what == "deep" else bytes(2**20 + 1))
+    reloader._read = lambda: load(path)
+    with structlog.testing.capture_logs() as lines, trio.fail_after(60):
+        await reloader.reload()
+    assert [line["event"] for line in lines] == ["the new configuration is refused, the old one stays"]
+    assert str(path) in lines[0]["reason"]
+    assert authenticator._settings is before
+
+
+@pytest.mark.parametrize("key", ["tls_certificate", "tls_key", "client_ca", "client_crl"])
+async def test_tls_file_that_is_a_pipe(start, server, tmp_path, key):
+    reloader, files, door, _ = start()
+    os.mkfifo(tmp_path / "pipe")
+    files.append(config(server={**server.section, key: str(tmp_path / "pipe")}))
+    with structlog.testing.capture_logs() as lines, trio.fail_after(60):
+        await reloader.reload()
+    assert lines[0]["reason"] == f"{tmp_path / 'pipe'} cannot be read: not a regular file"
+    assert await handshake(door, server.ca, server.ca) == "client"
+
+
+async def test_file_system_that_hangs(start, server, monkeypatch, nursery):
+    """The old configuration stays, the next request is heard, and there is never a second thread."""
+    monkeypatch.setattr("provisioner.reload.READ_TIMEOUT", 0.1)
+    reloader, files, _, authenticator = start()
+    gate, read = threading.Event(), []
+
+    def hang():
+        read.append(1)
+        gate.wait()
+        return files[-1]
+
+    reloader._read = hang
+    nursery.start_soon(reloader.run)
+    try:
+        with structlog.testing.capture_logs() as lines:
+            for count in (1, 2, 3):
+                reloader.request()
+                while len(lines) < count:  # noqa: ASYNC110 - the log is what can be seen of it
+                    await trio.sleep(0.01)
+        assert len(read) == 1
+        assert lines[-1]["reason"] == "its files could not be read within 0.1 s"
+        assert authenticator._settings is files[0].auth
+    finally:
+        gate.set()
+    monkeypatch.setattr("provisioner.reload.READ_TIMEOUT", 60.0)
+    files.append(config(server=server.section, auth={"certificate_roles": {"a": "admin"}}))
+    reloader._read = lambda: files[-1]
+    reloader.request()
+    with trio.fail_after(60):
+        while authenticator._settings is not files[-1].auth:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def test_fault_of_a_plugin_is_a_refusal(start):
+    reloader, files, _, _ = start()
+    files.append(TypeError("a plugin's bug"))
+    with structlog.testing.capture_logs() as lines:
+        await reloader.reload()
+    assert lines[0]["event"] == "the new configuration is refused, the old one stays"

@@ -38,3 +38,13 @@ async def test_it_says_what_runs_and_what_waits(monkeypatch, tmp_path):
         "STATUS=0 running, 1 waiting",
         "STATUS=Ready, no jobs",
     ]
+
+
+async def test_lost_ends_do_not_add_up(monkeypatch):
+    """An end that was lost to a full queue leaves its job behind; there is a bound to that."""
+    monkeypatch.setattr("provisioner.status_line._MOST", 3)
+    line = StatusLine()
+    for number in range(10):
+        await line.job_changed(event(str(number), "running", volume="a\nREADY=1"))
+    assert line.words().startswith("3 running, 0 waiting: ")
+    assert line.words().isprintable()

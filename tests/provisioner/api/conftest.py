@@ -82,7 +82,9 @@ class Service:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, auth=None, server=None, jobs=None, cache_size=2**30, work=True, audit=None):
+async def running(
+    folder: Path, *, auth=None, server=None, jobs=None, cache_size=2**30, work=True, audit=None, more_targets=()
+):
     """A service; with ``work`` off its jobs stay pending."""
     config = Config(
         state_directory=str(folder / "state"),
@@ -96,7 +98,7 @@ async def running(folder: Path, *, auth=None, server=None, jobs=None, cache_size
     back_ends = BackEnds(
         sources={"http": source},
         converters={"raw": converter, "qcow2": converter},
-        targets={"fake": target},
+        targets={"fake": target, **{one.name: one for one in more_targets}},
         default_target="fake",
     )
     metrics = Metrics()
@@ -116,6 +118,7 @@ async def running(folder: Path, *, auth=None, server=None, jobs=None, cache_size
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(cache.run)
+            await nursery.start(services.probes.run)
             if work:
                 await nursery.start(supervisor.run)
             yield Service(services, source, converter, target, folder, tokens)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
+
 import pytest
+import trio
 
 from provisioner.config import ServerSettings
 from provisioner.contracts.errors import TargetUnavailableError
+from provisioner.contracts.testing import FakeTarget
 from tests.provisioner.api.conftest import job, running
 from tests.provisioner.api.document import held, refused
 
@@ -56,3 +61,83 @@ async def test_a_target_that_breaks_is_a_reason_and_no_fault_of_the_service(serv
     service.target.steps.fail_at["capacity"] = RuntimeError("a bug of a back end")
     await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
     assert (await service.call("GET", "/metrics", role=None)).status_code == 200
+
+
+async def test_hung_target_hides_no_other(tmp_path):
+    """Of two targets one hangs: it is named everywhere, and what the other has is shown."""
+    other = FakeTarget(tmp_path / "other", name="other", total_bytes=7)
+    async with running(tmp_path, more_targets=[other]) as service:
+        await service.done(job("web-01", target="other"))
+        service.target.steps.hang_at = "capacity"
+        with trio.fail_after(30):
+            body = await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
+            metrics = await (await service.call("GET", "/metrics", role=None)).get_data(as_text=True)
+        (reason,) = body["reasons"]
+        assert reason.startswith("target 'fake': no answer for ")
+        assert 'target_size_bytes{target="other"} 7.0' in metrics
+        assert service.target.steps.log.count("capacity") - service.target.steps.log.count("placement") <= 1
+
+
+async def test_hung_target_hides_no_volumes(tmp_path, monkeypatch):
+    monkeypatch.setattr("provisioner.api.volume_listing._LIMIT", 0.2)
+    other = FakeTarget(tmp_path / "other", name="other")
+    async with running(tmp_path, more_targets=[other]) as service:
+        await service.done(job("web-01", target="other"))
+        service.target.steps.hang_at = "list"
+        for _ in range(3):
+            body = await held(await service.call("GET", "/api/v1/volumes"), "VolumeList")
+            assert [volume["name"] for volume in body["volumes"]] == ["web-01"]
+            assert body["unavailable"]["fake"].startswith("target 'fake': no answer for ")
+        assert service.target.steps.log.count("list") == 1
+        other.steps.fail_at["list"] = TargetUnavailableError("gone")
+        await refused(await service.call("GET", "/api/v1/volumes"), 503, "service unavailable", "target 'fake'")
+
+
+@pytest.mark.parametrize("folder", ["state", "state/cache"])
+@pytest.mark.parametrize("fault", ["frozen", "full"])
+async def test_disk_that_takes_nothing(tmp_path, monkeypatch, folder, fault):
+    """A frozen disk is asked once, by one thread, and delays neither the other answers nor the end of the service."""
+    gate, asked = threading.Event(), []
+
+    def probe(path):
+        if path == tmp_path / folder:
+            asked.append(path)
+            if fault == "full":
+                raise OSError(28, "No space left on device")
+            gate.wait()
+
+    monkeypatch.setattr("provisioner.api.readiness.write_probe", probe)
+    try:
+        async with running(tmp_path) as service:
+            with trio.fail_after(30):
+                for _ in range(3):
+                    body = await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
+                    assert (await service.call("GET", "/metrics", role=None)).status_code == 200
+            (reason,) = body["reasons"]
+    finally:
+        gate.set()
+    what = "cache directory" if "cache" in folder else "state directory"
+    if fault == "full":
+        assert reason == f"{what} {tmp_path / folder} cannot be written: No space left on device"
+    else:
+        assert reason.startswith(f"{'cache' if 'cache' in folder else 'job store'}: no answer for ")
+    assert len(asked) == 1
+
+
+async def test_metrics_are_rendered_once_a_second(service, monkeypatch):
+    rendered = []
+    real = service.services.metrics.render
+    monkeypatch.setattr(service.services.metrics, "render", lambda: rendered.append(1) or real())
+    monkeypatch.setattr("provisioner.api.health.PAGE_KEPT", 3600.0)
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(partial(service.call, "GET", "/metrics", role=None))
+    assert len(rendered) == 1
+
+
+async def test_audit_log_that_hangs_is_a_warning(service):
+    """The service works on; who looks is told."""
+    service.services.auditor.warnings = lambda: ["the audit log /x has taken nothing for 9 s"]
+    for path, schema in (("/readyz", "Ready"), ("/health", "Health")):
+        body = await held(await service.call("GET", path, role=None), schema)
+        assert body["warnings"] == ["the audit log /x has taken nothing for 9 s"]

@@ -220,3 +220,15 @@ def test_reader_that_leaves_early_is_no_error(home, server, examples):
         child.stdout.readline()
         child.stdout.close()
         assert (child.wait(), child.stderr.read()) == (0, "")
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_volume_list_without_a_target(lvp, server, examples, flags):
+    """What there is is shown, what is missing is named, and a script hears of it."""
+    page = {**examples["VolumePage"], "unavailable": {"slow": "target 'slow': no answer for 12 s"}}
+    server.on("GET", "/api/v1/volumes", page)
+    ended = lvp("volume", "list", *flags)
+    assert ended.status == 5
+    assert "web-01" in ended.out
+    assert "slow: target 'slow': no answer for 12 s" in ended.err
+    assert "the volumes of some targets are missing: slow" in ended.err

@@ -46,7 +46,7 @@ def test_a_service_under_the_journal_sends_fields_unless_it_is_told_json(tmp_pat
     code = f"""
 import os, structlog
 from provisioner.observe import journal, logs
-journal.JournalHandler.__init__.__defaults__ = ({str(tmp_path / "socket")!r},)
+journal.SOCKET = {str(tmp_path / "socket")!r}
 status = os.fstat(2)
 os.environ["JOURNAL_STREAM"] = f"{{status.st_dev}}:{{status.st_ino}}"
 logs.configure({log_format!r}, "info")
@@ -75,3 +75,51 @@ log.warning("not said either")
     assert set(fields) == {
         "MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "LOGGER", "LVP_JOB_ID", "LVP_VOLUME",
     }  # fmt: skip
+
+
+STUCK = """
+import os, sys, structlog
+from provisioner.observe import journal, line_writer, logs
+journal.SOCKET = sys.argv[1]
+line_writer.HUNG_AFTER = 0.0
+logs.flush.__defaults__ = (0.1,)
+status = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
+logs.configure("text", "info")
+log = structlog.get_logger("here")
+counted = []
+logs.report_drops(lambda sink, count: counted.append((sink, count)))
+for number in range(10_000):
+    log.info("flood", number=number, filler="x" * 300)
+(warning,) = logs.warnings()
+print({sink for sink, _ in counted}, sum(count for _, count in counted) > 0, warning.rpartition(" for ")[0])
+"""
+
+
+def test_journal_not_read(tmp_path):
+    """A journal that does not read holds up neither the process nor its end; what it did not take is counted."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent:
+        silent.bind(str(tmp_path / "socket"))
+        done = subprocess.run(
+            [sys.executable, "-c", STUCK, str(tmp_path / "socket")],
+            capture_output=True, check=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.stdout == "{'journal'} True the log (journal) has taken nothing\n"
+
+
+def test_journal_fields_are_escaped(tmp_path):
+    code = f"""
+import os, structlog
+from provisioner.observe import journal, logs
+journal.SOCKET = {str(tmp_path / "socket")!r}
+status = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{{status.st_dev}}:{{status.st_ino}}"
+logs.configure("text", "info")
+structlog.get_logger("here").warning("bad \\x1b", correlation_id="a\\u202eb\\x00")
+"""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "socket"))
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+        fields = read(journal.recv(65536))
+    assert all(value.isprintable() for value in fields.values())
+    assert fields["LVP_CORRELATION_ID"] == r"'a\u202eb\x00'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -56,3 +57,98 @@ def test_text_is_one_line_an_event_and_cannot_be_forged():
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
 def test_levels(level, count):
     assert len(said("json", level).splitlines()) == count
+
+
+FLOOD = """
+import os, sys, time, structlog
+from provisioner.observe import logs
+logs.LAST_LINES = 0.1
+logs.flush.__defaults__ = (0.1,)
+logs.configure("json", "info")
+log = structlog.get_logger("here")
+counted = []
+logs.report_drops(lambda sink, count: counted.append((sink, count)))
+started = time.monotonic()
+for number in range(20_000):
+    log.info("flood", number=number, filler="x" * 300)
+seconds = time.monotonic() - started
+dropped = sum(count for _, count in counted)
+print({sink for sink, _ in counted}, dropped > 0, flush=True)
+"""
+
+
+def test_full_pipe_not_read():
+    """A log that nobody reads holds nothing up, not even the end of the process; what it did not take is counted."""
+    reader, writer = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", FLOOD], stdout=subprocess.PIPE, stderr=writer, text=True, check=True, timeout=60
+        )
+    finally:
+        os.close(writer)
+        os.close(reader)
+    assert done.stdout == "{'stderr'} True\n"
+
+
+def test_pipe_read_again():
+    """Order is kept; one line tells of those that are missing."""
+    code = FLOOD.replace("0.1", "60.0")  # the end waits for the reader
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout.readline() == "{'stderr'} True\n"  # only now its log is read
+        events = [json.loads(line) for line in process.stderr]
+    assert process.returncode == 0
+    numbers = [event["number"] for event in events if event["event"] == "flood"]
+    missing = [event["event"] for event in events if event["event"] != "flood"]
+    assert numbers == list(range(len(numbers)))
+    assert missing == [f"{20_000 - len(numbers)} log lines were dropped: stderr did not take them"]
+
+
+HOSTILE = """
+import logging, structlog, sys
+from provisioner.observe import logs
+logs.configure(sys.argv[1], "info")
+bad = "\\x1b]0;owned\\x07\\x1b[2J\\x00 \\u202egnp.exe\\x9b\\x7f\\n2026-01-01 [info] forged"
+with structlog.contextvars.bound_contextvars(request_id=bad):
+    log = structlog.get_logger("here")
+    log.info("job accepted", correlation_id=bad, inside=[bad], also={bad: bad})
+    log.info(bad)
+    log.info("key", **{bad: 1})
+    logging.getLogger("a.library").warning("said %s", bad)
+    try:
+        raise ValueError(bad)
+    except ValueError as error:
+        log.error("broke", exc_info=error)
+"""
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_control_characters_are_escaped(log_format):
+    """Whatever a client sends, only printable characters and the ends of lines reach the log."""
+    done = subprocess.run([sys.executable, "-c", HOSTILE, log_format], capture_output=True, check=True, timeout=60)
+    lines = done.stderr.decode().splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert not any(line.startswith("2026-01-01") for line in lines)
+    assert sum(not line.startswith("    ") for line in lines) == 5  # a traceback is indented
+    assert "x1b" in lines[0] or "u001b" in lines[0]
+
+
+UNRAISABLE = """
+import warnings
+from provisioner.observe import logs
+logs.configure("json", "info")
+class Broken:
+    def __del__(self):
+        raise ValueError("in a finalizer")
+broken = Broken()
+del broken
+warnings.warn("deprecated")
+"""
+
+
+def test_errors_of_finalizers_and_warnings_are_log_lines():
+    """What Python itself prints would wait for a reader of standard error."""
+    done = subprocess.run([sys.executable, "-c", UNRAISABLE], capture_output=True, text=True, check=True, timeout=60)
+    broken, warned = (json.loads(line) for line in done.stderr.splitlines())
+    assert "ValueError: in a finalizer" in broken["exception"]
+    assert "deprecated" in warned["event"]

@@ -1,0 +1,60 @@
+"""The volumes of all targets, listed at once; a target that hangs or fails hides only its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from provisioner.contracts.errors import ProvisionerError, UnavailableError
+from provisioner.observe.probes import NoAnswerError, Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provisioner.api.services import Services
+    from provisioner.contracts import Volume
+
+log = structlog.get_logger(__name__)
+
+# Seconds for a target's list. LVM's reports wait for changes under way.
+_LIMIT = 10.0
+
+
+class VolumeListing:
+    """Lists what the targets hold. Each target has one listing under way at most."""
+
+    def __init__(self, services: Services) -> None:
+        self._probes: dict[str, Probe[Sequence[Volume]]] = {
+            name: Probe(services.probes, target.list, patience=_LIMIT, limit=_LIMIT)
+            for name, target in services.back_ends.targets.items()
+        }
+
+    async def all(self) -> tuple[list[Volume], dict[str, str]]:
+        """Return the volumes by target and name, and by target the reasons why some are not among them.
+
+        Every list began after the call. Raises ProvisionerError if no target answers.
+        """
+        volumes: list[Volume] = []
+        failed: dict[str, ProvisionerError] = {}
+
+        async def ask(name: str, probe: Probe[Sequence[Volume]]) -> None:
+            try:
+                volumes.extend(await probe.answer())
+            except NoAnswerError as error:
+                failed[name] = UnavailableError(f"target {name!r}: {error.message}")
+            except ProvisionerError as error:
+                failed[name] = error
+            except Exception as error:  # the boundary: one back end's bug hides no other's volumes
+                log.warning("a target could not be listed", target=name, exc_info=error)
+                failed[name] = UnavailableError(f"target {name!r} failed ({type(error).__name__}); the log has more")
+
+        async with trio.open_nursery() as nursery:
+            for name, probe in self._probes.items():
+                nursery.start_soon(ask, name, probe)
+        if failed and len(failed) == len(self._probes):
+            raise next(iter(failed.values()))
+        return sorted(volumes, key=lambda one: (one.target, one.name)), {
+            name: error.message for name, error in sorted(failed.items())
+        }

@@ -1,0 +1,76 @@
+"""Standard output whose errors can be told from others, and streams that are left alone once they are broken."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
+
+from provisioner.cli.exit_status import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+T = TypeVar("T")
+
+
+class _Output:
+    """The stream, but an error of writing to it is an OutputError."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    @property
+    def buffer(self) -> _Output:
+        """For bytes, such as a completion script."""
+        return _Output(self._stream.buffer)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str | bytes) -> Any:
+        return _tagged(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        _tagged(self._stream.flush)
+
+
+def _tagged(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror) from error
+
+
+@contextmanager
+def watched_output() -> Iterator[None]:
+    """Raise OutputError where standard output cannot be written, also for what was still buffered at the end."""
+    stream = sys.stdout
+    if stream is None:  # closed by the caller
+        yield
+        return
+    sys.stdout = cast("TextIO", _Output(stream))
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        sys.stdout = stream
+        silence_broken(stream)
+
+
+def silence_broken(stream: TextIO | None) -> None:
+    """Lead a stream that cannot be written to nowhere.
+
+    It keeps what it could not write, and Python would try once more at the end, and end with a status of its own.
+    """
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # a stream of a test has no descriptor
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
