@@ -64,7 +64,8 @@ def make_blueprint(services: Services) -> Blueprint:
 
 async def _reasons(services: Services) -> list[str]:
     """Why the service cannot work now; empty when it can."""
-    found: list[str | None] = ["the service is shutting down" if services.supervisor.draining else None]
+    supervisor = services.supervisor
+    found: list[str | None] = ["the service is shutting down" if supervisor.draining else None, supervisor.unstored()]
 
     async def ask(question: Callable[[], Awaitable[str | None]]) -> None:
         found.append(await question())

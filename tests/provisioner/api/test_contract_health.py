@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from provisioner.config import ServerSettings
-from provisioner.contracts.errors import TargetUnavailableError
+from provisioner.contracts.errors import TargetUnavailableError, UnavailableError
 from tests.provisioner.api.conftest import job, running
 from tests.provisioner.api.document import held, refused
 
@@ -56,3 +57,30 @@ async def test_a_target_that_breaks_is_a_reason_and_no_fault_of_the_service(serv
     service.target.steps.fail_at["capacity"] = RuntimeError("a bug of a back end")
     await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
     assert (await service.call("GET", "/metrics", role=None)).status_code == 200
+
+
+async def test_not_ready_while_an_end_is_not_stored(service, monkeypatch):
+    """Nothing unstored looks done: the job is shown as active, its cancel is refused, and readiness says why."""
+    store = service.services.store
+    put = store.put
+
+    async def full(job):
+        if not job.status.ended:
+            return await put(job)
+        raise UnavailableError("the job store cannot be used: database or disk is full")
+
+    monkeypatch.setattr(store, "put", full)
+    monkeypatch.setattr("provisioner.jobs.slots._STORE_TIMEOUT", 0.01)
+    job_id = (await (await service.submit()).get_json())["job_id"]
+    while service.services.supervisor.unstored() is None:
+        await trio.lowlevel.checkpoint()
+    body = await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
+    assert body["reasons"] == [
+        f"the end of job {job_id} could not be stored yet: the job store cannot be used: database or disk is full"
+    ]
+    assert (await (await service.call("GET", f"/api/v1/jobs/{job_id}")).get_json())["status"] == "running"
+    response = await service.call("POST", f"/api/v1/jobs/{job_id}/cancel")
+    await refused(response, 503, "service unavailable", "the job has stopped, but the end of job")
+    monkeypatch.setattr(store, "put", put)
+    assert (await service.ended(job_id))["status"] == "completed"
+    assert await held(await service.call("GET", "/readyz", role=None), "Ready") == {"status": "ready"}
