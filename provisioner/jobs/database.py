@@ -165,9 +165,10 @@ def _open(path: Path) -> sqlite3.Connection:
         # A job that was accepted must survive a power cut.
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        db.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
+        db.execute(f"PRAGMA journal_size_limit = {16 * 2**20}")
         _check(db, path)
         _migrate(db, path)
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a migration leaves a log as large as the database
     except BaseException:
         db.close()
         raise

@@ -73,6 +73,7 @@ class JobStore:
         self._deep = Readers(1, queue=4)
         self._withdrawn: set[str] = set()
         """Ids of jobs that may be on disk although their client was told that they are not accepted."""
+        self._probing = trio.Lock()
         self._probed: tuple[float, str | None] = (-_PROBE_EVERY, None)
 
     async def open(self) -> None:
@@ -144,7 +145,13 @@ class JobStore:
         return await self._write(lambda db: history.prune(db, self._clock.now() - keep, limit))
 
     async def _set_aside(self, numbers: list[int]) -> None:
-        ids = await self._write(lambda db: history.set_aside(db, numbers))
+        """Move rows that cannot be read out of the way; if that fails, the next reader tries again."""
+        try:
+            with trio.fail_after(TIMEOUT):
+                ids = await self._write(lambda db: history.set_aside(db, numbers))
+        except (UnavailableError, trio.TooSlowError) as error:
+            log.warning("jobs in the store cannot be read, nor set aside now", rows=numbers, reason=str(error))
+            return
         log.error("jobs in the store could not be read and were set aside (table unreadable_jobs)", job_ids=ids)
 
     # --- questions ---
@@ -190,14 +197,16 @@ class JobStore:
         return [job for job in jobs if job.job_id not in self._withdrawn], count
 
     async def check(self) -> str | None:
-        """Why the store cannot be used now, or None. Writes, but not more often than every few seconds."""
-        at, verdict = self._probed
-        if trio.current_time() - at < _PROBE_EVERY:
-            return verdict
+        """Why the store cannot be used now, or None. Writes, but once in a few seconds, however often it is asked."""
+        async with self._probing:
+            at, verdict = self._probed
+            return verdict if trio.current_time() - at < _PROBE_EVERY else await self._probe()
+
+    async def _probe(self) -> str | None:
         try:
             with trio.fail_after(TIMEOUT):
                 await self._write(lambda _: None)
-            verdict = None
+            verdict: str | None = None
         except UnavailableError as error:
             verdict = error.message
         except trio.TooSlowError:

@@ -142,6 +142,18 @@ async def test_unreadable_row_in_a_list(store, path, what):
         assert db.execute("SELECT count(*) FROM unreadable_jobs").fetchone() == (1,)
 
 
+async def test_unreadable_row_in_a_full_store(store, path):
+    """It cannot be set aside now; the others are listed all the same."""
+    for number in range(3):
+        await store.put(a_job(number))
+    spoil(path, "no JSON")
+    store._db.execute("PRAGMA query_only = 1")
+    jobs, _ = await store.page(JobFilter(), 0, 10)
+    assert [job.job_id for job in jobs] == ["j2", "j0"]
+    assert [job.job_id for job in await store.unfinished()] == ["j0", "j2"]
+    assert await store.get("j1") is None
+
+
 async def test_unreadable_row_asked_for(store, path):
     await store.put(a_job(1, idempotency_key="k"))
     spoil(path, "no JSON")

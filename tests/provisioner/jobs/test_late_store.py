@@ -167,6 +167,21 @@ async def test_another_process_holds_the_lock(store, path, monkeypatch):
     assert ids_on_disk(path) == ["j2"]
 
 
+async def test_many_checks_are_one_write(store):
+    """Anybody may ask for readiness; submits do not wait for that."""
+    verdicts, statements = [], []
+    store._db.set_trace_callback(statements.append)
+
+    async def ask():
+        verdicts.append(await store.check())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(ask)
+    assert verdicts == [None] * 20
+    assert statements.count("COMMIT") == 1
+
+
 # --- through the supervisor ---
 
 
