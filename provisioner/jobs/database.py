@@ -34,7 +34,7 @@ _CHECK_TIME = 0.4
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     seq INTEGER PRIMARY KEY,
-    job_id TEXT NOT NULL UNIQUE,
+    job_id TEXT NOT NULL,
     status TEXT NOT NULL,
     target TEXT,
     volume_name TEXT,
@@ -52,8 +52,10 @@ CREATE TABLE IF NOT EXISTS unreadable_jobs (
 );
 """
 
-# An index for every filter, in the order of the list. Those of names also hold the other name, for both together.
+# Made after a migration has filled the table: an index for every filter, in the order of the list. Those of names also
+# hold the other name, for both together.
 _INDEXES = """
+CREATE UNIQUE INDEX IF NOT EXISTS jobs_id ON jobs (job_id);
 CREATE INDEX IF NOT EXISTS jobs_seq ON jobs (seq);
 CREATE INDEX IF NOT EXISTS jobs_status ON jobs (status, seq);
 CREATE INDEX IF NOT EXISTS jobs_volume ON jobs (volume_name, status, seq, correlation_id)

@@ -1,6 +1,8 @@
 """The history: filters and counts against a plain list, rows that cannot be read, and what is forgotten when."""
 
 import sqlite3
+import tempfile
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,7 +15,7 @@ from provisioner.contracts import Duration
 from provisioner.jobs import JobFilter, JobStore, Status, history
 from provisioner.jobs import supervisor as supervisor_module
 from provisioner.jobs.service_clock import ServiceClock
-from tests.cancellation.lab import Lab
+from tests.cancellation.lab import SPEC, Lab
 from tests.provisioner.jobs.test_store import a_job
 
 DAY = 86400.0
@@ -45,8 +47,8 @@ CHANGES = st.lists(
 def test_pages_against_a_list(changes, data):
     """Jobs come, change and go: every filter finds, counts and orders what a plain list would."""
 
-    async def main():
-        store = JobStore(path_in_memory())
+    async def main(folder):
+        store = JobStore(Path(folder) / "jobs.sqlite")
         await store.open()
         expected = {}
         for number, status, volume, correlation, gone in changes:
@@ -76,14 +78,9 @@ def test_pages_against_a_list(changes, data):
                     assert (jobs, count) == (matching[offset : offset + limit], len(matching))
         await store.aclose()
 
-    trio.run(main)
-
-
-def path_in_memory():
-    import tempfile
-    from pathlib import Path
-
-    return Path(tempfile.mkdtemp(dir="/dev/shm")) / "jobs.sqlite"
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        trio.run(main, folder)
 
 
 @pytest.mark.parametrize(
@@ -167,19 +164,13 @@ async def test_unreadable_row_at_the_start(folder):
     lab.source.steps.hang_at = "stat"
     async with lab.running():
         bad = await lab.submit()
-        good = await lab.submit(msgspec.structs.replace(a_spec(lab), volume_name="web02"))
+        good = await lab.submit(msgspec.structs.replace(SPEC, volume_name="web02"))
     with sqlite3.connect(folder / "jobs.sqlite") as db:
         db.execute("UPDATE jobs SET body = 'x' WHERE job_id = ?", (bad,))
     lab.source.steps.hang_at = None
     async with lab.running():
         assert (await lab.ended(good)).status is Status.COMPLETED
         assert await lab.store.get(bad) is None
-
-
-def a_spec(lab):
-    from tests.cancellation.lab import SPEC
-
-    return SPEC
 
 
 # --- what is forgotten when ---
