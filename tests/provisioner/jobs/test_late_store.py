@@ -53,6 +53,7 @@ async def test_add_that_expires_is_withdrawn(store, path, short, at, after):
     frozen.freeze(at, after=after)
     with pytest.raises(UnavailableError, match=r"could not store the job within 0\.05 s"):
         await store.add(a_job(1))
+    store_module.TIMEOUT = 10.0
     frozen.thaw()
     await writer_idle(store)
     assert ids_on_disk(path) == []
