@@ -48,11 +48,12 @@ class Readiness:
 
     async def reasons(self) -> list[str]:
         """Return why the service cannot work now; empty if it can."""
-        draining = ["the service is shutting down"] if self._services.supervisor.draining else []
+        supervisor = self._services.supervisor
+        known = ["the service is shutting down" if supervisor.draining else None, supervisor.unstored()]
         found: dict[str, str] = {}
         await _all(self._probes, found)
         await _all(self._capacities, found)  # of two reasons for one target, the more general
-        return sorted(draining + list(found.values()))
+        return sorted([*filter(None, known), *found.values()])
 
     async def measure(self) -> None:
         """Bring the targets' gauges up to date, as far as the targets answer."""

@@ -92,7 +92,7 @@ class JobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     max_attempts: Positive = 3
     # Running jobs may end by themselves for this long at shutdown; systemd's own limit is 90 s.
     shutdown_grace: Duration = Duration(30)
-    # Ended jobs are shown for this long.
+    # Ended jobs are shown for this long, counted in the time the service runs: a wrong clock deletes nothing.
     keep_history: Duration = Duration(90 * 86400)
     # The kernel's I/O class of all the service does. "none" is the kernel's default: guests' disks may be elsewhere.
     io_class: Annotated[str, Meta(pattern=r"^(none|idle|best-effort:[0-7])$")] = "none"

@@ -113,7 +113,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def cancelled(self, now: float) -> Job:
-        """Ended because somebody asked for it."""
+        """Ended because a client asked for it."""
         return msgspec.structs.replace(self, status=after(self.status, Event.CANCEL), updated_at=now)
 
     def interrupted(self, now: float) -> Job:
@@ -121,8 +121,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, status=after(self.status, Event.INTERRUPT), updated_at=now)
 
 
-def after_restart(job: Job, outcome: Outcome | None, on_restart: str, max_attempts: int, now: float) -> Job:
-    """What becomes of a job that a dead daemon left behind; it may have had its ``outcome`` just before the end."""
+def after_restart(
+    job: Job, outcome: Outcome | None, on_restart: str, max_attempts: int, now: float, *, unproven: bool = False
+) -> Job:
+    """What becomes of a job that a dead daemon left behind; it may have had its ``outcome`` just before the end.
+
+    ``unproven``: its target did not answer, so whether there was an outcome is not known.
+    """
     if job.status is not Status.RUNNING:
         return job
     if outcome is not None:
@@ -134,7 +139,8 @@ def after_restart(job: Job, outcome: Outcome | None, on_restart: str, max_attemp
         if on_restart == "retry"
         else "the service ended while the job ran"
     )
-    return job.failed(f"{reason}; what the job had made was rolled back", now)
+    rest = "whether it made its volume is not known" if unproven else "what the job had made was rolled back"
+    return job.failed(f"{reason}; {rest}", now)
 
 
 def conclude(

@@ -9,44 +9,52 @@ import trio
 
 T = TypeVar("T")
 
+# Tickets of items that left are swept out when they are more than these, and more than those that stay.
+_SWEEP = 64
+
 
 class WaitingLine(Generic[T]):
-    """Put never blocks; get waits. ``discard`` takes one out of the line before its turn."""
+    """Put never blocks; get waits. ``discard`` takes one out of the line before its turn, and drops it at once."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, T]] = []
-        self._gone: set[int] = set()
-        self._sequence = 0
+        # The heap has tickets only: an item that is discarded is freed, though its ticket is swept out later.
+        self._heap: list[tuple[int, int]] = []
+        self._items: dict[int, T] = {}
         self._tickets: dict[int, int] = {}
-        self._waiting = trio.Semaphore(0)
+        self._sequence = 0
+        self._waiting = trio.lowlevel.ParkingLot()
         self._stopped = False
 
     def __len__(self) -> int:
-        return len(self._heap) - len(self._gone)
+        return len(self._items)
 
     def put(self, item: T, priority: int) -> None:
         """Join the line."""
         self._sequence += 1
+        self._items[self._sequence] = item
         self._tickets[id(item)] = self._sequence
-        heapq.heappush(self._heap, (-priority, self._sequence, item))
-        self._waiting.release()
+        heapq.heappush(self._heap, (-priority, self._sequence))
+        self._waiting.unpark()
 
     def discard(self, item: T) -> None:
         """Leave the line; the item must be in it."""
-        self._gone.add(self._tickets.pop(id(item)))
+        del self._items[self._tickets.pop(id(item))]
+        if len(self._heap) > 2 * len(self._items) + _SWEEP:
+            self._heap = [entry for entry in self._heap if entry[1] in self._items]
+            heapq.heapify(self._heap)
 
     def stop(self) -> None:
-        """Nobody's turn comes any more; who waits in the line stays in it."""
+        """Serve no more items; those that wait in the line stay in it."""
         self._stopped = True
 
     async def get(self) -> T:
         """The next in line."""
+        await trio.lowlevel.checkpoint()
+        while self._stopped or not self._items:
+            await self._waiting.park()
         while True:
-            await self._waiting.acquire()
-            if self._stopped:
-                await trio.sleep_forever()
-            _, ticket, item = heapq.heappop(self._heap)
-            if ticket not in self._gone:
+            _, ticket = heapq.heappop(self._heap)
+            item = self._items.pop(ticket, None)
+            if item is not None:
                 del self._tickets[id(item)]
                 return item
-            self._gone.remove(ticket)

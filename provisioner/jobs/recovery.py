@@ -1,4 +1,8 @@
-"""What an earlier life left: debris on the targets, and jobs that were found running. Owns no job."""
+"""What an earlier life left: debris on the targets, and jobs that were found unfinished. Owns no job.
+
+A job runs again only if nothing has overtaken it: neither a job for the same volume that was accepted later, nor a
+volume under its name that such a job made.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from provisioner.contracts import CloneTarget, ProvisionedBy
-from provisioner.contracts.errors import ProvisionerError
+from provisioner.contracts.errors import ConflictError, ProvisionerError
 from provisioner.jobs.states import Status
 from provisioner.pipeline.plan import Outcome
 
@@ -15,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from provisioner.contracts import BlockTarget
+    from provisioner.contracts.types import Provenance
     from provisioner.jobs.job import Job
+    from provisioner.jobs.store import JobStore
 
 log = structlog.get_logger(__name__)
 
@@ -43,17 +49,37 @@ class Recovery:
             log.info("recovered", target=target, decision=decision)
         self._due.discard(target)
 
-    async def outcome_of(self, job: Job) -> Outcome | None:
-        """What a job found running made, where it was committed in the moment before the end."""
+    async def outcome_of(self, job: Job, store: JobStore) -> Outcome | None:
+        """What the job made before the restart, or None if it may run.
+
+        Raises OvertakenError if it must not run any more, and ProvisionerError if its target cannot be asked.
+        """
+        if job.spec.volume_name is None:
+            return None
+        newer = await store.newer(job)
         target = self._targets.get(job.spec.target or "")
-        if job.status is not Status.RUNNING or target is None or job.spec.volume_name is None:
-            return None
-        try:
-            volume = await target.find(job.spec.volume_name)
-        except ProvisionerError:
-            return None
-        made_by = volume.provenance.job_id if volume is not None and volume.provenance is not None else None
-        if made_by != job.job_id:
-            return None
-        by = ProvisionedBy.CLONE if isinstance(target, CloneTarget) else ProvisionedBy.COPY
-        return Outcome(None, None, volume, by)
+        volume = await target.find(job.spec.volume_name) if target is not None else None
+        origin = volume.provenance if volume is not None else None
+        if volume is not None and origin is not None and origin.job_id == job.job_id and job.status is Status.RUNNING:
+            by = ProvisionedBy.CLONE if isinstance(target, CloneTarget) else ProvisionedBy.COPY
+            return Outcome(None, None, volume, by)
+        if newer is None and origin is not None and await _is_newer(origin, job, store):
+            newer = origin.job_id
+        if newer is not None:
+            raise OvertakenError(job.spec.volume_name, newer)
+        return None
+
+
+class OvertakenError(ConflictError):
+    """A later job for the same volume was accepted since; running this one would overwrite what that made."""
+
+    def __init__(self, volume: str, newer: str) -> None:
+        super().__init__(f"job {newer} for the volume {volume} was accepted later; this one was not run again")
+
+
+async def _is_newer(origin: Provenance, job: Job, store: JobStore) -> bool:
+    """Whether the job that made a volume was accepted after ``job``: by the store's order, else by the times."""
+    made, own = await store.order(origin.job_id), await store.order(job.job_id)
+    if made is None or own is None:
+        return origin.job_id != job.job_id and origin.created_at > job.created_at
+    return made > own

@@ -1,13 +1,12 @@
 """The jobs that have not ended: in line, in a slot, at their end. What a job does there is the pipeline's.
 
-A job's error stays inside its slot. Whoever waits for a job's end is told when it is on disk, rollback included.
+A job's error stays inside its slot. A job has ended, for everybody, when its rollback is done and its end is on disk.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,14 +16,16 @@ import trio
 from provisioner.contracts import JobEvent
 from provisioner.contracts.errors import ProvisionerError, UnavailableError
 from provisioner.contracts.tasks import first_cause
+from provisioner.jobs.ends import PAUSES, Ends
 from provisioner.jobs.job import conclude
 from provisioner.jobs.queue import WaitingLine
 from provisioner.jobs.states import Status
-from provisioner.pipeline.progress import Progress, Stage
+from provisioner.pipeline.progress import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.jobs.active import ActiveJob
     from provisioner.jobs.announce import Announcer
     from provisioner.jobs.job import Job
     from provisioner.jobs.recovery import Recovery
@@ -36,16 +37,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class ActiveJob:
-    """A job that has not ended, and what is needed to follow and to stop it."""
-
-    job: Job
-    progress: Progress = field(default_factory=Progress)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    ended: trio.Event = field(default_factory=trio.Event)
-    cancel_requested: bool = False
-    interrupted: bool = False
+# Seconds that a cancel waits for the store once the job has stopped.
+_STORE_TIMEOUT = 10.0
 
 
 class Slots:
@@ -67,6 +60,7 @@ class Slots:
         self._announcer = announcer
         self._on_end = on_end
         self._line: WaitingLine[ActiveJob] = WaitingLine()
+        self._ends = Ends(store, self._ended)
         self.active: dict[str, ActiveJob] = {}
         """Every job that has not ended, by its id."""
 
@@ -79,11 +73,15 @@ class Slots:
         """Jobs in a slot."""
         return [active for active in self.active.values() if active.job.status is Status.RUNNING]
 
-    def enqueue(self, job: Job) -> None:
+    def unstored(self) -> str | None:
+        """Which ends of jobs wait for the store and why, or None."""
+        return self._ends.unstored()
+
+    def enqueue(self, active: ActiveJob) -> None:
         """Put a pending job into the line; it is on disk already."""
-        active = self.active[job.job_id] = ActiveJob(job)
+        self.active[active.job.job_id] = active
         active.progress.on_stage = lambda stage: self._announce(active, stage)
-        self._line.put(active, job.spec.priority)
+        self._line.put(active, active.job.spec.priority)
         self._count()
         self._announce(active, Stage.QUEUED)
 
@@ -92,22 +90,32 @@ class Slots:
         self._line.stop()
 
     async def cancel(self, active: ActiveJob) -> None:
-        """Take it out of the line, or out of its slot, and wait until it has ended."""
+        """Take it out of the line, or out of its slot, and wait until it has ended.
+
+        Raises UnavailableError if it has stopped, but that could not be stored in time: it is retried.
+        """
         if active.job.status is Status.PENDING and not active.cancel_requested:
             active.cancel_requested = True
             self._line.discard(active)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-                await self._end(active, active.job.cancelled(time.time()))
+            await self._ends.store(active, active.job.cancelled(time.time()))
         active.cancel_requested = True
-        active.scope.cancel(reason="somebody asked for it")
-        await active.ended.wait()
+        active.scope.cancel(reason="a client asked for it")
+        await active.stopped.wait()
+        with trio.move_on_after(_STORE_TIMEOUT):
+            await active.ended.wait()
+        if not active.ended.is_set():
+            raise UnavailableError(f"the job has stopped, but {self._ends.unstored() or 'its end is not stored yet'}")
 
     async def run(self, count: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work on ``count`` jobs at once until cancelled; those running then are rolled back and stay accepted."""
-        async with trio.open_nursery() as nursery:
-            for _ in range(count):
-                nursery.start_soon(self._worker)
-            task_status.started()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ends.retry)
+                for _ in range(count):
+                    nursery.start_soon(self._worker)
+                task_status.started()
+        finally:
+            await self._ends.last_try()
 
     async def _worker(self) -> None:
         while True:
@@ -119,7 +127,7 @@ class Slots:
                 await self._work_on(active)
 
     async def _work_on(self, active: ActiveJob) -> None:
-        begun = time.monotonic()
+        active.begun_at = time.monotonic()
         done: list[Outcome] = []
         error: BaseException | None = None
         active.job = active.job.started(time.time())
@@ -127,22 +135,42 @@ class Slots:
         self._count()
         try:
             with active.scope:
-                await self._store.put(active.job)
-                log.info("job started", attempt=active.job.attempts)
-                running = frozenset(other.job.job_id for other in self.running())
-                await self._recovery.of(active.job.spec.target, running)
-                await self._pipeline.run(active.job.request(), active.progress, done)
+                await self._store_start(active)
+                await self._run_pipeline(active, done)
         except* Exception as group:  # noqa: BLE001 - the boundary: a job's error must not reach another job
             error = first_cause(group)
         finally:
             # The job's own scope is left: a cancel that is still felt here comes from the service's end.
             active.interrupted |= trio.current_effective_deadline() == -math.inf
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-                await self._conclude(active, done[0] if done else None, error, time.monotonic() - begun)
+            await self._ends.store(active, self._conclude(active, done[0] if done else None, error))
 
-    async def _conclude(
-        self, active: ActiveJob, outcome: Outcome | None, error: BaseException | None, seconds: float
-    ) -> None:
+    async def _store_start(self, active: ActiveJob) -> None:
+        """Store that the job runs, before it does anything; wait for the store as long as it takes."""
+        tries = 0
+        while True:
+            try:
+                await self._store.put(active.job)
+            except UnavailableError as error:
+                if not tries:
+                    log.warning("the job waits until its start can be stored", reason=error.message)
+            else:
+                log.info("job started", attempt=active.job.attempts)
+                return
+            await trio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+            tries += 1
+
+    async def _run_pipeline(self, active: ActiveJob, done: list[Outcome]) -> None:
+        running = frozenset(other.job.job_id for other in self.running())
+        await self._recovery.of(active.job.spec.target, running)
+        if active.unproven:
+            outcome = await self._recovery.outcome_of(active.job, self._store)
+            if outcome is not None:
+                done.append(outcome)
+                return
+        await self._pipeline.run(active.job.request(), active.progress, done)
+
+    def _conclude(self, active: ActiveJob, outcome: Outcome | None, error: BaseException | None) -> Job:
+        """How a job that left its slot ended."""
         if error is not None and not isinstance(error, ProvisionerError):
             log.error("unexpected error in a job", exc_info=error)
         job = conclude(
@@ -157,10 +185,26 @@ class Slots:
         )
         if job.status.ended and job.cache_hit is None:
             job = msgspec.structs.replace(job, cache_hit=active.progress.cache_hit)
+        return job
+
+    def _ended(self, active: ActiveJob, job: Job) -> None:
+        """The end is on disk: tell everybody."""
+        active.job = job
+        self._announce(active, active.progress.stage)
+        del self.active[job.job_id]
+        active.release()
+        active.ended.set()
+        self._count()
+        if active.begun_at is not None:
+            seconds = time.monotonic() - active.begun_at
+            log.info("job ended", job_id=job.job_id, status=job.status, error=job.error, seconds=round(seconds, 3))
+            if job.status.ended:
+                self._count_end(job, seconds, active.progress.processed(Stage.CONVERTING))
         if job.status.ended:
-            self._count_end(job, seconds, active.progress.processed(Stage.CONVERTING))
-        await self._end(active, job)
-        log.info("job ended", status=job.status, error=job.error, seconds=round(seconds, 3))
+            try:
+                self._on_end(job)
+            except Exception as error:
+                log.error("a listener failed at the end of a job", job_id=job.job_id, exc_info=error)
 
     def _count_end(self, job: Job, seconds: float, written: int) -> None:
         self._metrics.job_ended(
@@ -171,21 +215,6 @@ class Slots:
             provisioned_by=job.volume.provisioned_by.value if job.volume else None,
             stages=job.timings if job.status is Status.COMPLETED else None,
         )
-
-    async def _end(self, active: ActiveJob, job: Job) -> None:
-        """Keep the result, first on disk, then in memory; without the disk it is kept in memory only."""
-        try:
-            await self._store.put(job)
-        except UnavailableError as error:
-            log.error("the end of a job could not be stored", job_id=job.job_id, reason=error.message)
-        finally:
-            active.job = job
-            self._announce(active, active.progress.stage)
-            del self.active[job.job_id]
-            active.ended.set()
-            self._count()
-            if job.status.ended:  # last: whoever hears of it cannot keep the job from having ended
-                self._on_end(job)
 
     def _count(self) -> None:
         self._metrics.active_jobs.set(len(self.active))

@@ -4,14 +4,14 @@ A job is accepted as ``pending`` and waits for a slot. In its slot it is ``runni
 an ended job never changes again. A restart of the daemon finds jobs that were running: what they had made is rolled
 back, and they wait anew (``retry``) or have failed (``fail``, or too many attempts). A shutdown does the same ahead
 of time (``interrupt``). Cancelling a running job is not a transition of its own: the job ends as ``cancelled`` when
-its rollback has ended.
+its rollback has ended. A restart may find a waiting job whose volume a later job has made since: it fails.
 
         accept             start            complete
     o ---------> pending ---------> running ---------> completed
-                 |    ^                | |    fail
-                 |    |  interrupt     | +-----------> failed
-          cancel |    +----------------+      cancel
-                 +--------------------------+--------> cancelled
+                 | |  ^                | |    fail
+                 | |  |  interrupt     | +-----------> failed   (also from pending: overtaken)
+          cancel | |  +----------------+      cancel
+                 +-+------------------------+--------> cancelled
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Event(StrEnum):
 TRANSITIONS: dict[tuple[Status, Event], Status] = {
     (Status.PENDING, Event.START): Status.RUNNING,
     (Status.PENDING, Event.CANCEL): Status.CANCELLED,
+    (Status.PENDING, Event.FAIL): Status.FAILED,
     (Status.RUNNING, Event.COMPLETE): Status.COMPLETED,
     (Status.RUNNING, Event.FAIL): Status.FAILED,
     (Status.RUNNING, Event.CANCEL): Status.CANCELLED,

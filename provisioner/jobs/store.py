@@ -1,160 +1,289 @@
 """Jobs on disk: SQLite, one row a job. A method that has returned has its change on stable storage.
 
-All methods are for the loop; the database is worked on in one thread at a time.
+All methods are for the loop. Changes are made by one thread at a time, in one connection; lists and look-ups have
+connections and threads of their own and are never waited for by a change.
+
+A thread that hangs on a frozen disk cannot be interrupted. Changes are therefore abandoned when their caller is
+cancelled: such a change either has not begun and never will, or may still be made, before any later one. A new job is
+withdrawn then, see ``add``; all other changes may safely come late.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import threading
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+import structlog
 import trio
 
 from provisioner.contracts.errors import UnavailableError
-from provisioner.jobs.job import Job
+from provisioner.contracts.shield import ShieldExpiredError, shielded
+from provisioner.jobs import history
+from provisioner.jobs.database import is_damage, open_database, suspect
+from provisioner.jobs.history import JobFilter
+from provisioner.jobs.readers import TIMEOUT, Readers
+from provisioner.jobs.service_clock import ServiceClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from provisioner.jobs.job import Job
+
+__all__ = ["JobFilter", "JobStore"]
+
+log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    job_id TEXT PRIMARY KEY,
-    seq INTEGER,
-    status TEXT NOT NULL,
-    volume_name TEXT,
-    correlation_id TEXT,
-    idempotency_key TEXT,
-    updated_at REAL NOT NULL,
-    body TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS jobs_status ON jobs (status);
-CREATE INDEX IF NOT EXISTS jobs_key ON jobs (idempotency_key);
-CREATE INDEX IF NOT EXISTS jobs_seq ON jobs (seq);
-"""
+# Pages that skip more jobs than this take turns: one of them at a time, beside any number of cheap ones.
+_DEEP = 10_000
+# The answer of the last write probe stands for this long, in seconds: readiness is asked for by anybody, at any rate.
+_PROBE_EVERY = 5.0
 
 
-class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs to list; None means any."""
+class _Offer:
+    """A new job on its way to the disk: stored or withdrawn, decided once, by whichever thread comes first."""
 
-    status: str | None = None
-    volume_name: str | None = None
-    correlation_id: str | None = None
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stored: bool | None = None
+
+    def decide(self, *, stored: bool) -> bool:
+        """Decide it unless it is decided; return whether it counts as stored."""
+        with self._lock:
+            if self._stored is None:
+                self._stored = stored
+            return self._stored
 
 
 class JobStore:
     """Opened once, by the daemon that owns the state directory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: ServiceClock | None = None) -> None:
         self._path = path
+        self._clock = clock or ServiceClock()
         self._db: sqlite3.Connection | None = None
-        self._thread = trio.CapacityLimiter(1)
+        self._files: dict[Path, tuple[int, int]] = {}
+        self._writing = trio.CapacityLimiter(1)
+        self._lookups = Readers(1, queue=256)
+        self._lists = Readers(2, queue=64)
+        self._deep = Readers(1, queue=4)
+        self._withdrawn: set[str] = set()
+        """Ids of jobs that may be on disk although their client was told that they are not accepted."""
+        self._probing = trio.Lock()
+        self._probed: tuple[float, str | None] = (-_PROBE_EVERY, None)
 
     async def open(self) -> None:
         """Open or make the database. Raises UnavailableError."""
-        await self._run(self._open)
+        await self._translated(lambda: trio.to_thread.run_sync(self._open, limiter=self._writing))
 
     def _open(self) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        db = sqlite3.connect(self._path, check_same_thread=False)
-        # A job that was accepted must survive a power cut.
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.executescript(_SCHEMA)
-        self._path.chmod(0o600)
-        self._db = db
+        db = self._db = open_database(self._path)
+        self._clock.resume(*db.execute("SELECT seconds, wall FROM service_clock").fetchone())
+        self._transact(lambda _: None)  # the first write makes the write-ahead log
+        for name in (self._path.name, f"{self._path.name}-wal"):
+            path = self._path.with_name(name)
+            if path.exists():
+                self._files[path] = _identity(path)
+        for readers in (self._lookups, self._lists, self._deep):
+            readers.open(self._path)
+
+    # --- changes ---
+
+    async def add(self, job: Job) -> None:
+        """Insert a new job, although the caller is cancelled. Raises UnavailableError if it is not stored in time.
+
+        Then it is withdrawn: if the disk still takes it later, the same thread removes it again before anything else is
+        read or written. Only a crash between these two leaves it, and with it a job that runs at the next start.
+        """
+        offer = _Offer()
+        try:
+            with shielded("store the job", TIMEOUT):
+                await self._in_writer(partial(self._add, job, offer))
+        except ShieldExpiredError:
+            self._withdrawn.add(job.job_id)
+            if not offer.decide(stored=False):
+                raise
+            self._withdrawn.discard(job.job_id)  # it was stored in the moment the deadline passed
+        except Exception:
+            # What a failed commit has written may be found after a crash, unless the next change deletes it.
+            self._withdrawn.add(job.job_id)
+            raise
+
+    def _add(self, job: Job, offer: _Offer) -> None:
+        self._transact(partial(self._insert, job=job))
+        if not offer.decide(stored=True):
+            self._withdrawn.add(job.job_id)
+            self._transact(lambda _: None)
 
     async def put(self, job: Job) -> None:
-        """Insert or replace."""
-        await self._run(self._put, job)
+        """Insert or replace. A caller that is cancelled meanwhile has it done later, if at all, but in order."""
+        await self._write(partial(self._insert, job=job))
 
-    def _put(self, job: Job) -> None:
-        db = self._connection()
-        with db:
-            db.execute(
-                "INSERT INTO jobs VALUES (?1, (SELECT 1 + ifnull(max(seq), 0) FROM jobs), ?2, ?3, ?4, ?5, ?6, ?7)"
-                " ON CONFLICT (job_id) DO UPDATE SET status = ?2, updated_at = ?6, body = ?7",
-                (
-                    job.job_id,
-                    job.status.value,
-                    job.spec.volume_name,
-                    job.spec.correlation_id,
-                    job.idempotency_key,
-                    job.updated_at,
-                    msgspec.json.encode(job).decode(),
-                ),
-            )
+    def _insert(self, db: sqlite3.Connection, job: Job) -> None:
+        db.execute(
+            "INSERT INTO jobs (job_id, status, target, volume_name, correlation_id, idempotency_key, aged_from, body)"
+            " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            " ON CONFLICT (job_id) DO UPDATE SET status = ?2, aged_from = ?7, body = ?8",
+            (
+                job.job_id,
+                job.status.value,
+                job.spec.target,
+                job.spec.volume_name,
+                job.spec.correlation_id,
+                job.idempotency_key,
+                self._clock.now(),
+                msgspec.json.encode(job).decode(),
+            ),
+        )
+
+    async def prune(self, keep: float, limit: int) -> int:
+        """Remove up to ``limit`` jobs that ended more than ``keep`` seconds of service ago; return how many."""
+        return await self._write(lambda db: history.prune(db, self._clock.now() - keep, limit))
+
+    async def _set_aside(self, numbers: list[int]) -> None:
+        """Move rows that cannot be read out of the way; if that fails, the next reader tries again."""
+        try:
+            with trio.fail_after(TIMEOUT):
+                ids = await self._write(lambda db: history.set_aside(db, numbers))
+        except (UnavailableError, trio.TooSlowError) as error:
+            log.warning("jobs in the store cannot be read, nor set aside now", rows=numbers, reason=str(error))
+            return
+        log.error("jobs in the store could not be read and were set aside (table unreadable_jobs)", job_ids=ids)
+
+    # --- questions ---
 
     async def get(self, job_id: str) -> Job | None:
         """The job of that id."""
-        return await self._run(self._first, "SELECT body FROM jobs WHERE job_id = ?", job_id)
+        return await self._first(lambda: self._read(self._lookups, lambda db: history.one(db, job_id)))
 
     async def by_key(self, idempotency_key: str) -> Job | None:
-        """The newest job that was submitted with that key."""
-        return await self._run(
-            self._first, "SELECT body FROM jobs WHERE idempotency_key = ? ORDER BY seq DESC LIMIT 1", idempotency_key
-        )
+        """The newest job that was submitted with that key. Asked in the writer's order: it sees no withdrawn job."""
+        with trio.move_on_after(TIMEOUT):
+            return await self._first(lambda: self._in_writer(self._ask(history.newest_of_key, idempotency_key)))
+        raise UnavailableError(f"the job store did not answer within {TIMEOUT:g} s")
 
-    def _first(self, query: str, value: str) -> Job | None:
-        row = self._connection().execute(query, (value,)).fetchone()
-        return None if row is None else msgspec.json.decode(row[0], type=Job)
+    async def _first(self, ask: Callable[[], Awaitable[history.Rows]]) -> Job | None:
+        jobs, unreadable = await ask()
+        if unreadable:
+            await self._set_aside(unreadable)
+        return next((job for job in jobs if job.job_id not in self._withdrawn), None)
 
     async def unfinished(self) -> list[Job]:
         """Pending and running jobs, oldest first."""
-        return await self._run(self._unfinished)
+        jobs, unreadable = await self._read(self._lookups, history.unfinished)
+        if unreadable:
+            await self._set_aside(unreadable)
+        return jobs
 
-    def _unfinished(self) -> list[Job]:
-        rows = self._connection().execute("SELECT body FROM jobs WHERE status IN ('pending', 'running') ORDER BY seq")
-        return [msgspec.json.decode(body, type=Job) for (body,) in rows]
+    async def newer(self, job: Job) -> str | None:
+        """Id of a job for the same volume that was accepted after ``job``, if there is one."""
+        return await self._read(self._lookups, lambda db: history.newer(db, job))
+
+    async def order(self, job_id: str) -> int | None:
+        """The place of a job in the order of acceptance, None if the store does not know it."""
+        return await self._read(self._lookups, lambda db: history.order(db, job_id))
 
     async def page(self, wanted: JobFilter, offset: int, limit: int) -> tuple[list[Job], int]:
         """One page, newest first, and how many there are in all."""
-        return await self._run(self._page, wanted, offset, limit)
-
-    def _page(self, wanted: JobFilter, offset: int, limit: int) -> tuple[list[Job], int]:
-        conditions = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value is not None}
-        where = " AND ".join(f"{name} = ?" for name in conditions) or "1"
-        values = tuple(conditions.values())
-        db = self._connection()
-        (count,) = db.execute(f"SELECT count(*) FROM jobs WHERE {where}", values).fetchone()  # noqa: S608 - our names
-        rows = db.execute(
-            f"SELECT body FROM jobs WHERE {where} ORDER BY seq DESC LIMIT ? OFFSET ?",  # noqa: S608
-            (*values, limit, offset),
-        )
-        return [msgspec.json.decode(body, type=Job) for (body,) in rows], count
-
-    async def forget_before(self, when: float) -> None:
-        """Remove ended jobs last changed before ``when``."""
-        await self._run(self._forget_before, when)
-
-    def _forget_before(self, when: float) -> None:
-        db = self._connection()
-        with db:
-            db.execute("DELETE FROM jobs WHERE status NOT IN ('pending', 'running') AND updated_at < ?", (when,))
+        readers = self._deep if offset > _DEEP else self._lists
+        (jobs, unreadable), count = await self._read(readers, lambda db: history.page(db, wanted, offset, limit))
+        if unreadable:
+            await self._set_aside(unreadable)
+            (jobs, _), count = await self._read(readers, lambda db: history.page(db, wanted, offset, limit))
+        return [job for job in jobs if job.job_id not in self._withdrawn], count
 
     async def check(self) -> str | None:
-        """Why the store cannot be used now, or None."""
+        """Why the store cannot be used now, or None. Writes, but once in a few seconds, however often it is asked."""
+        async with self._probing:
+            at, verdict = self._probed
+            return verdict if trio.current_time() - at < _PROBE_EVERY else await self._probe()
+
+    async def _probe(self) -> str | None:
         try:
-            await self._run(lambda: self._connection().execute("SELECT count(*) FROM sqlite_master").fetchone())
+            with trio.fail_after(TIMEOUT):
+                await self._write(lambda _: None)
+            verdict: str | None = None
         except UnavailableError as error:
-            return error.message
-        return None
+            verdict = error.message
+        except trio.TooSlowError:
+            verdict = f"the job store {self._path} did not answer within {TIMEOUT:g} s"
+        self._probed = (trio.current_time(), verdict)
+        return verdict
 
     async def aclose(self) -> None:
-        """Close the database."""
+        """Close the database. A thread that hangs on the disk is left to itself."""
+        with trio.move_on_after(TIMEOUT) as scope:
+            await trio.to_thread.run_sync(self._close, limiter=self._writing, abandon_on_cancel=True)
+        if scope.cancelled_caught:
+            log.error("the job store did not answer and was left open", path=str(self._path))
+
+    def _close(self) -> None:
+        for readers in (self._lookups, self._lists, self._deep):
+            readers.close()
         if self._db is not None:
-            await self._run(self._db.close)
+            self._db.close()
 
-    def _connection(self) -> sqlite3.Connection:
+    # --- threads ---
+
+    def _ask(self, query: Callable[[sqlite3.Connection, str], T], value: str) -> Callable[[], T]:
         assert self._db is not None, "the store is not open"
-        return self._db
+        return partial(query, self._db, value)
 
-    async def _run(self, work: Callable[..., T], *args: object) -> T:
-        # Shielded by nature: a thread is waited for. So a change is either not begun or done.
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """One change, on stable storage when this returns. Blocks."""
+        assert self._db is not None, "the store is not open"
+        db, withdrawn = self._db, tuple(self._withdrawn)
+        db.execute("BEGIN IMMEDIATE")
         try:
-            return await trio.to_thread.run_sync(work, *args, limiter=self._thread)
+            for job_id in withdrawn:
+                db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+            result = work(db)
+            db.execute("UPDATE service_clock SET seconds = ?, wall = ?", self._clock.saved())
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        self._check_files()
+        self._withdrawn.difference_update(withdrawn)
+        return result
+
+    def _check_files(self) -> None:
+        """Raise OSError if the files are no longer those that were opened: what is written to them now is lost."""
+        for path, identity in self._files.items():
+            try:
+                now = _identity(path)
+            except FileNotFoundError:
+                now = None
+            if now != identity:
+                raise OSError(f"{path.name} was removed or replaced while the service runs; restart the service")
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._in_writer(partial(self._transact, work))
+
+    async def _in_writer(self, work: Callable[[], T]) -> T:
+        return await self._translated(
+            lambda: trio.to_thread.run_sync(work, limiter=self._writing, abandon_on_cancel=True)
+        )
+
+    async def _read(self, readers: Readers, query: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._translated(lambda: readers.run(query))
+
+    async def _translated(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await work()
         except (sqlite3.Error, OSError) as error:
-            raise UnavailableError(f"the job store {self._path} cannot be used: {error}") from error
+            if is_damage(error):
+                await trio.to_thread.run_sync(suspect, self._path)
+            message = f"the job store {self._path} cannot be used: {error}"
+            self._probed = (trio.current_time(), message)
+            raise UnavailableError(message) from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino

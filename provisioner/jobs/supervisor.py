@@ -1,6 +1,6 @@
 """Accepts jobs, finds them, cancels them, and removes volumes. Owns what may be asked for; ``slots`` does the work.
 
-What was accepted is on disk before ``submit`` returns. A cancel returns when the job has ended, rollback included.
+What was accepted is on disk before ``submit`` returns. A cancel returns when the job is rolled back and its end stored.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -23,8 +24,10 @@ from provisioner.contracts.errors import (
     TooManyRequestsError,
     UnavailableError,
 )
+from provisioner.jobs.active import ActiveJob
 from provisioner.jobs.job import Job, JobSpec, after_restart
-from provisioner.jobs.recovery import Recovery
+from provisioner.jobs.recovery import OvertakenError, Recovery
+from provisioner.jobs.reservations import Reservations
 from provisioner.jobs.slots import Slots
 from provisioner.jobs.states import Status
 
@@ -40,6 +43,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+# The history is pruned in steps of this many jobs with pauses between them, so that submits hardly wait for it.
+_PRUNE_STEP, _PRUNE_PAUSE = 200, 0.1
+# Seconds between two looks for jobs that are too old; they are kept for days.
+_PRUNE_EVERY = 3600.0
+
 
 class Supervisor:
     """The jobs of this host."""
@@ -51,7 +59,7 @@ class Supervisor:
         settings: JobSettings,
         metrics: Metrics,
         announcer: Announcer,
-        on_end: Callable[[Job], None] = lambda job: None,  # noqa: ARG005 - nobody wants to know
+        on_end: Callable[[Job], None] = lambda job: None,  # noqa: ARG005 - no listener
     ) -> None:
         self._pipeline = pipeline
         self._store = store
@@ -59,8 +67,11 @@ class Supervisor:
         self._on_end = on_end
         self._recovery = Recovery(pipeline.back_ends.targets)
         self._slots = Slots(pipeline, self._recovery, store, metrics, announcer, on_end)
-        self._submitting = trio.Lock()
-        self._removing: set[tuple[str, str]] = set()
+        self._reservations = Reservations()
+        # Jobs on their way to the disk: they count for every limit already.
+        self._accepting: set[ActiveJob] = set()
+        # Requests with the same idempotency key come one after the other; each lock goes with the last of them.
+        self._keys: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self.draining = False
 
     # --- life ---
@@ -68,22 +79,51 @@ class Supervisor:
     async def recover(self) -> None:
         """Bring back what an earlier life left: debris away, unfinished jobs into the line. Before ``run``."""
         await self._recovery.everywhere()
-        now = time.time()
         for old in await self._store.unfinished():
-            outcome = await self._recovery.outcome_of(old)
-            job = after_restart(old, outcome, self._settings.on_restart, self._settings.max_attempts, now)
+            job, unproven = await self._after_restart(old)
             if job is not old:
                 await self._store.put(job)
-                log.info("found a job that was running", job_id=job.job_id, becomes=job.status, attempts=job.attempts)
+                log.info("found an unfinished job", job_id=job.job_id, becomes=job.status, attempts=job.attempts)
             if job.status is Status.PENDING:
-                self._slots.enqueue(job)
+                active = ActiveJob.reserving(job, self._reservations)
+                active.unproven = unproven
+                self._slots.enqueue(active)
             elif job.status.ended:
                 self._on_end(job)
-        await self._store.forget_before(now - self._settings.keep_history)
+
+    async def _after_restart(self, job: Job) -> tuple[Job, bool]:
+        """What becomes of a job found unfinished, and whether its target is still to be asked what it made."""
+        now = time.time()
+        outcome, unproven = None, False
+        try:
+            outcome = await self._recovery.outcome_of(job, self._store)
+        except OvertakenError as error:
+            log.warning("a job found unfinished is not run", job_id=job.job_id, reason=error.message)
+            return job.failed(error.message, now), False
+        except ProvisionerError as error:
+            log.warning("what a job made could not be found out yet", job_id=job.job_id, reason=error.message)
+            unproven = True
+        settings = self._settings
+        job = after_restart(job, outcome, settings.on_restart, settings.max_attempts, now, unproven=unproven)
+        return job, unproven
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work on jobs until cancelled; jobs running then are rolled back and stay accepted."""
-        await self._slots.run(self._settings.max_concurrent, task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._prune)
+            await nursery.start(self._slots.run, self._settings.max_concurrent)
+            task_status.started()
+
+    async def _prune(self) -> None:
+        """Forget jobs that ended longer ago than the configuration keeps them, now and every so often."""
+        while True:
+            pause = _PRUNE_EVERY
+            try:
+                if await self._store.prune(self._settings.keep_history, _PRUNE_STEP) == _PRUNE_STEP:
+                    pause = _PRUNE_PAUSE
+            except UnavailableError as error:
+                log.warning("old jobs could not be removed from the history; retrying later", reason=error.message)
+            await trio.sleep(pause)
 
     async def drain(self) -> None:
         """No new jobs, neither from clients nor out of the line; wait for the running ones as the config grants."""
@@ -113,35 +153,58 @@ class Supervisor:
         """
         spec = self._checked(spec)
         key = f"{principal}\n{idempotency_key}" if idempotency_key else None
-        async with self._submitting:
-            earlier = await self._store.by_key(key) if key else None
-            if earlier is not None:
-                if earlier.spec.fingerprint != spec.fingerprint:
-                    raise ConflictError(f"the Idempotency-Key was used for another request, job {earlier.job_id}")
-                return earlier
-            self._check_admission(spec)
-            self._check_share(principal, max_jobs)
-            now = time.time()
-            job = Job(
-                job_id=str(uuid.uuid4()),
-                spec=spec,
-                status=Status.PENDING,
-                created_at=now,
-                updated_at=now,
-                request_id=request_id,
-                principal=principal,
-                idempotency_key=key,
-            )
-            # Not to be interrupted: a client that hangs up here must not leave a job on disk that nobody works on.
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-                await self._store.put(job)
-                self._slots.enqueue(job)
-        image = ImageUrl.parse(spec.image_url).without_query
-        log.info("job accepted", job_id=job.job_id, volume=spec.volume_name, image=image)
+        now = time.time()
+        job = Job(
+            job_id=str(uuid.uuid4()),
+            spec=spec,
+            status=Status.PENDING,
+            created_at=now,
+            updated_at=now,
+            request_id=request_id,
+            principal=principal,
+            idempotency_key=key,
+        )
+        if key is None:
+            return await self._accept(job, max_jobs)
+        async with self._keys.setdefault(key, trio.Lock()):
+            earlier = await self._store.by_key(key)
+            if earlier is None:
+                return await self._accept(job, max_jobs)
+        if earlier.spec.fingerprint != spec.fingerprint:
+            raise ConflictError(f"the Idempotency-Key was used for another request, job {earlier.job_id}")
+        return earlier
+
+    async def _accept(self, job: Job, max_jobs: int | None) -> Job:
+        """Take the job in. Nothing is awaited between the checks, which take the volume's name, and the store."""
+        active = self._admit(job, max_jobs)
+        try:
+            await self._store.add(job)  # shielded: a client that hangs up leaves no job that is stored but not queued
+        except BaseException:
+            active.release()
+            raise
+        finally:
+            self._accepting.discard(active)
+        self._slots.enqueue(active)
+        image = ImageUrl.parse(job.spec.image_url).without_query
+        log.info("job accepted", job_id=job.job_id, volume=job.spec.volume_name, image=image)
         return job
 
+    def _admit(self, job: Job, max_jobs: int | None) -> ActiveJob:
+        """Check the limits and reserve the volume's name, in one step without an await."""
+        if self.draining:
+            raise UnavailableError("the service is stopping and takes no new jobs")
+        active = ActiveJob.reserving(job, self._reservations)
+        try:
+            self._check_queue()
+            self._check_share(job.principal, max_jobs)
+        except ProvisionerError:
+            active.release()
+            raise
+        self._accepting.add(active)
+        return active
+
     def _checked(self, spec: JobSpec) -> JobSpec:
-        """Refuse what can be refused without asking anybody; fill in the default target."""
+        """Refuse what can be refused at once; fill in the default target."""
         if spec.checksum is not None:
             Checksum.parse(spec.checksum)
         back_ends = self._pipeline.back_ends
@@ -153,26 +216,15 @@ class Supervisor:
         target.check_name(spec.volume_name)
         return msgspec.structs.replace(spec, target=target.name)
 
-    def _check_admission(self, spec: JobSpec) -> None:
-        if self.draining:
-            raise UnavailableError("the service is stopping and takes no new jobs")
-        if spec.volume_name is not None:
-            self._check_free(spec.target or "", spec.volume_name)
-        if self._slots.waiting >= self._settings.max_queued:
-            raise TooManyRequestsError(f"{self._slots.waiting} jobs are waiting already; try again later")
+    def _check_queue(self) -> None:
+        waiting = self._slots.waiting + len(self._accepting)
+        if waiting >= self._settings.max_queued:
+            raise TooManyRequestsError(f"{waiting} jobs are waiting already; try again later")
 
     def _check_share(self, principal: str | None, max_jobs: int | None) -> None:
-        has = sum(active.job.principal == principal for active in self._slots.active.values())
+        has = sum(active.job.principal == principal for active in (*self._slots.active.values(), *self._accepting))
         if max_jobs is not None and has >= max_jobs:
             raise TooManyRequestsError(f"you have {has} jobs pending or running, as many as you may; try again later")
-
-    def _check_free(self, target: str, volume: str) -> None:
-        """Raise ConflictError where a job or a removal works on that volume."""
-        for active in self._slots.active.values():
-            if (active.job.spec.target, active.job.spec.volume_name) == (target, volume):
-                raise ConflictError(f"job {active.job.job_id} for the volume {volume} is still {active.job.status}")
-        if (target, volume) in self._removing:
-            raise ConflictError(f"the volume {volume} is being removed")
 
     async def find(self, job_id: str) -> tuple[Job, Snapshot | None]:
         """The job, and how far it is where it has not ended. Raises JobNotFoundError."""
@@ -190,7 +242,10 @@ class Supervisor:
         return active.progress.snapshot() if active else None
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel and wait until the job has ended. Raises JobNotFoundError; CancelError where it is too late."""
+        """Cancel and wait until the job has ended and its end is stored.
+
+        Raises JobNotFoundError, CancelError if it is too late, UnavailableError if the end could not be stored yet.
+        """
         active = self._slots.active.get(job_id)
         if active is not None:
             await self._slots.cancel(active)
@@ -203,21 +258,21 @@ class Supervisor:
         raise CancelError(f"cannot cancel job in '{job.status}' status")
 
     async def remove_volume(self, target_name: str, volume: str) -> None:
-        """Remove a volume this service provisioned, while no job for it can begin.
+        """Remove a volume this service provisioned, while no job for it can be accepted.
 
-        Raises NotFoundError, ConflictError while a job is active for it, VolumeInUseError.
+        Raises NotFoundError, ConflictError while a job or another removal works on it, VolumeInUseError.
         """
         target = self._pipeline.back_ends.targets.get(target_name)
         if target is None:
             raise NotFoundError(f"no block target {target_name!r} is configured")
-        self._check_free(target_name, volume)
-        self._removing.add((target_name, volume))
-        try:
+        with self._reservations.holding(target_name, volume, f"the volume {volume} is being removed"):
             await self._pipeline.check_guards(target, volume)
             await target.remove(volume)
-        finally:
-            self._removing.discard((target_name, volume))
         log.info("volume removed", target=target_name, volume=volume)
+
+    def unstored(self) -> str | None:
+        """Why jobs that have stopped are still shown as active (their ends wait for the store), or None."""
+        return self._slots.unstored()
 
     @property
     def active_count(self) -> int:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from provisioner.config import ServerSettings
-from provisioner.contracts.errors import TargetUnavailableError
+from provisioner.contracts.errors import TargetUnavailableError, UnavailableError
 from provisioner.contracts.testing import FakeTarget
 from tests.provisioner.api.conftest import job, running
 from tests.provisioner.api.document import held, refused
@@ -141,3 +141,30 @@ async def test_audit_log_that_hangs_is_a_warning(service):
     for path, schema in (("/readyz", "Ready"), ("/health", "Health")):
         body = await held(await service.call("GET", path, role=None), schema)
         assert body["warnings"] == ["the audit log /x has taken nothing for 9 s"]
+
+
+async def test_not_ready_while_an_end_is_not_stored(service, monkeypatch):
+    """Nothing unstored looks done: the job is shown as active, its cancel is refused, and readiness says why."""
+    store = service.services.store
+    put = store.put
+
+    async def full(job):
+        if not job.status.ended:
+            return await put(job)
+        raise UnavailableError("the job store cannot be used: database or disk is full")
+
+    monkeypatch.setattr(store, "put", full)
+    monkeypatch.setattr("provisioner.jobs.slots._STORE_TIMEOUT", 0.01)
+    job_id = (await (await service.submit()).get_json())["job_id"]
+    while service.services.supervisor.unstored() is None:
+        await trio.lowlevel.checkpoint()
+    body = await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
+    assert body["reasons"] == [
+        f"the end of job {job_id} could not be stored yet: the job store cannot be used: database or disk is full"
+    ]
+    assert (await (await service.call("GET", f"/api/v1/jobs/{job_id}")).get_json())["status"] == "running"
+    response = await service.call("POST", f"/api/v1/jobs/{job_id}/cancel")
+    await refused(response, 503, "service unavailable", "the job has stopped, but the end of job")
+    monkeypatch.setattr(store, "put", put)
+    assert (await service.ended(job_id))["status"] == "completed"
+    assert await held(await service.call("GET", "/readyz", role=None), "Ready") == {"status": "ready"}

@@ -1,5 +1,8 @@
 """The line for slots: priority, then who came first; leaving it; and its end."""
 
+import gc
+import weakref
+
 import trio
 import trio.testing
 from hypothesis import given
@@ -74,3 +77,21 @@ async def test_after_the_stop_nobody_is_served(autojump_clock):
     assert len(line) == 1
     line.discard(item)
     assert len(line) == 0
+
+
+def test_discarded_items_are_freed():
+    """Submit and cancel while every slot is busy: nothing of it stays."""
+    line = WaitingLine()
+    first = Item("first", 0)
+    line.put(first, 0)
+    gone = []
+    for number in range(3000):
+        item = Item(number, 0)
+        line.put(item, 0)
+        line.discard(item)
+        gone.append(weakref.ref(item))
+    del item
+    gc.collect()
+    assert [ref for ref in gone if ref() is not None] == []
+    assert len(line._heap) < 200
+    assert len(line) == 1

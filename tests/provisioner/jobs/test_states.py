@@ -13,6 +13,7 @@ P, R = Status.PENDING, Status.RUNNING
 ALLOWED = {
     (P, Event.START): R,
     (P, Event.CANCEL): Status.CANCELLED,
+    (P, Event.FAIL): Status.FAILED,
     (R, Event.COMPLETE): Status.COMPLETED,
     (R, Event.FAIL): Status.FAILED,
     (R, Event.CANCEL): Status.CANCELLED,

@@ -219,40 +219,13 @@ async def fail(*_):
 async def test_without_a_store_nothing_is_accepted(folder, monkeypatch):
     lab = Lab(folder)
     async with lab.running():
-        put = lab.store.put
-        monkeypatch.setattr(lab.store, "put", fail)
+        add = lab.store.add
+        monkeypatch.setattr(lab.store, "add", fail)
         with pytest.raises(BrokenError):
             await lab.submit()
         assert lab.supervisor.active_count == 0
-        monkeypatch.setattr(lab.store, "put", put)
+        monkeypatch.setattr(lab.store, "add", add)
         assert (await lab.run()).status is Status.COMPLETED
-
-
-async def test_a_store_that_fails_at_the_start_fails_the_job_and_at_the_end_does_not(folder, monkeypatch):
-    """Before the work it is a reason not to begin; after it the volume stands, and who waits is told."""
-    lab = Lab(folder)
-    async with lab.running():
-        put = lab.store.put
-        lab.source.steps.hang_at = "stat"
-        job_id = await lab.submit()
-        await lab.source.steps.reached.wait()
-        monkeypatch.setattr(lab.store, "put", fail)
-        assert (await lab.supervisor.cancel(job_id)).status is Status.CANCELLED
-        assert lab.supervisor.active_count == 0
-        lab.source.steps.hang_at = None
-
-        async def put_then_fail(job):
-            await put(job)
-            monkeypatch.setattr(lab.store, "put", fail)
-
-        monkeypatch.setattr(lab.store, "put", put_then_fail)
-        job_id = await lab.submit(spec("web02"))
-        active = lab.supervisor._slots.active[job_id]
-        await active.ended.wait()
-        assert active.job.status is Status.FAILED
-        assert "job store" in active.job.error
-        assert lab.volume("web02") is None
-        lab.assert_nothing_left()
 
 
 # --- cancelling ---

@@ -1,0 +1,51 @@
+"""A job that has not ended, and what is needed to follow it and to stop it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from provisioner.pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from provisioner.jobs.job import Job
+    from provisioner.jobs.reservations import Reservation, Reservations
+
+
+@dataclass(slots=True, eq=False)
+class ActiveJob:
+    """``job`` is what clients see: its end appears there only when the store has it.
+
+    ``stopped`` is set when the job does nothing any more, ``ended`` when its end is stored. ``unproven``: it was found
+    after a restart, and its target could not be asked whether the job had made its volume before.
+    """
+
+    job: Job
+    reservation: Reservation | None = None
+    progress: Progress = field(default_factory=Progress)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    stopped: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+    cancel_requested: bool = False
+    interrupted: bool = False
+    unproven: bool = False
+    begun_at: float | None = None
+
+    @classmethod
+    def reserving(cls, job: Job, reservations: Reservations) -> ActiveJob:
+        """The job, holding its volume's name. Raises ConflictError if that is taken."""
+        active = cls(job)
+        if job.spec.volume_name is not None:
+            active.reservation = reservations.reserve(job.spec.target or "", job.spec.volume_name, active.describe)
+        return active
+
+    def describe(self) -> str:
+        """What to tell those who want the same volume."""
+        return f"job {self.job.job_id} for the volume {self.job.spec.volume_name} is still {self.job.status}"
+
+    def release(self) -> None:
+        """Give the volume's name back."""
+        if self.reservation is not None:
+            self.reservation.release()

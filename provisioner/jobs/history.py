@@ -1,0 +1,176 @@
+"""Queries of the job table: one job, a page of the list, what is unfinished, what is old. Blocking; no transactions."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import structlog
+
+from provisioner.jobs.job import Job
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+log = structlog.get_logger(__name__)
+
+# The last second that RFC 3339 can name.
+_LAST_TIME = 253402300799.0
+
+# Jobs of a page are found in an index alone; only those of the page are read.
+_NAMES = (("volume_name", "jobs_volume", 1), ("correlation_id", "jobs_correlation", 2))
+
+
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs to list; None means any."""
+
+    status: str | None = None
+    volume_name: str | None = None
+    correlation_id: str | None = None
+
+
+class Rows(NamedTuple):
+    """Jobs that were read, and the sequence numbers of the rows among them that could not be."""
+
+    jobs: list[Job]
+    unreadable: list[int]
+
+
+def read(rows: Iterable[tuple[int, bytes, bytes]]) -> Rows:
+    """Jobs out of rows of sequence number, id and body."""
+    found = Rows([], [])
+    for seq, job_id, body in rows:
+        job = _decode(job_id, body)
+        if job is None:
+            found.unreadable.append(seq)
+        else:
+            found.jobs.append(job)
+    return found
+
+
+def _decode(job_id: bytes, body: bytes) -> Job | None:
+    try:
+        job = msgspec.json.decode(body, type=Job)
+        sane = all(0 <= at <= _LAST_TIME for at in (job.created_at, job.updated_at))
+        return job if sane and job.job_id.encode() == job_id else None
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def one(db: sqlite3.Connection, job_id: str) -> Rows:
+    """The job of that id."""
+    return read(db.execute("SELECT seq, job_id, body FROM jobs WHERE job_id = ?", (job_id,)))
+
+
+def newest_of_key(db: sqlite3.Connection, key: str) -> Rows:
+    """The newest job of an idempotency key."""
+    query = "SELECT seq, job_id, body FROM jobs WHERE idempotency_key = ? ORDER BY seq DESC LIMIT 1"
+    return read(db.execute(query, (key,)))
+
+
+def unfinished(db: sqlite3.Connection) -> Rows:
+    """Pending and running jobs, oldest first."""
+    query = "SELECT seq, job_id, body FROM jobs WHERE status IN ('pending', 'running') ORDER BY seq"
+    return read(db.execute(query))
+
+
+def newer(db: sqlite3.Connection, job: Job) -> str | None:
+    """Id of a job for the same volume that was accepted after ``job``."""
+    row = db.execute(
+        "SELECT job_id FROM jobs WHERE volume_name = ? AND target IS ? "
+        "AND seq > (SELECT seq FROM jobs WHERE job_id = ?) ORDER BY seq DESC LIMIT 1",
+        (job.spec.volume_name, job.spec.target, job.job_id),
+    ).fetchone()
+    return None if row is None else row[0].decode(errors="replace")
+
+
+def order(db: sqlite3.Connection, job_id: str) -> int | None:
+    """The sequence number of a job, None if it is not in the store (any more)."""
+    row = db.execute("SELECT seq FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+def page(db: sqlite3.Connection, wanted: JobFilter, offset: int, limit: int) -> tuple[Rows, int]:
+    """One page, newest first, and how many jobs there are in all."""
+    source, values, count = _matching(db, wanted)
+    if count <= offset:
+        return Rows([], []), count
+    limit = min(limit, count - offset)
+    # Skip from the nearer end: in the second half of a long list the oldest are closer.
+    backwards = offset > count // 2
+    direction, skip = ("ASC", count - offset - limit) if backwards else ("DESC", offset)
+    found = db.execute(f"{source} ORDER BY seq {direction} LIMIT ? OFFSET ?", (*values, limit, skip))
+    numbers = [seq for (seq,) in found]
+    marks = ",".join("?" * len(numbers))
+    rows = db.execute(
+        f"SELECT seq, job_id, body FROM jobs WHERE seq IN ({marks}) ORDER BY seq DESC",  # noqa: S608 - marks only
+        numbers,
+    )
+    return read(rows), count
+
+
+def _matching(db: sqlite3.Connection, wanted: JobFilter) -> tuple[str, tuple[str, ...], int]:
+    """A query for the sequence numbers of the jobs wanted, its values, and how many there are.
+
+    Each part of it reads one stretch of an index in its order, and SQLite merges the parts as they are read.
+    """
+    names = [
+        (column, index, value, _counts(db, field, value, wanted.status))
+        for column, index, field in _NAMES
+        if (value := getattr(wanted, column)) is not None
+    ]
+    if not names:
+        count = sum(_counts(db, 0, "", wanted.status).values())
+        if wanted.status is None:
+            return "SELECT seq FROM jobs INDEXED BY jobs_seq", (), count
+        return "SELECT seq FROM jobs INDEXED BY jobs_status WHERE status = ?1", (wanted.status,), count
+    # Of two names the one with fewer jobs is looked through for the other.
+    _, index, _, counts = min(names, key=lambda name: sum(name[3].values()))
+    values = tuple(value for _, _, value, _ in names)
+    conditions = " AND ".join(f"{name[0]} = ?{number}" for number, name in enumerate(names, 1))
+    statuses = sorted(counts) or ["none"]
+    parts = [
+        f"SELECT seq FROM jobs INDEXED BY {index} WHERE {conditions} AND status = {_quoted(status)}"  # noqa: S608
+        for status in statuses
+    ]
+    source = " UNION ALL ".join(parts)
+    count = sum(counts.values())
+    if len(names) > 1 and count:
+        (count,) = db.execute(f"SELECT count(*) FROM ({source})", values).fetchone()  # noqa: S608
+    return source, values, count
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _counts(db: sqlite3.Connection, field: int, value: str, status: str | None) -> dict[str, int]:
+    rows = db.execute("SELECT status, jobs FROM job_counts WHERE field = ? AND value = ?", (field, value))
+    counts = {name.decode(errors="replace"): number for name, number in rows}
+    return counts if status is None else {name: number for name, number in counts.items() if name == status}
+
+
+def set_aside(db: sqlite3.Connection, numbers: Sequence[int]) -> list[str]:
+    """Move rows that cannot be read into a table of their own; return the ids they are under."""
+    ids = []
+    for seq in numbers:
+        row = db.execute("SELECT job_id FROM jobs WHERE seq = ?", (seq,)).fetchone()
+        if row is not None:
+            ids.append(str(row[0], errors="replace") if isinstance(row[0], bytes) else str(row[0]))
+        db.execute(
+            "INSERT INTO unreadable_jobs SELECT seq, job_id, status, body, ? FROM jobs WHERE seq = ?",
+            (time.time(), seq),
+        )
+        db.execute("DELETE FROM jobs WHERE seq = ?", (seq,))
+    return ids
+
+
+def prune(db: sqlite3.Connection, before: float, limit: int) -> int:
+    """Remove up to ``limit`` ended jobs whose last change, by the service clock, was before ``before``."""
+    return db.execute(
+        "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs WHERE status NOT IN ('pending', 'running') "
+        "AND aged_from < ? ORDER BY aged_from LIMIT ?)",
+        (before, limit),
+    ).rowcount

@@ -1,0 +1,61 @@
+"""Which volumes are worked on: each by one holder at a time, a job or a removal. Owns the only record of that.
+
+A name is taken in one step, without an await, before anything is stored or looked at, and given back when the holder's
+end is on disk. Whoever changes a volume holds its reservation, so no two can overlap.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from provisioner.contracts.errors import ConflictError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Reservation:
+    """A volume's name, held. Made by ``Reservations`` only."""
+
+    def __init__(self, names: Reservations, target: str, volume: str, holder: Callable[[], str]) -> None:
+        self._names = names
+        self.target = target
+        self.volume = volume
+        self.holder = holder
+
+    def release(self) -> None:
+        """Give the name back. Once is enough; more do no harm."""
+        self._names.forget(self)
+
+
+class Reservations:
+    """The names that are held now."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, str], Reservation] = {}
+
+    def reserve(self, target: str, volume: str, holder: Callable[[], str]) -> Reservation:
+        """Take the name. ``holder`` says who has it, to those who are refused meanwhile. Raises ConflictError."""
+        held = self._held.get((target, volume))
+        if held is not None:
+            raise ConflictError(held.holder())
+        made = self._held[target, volume] = Reservation(self, target, volume, holder)
+        return made
+
+    @contextmanager
+    def holding(self, target: str, volume: str, holder: str) -> Iterator[None]:
+        """Hold the name for the length of the block. Raises ConflictError."""
+        reservation = self.reserve(target, volume, lambda: holder)
+        try:
+            yield
+        finally:
+            reservation.release()
+
+    def forget(self, reservation: Reservation) -> None:
+        """See ``Reservation.release``."""
+        if self._held.get((reservation.target, reservation.volume)) is reservation:
+            del self._held[reservation.target, reservation.volume]
+
+    def __len__(self) -> int:
+        return len(self._held)

@@ -1,0 +1,238 @@
+"""The database file: migrations from the first schema on, damage, and databases of other versions."""
+
+import sqlite3
+
+import msgspec
+import pytest
+import structlog
+
+from provisioner.contracts.errors import UnavailableError
+from provisioner.jobs import JobFilter, JobStore, Status, database
+from tests.cancellation.lab import Lab
+from tests.provisioner.jobs.test_store import a_job
+
+# As version 0 made it; never to be changed.
+VERSION_0 = """
+CREATE TABLE IF NOT EXISTS jobs (
+    job_id TEXT PRIMARY KEY,
+    seq INTEGER,
+    status TEXT NOT NULL,
+    volume_name TEXT,
+    correlation_id TEXT,
+    idempotency_key TEXT,
+    updated_at REAL NOT NULL,
+    body TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS jobs_status ON jobs (status);
+CREATE INDEX IF NOT EXISTS jobs_key ON jobs (idempotency_key);
+CREATE INDEX IF NOT EXISTS jobs_seq ON jobs (seq);
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "jobs.sqlite"
+
+
+def version_0(path, jobs=()):
+    """A database of version 0 that holds ``jobs``, which were accepted in the order of the list."""
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.executescript(VERSION_0)
+    rows = [
+        (
+            job.job_id, seq, job.status.value, job.spec.volume_name, job.spec.correlation_id, job.idempotency_key,
+            job.updated_at, msgspec.json.encode(job).decode(),
+        )
+        for seq, job in enumerate(jobs, 1)
+    ]  # fmt: skip
+    rows = rows[1::2] + rows[::2]  # the table's own order is not that of acceptance
+    db.executemany("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    db.commit()
+    return db
+
+
+async def opened(path):
+    store = JobStore(path)
+    await store.open()
+    return store
+
+
+def kept(path):
+    """Databases that were set aside."""
+    return [one for one in path.parent.iterdir() if ".damaged-" in one.name and one.name[-4:] not in {"-wal", "-shm"}]
+
+
+async def test_migration_from_version_0(path):
+    """All jobs, in their order, with their counts, keys and targets; the new schema is that of a new database."""
+    statuses = [Status.COMPLETED, Status.FAILED, Status.COMPLETED, Status.RUNNING, Status.PENDING]
+    jobs = [
+        a_job(number, status=status, idempotency_key=f"k{number}" if number == 1 else None)
+        for number, status in enumerate(statuses)
+    ]
+    version_0(path, jobs).close()
+    store = await opened(path)
+    found, count = await store.page(JobFilter(), 0, 10)
+    assert (found, count) == (jobs[::-1], 5)
+    assert (await store.page(JobFilter(status="completed"), 0, 10)) == ([jobs[2], jobs[0]], 2)
+    assert (await store.page(JobFilter(volume_name="v0"), 0, 10)) == ([jobs[3], jobs[0]], 2)
+    assert (await store.page(JobFilter(correlation_id="c1", status="failed"), 0, 10)) == ([jobs[1]], 1)
+    assert [job.job_id for job in await store.unfinished()] == ["j3", "j4"]
+    assert (await store.by_key("k1")) == jobs[1]
+    assert await store.newer(jobs[0]) == "j3"
+    await store.put(a_job(9))
+    assert (await store.page(JobFilter(), 0, 1))[0][0].job_id == "j9"
+    await store.aclose()
+    fresh = await opened(path.with_name("fresh.sqlite"))
+    await fresh.aclose()
+    schemas = []
+    for one in (path, path.with_name("fresh.sqlite")):
+        with sqlite3.connect(one) as db:
+            schemas.append(set(db.execute("SELECT type, name, sql FROM sqlite_master")))
+            assert db.execute("PRAGMA user_version").fetchone() == (database.VERSION,)
+    assert schemas[0] == schemas[1]
+
+
+async def test_migration_that_is_cut_short(path, monkeypatch):
+    """It happens whole or not at all: the next start finds the old database as it was."""
+    version_0(path, [a_job(1)]).close()
+    monkeypatch.setattr(database, "_TRIGGERS", "CREATE NONSENSE;")
+    with pytest.raises(UnavailableError):
+        await JobStore(path).open()
+    monkeypatch.undo()
+    store = await opened(path)
+    assert (await store.get("j1")).job_id == "j1"
+    await store.aclose()
+
+
+async def test_migration_keeps_unreadable_rows_aside(path):
+    db = version_0(path, [a_job(1), a_job(2)])
+    db.execute("UPDATE jobs SET body = '{' WHERE job_id = 'j1'")
+    db.commit()
+    db.close()
+    store = await opened(path)
+    jobs, count = await store.page(JobFilter(), 0, 10)
+    assert ([job.job_id for job in jobs], count) == (["j2"], 1)
+    await store.aclose()
+
+
+@pytest.mark.parametrize("version", [0, 1])
+async def test_an_extra_column(path, version):
+    """A column that we do not know breaks nothing."""
+    if version == 0:
+        db = version_0(path)
+    else:
+        await (await opened(path)).aclose()
+        db = sqlite3.connect(path)
+    db.execute("ALTER TABLE jobs ADD COLUMN note TEXT")
+    db.commit()
+    db.close()
+    store = await opened(path)
+    await store.add(a_job(1))
+    assert await store.check() is None
+    assert (await store.page(JobFilter(), 0, 1))[1] == 1
+    await store.aclose()
+    assert kept(path) == []
+
+
+async def test_a_newer_database(path):
+    """It is refused in one sentence, and not touched."""
+    await (await opened(path)).aclose()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 7")
+    with pytest.raises(
+        UnavailableError, match=r"written by a newer version of the service \(schema 7, this one knows 1"
+    ):
+        await JobStore(path).open()
+    assert kept(path) == []
+
+
+def garbage(path):
+    path.write_bytes(b"no database" * 1000)
+
+
+def torn(path):
+    """A page in the middle is overwritten, as by a disk that lies."""
+    with path.open("r+b") as file:
+        file.seek(4096 * 4)
+        file.write(b"\xa5" * 4096 * 3)
+
+
+def other_table(path):
+    path.unlink()
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE jobs (id INTEGER)")
+
+
+@pytest.mark.parametrize("damage", [garbage, torn, other_table])
+async def test_a_damaged_database_is_set_aside(path, damage):
+    """It is kept under another name, one line says so, and the store begins anew; twice in a second, too."""
+    for times in (1, 2):
+        store = await opened(path)
+        for number in range(30):
+            await store.put(a_job(number))
+        await store.aclose()
+        damage(path)
+        bytes_before = path.read_bytes()
+        with structlog.testing.capture_logs() as logs:
+            store = await opened(path)
+        errors = [line for line in logs if line["log_level"] == "error"]
+        assert len(errors) == 1
+        assert errors[0]["event"].startswith("the job store was damaged and has been set aside")
+        assert len(kept(path)) == times
+        if damage is not other_table:  # there the mode of the journal is written into the file
+            assert bytes_before in [one.read_bytes() for one in kept(path)]
+        assert await store.page(JobFilter(), 0, 1) == ([], 0)
+        await store.add(a_job(1))
+        await store.aclose()
+
+
+async def test_damage_seen_while_serving(path, monkeypatch):
+    """What the bounded check at the start did not reach is checked in full at the next start."""
+    check = database._check
+    monkeypatch.setattr(database, "_check", lambda db, path: None)
+    store = await opened(path)
+    store._transact(lambda db: [store._insert(db, a_job(number)) for number in range(3000)])
+    await store.aclose()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2 // 4096 * 4096)
+        file.write(b"\xa5" * (size - file.tell()))
+    store = await opened(path)
+    with pytest.raises(UnavailableError, match="malformed"):
+        await store.page(JobFilter(), 0, 1000)
+    await store.aclose()
+    monkeypatch.setattr(database, "_check", check)
+    monkeypatch.setattr(database, "_CHECK_TIME", 0.0)
+    with structlog.testing.capture_logs() as logs:
+        store = await opened(path)
+    assert any("set aside" in line["event"] for line in logs)
+    await store.aclose()
+    assert len(kept(path)) == 1
+    assert not path.with_name("jobs.sqlite.suspect").exists()
+
+
+async def test_volumes_and_cache_survive_a_damaged_store(folder):
+    """They come back from their own tags and files; the volume can be removed, the image is used again."""
+    lab = Lab(folder)
+    async with lab.running():
+        job = await lab.run()
+    garbage(folder / "jobs.sqlite")
+    async with lab.running():
+        assert (await lab.store.page(JobFilter(), 0, 1)) == ([], 0)
+        (volume,) = await lab.target.list()
+        assert (volume.name, volume.provenance.job_id) == ("web01", job.job_id)
+        assert (await lab.run()).cache_hit is True
+        await lab.supervisor.remove_volume("main", "web01")
+
+
+async def test_a_locked_database_is_not_damaged(path, monkeypatch):
+    """Another process at it: the start fails and says why; nothing is set aside."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.01)
+    await (await opened(path)).aclose()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(UnavailableError, match="locked"):
+        await JobStore(path).open()
+    other.close()
+    assert kept(path) == []

@@ -1,0 +1,263 @@
+"""A store that does not answer, or answers late: what was refused must not exist, what was accepted is not lost."""
+
+import sqlite3
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from provisioner.contracts.errors import UnavailableError
+from provisioner.jobs import JobFilter, JobStore, Status
+from provisioner.jobs import store as store_module
+from tests.cancellation.lab import SPEC, Lab
+from tests.provisioner.jobs.frozen import FrozenConnection
+from tests.provisioner.jobs.test_store import a_job
+
+
+@pytest.fixture
+async def path(tmp_path):
+    return tmp_path / "jobs.sqlite"
+
+
+@pytest.fixture
+async def store(path):
+    made = JobStore(path)
+    await made.open()
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Deadlines of the store that a test can wait for."""
+    monkeypatch.setattr(store_module, "TIMEOUT", 0.05)
+
+
+async def writer_idle(store):
+    """Wait until the writer's thread has nothing left to do."""
+    async with store._writing:
+        pass
+
+
+def ids_on_disk(path):
+    with sqlite3.connect(path) as db:
+        return [job_id for (job_id,) in db.execute("SELECT job_id FROM jobs ORDER BY seq")]
+
+
+@pytest.mark.parametrize("at", ["BEGIN", "INSERT", "COMMIT"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_add_that_expires_is_withdrawn(store, path, short, at, after):
+    """Wherever the thread hangs, the job is not on disk once the disk answers again."""
+    frozen = FrozenConnection(store)
+    frozen.freeze(at, after=after)
+    with pytest.raises(UnavailableError, match=r"could not store the job within 0\.05 s"):
+        await store.add(a_job(1))
+    store_module.TIMEOUT = 10.0
+    frozen.thaw()
+    await writer_idle(store)
+    assert ids_on_disk(path) == []
+    assert store._withdrawn == set()
+    await store.add(a_job(2))
+    assert (await store.page(JobFilter(), 0, 10))[1] == 1
+
+
+async def test_add_that_expires_in_the_queue_never_begins(store, path, short):
+    """The writer is busy for longer than the deadline: the second job is refused, the first one is stored."""
+    frozen = FrozenConnection(store)
+    frozen.freeze()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.put, a_job(1))
+        await trio.to_thread.run_sync(frozen.reached.wait)
+        with pytest.raises(UnavailableError):
+            await store.add(a_job(2))
+        frozen.thaw()
+    assert ids_on_disk(path) == ["j1"]
+
+
+async def test_add_that_fails_leaves_nothing_in_the_log(store, path):
+    """What a failed commit may have written is deleted by the next change."""
+    await store.put(a_job(1))
+    store._withdrawn.add("j1")
+    assert await store.get("j1") is None
+    assert (await store.page(JobFilter(), 0, 10))[0] == []
+    await store.put(a_job(2))
+    assert ids_on_disk(path) == ["j2"]
+
+
+async def test_key_of_a_withdrawn_job(store, short):
+    """A withdrawn job is on disk for a moment: its key must not be answered with it."""
+    frozen = FrozenConnection(store)
+    frozen.freeze("COMMIT", after=True)
+    with pytest.raises(UnavailableError):
+        await store.add(a_job(1, idempotency_key="k"))
+    assert await store.get("j1") is None  # a reader sees the row already
+    found = []
+    async with trio.open_nursery() as nursery:
+
+        async def ask():
+            found.append(await store.by_key("k"))
+
+        store_module.TIMEOUT = 20.0
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        frozen.thaw()
+    assert found == [None]
+
+
+async def test_questions_do_not_wait_for_a_change(store):
+    await store.put(a_job(1))
+    frozen = FrozenConnection(store)
+    frozen.freeze()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.put, a_job(2))
+        await trio.to_thread.run_sync(frozen.reached.wait)
+        assert (await store.get("j1")).job_id == "j1"
+        assert (await store.page(JobFilter(), 0, 10))[1] == 1
+        frozen.thaw()
+
+
+async def test_changes_do_not_wait_for_questions(store, monkeypatch):
+    """Lists that take long hold neither a change nor a look-up, and only so many of them may wait."""
+    release = trio.Event()
+    hanging = []
+
+    def slowly(db, *_):
+        hanging.append(db)
+        trio.from_thread.run(release.wait)
+        return store_module.history.Rows([], []), 0
+
+    monkeypatch.setattr(store_module.history, "page", slowly)
+    async with trio.open_nursery() as nursery:
+        for _ in range(2 + 64):
+            nursery.start_soon(store.page, JobFilter(), 0, 10)
+        await trio.testing.wait_all_tasks_blocked()
+        await store.add(a_job(1))
+        assert (await store.get("j1")).job_id == "j1"
+        with pytest.raises(UnavailableError, match="too many queries"):
+            await store.page(JobFilter(), 0, 10)
+        release.set()
+    assert len(hanging) == 66
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_files_deleted_under_the_store(store, path, suffix, replaced):
+    """A change that goes into a deleted file is refused, and readiness says so."""
+    victim = path.with_name(path.name + suffix)
+    victim.unlink()
+    if replaced:
+        victim.write_bytes(b"")
+    with pytest.raises(UnavailableError, match="was removed or replaced while the service runs"):
+        await store.add(a_job(1))
+    assert "removed or replaced" in await store.check()
+
+
+async def test_another_process_holds_the_lock(store, path, monkeypatch):
+    """The wait for the lock is bounded, nothing is left, and lists go on meanwhile."""
+    store._db.execute("PRAGMA busy_timeout = 50")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(UnavailableError, match="locked"):
+        await store.add(a_job(1))
+    assert (await store.page(JobFilter(), 0, 10)) == ([], 0)
+    assert "locked" in await store.check()
+    other.execute("ROLLBACK")
+    other.close()
+    await store.add(a_job(2))
+    assert ids_on_disk(path) == ["j2"]
+
+
+async def test_many_checks_are_one_write(store):
+    """Anybody may ask for readiness; submits do not wait for that."""
+    verdicts, statements = [], []
+    store._db.set_trace_callback(statements.append)
+
+    async def ask():
+        verdicts.append(await store.check())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(ask)
+    assert verdicts == [None] * 20
+    assert statements.count("COMMIT") == 1
+
+
+# --- through the supervisor ---
+
+
+async def test_submit_that_expires_runs_nothing(folder, short):
+    """503, and neither now nor after a restart a job; the name is free; the same key makes a job later."""
+    lab = Lab(folder)
+    async with lab.running():
+        frozen = FrozenConnection(lab.store)
+        frozen.freeze(after=True)
+        with pytest.raises(UnavailableError):
+            await lab.submit()
+        assert lab.supervisor.active_count == 0
+        frozen.thaw()
+        await writer_idle(lab.store)
+        store_module.TIMEOUT = 10.0
+        assert await lab.store.unfinished() == []
+        assert (await lab.ended(await lab.submit(key="k"))).status is Status.COMPLETED
+    async with lab.running():
+        assert lab.supervisor.active_count == 0
+        assert (await lab.store.page(JobFilter(), 0, 10))[1] == 1
+
+
+async def test_submit_at_the_very_deadline_is_whole(folder, short, monkeypatch):
+    """The commit lands as the deadline passes: then the job is stored, accepted and run."""
+    lab = Lab(folder)
+    async with lab.running():
+        decide = store_module._Offer.decide
+        landed = []
+
+        def late(offer, *, stored):
+            if not stored:  # the loop gives up: the thread was a moment quicker
+                landed.append(decide(offer, stored=True))
+            return decide(offer, stored=stored)
+
+        frozen = FrozenConnection(lab.store)
+        frozen.freeze(after=True)
+        monkeypatch.setattr(store_module._Offer, "decide", late)
+        job_id = await lab.submit()
+        monkeypatch.undo()
+        frozen.thaw()
+        assert landed == [True]
+        assert (await lab.ended(job_id)).status is Status.COMPLETED
+
+
+async def test_a_client_that_hangs_up_while_the_store_works(folder):
+    """The job is accepted all the same: stored and queued."""
+    lab = Lab(folder)
+    lab.source.steps.hang_at = "stat"
+    async with lab.running():
+        frozen = FrozenConnection(lab.store)
+        frozen.freeze()
+        with trio.CancelScope() as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lab.submit)
+                await trio.to_thread.run_sync(frozen.reached.wait)
+                client.cancel()
+                frozen.thaw()
+        (job,) = await lab.store.unfinished()
+        assert lab.supervisor.active_ids == {job.job_id}
+
+
+async def test_limits_count_jobs_on_their_way_to_the_disk(folder):
+    """Submits that wait for the store hold their volume's name and their place in the queue already."""
+    lab = Lab(folder)
+    lab.jobs = msgspec.structs.replace(lab.jobs, max_queued=1)
+    async with lab.running():
+        frozen = FrozenConnection(lab.store)
+        frozen.freeze()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lab.submit)
+            await trio.to_thread.run_sync(frozen.reached.wait)
+            with pytest.raises(Exception, match="for the volume web01 is still pending"):
+                await lab.submit()
+            with pytest.raises(Exception, match="for the volume web01 is still pending"):
+                await lab.supervisor.remove_volume("main", "web01")
+            with pytest.raises(Exception, match="1 jobs are waiting"):
+                await lab.submit(msgspec.structs.replace(SPEC, volume_name="web02"))
+            frozen.thaw()
