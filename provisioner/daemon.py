@@ -24,7 +24,7 @@ from provisioner.api.app import create_app
 from provisioner.api.auditing import Auditor
 from provisioner.api.auth import Authenticator
 from provisioner.api.connections import serving
-from provisioner.api.listening import listening
+from provisioner.api.listener import Listener
 from provisioner.api.services import Services
 from provisioner.api.token_keys import token_keys
 from provisioner.api.tokens import TokenFile
@@ -44,7 +44,6 @@ from provisioner.status_line import StatusLine
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from provisioner.api.listening import Listening
     from provisioner.config import Config
 
 log = structlog.get_logger(__name__)
@@ -64,8 +63,8 @@ def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
     back_ends = registry.load().build(config)
     try:
         with state_lock.locked(Path(config.state_directory)):
-            door = listening(config)
-            door.take()
+            door = Listener(config.server)
+            door.bind()
             # What is loaded now stays for good: looking through it again and again would stop the loop for 50 ms.
             gc.freeze()
             gc.enable()
@@ -86,7 +85,7 @@ def _report(error: BaseException) -> int:
 
 
 async def _main(
-    config: Config, back_ends: registry.BackEnds, door: Listening, read_again: Callable[[], Config] | None
+    config: Config, back_ends: registry.BackEnds, door: Listener, read_again: Callable[[], Config] | None
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with _parts(config, back_ends, door) as services, trio.open_nursery() as outer:
@@ -98,7 +97,7 @@ async def _main(
                 jobs.start_soon(supervisor.run)
                 jobs.start_soon(prewarm, supervisor, config.cache.prewarm)
                 reloader = Reloader(config, read_again or (lambda: config), door, services.authenticator)
-                services.warnings, services.ends = reloader.warnings, lambda: door.papers.ends
+                services.warnings, services.ends = reloader.warnings, lambda: door.tls.papers.ends
                 outer.start_soon(reloader.watch)
                 outer.start_soon(_settle_tokens, services.tokens)
                 await _serve(services, door, signals, reloader if read_again else None)
@@ -108,7 +107,7 @@ async def _main(
 
 
 @asynccontextmanager
-async def _parts(config: Config, back_ends: registry.BackEnds, door: Listening) -> AsyncIterator[Services]:
+async def _parts(config: Config, back_ends: registry.BackEnds, door: Listener) -> AsyncIterator[Services]:
     """Everything the API serves, made in order and closed in reverse."""
     metrics = Metrics()
     store = JobStore(Path(config.database))
@@ -121,7 +120,7 @@ async def _parts(config: Config, back_ends: registry.BackEnds, door: Listening) 
     tokens = TokenFile(Path(config.token_file), token_keys(config))
     tokens.prepare()
     _leave_client_token(config, tokens)
-    authenticator = Authenticator(config.auth, tokens, door.papers.lists)
+    authenticator = Authenticator(config.auth, tokens, door.tls.papers.lists)
     try:
         with _writing(audit, config.audit.file):
             await store.open()
@@ -134,7 +133,7 @@ async def _parts(config: Config, back_ends: registry.BackEnds, door: Listening) 
             await store.aclose()
 
 
-async def _serve(services: Services, door: Listening, signals: AsyncIterator[int], reloader: Reloader | None) -> None:
+async def _serve(services: Services, door: Listener, signals: AsyncIterator[int], reloader: Reloader | None) -> None:
     """The API from its first request to its last, and the jobs' grace at the end."""
     stop = trio.Event()
     async with serving(create_app(services), door, services.auditor) as urls, trio.open_nursery() as front:

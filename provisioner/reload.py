@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.api.auth import Authenticator
-    from provisioner.api.listening import Listening
+    from provisioner.api.listener import Listener
     from provisioner.config import Config, ServerSettings
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ class Reloader:
     """Takes in what ``read`` returns, as far as that goes. ``started`` is what the service was started with."""
 
     def __init__(
-        self, started: Config, read: Callable[[], Config], door: Listening, authenticator: Authenticator
+        self, started: Config, read: Callable[[], Config], door: Listener, authenticator: Authenticator
     ) -> None:
         self._started = started
         self._read = read
@@ -60,7 +60,7 @@ class Reloader:
             log.error("the new configuration is refused, the old one stays", reason=str(error))
         else:
             self._server = config.server
-            self._authenticator.use(config.auth, self._door.papers.lists)
+            self._authenticator.use(config.auth, self._door.tls.papers.lists)
             self._warn()
             logs.set_level(config.log.level)
             log.info("reloaded", needs_restart=needs_restart(self._started, config) or None)
@@ -87,18 +87,20 @@ class Reloader:
             # Perhaps only half of it is there yet: the other half changes the stamp again.
             log.warning("changed TLS files are refused, the old ones stay in force", reason=str(error))
         else:
-            self._authenticator.use_lists(self._door.papers.lists)
+            self._authenticator.use_lists(self._door.tls.papers.lists)
             log.info("TLS files have changed and count for new connections")
             self._warn()
         self._stamp = stamp
 
     def warnings(self) -> list[str]:
         """What ends soon, a sentence each."""
-        return self._door.papers.warnings(time.time(), self._server.warn_before_expiry)
+        return self._door.tls.papers.warnings(time.time(), self._server.warn_before_expiry)
 
     async def _reread(self, server: ServerSettings) -> None:
-        if await trio.to_thread.run_sync(self._door.reread, server):
-            log.info("an authority of clients is gone, and the connections made before", count=self._door.cut_proven())
+        if await trio.to_thread.run_sync(self._door.tls.reload, server):
+            log.info(
+                "an authority of clients is gone, and the connections made before", count=self._door.close_outdated()
+            )
 
     def _warn(self) -> None:
         for warning in self.warnings():

@@ -73,7 +73,7 @@ class Metrics:
             f"{PREFIX}_audit_lines_lost", "Audit lines that could not be written.", registry=registry
         )
         self.connections_refused = Counter(
-            f"{PREFIX}_connections_refused", "Connections closed at once: too many of one address.", registry=registry
+            f"{PREFIX}_connections_refused", "Connections refused, or closed to make room.", registry=registry
         )
         self.expiry = Gauge(
             f"{PREFIX}_certificate_expiry_timestamp_seconds",
