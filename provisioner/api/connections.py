@@ -6,7 +6,7 @@ there is no room for all is ``connection_table``'s.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -132,10 +132,17 @@ class _Scheduled:
             await self._app(scope, receive, send)
             return
         has_credential = peer_certificate() is not None or has_token(name for name, _ in scope["headers"])
-        queue = nullcontext() if has_credential else self._queue.turn(connection.group, scope["path"])
         with self._connections.request(connection):
-            async with queue:
+            if has_credential:
                 await self._app(scope, receive, send)
+                return
+            async with self._queue.turn(connection.group, scope["path"]) as leave:
+
+                async def leave_and_send(message: ASGISendEvent) -> None:
+                    leave()  # a client that does not read its answer must not hold the place
+                    await send(message)
+
+                await self._app(scope, receive, leave_and_send)
 
 
 async def _close_after_grace(listener: Listener) -> None:

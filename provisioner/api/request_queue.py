@@ -6,13 +6,13 @@ requests from elsewhere. Nothing is refused, so monitoring behind the same addre
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 # Requests of one address in progress at once. /metrics takes a thread and some 10 ms of the interpreter lock.
 AT_ONCE = 2
@@ -28,20 +28,23 @@ class RequestQueue:
         self._queues: dict[tuple[str, str], trio.CapacityLimiter] = {}
 
     @asynccontextmanager
-    async def turn(self, address: str, path: str) -> AsyncIterator[None]:
-        """Run the block when a place is free."""
+    async def turn(self, address: str, path: str) -> AsyncIterator[Callable[[], None]]:
+        """Run the block when a place is free; yields what gives the place back before the block's end."""
         key = (address, path if path in _SLOW_PATHS else "")
         queue = self._queues.setdefault(key, trio.CapacityLimiter(self._at_once))
         request = object()
-        try:
-            await queue.acquire_on_behalf_of(request)
-            try:
-                yield
-            finally:
+
+        def leave() -> None:
+            with suppress(RuntimeError):  # has left already
                 queue.release_on_behalf_of(request)
-        finally:
             if not queue.borrowed_tokens and not queue.statistics().tasks_waiting:
                 self._queues.pop(key, None)
+
+        try:
+            await queue.acquire_on_behalf_of(request)
+            yield leave
+        finally:
+            leave()
 
     def __len__(self) -> int:
         return len(self._queues)

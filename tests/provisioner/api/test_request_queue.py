@@ -50,6 +50,25 @@ async def test_health_does_not_wait_behind_slow_answers():
     assert len(answers.queue) == 0
 
 
+async def test_an_answer_being_sent_holds_no_place():
+    """A client that does not read its answer keeps nobody else waiting."""
+    answers = Answers()
+    async with answers.queue.turn("a", "/metrics") as leave, answers.queue.turn("a", "/metrics"):
+        leave()
+        leave()
+        answers.go.set()
+        with trio.fail_after(10):
+            await answers.ask("a", "/metrics")
+        async with trio.open_nursery() as nursery:
+            answers.go = trio.Event()
+            for _ in range(3):
+                nursery.start_soon(answers.ask, "a", "/metrics")
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(answers.running) == 2  # only the place that was given back
+            answers.go.set()
+    assert len(answers.queue) == 0
+
+
 @pytest.mark.parametrize("http2", [False, True])
 async def test_a_flood_of_metrics_is_two_at_a_time(service, http2):
     """On real connections; a caller with a token does not wait."""
