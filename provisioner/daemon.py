@@ -67,7 +67,6 @@ def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
             door.bind()
             # What is loaded now stays for good: looking through it again and again would stop the loop for 50 ms.
             gc.freeze()
-            gc.enable()
             loop_priority.raise_priority()
             trio.run(partial(_main, config, back_ends, door, read_again), strict_exception_groups=True)
     except (BaseExceptionGroup, ProvisionerError) as error:

@@ -70,7 +70,13 @@ class Lab:
     def client(self, certificate=None, *, http2=False, version=None, headers=None):
         context = self.context(certificate, version)
         return httpx.AsyncClient(
-            base_url=self.url, verify=context, http1=not http2, http2=http2, headers=headers, trust_env=False
+            base_url=self.url,
+            verify=context,
+            http1=not http2,
+            http2=http2,
+            headers=headers,
+            trust_env=False,
+            timeout=60,
         )
 
     async def get(self, certificate=None, path="/api/v1/jobs", **more):
