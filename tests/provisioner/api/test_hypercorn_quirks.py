@@ -26,6 +26,7 @@ from hypercorn.typing import ConnectionState, LifespanState
 from quart_trio import QuartTrio
 
 from provisioner.api.hypercorn_quirks import HttpConnection, WholeResponses, has_ambiguous_length
+from provisioner.contracts.shield import ShieldExpiredError
 
 HOUR = 3600.0
 # Seconds until hypercorn is to close an idle connection.
@@ -269,3 +270,30 @@ def test_7_h11_takes_two_kinds_of_length():
 )
 def test_ambiguous_lengths(version, headers, ambiguous):
     assert has_ambiguous_length(version, headers) is ambiguous
+
+
+async def test_a_last_step_that_takes_too_long_is_an_error(autojump_clock):
+    """It was shielded, so nothing else would have ended it; the app learns that the answer did not leave."""
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            await trio.sleep_forever()
+
+    with pytest.raises(ShieldExpiredError):
+        await WholeResponses(answer_at_once)({}, None, send, None, None)
+    assert trio.current_time() < HOUR
+
+
+async def test_a_cancel_does_not_cut_the_last_step(autojump_clock):
+    sent = []
+
+    async def send(message):
+        await trio.sleep(1)
+        sent.append(message["type"])
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    with trio.move_on_after(0.5):
+        await WholeResponses(app)({}, None, send, None, None)
+    assert sent == ["http.response.body"]
