@@ -24,7 +24,7 @@ from provisioner.api.app import create_app
 from provisioner.api.auditing import Auditor
 from provisioner.api.auth import Authenticator
 from provisioner.api.connections import serving
-from provisioner.api.listening import listening
+from provisioner.api.listener import Listener
 from provisioner.api.services import Services
 from provisioner.api.token_keys import token_keys
 from provisioner.api.tokens import TokenFile
@@ -45,7 +45,6 @@ from provisioner.status_line import StatusLine
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from provisioner.api.listening import Listening
     from provisioner.config import Config
 
 log = structlog.get_logger(__name__)
@@ -76,11 +75,10 @@ def _run(config: Config, read_again: Callable[[], Config] | None) -> int:
     back_ends = registry.load().build(config)
     try:
         with state_lock.locked(Path(config.state_directory)):
-            door = listening(config)
-            door.take()
+            door = Listener(config.server)
+            door.bind()
             # What is loaded now stays for good: looking through it again and again would stop the loop for 50 ms.
             gc.freeze()
-            gc.enable()
             loop_priority.raise_priority()
             trio.run(partial(_main, config, back_ends, door, read_again), strict_exception_groups=True)
     except (BaseExceptionGroup, ProvisionerError) as error:
@@ -98,7 +96,7 @@ def _report(error: BaseException) -> int:
 
 
 async def _main(
-    config: Config, back_ends: registry.BackEnds, door: Listening, read_again: Callable[[], Config] | None
+    config: Config, back_ends: registry.BackEnds, door: Listener, read_again: Callable[[], Config] | None
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with _parts(config, back_ends, door) as services, trio.open_nursery() as outer:
@@ -111,7 +109,7 @@ async def _main(
                 jobs.start_soon(supervisor.run)
                 jobs.start_soon(prewarm, supervisor, config.cache.prewarm)
                 reloader = Reloader(config, read_again or (lambda: config), door, services.authenticator)
-                services.warnings, services.ends = reloader.warnings, lambda: door.papers.ends
+                services.warnings, services.ends = reloader.warnings, lambda: door.tls.papers.ends
                 outer.start_soon(reloader.watch)
                 outer.start_soon(reloader.run)
                 outer.start_soon(_settle_tokens, services.tokens)
@@ -122,7 +120,7 @@ async def _main(
 
 
 @asynccontextmanager
-async def _parts(config: Config, back_ends: registry.BackEnds, door: Listening) -> AsyncIterator[Services]:
+async def _parts(config: Config, back_ends: registry.BackEnds, door: Listener) -> AsyncIterator[Services]:
     """Everything the API serves, made in order and closed in reverse."""
     metrics = Metrics()
     logs.report_drops(lambda sink, count: metrics.log_dropped.labels(sink).inc(count))
@@ -136,7 +134,7 @@ async def _parts(config: Config, back_ends: registry.BackEnds, door: Listening) 
     tokens = TokenFile(Path(config.token_file), token_keys(config))
     tokens.prepare()
     _leave_client_token(config, tokens)
-    authenticator = Authenticator(config.auth, tokens, door.papers.lists)
+    authenticator = Authenticator(config.auth, tokens, door.tls.papers.lists)
     try:
         async with _writing(audit, config.audit.file):
             await store.open()
@@ -157,7 +155,7 @@ async def _close(what: str, close: Callable[[], Awaitable[None]]) -> None:
         log.error("a part of the service did not close", part=what, reason=str(error))
 
 
-async def _serve(services: Services, door: Listening, signals: AsyncIterator[int], reloader: Reloader | None) -> None:
+async def _serve(services: Services, door: Listener, signals: AsyncIterator[int], reloader: Reloader | None) -> None:
     """The API from its first request to its last, and the jobs' grace at the end."""
     stop = trio.Event()
     async with serving(create_app(services), door, services.auditor) as urls, trio.open_nursery() as front:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.api.auth import Authenticator
-    from provisioner.api.listening import Listening
+    from provisioner.api.listener import Listener
     from provisioner.config import Config, ServerSettings
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Reloader:
     """Takes in what ``read`` returns, as far as that goes. ``started`` is what the service was started with."""
 
     def __init__(
-        self, started: Config, read: Callable[[], Config], door: Listening, authenticator: Authenticator
+        self, started: Config, read: Callable[[], Config], door: Listener, authenticator: Authenticator
     ) -> None:
         self._started = started
         self._read = read
@@ -81,7 +81,7 @@ class Reloader:
             log.error("the new configuration is refused, the old one stays", exc_info=error)
         else:
             self._server = config.server
-            self._authenticator.use(config.auth, self._door.papers.lists)
+            self._authenticator.use(config.auth, self._door.tls.papers.lists)
             self._warn()
             logs.set_level(config.log.level)
             log.info("reloaded", needs_restart=needs_restart(self._started, config) or None)
@@ -111,14 +111,14 @@ class Reloader:
             # Perhaps only half of it is there yet: the other half changes the stamp again.
             log.warning("changed TLS files are refused, the old ones stay in force", reason=str(error))
         else:
-            self._authenticator.use_lists(self._door.papers.lists)
+            self._authenticator.use_lists(self._door.tls.papers.lists)
             log.info("TLS files have changed and count for new connections")
             self._warn()
         self._stamp = stamp
 
     def warnings(self) -> list[str]:
         """What ends soon, a sentence each."""
-        return self._door.papers.warnings(time.time(), self._server.warn_before_expiry)
+        return self._door.tls.papers.warnings(time.time(), self._server.warn_before_expiry)
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
         """Run ``work``, which changes nothing, in a thread. Raises ConfigError if it takes too long."""
@@ -128,8 +128,10 @@ class Reloader:
 
     async def _reread(self, server: ServerSettings) -> None:
         await self._in_thread(_check_files, server)
-        if await trio.to_thread.run_sync(self._door.reread, server):
-            log.info("an authority of clients is gone, and the connections made before", count=self._door.cut_proven())
+        if await trio.to_thread.run_sync(self._door.tls.reload, server):
+            log.info(
+                "an authority of clients is gone, and the connections made before", count=self._door.close_outdated()
+            )
 
     def _warn(self) -> None:
         for warning in self.warnings():

@@ -1,6 +1,7 @@
-"""Before and after each request: who is let in to do what, and what is written down of it.
+"""What happens before and after each request: who may do what, and what is recorded of it.
 
-Owns the order: an id for the request, its length, the caller, the role; and the books that are kept at its end.
+Owns the order: an id for the request, its length, the caller, the site it comes from, the role; and metrics and the
+audit log at its end.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import uuid
 from typing import TYPE_CHECKING
 
 import structlog
-import trio
 from quart import Response, g, request
-from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 from provisioner.api.auditing import LOCAL
 from provisioner.api.auth import check_role, presented
+from provisioner.api.connection_table import note_authentication
+from provisioner.api.cross_site import check_cross_site
+from provisioner.api.hypercorn_quirks import has_ambiguous_length
 from provisioner.api.peer_tls import peer_certificate
-from provisioner.api.routes import ROLES, is_sane_id
+from provisioner.api.routes import OPEN_ROUTES, ROLES, is_sane_id
 from provisioner.contracts.errors import (
+    ForbiddenError,
     InvalidRequestError,
-    ProvisionerError,
     TooManyRequestsError,
     UnauthorizedError,
 )
@@ -30,30 +32,28 @@ if TYPE_CHECKING:
     from quart_trio import QuartTrio
 
     from provisioner.api.services import Services
+    from provisioner.config import Role
+
+log = structlog.get_logger(__name__)
 
 _KNOWN_METHODS = {"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"}
 # Path and query. The longest sensible one, a volume's name of 255 characters all of them quoted, is under 1 KiB.
 MAX_TARGET = 8192
 # Seconds a body may take; the largest is 64 KiB. A slower client is cut.
 BODY_TIMEOUT = 20
-# Answers that concern who is calling; they are worth a line although nobody was recognised.
+# Answers about the caller's identity: worth an audit line although the caller is unknown.
 _REFUSALS = {401, 403, 429}
 
 
 def add_hooks(app: QuartTrio, services: Services) -> None:
-    """Put what this module does around every request of the app."""
+    """Register the hooks of this module for every request of the app."""
 
     @app.before_request
     async def admit() -> None:
         g.started = time.monotonic()
         g.address = (request.scope.get("client") or [LOCAL])[0]
         _name_request()
-        try:
-            _let_in(services)
-        except ProvisionerError:
-            await _see_body_out(keep=False)
-            raise
-        await _see_body_out(keep=g.get("principal") is not None)
+        _let_in(services)
 
     @app.after_request
     async def note(response: Response) -> Response:
@@ -62,6 +62,8 @@ def add_hooks(app: QuartTrio, services: Services) -> None:
         services.metrics.request_seconds.labels(_route(), _method()).observe(seconds)
         _write_down(services, response.status_code)
         response.headers["X-Request-ID"] = g.get("request_id", "")
+        if g.get("close_connection"):
+            response.headers["Connection"] = "close"
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
@@ -73,33 +75,34 @@ def add_hooks(app: QuartTrio, services: Services) -> None:
 
 
 def _let_in(services: Services) -> None:
-    """Raises InvalidRequestError, UnauthorizedError, TooManyRequestsError, ForbiddenError."""
+    """Raise an error of the caller's unless the request may go on to its route."""
+    if has_ambiguous_length(request.http_version, {name.lower() for name in request.headers.keys()}):  # noqa: SIM118
+        g.close_connection = True
+        raise InvalidRequestError(
+            "the request has both Content-Length and Transfer-Encoding, or is HTTP/1.0 and chunked"
+        )
     if len(request.scope.get("raw_path") or b"") + len(request.query_string) > MAX_TARGET:
         raise InvalidRequestError(f"the path and its query are over {MAX_TARGET} bytes")
-    closed_metrics = request.path == "/metrics" and not services.config.auth.open_metrics
-    if request.path.startswith("/api/") or closed_metrics:
-        _recognise(services)
-        check_role(g.principal, ROLES.get(request.endpoint or "", "viewer"))
+    endpoint = request.endpoint
+    if endpoint in OPEN_ROUTES and (endpoint != "service.metrics" or services.config.auth.open_metrics):
+        return
+    if endpoint is None and not request.path.startswith("/api/"):
+        return  # the answer is 404
+    _recognise(services)
+    check_cross_site(request.method, request.mimetype, request.headers, request.scheme)
+    if endpoint is not None:
+        check_role(g.principal, _least_role(endpoint))
 
 
-async def _see_body_out(*, keep: bool) -> None:
-    """Over HTTP/2: wait for the end of the body; an answer before it breaks hypercorn's connections.
-
-    Only of callers we know anything of it is kept in memory.
-    """
-    if request.http_version != "2":
-        return
-    if keep:
-        await request.get_data()
-        return
-    seen = 0
-    with trio.move_on_after(BODY_TIMEOUT):
-        async for piece in request.body:
-            seen += len(piece)
-            if seen > (request.max_content_length or 0):
-                raise RequestEntityTooLarge
-        return
-    raise RequestTimeout
+def _least_role(endpoint: str) -> Role:
+    """Raises ForbiddenError for a route that the table of roles does not know: forgotten is not open."""
+    if endpoint == "service.metrics":
+        return "viewer"
+    role = ROLES.get(endpoint)
+    if role is None:
+        log.error("a route has no role and is refused", endpoint=endpoint)
+        raise ForbiddenError("this route is closed: no role is set for it")
+    return role
 
 
 def _name_request() -> None:
@@ -110,14 +113,16 @@ def _name_request() -> None:
 
 
 def _recognise(services: Services) -> None:
-    """Who is calling. A good credential is never held up, whatever others behind its address do."""
+    """Find out who is calling. Failures of others behind the same address do not delay a valid credential."""
     certificate = peer_certificate()
     try:
         g.principal = services.authenticator.identify(certificate, request.headers)
+        note_authentication(valid=True)
     except UnauthorizedError:
+        note_authentication(valid=False)
         shown = presented(certificate, request.headers)
         wait, g.is_news = services.auditor.failed(g.address, shown)
-        # Who shows nothing guesses nothing, and has to learn that a credential is asked for.
+        # A caller without a credential guesses nothing, and has to learn that one is needed.
         if wait is None or shown == "nothing":
             raise
         raise TooManyRequestsError(

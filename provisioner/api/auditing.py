@@ -48,10 +48,10 @@ class Auditor:
         """An address has all the connections it may have."""
         self._metrics.connections_refused.inc()
 
-    def handshake_refused(self, address: str, reason: str) -> None:
-        """A client certificate did not hold."""
-        _, tell = self.failed(address, "certificate")
-        if tell:
+    def handshake_refused(self, address: str, reason: str, *, written: bool = True) -> None:
+        """Count a client certificate that was refused, and write it down if ``written``."""
+        _, is_news = self.failed(address, "certificate")
+        if is_news and written:
             self._log.note(AuditRecord(event="handshake", status="refused", reason=reason, address=address))
 
     def request(

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from werkzeug.datastructures import Headers
 
+    from provisioner.api.certificates import RevocationList
     from provisioner.api.peer_tls import PeerCertificate
     from provisioner.api.tokens import TokenFile
-    from provisioner.api.x509 import RevocationList
     from provisioner.config import AuthSettings, Role
 
 # Each role may do what the ones before it may.
@@ -61,11 +61,13 @@ class Authenticator:
         self.use(self._settings, lists)
 
     def identify(self, certificate: PeerCertificate | None, headers: Headers) -> Principal:
-        """Raises UnauthorizedError where neither a known certificate nor a valid token came.
+        """Return the caller. Raises UnauthorizedError if there is neither a known certificate nor a valid token.
 
-        A certificate that no longer holds is refused whatever else came: its connection is not to be trusted.
+        A certificate that the handshake would no longer accept is refused even with a valid token beside it.
         """
         now = time.time()
+        if certificate is not None and self._revoked.is_outdated(certificate, now):
+            raise UnauthorizedError("the revocation list of the client certificate's authority has expired")
         if certificate is not None and self._revoked.covers(certificate):
             raise UnauthorizedError("the client certificate is revoked")
         if certificate is not None and certificate.not_after <= now:
@@ -107,6 +109,11 @@ def presented(certificate: PeerCertificate | None, headers: Headers) -> str:
     return "nothing" if certificate is None else "certificate"
 
 
+def has_token(header_names: Iterable[bytes]) -> bool:
+    """Return whether the request claims to carry a token, by the names of its headers in lower case."""
+    return any(name in {b"x-api-token", b"authorization"} for name in header_names)
+
+
 def _presented_token(headers: Headers) -> str | None:
     token = headers.get("X-API-Token")
     if token:
@@ -116,6 +123,6 @@ def _presented_token(headers: Headers) -> str | None:
 
 
 def check_role(principal: Principal, needed: Role) -> None:
-    """Raise ForbiddenError where the caller's role is below ``needed``."""
+    """Raise ForbiddenError if the caller's role is below ``needed``."""
     if _RANK[principal.role] < _RANK[needed]:
         raise ForbiddenError(f"{principal.name} has the role {principal.role}; this needs {needed}")

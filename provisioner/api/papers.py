@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from provisioner.api import x509
+from provisioner.api import certificates
 from provisioner.contracts.errors import ConfigError
 from provisioner.contracts.small_file import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from provisioner.api.x509 import RevocationList
+    from provisioner.api.certificates import RevocationList
     from provisioner.config import ServerSettings
 
 T = TypeVar("T")
@@ -54,20 +54,20 @@ def read_papers(server: ServerSettings) -> Papers:
     authorities: frozenset[bytes] = frozenset()
     for paper, file in (("server", server.tls_certificate), ("client_ca", server.client_ca)):
         if file is not None:
-            found = _parsed(file, x509.certificates)
+            found = _parsed(file, certificates.certificates)
             ends |= _first_end(paper, [one.not_after for one in found])
             if paper == "client_ca":
                 authorities = frozenset(one.data for one in found)
     if server.client_crl is None:
         return Papers(ends, authorities=authorities)
-    lists = _parsed(server.client_crl, x509.revocation_lists)
+    lists = _parsed(server.client_crl, certificates.revocation_lists)
     ends |= _first_end("client_crl", [one.next_update for one in lists if one.next_update is not None])
     return Papers(ends, tuple(lists), authorities)
 
 
-def _parsed(file: str, parse: Callable[[str], list[T]]) -> list[T]:
+def _parsed(file: str, parse: Callable[[bytes], list[T]]) -> list[T]:
     try:
-        found = parse(read_small(Path(file)).decode("ascii", errors="replace"))
+        found = parse(read_small(Path(file)))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:

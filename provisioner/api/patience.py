@@ -1,28 +1,32 @@
-"""Connections whose peer must take what it is sent: a reader that stops reading is cut, and holds nobody up.
+"""A client that stops reading is disconnected, and does not delay the end of the service.
 
-Hypercorn sends under a shield, which not even the service's own end gets through. The deadline is therefore here, below
-TLS, for each piece sent: a slow line gets through, a dead one does not.
+Hypercorn sends under a shield that not even the service's end gets through (``hypercorn_quirks``, 5). So the deadline
+is here, below TLS, and for each chunk sent: a slow connection gets through, a dead one does not.
 """
 
 from __future__ import annotations
 
 import trio
 
-# Seconds for each piece to leave, and its size: slower than 2 KiB a second is not reading.
+# Seconds for each chunk to be sent, and its size: a client slower than 2 KiB a second does not count as reading.
 _PATIENCE = 30.0
 _PIECE = 64 * 1024
 
 
 class PatientStream(trio.abc.HalfCloseableStream):
-    """A socket's stream that loses patience while sending. ``socket`` is what hypercorn asks addresses of."""
+    """A socket's stream with a deadline for sending. Hypercorn takes the addresses from ``socket``.
+
+    ``last_received`` is when the peer last sent something, on trio's clock; at first when it connected.
+    """
 
     def __init__(self, stream: trio.SocketStream, patience: float = _PATIENCE) -> None:
         self._stream = stream
         self._patience = patience
         self.socket = stream.socket
+        self.last_received = trio.current_time()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Raises BrokenResourceError where a piece did not leave in time."""
+        """Raises BrokenResourceError if a chunk could not be sent in time."""
         view = memoryview(data)
         for at in range(0, len(view), _PIECE):
             with trio.move_on_after(self._patience) as scope:
@@ -38,7 +42,9 @@ class PatientStream(trio.abc.HalfCloseableStream):
         await self._stream.send_eof()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._stream.receive_some(max_bytes)
+        data = await self._stream.receive_some(max_bytes)
+        self.last_received = trio.current_time()
+        return data
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -1,9 +1,8 @@
-"""Carries the verified client certificate of a connection to the app, which hypercorn 0.18 does not.
+"""Carries a connection's verified client certificate to the app, as hypercorn does not (``hypercorn_quirks``, 6).
 
-Public hooks only: hypercorn's ``Config`` is made to be subclassed and asks it once for an SSL context;
-``SSLContext.sslobject_class`` is the class that ``wrap_bio`` makes, which trio's TLS uses; and a task inherits the
-context variables of the task that started it, so what a handshake sets is seen by that connection's requests and
-by no other's.
+Public hooks only: ``SSLContext.sslobject_class`` is the class that ``wrap_bio`` makes, which trio's TLS uses; and a
+task inherits the context variables of the task that started it, so what a handshake sets is seen by the requests of
+that connection and by no others.
 """
 
 from __future__ import annotations
@@ -13,22 +12,14 @@ import math
 import ssl
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import structlog
-from hypercorn.config import Config as HypercornConfig
-
-from provisioner.api import x509
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-log = structlog.get_logger(__name__)
+from provisioner.api import certificates
 
 
 @dataclass(frozen=True, slots=True)
 class PeerCertificate:
-    """A client certificate whose chain was verified. ``names``: common name first, then alternative names.
+    """A client certificate whose chain was verified. ``names``: the common name, then the alternative names.
 
     ``issuer`` is the name as encoded, ``fingerprint`` SHA-256 in hex, ``not_after`` seconds since the epoch.
     """
@@ -40,29 +31,42 @@ class PeerCertificate:
     not_after: float = math.inf
 
 
+class HandshakeObserver(Protocol):
+    """Learns how the handshake of a connection judged the client's certificate."""
+
+    def accepted(self) -> None:
+        """The client presented a certificate, and it was verified."""
+
+    def refused(self, reason: str) -> None:
+        """The client's certificate was refused, or one was required and missing."""
+
+
 _peer: ContextVar[PeerCertificate | None] = ContextVar("peer_certificate", default=None)
-# Set for each connection before its handshake; hears why its certificate was refused.
-refusal: ContextVar[Callable[[str], None] | None] = ContextVar("refusal", default=None)
+# Set for each connection before its handshake.
+handshake_observer: ContextVar[HandshakeObserver | None] = ContextVar("handshake_observer", default=None)
 
 
 def peer_certificate() -> PeerCertificate | None:
-    """The certificate of the connection that the running request came over."""
+    """Return the certificate of the connection that the running request came over."""
     return _peer.get()
 
 
-class _RecordingSSLObject(ssl.SSLObject):
-    """Notes the peer's certificate when its handshake has ended well."""
+class RecordingSSLObject(ssl.SSLObject):
+    """Records the peer's certificate when its handshake succeeds."""
 
     def do_handshake(self) -> None:
+        observer = handshake_observer.get()
         try:
-            super().do_handshake()  # raises SSLWantReadError until it has ended
+            super().do_handshake()  # raises SSLWantReadError until it is complete
         except ssl.SSLCertVerificationError as error:
-            log.warning("client certificate refused", reason=error.verify_message)  # hypercorn says nothing
-            if (tell := refusal.get()) is not None:
-                tell(error.verify_message)
+            if observer is not None:
+                observer.refused(error.verify_message)
             raise
         if self.context.verify_mode is not ssl.CERT_NONE:
-            _peer.set(_read(self.getpeercert() or {}, self.getpeercert(binary_form=True)))
+            certificate = _read(self.getpeercert() or {}, self.getpeercert(binary_form=True))
+            _peer.set(certificate)
+            if certificate is not None and observer is not None:
+                observer.accepted()
 
 
 def _read(certificate: dict[str, Any], der: bytes | None) -> PeerCertificate | None:
@@ -70,7 +74,7 @@ def _read(certificate: dict[str, Any], der: bytes | None) -> PeerCertificate | N
         return None
     common = [value for rdn in certificate.get("subject", ()) for key, value in rdn if key == "commonName"]
     alternative = [value for _, value in certificate.get("subjectAltName", ()) if isinstance(value, str)]
-    facts = x509.certificate(der)
+    facts = certificates.certificate(der)
     return PeerCertificate(
         tuple(dict.fromkeys([*common, *alternative])),
         facts.serial,
@@ -78,27 +82,3 @@ def _read(certificate: dict[str, Any], der: bytes | None) -> PeerCertificate | N
         hashlib.sha256(der).hexdigest(),
         facts.not_after,
     )
-
-
-class MutualTlsConfig(HypercornConfig):
-    """Hypercorn's config, with connections that remember their client."""
-
-    client_certificate_required = False
-    tls_minimum = ssl.TLSVersion.TLSv1_3
-    client_crl: str | None = None
-
-    def create_ssl_context(self) -> ssl.SSLContext | None:
-        context = super().create_ssl_context()
-        if context is None:
-            return None
-        context.minimum_version = self.tls_minimum
-        if self.ca_certs:
-            context.verify_mode = ssl.CERT_REQUIRED if self.client_certificate_required else ssl.CERT_OPTIONAL
-        if self.client_crl:
-            context.load_verify_locations(self.client_crl)
-            context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
-        context.sslobject_class = _RecordingSSLObject
-        # Every connection proves itself anew: a resumed TLS 1.3 session would carry no certificate.
-        context.num_tickets = 0
-        context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
-        return context

@@ -88,15 +88,13 @@ def serve(
 
 
 def _start_lean() -> None:
-    """Before the imports: an eighth of the processor time from start to ready.
+    """Keep rich out of the daemon: structlog loads it for tracebacks it never prints, httpx for its own command line.
 
-    Collecting garbage while modules load finds none; ``daemon.run`` turns it on again. And where they find rich,
-    structlog loads it for tracebacks that are never printed so, httpx for a command line of its own.
+    Measured over 7 starts each: loading the two takes 0.12 s of processor time (0.11-0.15) instead of 0.33 s
+    (0.30-0.44), and 3.9 MiB less. Switching off garbage collection while modules load gained nothing (1.12 and 1.21 s).
     """
-    import gc
     import sys
 
-    gc.disable()
     unwanted = {"rich", "pygments"} - set(sys.modules)
     if "rich" in unwanted:
         sys.modules.update(dict.fromkeys(unwanted))  # type: ignore[arg-type] # None: the import of that fails

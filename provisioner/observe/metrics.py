@@ -76,7 +76,7 @@ class Metrics:
             f"{PREFIX}_log_dropped", "Log lines that their sink did not take.", ["sink"], registry=registry
         )
         self.connections_refused = Counter(
-            f"{PREFIX}_connections_refused", "Connections closed at once: too many of one address.", registry=registry
+            f"{PREFIX}_connections_refused", "Connections refused, or closed to make room.", registry=registry
         )
         self.expiry = Gauge(
             f"{PREFIX}_certificate_expiry_timestamp_seconds",

@@ -16,7 +16,7 @@ import trio.testing
 import trustme
 
 from provisioner.api.auth import Authenticator
-from provisioner.api.listening import listening
+from provisioner.api.listener import Listener
 from provisioner.api.tokens import TokenFile
 from provisioner.config import load, parse
 from provisioner.contracts.errors import ConfigError
@@ -61,7 +61,7 @@ async def handshake(door, trusted, client_ca, name="localhost"):
     trusted.configure_trust(context)
     client_ca.issue_cert("client.example.org", common_name="client").configure_cert(context)
     near, far = trio.testing.memory_stream_pair()
-    client, server = trio.SSLStream(near, context, server_hostname=name), door.secure(far)
+    client, server = trio.SSLStream(near, context, server_hostname=name), door.tls.wrap(far)
     async with near, far, trio.open_nursery() as nursery:
         # TLS 1.3: the server judges the client's certificate after the client has done its part.
         nursery.start_soon(client.do_handshake)
@@ -90,8 +90,8 @@ async def start(server, tmp_path):
 
     def start(**sections):
         files = [config(server=server.section, **sections)]
-        door = listening(files[0])
-        door.take()
+        door = Listener(files[0].server)
+        door.bind()
         doors.append(door)
         authenticator = Authenticator(files[0].auth, TokenFile(tmp_path / "tokens.json"))
 

@@ -7,15 +7,14 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from provisioner.api.connections import serving
-from provisioner.api.listening import listening
+from provisioner.api.listener import Listener
 
 
 @asynccontextmanager
 async def served(service, **server):
-    """The url of ``service`` and its door, listening as ``server`` (keys of the config's table) says."""
-    config = service.services.config
-    door = listening(msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **server)))
-    door.bind = ["127.0.0.1:0"]
-    door.take()
-    async with serving(service.app, door, service.services.auditor) as (url,):
-        yield url, door
+    """The url of ``service`` and its listener; ``server`` has keys of the configuration's table."""
+    settings = msgspec.structs.replace(service.services.config.server, **server)
+    listener = Listener(msgspec.structs.replace(settings, bind=["127.0.0.1:0"]))
+    listener.bind()
+    async with serving(service.app, listener, service.services.auditor) as (url,):
+        yield url, listener

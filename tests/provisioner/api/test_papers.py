@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.api import x509
+from provisioner.api import certificates
 from provisioner.api.auth import Authenticator
 from provisioner.api.papers import Papers, read_papers
 from provisioner.api.peer_tls import PeerCertificate
@@ -49,7 +49,7 @@ def crl(*serials, ends=NOW + timedelta(7)):
 def test_certificates_are_read_as_others_read_them(ends):
     issued = CA.issue_cert("a.example", not_after=ends).cert_chain_pems[0].bytes()
     known = reference.load_pem_x509_certificate(issued)
-    (found,) = x509.certificates(issued.decode())
+    (found,) = certificates.certificates(issued)
     assert found.serial == known.serial_number
     assert found.issuer == known.issuer.public_bytes()
     assert found.not_after == known.not_valid_after_utc.timestamp() == ends.timestamp()
@@ -57,7 +57,7 @@ def test_certificates_are_read_as_others_read_them(ends):
 
 @pytest.mark.parametrize("serials", [(), (1,), (1, 127, 128, 2**64, 2**159 - 1)])
 def test_revocation_lists_are_read_as_others_read_them(serials):
-    (found,) = x509.revocation_lists(crl(*serials))
+    (found,) = certificates.revocation_lists(crl(*serials).encode())
     assert found.serials == set(serials)
     assert found.issuer == SIGNER.subject.public_bytes()
     assert found.next_update == (NOW + timedelta(7)).timestamp()
@@ -65,8 +65,8 @@ def test_revocation_lists_are_read_as_others_read_them(serials):
 
 def test_several_in_a_file():
     text = "a comment\n" + crl(1) + crl(2) + CA.cert_pem.bytes().decode()
-    assert [found.serials for found in x509.revocation_lists(text)] == [{1}, {2}]
-    assert len(x509.certificates(text)) == 1
+    assert [found.serials for found in certificates.revocation_lists(text.encode())] == [{1}, {2}]
+    assert len(certificates.certificates(text.encode())) == 1
 
 
 DER = SIGNER.public_bytes(serialization.Encoding.DER)
@@ -76,7 +76,7 @@ DER = SIGNER.public_bytes(serialization.Encoding.DER)
     lambda at: st.binary(min_size=1, max_size=4).map(lambda put: DER[:at] + put + DER[at + len(put):]))))  # fmt: skip
 def test_what_is_broken_is_an_error_and_nothing_else(der):
     with contextlib.suppress(ValueError):
-        x509.certificate(der)
+        certificates.certificate(der)
 
 
 @pytest.mark.parametrize("text", ["", "x", "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----"])
@@ -144,10 +144,21 @@ def test_entries_of_the_configuration(entry, covered):
 
 
 def test_a_list_speaks_for_its_issuer_only():
-    lists = [x509.RevocationList(b"i", None, frozenset({0x0A1B}))]
+    lists = [certificates.RevocationList(b"i", None, frozenset({0x0A1B}))]
     assert revoked([], lists).covers(peer())
     assert not revoked([], lists).covers(peer(issuer=b"j"))
     assert not revoked([], lists).covers(peer(serial=1))
+
+
+def test_a_list_that_has_expired():
+    """The last list of the issuer counts; an issuer that cannot be found among the lists depends on all of them."""
+    lists = [certificates.RevocationList(*one, frozenset()) for one in [(b"i", 10.0), (b"i", 20.0), (b"j", 30.0)]]
+    assert not revoked([], []).is_outdated(peer(), 1e12)
+    found = revoked([], lists)
+    assert [found.is_outdated(peer(), now) for now in (15, 19.9, 20)] == [False, False, True]
+    assert [found.is_outdated(peer(issuer=b"k"), now) for now in (29, 30)] == [False, True]
+    endless = revoked([], [*lists, certificates.RevocationList(b"i", None, frozenset())])
+    assert not endless.is_outdated(peer(), 1e12)
 
 
 def test_a_certificate_that_ends_while_its_connection_stands(tmp_path):

@@ -50,7 +50,7 @@ async def test_a_cancel_is_no_loss_of_patience(pair):
 
 async def test_the_service_ends_although_somebody_does_not_read(service):
     async with served(service) as (url, door):
-        door.graceful_timeout = 0.05
+        door.config.graceful_timeout = 0.05
         stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
         stuck = trio.Event()
         real = PatientStream.send_all
@@ -78,7 +78,7 @@ async def test_the_service_ends_although_somebody_does_not_read(service):
 async def test_a_connection_ends_when_it_should(service, head):
     """Because the client asked for it, or after an answer and then nothing."""
     async with served(service) as (url, door):
-        door.keep_alive_timeout = 0.05
+        door.config.keep_alive_timeout = 0.05
         async with await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2])) as stream:
             await stream.send_all(f"GET /health HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
             got = b""
@@ -90,7 +90,7 @@ async def test_a_connection_ends_when_it_should(service, head):
 
 async def test_an_idle_http_2_connection_ends(service):
     async with served(service) as (url, door):
-        door.keep_alive_timeout = 0.05
+        door.config.keep_alive_timeout = 0.05
         client = h2.connection.H2Connection()
         client.initiate_connection()
         head = [(":method", "GET"), (":path", "/health"), (":scheme", "http"), (":authority", "x")]

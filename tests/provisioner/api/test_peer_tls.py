@@ -33,15 +33,15 @@ def parsed(issued):
 class Lab:
     """A service over TLS, and clients of it."""
 
-    def __init__(self, service, url, ca, door):
-        self.service, self.url, self.ca, self.door = service, url, ca, door
+    def __init__(self, service, url, ca, listener):
+        self.service, self.url, self.ca, self.listener = service, url, ca, listener
         self.stranger = trustme.CA()
         self.crl = str(service.folder / "crl.pem")
 
     def reread(self, **changes):
         """What a reload does with other settings of the server."""
-        self.door.reread(msgspec.structs.replace(self.door.server, **changes))
-        self.service.services.authenticator.use_lists(self.door.papers.lists)
+        self.listener.tls.reload(msgspec.structs.replace(self.listener.tls.server, **changes))
+        self.service.services.authenticator.use_lists(self.listener.tls.papers.lists)
 
     def write_crl(self, *issued, of=None, ends=None):
         """A revocation list with these certificates."""
@@ -72,7 +72,13 @@ class Lab:
     def client(self, certificate=None, *, http2=False, version=None, headers=None):
         context = self.context(certificate, version)
         return httpx.AsyncClient(
-            base_url=self.url, verify=context, http1=not http2, http2=http2, headers=headers, trust_env=False
+            base_url=self.url,
+            verify=context,
+            http1=not http2,
+            http2=http2,
+            headers=headers,
+            trust_env=False,
+            timeout=60,
         )
 
     async def get(self, certificate=None, path="/api/v1/jobs", **more):
@@ -97,7 +103,7 @@ class Lab:
 
 
 @asynccontextmanager
-async def lab(tmp_path, *, auth=None, client_certificate="optional", **server):
+async def lab(tmp_path, *, auth=None, client_certificate="optional", audit=None, **server):
     ca = trustme.CA()
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
     issued = ca.issue_cert("127.0.0.1")
@@ -105,7 +111,7 @@ async def lab(tmp_path, *, auth=None, client_certificate="optional", **server):
     file = str(tmp_path / "server.pem")
     settings = auth or AuthSettings(certificate_roles=ROLES, default_certificate_role="none")
     async with (
-        running(tmp_path, auth=settings) as service,
+        running(tmp_path, auth=settings, audit=audit) as service,
         served(
             service,
             tls_certificate=file,
@@ -113,9 +119,9 @@ async def lab(tmp_path, *, auth=None, client_certificate="optional", **server):
             client_ca=str(tmp_path / "ca.pem"),
             client_certificate=client_certificate,
             **server,
-        ) as (url, door),
+        ) as (url, listener),
     ):
-        yield Lab(service, url, ca, door)
+        yield Lab(service, url, ca, listener)
 
 
 @pytest.fixture
@@ -244,16 +250,16 @@ async def test_new_certificates_count_for_new_connections(tls, tmp_path):
     before = tls.client(tls.ca.issue_cert("viewer.example"))
     async with before:
         assert (await before.get("/health")).status_code == 200
-        tls.door.reread(named)
+        tls.listener.tls.reload(named)
         assert (await before.get("/api/v1/jobs")).status_code == 200
     with pytest.raises(httpx.ConnectError):
         await tls.get()
     file.write_bytes(old)
-    tls.door.reread(named)
+    tls.listener.tls.reload(named)
     assert (await tls.get(tls.ca.issue_cert("viewer.example"))).status_code == 200
     file.write_text("no certificate")
     with pytest.raises(ConfigError, match=r"server\.pem"):
-        tls.door.reread(named)
+        tls.listener.tls.reload(named)
     assert (await tls.get(tls.ca.issue_cert("viewer.example"))).status_code == 200
 
 

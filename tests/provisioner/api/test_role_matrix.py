@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -136,6 +137,22 @@ async def test_a_revocation_list_that_has_expired_lets_no_certificate_in(tls):
     tls.reread(client_crl=tls.crl)
     await tls.refused(certificate)
     assert (await tls.get(headers={"X-API-Token": tls.service.token["admin"]})).status_code == 200
+
+
+@pytest.mark.parametrize("token", [False, True])
+async def test_an_open_connection_is_refused_when_its_list_expires(tls, http2, token):
+    """As a new connection would be; a token beside the certificate does not help."""
+    tls.write_crl()
+    tls.reread(client_crl=tls.crl)
+    headers = {"X-API-Token": tls.service.token["admin"]} if token else {}
+    async with tls.client(tls.ca.issue_cert("viewer.example"), http2=http2, headers=headers) as client:
+        assert (await client.get("/api/v1/jobs")).status_code == 200
+        lists = [replace(one, next_update=NOW.timestamp() - 1) for one in tls.listener.tls.papers.lists]
+        tls.service.services.authenticator.use_lists(lists)  # as if the clock had passed the end of the list
+        assert set((await statuses(client, tls.service.app)).values()) == {401}
+        assert "revocation list" in (await client.get("/api/v1/jobs")).json()["message"]
+        tls.service.services.authenticator.use_lists(tls.listener.tls.papers.lists)
+        assert (await client.get("/api/v1/jobs")).status_code == 200
 
 
 async def test_a_revocation_list_of_another_authority_lets_no_certificate_in(tls):

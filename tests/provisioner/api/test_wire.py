@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import h2.connection
@@ -171,8 +172,8 @@ async def test_http_2_without_tls(wire):
 
 
 @pytest.mark.parametrize(("path", "status"), [("/api/v1/jobs", 401), ("/health", 405), ("/nothing", 404)])
-async def test_http_2_bodies_of_the_unknown_are_waited_for_and_not_kept(wire, path, status):
-    """Their connection goes on; a body over the limit is refused whoever sends it."""
+async def test_http_2_answer_before_the_body_ends(wire, path, status):
+    """The connection goes on although data arrives for a request that has been answered."""
 
     async def pieces(count):
         for _ in range(count):
@@ -180,54 +181,82 @@ async def test_http_2_bodies_of_the_unknown_are_waited_for_and_not_kept(wire, pa
 
     async with httpx.AsyncClient(base_url=wire.url, http1=False, http2=True, trust_env=False) as client:
         for _ in range(3):
-            assert (await client.post(path, content=pieces(8))).status_code == status
+            assert (await client.post(path, content=pieces(32))).status_code == status
         assert (await client.get("/health")).status_code == 200
-    async with httpx.AsyncClient(base_url=wire.url, http1=False, http2=True, trust_env=False) as client:
-        assert (await client.post(path, content=65537 * b" ")).status_code == 413
+        headers = {"X-API-Token": wire.service.token["admin"], "Content-Type": "application/json"}
+        too_much = await client.post("/api/v1/jobs", content=65537 * b" ", headers=headers)
+        assert too_much.status_code == 413
+        assert (await client.get("/health")).status_code == 200
 
 
-async def test_http_2_data_after_the_answer_ends_no_other_connection(wire):
-    async with httpx.AsyncClient(base_url=wire.url, trust_env=False) as other:
-        assert (await other.get("/health")).status_code == 200
-        for _ in range(3):
-            await _send_data_after_the_answer(wire)
-        assert (await other.get("/health")).status_code == 200
+async def test_http_2_late_data_does_not_keep_a_connection_open(service):
+    """Data for an answered request does not count as activity: the idle timer ends the connection."""
+    async with served(service) as (url, listener):
+        listener.config.keep_alive_timeout = 0.2
+        client, stream = await _answered_early(url, service.token["admin"])
+        async with stream:
+            with trio.fail_after(30), contextlib.suppress(trio.BrokenResourceError):
+                while True:
+                    client.send_data(1, b"late")
+                    await stream.send_all(client.data_to_send())
+                    await trio.sleep(0.01)
 
 
-async def _send_data_after_the_answer(wire):
+async def test_http_2_late_data_leaves_the_connection_usable(wire):
+    client, stream = await _answered_early(wire.url, wire.service.token["admin"])
+    client.send_data(1, b"too late")
+    client.send_headers(3, [(":method", "GET"), (":path", "/health"), (":scheme", "http"), (":authority", "x")], True)
+    async with stream:
+        await stream.send_all(client.data_to_send())
+        assert (b":status", b"200") in (await _answer(client, stream, 3)).headers
+
+
+async def _answered_early(url, token):
+    """A connection whose request 1 has been answered 413 before its body."""
     client = h2.connection.H2Connection()
     client.initiate_connection()
     head = [(":method", "POST"), (":path", "/api/v1/jobs"), (":scheme", "http"), (":authority", "x"),
-            ("x-api-token", wire.service.token["admin"]), ("content-type", "application/json"),
-            ("content-length", "70000")]  # fmt: skip
+            ("x-api-token", token), ("content-type", "application/json"), ("content-length", "70000")]  # fmt: skip
     client.send_headers(1, head)
+    stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+    await stream.send_all(client.data_to_send())
+    assert (b":status", b"413") in (await _answer(client, stream, 1)).headers
+    return client, stream
+
+
+async def _answer(client, stream, stream_id):
+    events = []
+    with trio.fail_after(30):
+        while not any(isinstance(event, h2.events.StreamEnded) and event.stream_id == stream_id for event in events):
+            events += client.receive_data(await stream.receive_some(65536))
+            await stream.send_all(client.data_to_send())
+    return next(e for e in events if isinstance(e, h2.events.ResponseReceived) and e.stream_id == stream_id)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["POST /api/v1/jobs HTTP/1.1", "POST /health HTTP/1.1", "GET /api/v1/jobs HTTP/1.1", "GET /nothing HTTP/1.1"],
+)
+async def test_two_kinds_of_length_end_the_connection(wire, line):
+    """RFC 9112, 6.1: a proxy in between may have read another length, so the bytes that follow are no request."""
+    head = wire.head(line, "Content-Type: application/json", "Content-Length: 5", "Transfer-Encoding: chunked")
+    following = wire.head("POST /api/v1/cache/prune HTTP/1.1")
+    got = await _everything(wire, head + b"0\r\n\r\n" + following)
+    assert got.startswith(b"HTTP/1.1 400")
+    assert got.count(b"HTTP/1.1") == 1
+    assert b"connection: close" in got.lower()
+
+
+async def test_a_chunked_body_in_http_1_0_ends_the_connection(wire):
+    head = wire.head("POST /api/v1/jobs HTTP/1.0", "Connection: keep-alive", "Transfer-Encoding: chunked")
+    assert (await _everything(wire, head + b"0\r\n\r\n")).startswith(b"HTTP/1.1 400")
+
+
+async def _everything(wire, data):
+    got = b""
     async with await trio.open_tcp_stream("127.0.0.1", wire.port) as stream:
-        await stream.send_all(client.data_to_send())
-        with trio.fail_after(30):
-            events = []
-            while not any(isinstance(event, h2.events.StreamEnded) for event in events):
-                events += client.receive_data(await stream.receive_some(65536))
-        (answer,) = [event for event in events if isinstance(event, h2.events.ResponseReceived)]
-        assert (b":status", b"413") in answer.headers
-        client.send_data(1, b"too late")
-        await stream.send_all(client.data_to_send())
-        with trio.fail_after(30):  # the server ends the connection, and only that
-            while await stream.receive_some(65536):
-                pass
-
-
-async def test_more_connections_than_allowed_wait_for_their_turn(service):
-    async with served(service, max_connections=2) as (url, _):
-        port = int(url.rpartition(":")[2])
-        open_now = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
-        asked = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-        for stream in open_now:
-            await stream.send_all(asked)
-            assert b"200" in await stream.receive_some(4096)
-        third = await trio.open_tcp_stream("127.0.0.1", port)
-        await third.send_all(asked)
-        await open_now[0].aclose()
-        with trio.fail_after(30):
-            assert b"200" in await third.receive_some(4096)
-        for stream in (open_now[1], third):
-            await stream.aclose()
+        await stream.send_all(data)
+        with trio.fail_after(30), contextlib.suppress(trio.BrokenResourceError):
+            while chunk := await stream.receive_some(65536):
+                got += chunk
+    return got

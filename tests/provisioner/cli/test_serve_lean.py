@@ -4,10 +4,9 @@ import subprocess
 import sys
 
 CODE = """
-import gc, sys
+import sys
 from provisioner.cli.serve import _start_lean
 _start_lean()
-assert not gc.isenabled()
 import provisioner.daemon
 from provisioner import registry
 registry.load()

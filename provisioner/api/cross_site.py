@@ -1,0 +1,47 @@
+"""Refuses changes that a web page of another site makes a browser send. Pure decisions.
+
+A browser presents the user's client certificate on its own, to whichever site a page makes it call. What a page can
+send to another site without asking first (a CORS preflight, which this service never grants) has a foreign ``Origin``,
+a ``Sec-Fetch-Site`` that says so, or the content type of a form. Other clients send neither header.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from provisioner.contracts.errors import ForbiddenError, UnsupportedMediaTypeError
+
+if TYPE_CHECKING:
+    from werkzeug.datastructures import Headers
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+# What a page may send without a preflight (Fetch Standard, "CORS-safelisted request-header").
+_FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
+# "none": the user typed the address or opened a bookmark.
+_OWN_SITE = frozenset({"same-origin", "none"})
+
+
+def check_cross_site(method: str, media_type: str, headers: Headers, scheme: str) -> None:
+    """Raise ForbiddenError for a change that a page of another site sent, UnsupportedMediaTypeError for a form's type.
+
+    ``media_type`` is the content type without parameters, in lower case.
+    """
+    if method in _SAFE_METHODS:
+        return
+    site = headers.get("Sec-Fetch-Site", "same-origin")
+    origin = headers.get("Origin")
+    if site not in _OWN_SITE or (origin is not None and not is_own_origin(origin, scheme, headers.get("Host", ""))):
+        raise ForbiddenError("the request comes from a web page of another site")
+    if media_type in _FORM_TYPES:
+        raise UnsupportedMediaTypeError("send application/json, or no content type if there is no body")
+
+
+def is_own_origin(origin: str, scheme: str, host: str) -> bool:
+    """Return whether the ``Origin`` header names the host that the request was sent to.
+
+    Behind a proxy that ends TLS this service sees plain HTTP although the page came over HTTPS.
+    """
+    its_scheme, separator, its_host = origin.partition("://")
+    if not separator or not host or its_host.lower() != host.lower():
+        return False
+    return its_scheme in ({"https"} if scheme == "https" else {"http", "https"})

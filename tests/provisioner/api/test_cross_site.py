@@ -1,0 +1,131 @@
+"""A web page of another site makes a browser send a change, with the user's client certificate: refused."""
+
+from __future__ import annotations
+
+import pytest
+from werkzeug.datastructures import Headers
+
+from provisioner.api.cross_site import check_cross_site, is_own_origin
+from provisioner.contracts.errors import ForbiddenError, UnsupportedMediaTypeError
+from tests.provisioner.api.conftest import job
+from tests.provisioner.api.test_peer_tls import lab
+from tests.provisioner.api.test_roles import calls
+
+
+@pytest.fixture
+async def tls(tmp_path):
+    async with lab(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def admin(tls):
+    async with tls.client(tls.ca.issue_cert("admin.example")) as client:
+        yield client
+
+
+FOREIGN = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "https://127.0.0.1"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "https://evil.example"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+async def test_no_route_changes_anything_for_another_site(tls, admin, headers):
+    for method, path, _ in calls(tls.service.app):
+        response = await admin.request(method, path, headers=headers)
+        if method == "GET":
+            assert response.status_code in {200, 404}
+        else:
+            assert response.status_code == 403, (method, path)
+            assert "another site" in response.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    ["text/plain", "TEXT/Plain; charset=utf-8", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
+     "text/plain; application/json"],
+)  # fmt: skip
+async def test_no_route_takes_the_content_type_of_a_form(tls, admin, media_type):
+    for method, path, _ in calls(tls.service.app):
+        if method != "GET":
+            response = await admin.request(method, path, headers={"Content-Type": media_type}, content=b"{}")
+            assert response.status_code == 415, (method, path)
+
+
+async def test_a_prune_from_a_foreign_page_leaves_the_cache(tls, admin):
+    """The attack that worked: text/plain, as a form sends it, with the browser's certificate."""
+    await tls.service.done()
+    entries = tls.service.services.cache.entries()
+    headers = {"Content-Type": "text/plain", "Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    assert (await admin.post("/api/v1/cache/prune", headers=headers, content=b"x")).status_code == 403
+    assert (await admin.post("/api/v1/cache/prune", headers={"Content-Type": "text/plain"})).status_code == 415
+    assert tls.service.services.cache.entries() == entries
+
+
+async def test_other_clients_need_no_new_header(tls, admin):
+    """As curl sends them: no Origin, no Sec-Fetch-Site, no content type without a body."""
+    assert (await admin.post("/api/v1/jobs", json=job())).status_code == 202
+    assert (await admin.post("/api/v1/cache/prune")).status_code == 200
+    assert (await admin.delete("/api/v1/volumes/fake/absent")).status_code == 404
+
+
+async def test_a_page_of_the_service_itself_may_change(tls, admin):
+    for site in ("same-origin", "none"):
+        headers = {"Origin": tls.url, "Sec-Fetch-Site": site}
+        assert (await admin.post("/api/v1/cache/prune", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("http2", [False, True])
+async def test_the_own_origin_over_each_protocol(tls, http2):
+    async with tls.client(tls.ca.issue_cert("admin.example"), http2=http2) as client:
+        own = await client.post("/api/v1/cache/prune", headers={"Origin": tls.url})
+        foreign = await client.post("/api/v1/cache/prune", headers={"Origin": "https://evil.example"})
+        assert (own.status_code, foreign.status_code) == (200, 403)
+
+
+async def test_no_answer_grants_another_site_anything(tls, admin):
+    """A preflight is a wrong method, and no answer has a CORS header."""
+    headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "DELETE"}
+    for method, path, _ in calls(tls.service.app):
+        for asked in ("OPTIONS", method):
+            response = await admin.request(asked, path, headers=headers)
+            assert asked != "OPTIONS" or response.status_code == 405
+            assert not [name for name in response.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.parametrize(
+    ("origin", "scheme", "host", "own"),
+    [
+        ("https://a.example:8080", "https", "a.example:8080", True),
+        ("https://A.example:8080", "https", "a.EXAMPLE:8080", True),
+        ("https://a.example", "http", "a.example", True),  # behind a proxy that ends TLS
+        ("http://a.example", "https", "a.example", False),  # whoever is on the wire can make that page
+        ("https://a.example", "https", "a.example:8080", False),
+        ("https://b.example", "https", "a.example", False),
+        ("https://", "https", "", False),
+        ("null", "https", "null", False),
+        ("", "https", "", False),
+        ("ftp://a.example", "http", "a.example", False),
+    ],
+)
+def test_the_own_origin(origin, scheme, host, own):
+    assert is_own_origin(origin, scheme, host) is own
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "BREW"])
+def test_methods_that_may_change_something(method):
+    with pytest.raises(ForbiddenError):
+        check_cross_site(method, "application/json", Headers({"Origin": "https://evil.example"}), "https")
+    with pytest.raises(UnsupportedMediaTypeError):
+        check_cross_site(method, "text/plain", Headers(), "https")
+    check_cross_site(method, "", Headers(), "https")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "TRACE"])
+def test_methods_that_only_read(method):
+    check_cross_site(method, "text/plain", Headers({"Origin": "https://evil.example"}), "https")
