@@ -117,7 +117,10 @@ def _place() -> Path:
 def _detach_loops(scratch: Path) -> None:
     """A loop device outlives the process that set it up; its path is that of a namespace, so compare the inodes."""
     listed = subprocess.run(
-        ["losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-INO"], capture_output=True, text=True, check=False
+        ["losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-INO"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.splitlines()
     devices = {int(line.split()[1]): line.split()[0] for line in listed if len(line.split()) == 2}
     if not devices:

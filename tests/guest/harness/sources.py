@@ -40,9 +40,14 @@ def as_release(texts: dict[str, str], own: str, wanted: str) -> dict[str, str]:
     return {name: re.sub(rf"(?<![\w/.-]){own}(?=[-\s]|$)", wanted, text) for name, text in texts.items()}
 
 
+def machine_release() -> str:
+    """Return this machine's release, such as bookworm."""
+    return release(Path("/etc/os-release").read_text())
+
+
 def machine_sources(wanted: str = "") -> tuple[str, str]:
     """Read the release ``wanted`` (default: this machine's) and its Debian sources, from this machine's mirrors."""
-    own = release(Path("/etc/os-release").read_text())
+    own = machine_release()
     codename = wanted or own
     files = [
         APT / "sources.list",
