@@ -1,4 +1,4 @@
-"""Owns one run in namespaces of its own: an overlay over cached trees, and what must be gone after it, however it ends."""
+"""Owns one run in namespaces: an overlay over cached trees, and that nothing is left of it, however it ends."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Session:
             "env", "-C", cwd, *command,
         ]  # fmt: skip
         group = _control_group(self.scratch.name)
-        # This shell joins the group first: the namespace begins there. The signal is for the case that this Python is killed.
+        # This shell joins the group first: the namespace begins there. The signal is for when this Python is killed.
         start = 'test -z "$0" || echo $$ > "$0/cgroup.procs"; exec setpriv --pdeathsig KILL unshare "$@"'
         process = subprocess.Popen(
             ["sh", "-ec", start, str(group or ""), *NAMESPACES, "bash", str(ENTER), *arguments],

@@ -49,8 +49,8 @@ def _base(codename: str, sources: str) -> Path:
     def build(directory: Path) -> None:
         tree, listed = directory / "tree", directory / "debian.sources"
         listed.write_text(sources)
-        command = ["mmdebstrap", "--quiet", "--mode=root", f"--variant={VARIANT}", "--format=directory", "--skip=output/dev",
-                   *(f"--aptopt={option}" for option in options), codename, str(tree), str(listed)]  # fmt: skip
+        command = ["mmdebstrap", "--quiet", "--mode=root", f"--variant={VARIANT}", "--format=directory",
+                   "--skip=output/dev", *(f"--aptopt={option}" for option in options), codename, str(tree), str(listed)]  # fmt: skip
         subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
         carried.install(tree)
         policy = tree / "usr/sbin/policy-rc.d"

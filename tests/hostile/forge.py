@@ -57,8 +57,8 @@ def with_extension(image: bytes, kind: int, data: bytes, **fields: int) -> bytes
 def luks(size: int = MIB) -> bytes:
     """Return a LUKS1 image that QEMU takes for one, with one key slot in use.
 
-    qemu-img cannot make one reliably: it measures how fast this machine derives keys, and fails if the clock of processor
-    time did not move meanwhile.
+    qemu-img cannot make one reliably: it measures how fast this machine derives keys, and fails if the clock of
+    processor time did not move meanwhile.
     """
     key, stripes, material = 64, 4000, -(-64 * 4000 // 4096) * 8  # bytes, pieces, sectors
     head = struct.pack(
