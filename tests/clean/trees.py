@@ -18,7 +18,7 @@ from tests.guest.harness.sources import machine_options, machine_sources
 CHECKOUT = Path(__file__).resolve().parents[2]
 SETUP = ("contrib/dev/setup", "contrib/dev/packages")
 # Debian's priority `important` is the least that its installer leaves on a machine. Nothing is added for the project.
-VARIANT = "important"
+RECIPE = ("--quiet", "--mode=root", "--variant=important", "--format=directory", "--skip=output/dev")
 # No service starts in the tree: nothing there is PID 1 of a system.
 POLICY = "#!/bin/sh\nexit 101\n"
 PURPOSES = {"demo": ("demo",), "test": ("demo", "test", "guest")}
@@ -49,15 +49,21 @@ def _base(codename: str, sources: str) -> Path:
     def build(directory: Path) -> None:
         tree, listed = directory / "tree", directory / "debian.sources"
         listed.write_text(sources)
-        command = ["mmdebstrap", "--quiet", "--mode=root", f"--variant={VARIANT}", "--format=directory",
-                   "--skip=output/dev", *(f"--aptopt={option}" for option in options), codename, str(tree), str(listed)]  # fmt: skip
+        command = [
+            "mmdebstrap",
+            *RECIPE,
+            *(f"--aptopt={option}" for option in options),
+            codename,
+            str(tree),
+            str(listed),
+        ]
         subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
         carried.install(tree)
         policy = tree / "usr/sbin/policy-rc.d"
         policy.write_text(POLICY)
         policy.chmod(0o755)
 
-    inputs = (codename, sources, *options, *settings, Path(__file__).read_bytes())
+    inputs = (codename, sources, *RECIPE, POLICY, *options, *settings)
     return entry(f"{codename}-base", key_of(*inputs), build, root())
 
 
