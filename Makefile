@@ -10,7 +10,7 @@ RELEASE :=
 export LVP_RELEASE := $(RELEASE)
 
 .PHONY: help demo test check lint unit test-here test-parts test-whole test-minio test-guest test-guest-lvm \
-  test-guest-service test-guest-package test-guest-all test-short test-short-here test-short-guest test-clean bench bench-guest packages lock clean setup-demo setup-test wheel
+  test-guest-service test-guest-package test-guest-all test-short test-short-here test-short-guest test-clean test-some bench bench-guest packages lock clean setup-demo setup-test wheel
 
 help:
 	@printf '%s\n' \
@@ -66,6 +66,10 @@ test-short-here:
 test-short-guest: wheel
 	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
 	  tests/guest/test_smoke.py tests/guest/lvm/test_conformance.py
+
+TESTS :=
+test-some: setup-test
+	@$(PYTEST) $(TESTS)
 
 test-clean:
 	@python3 tests/clean/run.py --release '$(RELEASE)' demo test

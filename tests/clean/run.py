@@ -47,7 +47,7 @@ def main() -> int:
         clone = keeper.scratch / "clone"
         fresh_clone(clone, options.without)
         for target in options.targets:
-            if status := make(options.release, target, clone, {**caches, HERE: clone}):
+            if status := make(options, target, clone, {**caches, HERE: clone}):
                 return status
     return 0
 
@@ -57,6 +57,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", default="", help="Debian's code name (default: this machine's)")
     parser.add_argument("--without", action="append", default=[], metavar="PACKAGE", help="leave it out of the setup")
+    parser.add_argument("--tests", default="", help="what `make test-some` is to run")
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="make targets, such as: demo test")
     return parser.parse_args()
 
@@ -76,13 +77,13 @@ def fresh_clone(clone: Path, without: list[str]) -> None:
         listed.write_text(text)
 
 
-def make(release: str, target: str, clone: Path, binds: dict[str, Path]) -> int:
+def make(options: argparse.Namespace, target: str, clone: Path, binds: dict[str, Path]) -> int:
     """Run one make target in its tree; returns the status."""
-    stack = trees.layers(release, "demo" if target == "demo" else "test", clone)
+    stack = trees.layers(options.release, "demo" if target == "demo" else "test", clone)
     say(f"make {target} on {stack[0].parent.name.partition('-')[0]}")
     started = time.monotonic()
     with Session(stack, binds=binds) as session:
-        status = session.run(["make", target], HERE)
+        status = session.run(["make", target, f"TESTS={options.tests}"], HERE)
     say(f"make {target}: status {status} after {time.monotonic() - started:.0f} s")
     return status
 
