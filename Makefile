@@ -97,7 +97,7 @@ test-guest-lvm: setup-test wheel
 
 test-guest-service: setup-test wheel
 	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m 'not slow' \
-	  tests/guest/outside/test_power_cut.py tests/guest/outside/test_sources.py tests/guest/outside/test_release.py tests/guest/outside/service
+	  $(addprefix tests/guest/outside/,test_power_cut.py test_sources.py test_release.py test_clean_session.py service)
 
 test-guest-package: setup-test
 	@LVP_HOST=container $(PY) tests/guest/run.py --outside tests/guest/outside/systemd

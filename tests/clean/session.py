@@ -78,6 +78,8 @@ class Session:
             "env", "-C", cwd, *command,
         ]  # fmt: skip
         group = _control_group(self.scratch.name)
+        if group:
+            group.mkdir()
         # This shell joins the group first: the namespace begins there. The signal is for when this Python is killed.
         start = 'test -z "$0" || echo $$ > "$0/cgroup.procs"; exec setpriv --pdeathsig KILL unshare "$@"'
         process = subprocess.Popen(
@@ -102,7 +104,10 @@ def remove_leftovers() -> None:
 
 
 def remove(scratch: Path) -> None:
-    """Remove a run's folder, and detach the loop devices that are still on files in it."""
+    """Remove a run's folder, its control group, and the loop devices that are still on files in it."""
+    group = _control_group(scratch.name)
+    if group and group.is_dir():
+        _empty(group)
     _detach_loops(scratch)
     shutil.rmtree(scratch, ignore_errors=True)
 
@@ -115,19 +120,21 @@ def _place() -> Path:
 
 
 def _detach_loops(scratch: Path) -> None:
-    """A loop device outlives the process that set it up; its path is that of a namespace, so compare the inodes."""
+    """Detach what no process of the run can any more: a loop device outlives the process that set it up.
+
+    Its path is that of a namespace that is gone, and the device number may be an overlay's, so inode and name decide.
+    """
     listed = subprocess.run(
-        ["losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-INO"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.splitlines()
-    devices = {int(line.split()[1]): line.split()[0] for line in listed if len(line.split()) == 2}
-    if not devices:
+        ["losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-INO,BACK-FILE"],
+        capture_output=True, text=True, check=False,
+    ).stdout.splitlines()  # fmt: skip
+    attached = [fields for line in listed if len(fields := line.split(" ", 2)) == 3]
+    if not attached:
         return
-    inodes = {entry.stat(follow_symlinks=False).st_ino for entry in _files(scratch)}
-    for inode in devices.keys() & inodes:
-        subprocess.run(["losetup", "--detach", devices[inode]], check=False)
+    files = {(entry.stat(follow_symlinks=False).st_ino, entry.name) for entry in _files(scratch)}
+    for device, inode, shown in attached:
+        if (int(inode), shown.removesuffix("\\x20(deleted)").rpartition("/")[2]) in files:
+            subprocess.run(["losetup", "--detach", device], check=False)
 
 
 def _files(folder: Path) -> list[os.DirEntry[str]]:
@@ -139,13 +146,11 @@ def _files(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _control_group(name: str) -> Path | None:
-    """Make a control group for the run, if the unified hierarchy is mounted here."""
+    """Return the path of the run's control group; None if the unified hierarchy is not mounted here."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, where, kind, *_ = line.split()
         if kind == "cgroup2":
-            group = Path(where) / f"lvp-{name}"
-            group.mkdir()
-            return group
+            return Path(where) / f"lvp-{name}"
     return None
 
 
