@@ -51,19 +51,24 @@ lint:
 unit:
 	@$(PYTEST) -q -m 'not slow and not minio and not guest' --ignore tests/guest
 
+# In the make that a target below starts, what the suites need is there: they start in the order that is given.
+NEEDS := $(if $(READY),,setup-test)
+WHEEL := $(if $(READY),,wheel)
+SUITES := $(MAKE) --no-print-directory READY=yes -j2 --output-sync=target
+
 # Two suites at a time, each one's output in one piece at its end: the emulated guest leaves a processor idle.
-test: setup-test lint
-	@$(MAKE) --no-print-directory -j2 --output-sync=target \
+test: setup-test lint wheel
+	@$(SUITES) \
 	  test-guest-lvm test-whole test-guest-service test-parts test-guest-package test-minio  # the long ones first
 
 # What CI runs on the second release: what differs there is Python, LVM, libvirt and QEMU, not the project's own logic.
-test-short: setup-test
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-short-guest test-guest-package test-short-here
+test-short: setup-test wheel
+	@$(SUITES) test-short-guest test-guest-package test-short-here
 
-test-short-here:
+test-short-here: $(NEEDS)
 	@$(PYTEST) -q -m 'not minio' --ignore tests/guest $(addprefix --ignore ,$(filter-out tests/packaging,$(WHOLE)))
 
-test-short-guest: wheel
+test-short-guest: $(NEEDS) $(WHEEL)
 	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
 	  tests/guest/test_smoke.py tests/guest/lvm/test_conformance.py
 
@@ -76,14 +81,14 @@ test-clean:
 
 test-here: test-parts test-whole
 
-test-parts: setup-test
+test-parts: $(NEEDS)
 	@$(PYTEST) -m 'not minio' --ignore tests/guest $(addprefix --ignore ,$(WHOLE))
 
 # The daemon, the packages and the images that mean harm: of the processor time most is here.
-test-whole: setup-test
+test-whole: $(NEEDS)
 	@$(PYTEST) -m 'not minio' $(WHOLE)
 
-test-minio: setup-test
+test-minio: $(NEEDS)
 	@$(PYTEST) -m minio tests/minio tests/plugins
 
 wheel: setup-test
@@ -91,15 +96,15 @@ wheel: setup-test
 
 test-guest: test-guest-lvm test-guest-service test-guest-package
 
-test-guest-lvm: setup-test wheel
+test-guest-lvm: $(NEEDS) $(WHEEL)
 	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
 	  tests/guest/test_smoke.py tests/guest/lvm
 
-test-guest-service: setup-test wheel
+test-guest-service: $(NEEDS) $(WHEEL)
 	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m 'not slow' \
 	  $(addprefix tests/guest/outside/,test_power_cut.py test_sources.py test_release.py test_clean_session.py service)
 
-test-guest-package: setup-test
+test-guest-package: $(NEEDS)
 	@LVP_HOST=container $(PY) tests/guest/run.py --outside tests/guest/outside/systemd
 
 # The long ones, an hour under emulation: every fault of every LVM command, an end of service and machine at every point

@@ -1,6 +1,5 @@
 """Of a clean run nothing is left, however it ends: no process, mount, loop device, control group or folder."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,7 @@ def left(name):
     """List all that may be left of the session whose folder is ``name``."""
     loops = subprocess.run(["losetup", "--list", "-n"], capture_output=True, text=True, check=True).stdout
     mounts = Path("/proc/self/mounts").read_text()
-    groups = [group for group in os.listdir(groups_at()) if group == f"lvp-{name}"]
+    groups = [path.name for path in Path(groups_at()).glob(f"lvp-{name}")]
     processes = subprocess.run(["pgrep", "-f", "sleep 86399"], capture_output=True, text=True, check=False).stdout
     return {
         "loops": [line for line in loops.splitlines() if "/lvp-bound" in line or "/lvp-over" in line],
@@ -43,7 +42,7 @@ def groups_at():
     return next(where for _, where, kind, *_ in mounts if kind == "cgroup2")
 
 
-NOTHING = dict.fromkeys(("loops", "mounts", "groups", "processes", "folders"), [])
+NOTHING: dict[str, list[str]] = {name: [] for name in ("loops", "mounts", "groups", "processes", "folders")}
 
 
 @pytest.fixture(autouse=True)
