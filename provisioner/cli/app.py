@@ -10,7 +10,7 @@ import click
 
 from provisioner import __version__
 from provisioner.cli.exit_status import CliError, ExitStatus
-from provisioner.cli.help_page import SectionedGroup
+from provisioner.cli.help_page import ReaderGoneError, SectionedGroup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ def _run(args: Sequence[str] | None) -> int:
     except click.Abort:  # Ctrl-C, or end of input at a question
         click.echo("Interrupted.", err=True)
         return ExitStatus.INTERRUPTED
-    except BrokenPipeError:  # `lvp job list | head`: the reader has what it wanted
+    except (BrokenPipeError, ReaderGoneError):  # `lvp job list | head`: the reader has what it wanted
         # Python flushes stdout once more at exit and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitStatus.DONE

@@ -18,6 +18,10 @@ def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> N
             formatter.write(f"{'':>{formatter.current_indent}}{line}".rstrip() + "\n")
 
 
+class ReaderGoneError(Exception):
+    """The reader of standard output has closed it."""
+
+
 class SectionedGroup(click.Group):
     """The root group: its help shows examples and lists the commands under headings.
 
@@ -31,6 +35,16 @@ class SectionedGroup(click.Group):
         super().__init__(*args, **kwargs)
         self._sections = sections
         self._examples = examples
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; raise ReaderGoneError if the reader of its output has gone.
+
+        click itself would end the process with status 1.
+        """
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGoneError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx

@@ -60,11 +60,15 @@ class JobStore:
     def _open(self) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         db = sqlite3.connect(self._path, check_same_thread=False)
-        # A job that was accepted must survive a power cut.
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.executescript(_SCHEMA)
-        self._path.chmod(0o600)
+        try:
+            # A job that was accepted must survive a power cut.
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.executescript(_SCHEMA)
+            self._path.chmod(0o600)
+        except BaseException:
+            db.close()
+            raise
         self._db = db
 
     async def put(self, job: Job) -> None:
