@@ -5,14 +5,21 @@ PYTEST := $(PY) -m pytest
 PACKAGES := $(notdir $(wildcard plugins/lvp_*))
 WHOLE := $(addprefix tests/,end_to_end faults hostile packaging)
 export MYPYPATH := plugins
+# The Debian of the guests, and of `make test-clean`; empty: this machine's.
+RELEASE :=
+export LVP_RELEASE := $(RELEASE)
 
-.PHONY: help demo test check lint unit-core unit-plugins test-here test-parts test-whole test-minio test-guest test-guest-lvm \
-  test-guest-service test-guest-package test-guest-all bench bench-guest soak packages lock clean setup-demo setup-test wheel
+.PHONY: help demo test check lint unit-core unit-plugins test-here test-parts test-whole test-minio test-guest \
+  test-guest-lvm test-guest-service test-guest-package test-guest-all test-short test-short-here test-short-guest test-clean \
+  test-some bench bench-guest soak packages lock clean setup-demo setup-test wheel
 
 help:
 	@printf '%s\n' \
 	  'make demo        provision a real image with the embedded default, and show it' \
-	  'make test        the whole test suite: lint, types, unit, servers, MinIO, LVM in a guest' \
+	  'make test        the whole test suite: lint, types, unit, servers, MinIO, LVM in a guest;' \
+  '                 RELEASE=bookworm or trixie: the Debian of the guests (default: the one here)' \
+  'make test-clean  demo and test in a minimal Debian, as on a new machine; RELEASE too' \
+  'make test-short  a part of it for a second release: unit, LVM smoke and conformance, the packages' \
 	  'make check       lint, types and unit tests: the quick inner loop' \
 	  'make test-minio  only what needs a MinIO server' \
 	  'make test-guest  only what needs the booted guest with LVM' \
@@ -21,7 +28,7 @@ help:
 	  'make soak        random operations and faults against a real daemon: SOAK_MINUTES=5 SEED=1' \
 	  'make bench       speed beside the usual tools' \
 	  'make bench-guest clones beside copies, on LVM in the booted guest' \
-	  'make packages    deb and rpm, into dist' \
+	  'make packages    deb and rpm for both releases, into dist/bookworm and dist/trixie' \
 	  'make lock        pin the dependencies anew'
 
 setup-demo:
@@ -57,21 +64,44 @@ unit-core:
 unit-plugins:
 	@$(QUICK) tests --ignore tests/provisioner --ignore tests/guest
 
+# In the make that a target below starts, what the suites need is there: they start in the order that is given.
+NEEDS := $(if $(READY),,setup-test)
+WHEEL := $(if $(READY),,wheel)
+SUITES := $(MAKE) --no-print-directory READY=yes -j2 --output-sync=target
+
 # Two suites at a time, each one's output in one piece at its end: the emulated guest leaves a processor idle.
-test: setup-test lint
-	@$(MAKE) --no-print-directory -j2 --output-sync=target \
+test: setup-test lint wheel
+	@$(SUITES) \
 	  test-guest-lvm test-whole test-guest-service test-parts test-guest-package test-minio  # the long ones first
+
+# What CI runs on the second release: what differs there is Python, LVM, libvirt and QEMU, not the project's own logic.
+test-short: setup-test wheel
+	@$(SUITES) test-short-guest test-guest-package test-short-here
+
+test-short-here: $(NEEDS)
+	@$(PYTEST) -q -m 'not minio' --ignore tests/guest $(addprefix --ignore ,$(filter-out tests/packaging,$(WHOLE)))
+
+test-short-guest: $(NEEDS) $(WHEEL)
+	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
+	  tests/guest/test_smoke.py tests/guest/lvm/test_conformance.py
+
+TESTS :=
+test-some: setup-test
+	@$(PYTEST) $(TESTS)
+
+test-clean:
+	@python3 tests/clean/run.py --release '$(RELEASE)' demo test
 
 test-here: test-parts test-whole
 
-test-parts: setup-test
+test-parts: $(NEEDS)
 	@$(PYTEST) -m 'not minio' --ignore tests/guest $(addprefix --ignore ,$(WHOLE))
 
 # The daemon, the packages and the images that mean harm: of the processor time most is here.
-test-whole: setup-test
+test-whole: $(NEEDS)
 	@$(PYTEST) -m 'not minio' $(WHOLE)
 
-test-minio: setup-test
+test-minio: $(NEEDS)
 	@$(PYTEST) -m minio tests/minio tests/plugins
 
 wheel: setup-test
@@ -79,15 +109,15 @@ wheel: setup-test
 
 test-guest: test-guest-lvm test-guest-service test-guest-package
 
-test-guest-lvm: setup-test wheel
+test-guest-lvm: $(NEEDS) $(WHEEL)
 	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
 	  tests/guest/test_smoke.py tests/guest/lvm
 
-test-guest-service: setup-test wheel
+test-guest-service: $(NEEDS) $(WHEEL)
 	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m 'not slow' \
-	  tests/guest/outside/test_power_cut.py tests/guest/outside/test_sources.py tests/guest/outside/service
+	  $(addprefix tests/guest/outside/,test_power_cut.py test_sources.py test_release.py test_clean_session.py service)
 
-test-guest-package: setup-test
+test-guest-package: $(NEEDS)
 	@LVP_HOST=container $(PY) tests/guest/run.py --outside tests/guest/outside/systemd
 
 # The long ones, an hour under emulation: every fault of every LVM command, an end of service and machine at every point
@@ -97,8 +127,10 @@ test-guest-all: test-guest
 	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m slow tests/guest/outside/service
 	@$(PY) tests/guest/run.py --outside tests/guest/outside/systemd
 
+# One for each Debian: a package is for the Python of its distribution.
 packages: setup-demo
-	@packaging/build
+	@PYTHON=python3.11 packaging/build dist/bookworm
+	@PYTHON=python3.13 packaging/build dist/trixie
 
 bench: setup-test
 	@$(PY) contrib/bench/run.py

@@ -14,14 +14,15 @@ take_time_and_tools() {
     fi
     export SOURCE_DATE_EPOCH
     export MAINTAINER=${MAINTAINER:-The libvirt-volume-provisioner developers <libvirt-volume-provisioner@localhost>}
-    tools=${XDG_CACHE_HOME:-$HOME/.cache}/libvirt-volume-provisioner/packaging-$(sha256sum <"$here/requirements.txt" | cut -c1-16)
+    maker=$(dirname "$here")/.venv/bin/python
+    [ -x "$maker" ] || maker=python3
+    tools=$({ "$maker" -V && cat "$here/requirements.txt"; } | sha256sum | cut -c1-16)
+    tools=${XDG_CACHE_HOME:-$HOME/.cache}/libvirt-volume-provisioner/packaging-$tools
     (
         # Two builds at once make them once.
         mkdir -p "$(dirname "$tools")" && exec 9>"$tools.lock" && flock 9
         [ ! -e "$tools/.made" ] || exit 0
         say "making the tools' environment $tools"
-        maker=$(dirname "$here")/.venv/bin/python
-        [ -x "$maker" ] || maker=python3
         rm -rf "$tools"
         "$maker" -m venv "$tools"
         "$tools/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$here/requirements.txt"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -32,6 +33,16 @@ class CliError(click.ClickException):
         self.status = status
 
 
+class ReaderGoneError(CliError):
+    """`lvp job list | head`: the reader has what it wanted, which is no error."""
+
+    def __init__(self) -> None:
+        super().__init__("the reader of standard output has gone", ExitStatus.DONE)
+
+    def show(self, file: IO[str] | None = None) -> None:
+        """Say nothing."""
+
+
 class OutputError(OSError):
     """Standard output does not take what is written: its disk is full, or its reader has gone."""
 
@@ -51,7 +62,7 @@ def spoken_errors() -> Iterator[None]:
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Show what the operating system refused as a sentence, whatever the command was doing. Also a broken pipe."""
+    """Show what the operating system refused as a sentence, whatever the command was doing."""
     try:
         yield
     except OSError as error:
@@ -60,6 +71,8 @@ def system_errors() -> Iterator[None]:
 
 def cli_error(error: OSError) -> CliError:
     """Return ``error`` as a sentence: about standard output, about a file, or about neither."""
+    if isinstance(error, OutputError) and error.errno == errno.EPIPE:
+        return ReaderGoneError()
     if isinstance(error, OutputError):
         return CliError(f"standard output cannot be written: {error.strerror}")
     if error.filename is not None:

@@ -137,16 +137,6 @@ def iso_and_qcow2(shop: Workshop) -> bytes:
     return bytes(disk)
 
 
-def luks(shop: Workshop) -> bytes:
-    key = ["--object", "secret,id=s,data=x", "-o", "key-secret=s,iter-time=10"]
-    return shop.create("-f", "luks", *key, "IMAGE", "1M")
-
-
-def luks_in_qcow2(shop: Workshop) -> bytes:
-    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
-    return shop.create("-f", "qcow2", "--object", "secret,id=s,data=x", "-o", options, "IMAGE", "1M")
-
-
 NBD = json.dumps({"driver": "nbd", "server.type": "inet", "server.host": "127.0.0.1", "server.port": "10809"})
 FILE = json.dumps({"driver": "raw", "file.driver": "file", "file.filename": "SECRET"})
 
@@ -266,9 +256,9 @@ PACKED = [
 ]  # fmt: skip
 
 ENCRYPTED = [
-    Row("luks-as-raw", luks, "LUKS", "raw"),
-    Row("luks-as-qcow2", luks, "LUKS"),
-    Row("luks-in-qcow2", luks_in_qcow2, "encrypted"),
+    Row("luks-as-raw", lambda _shop: forge.luks(), "LUKS", "raw"),
+    Row("luks-as-qcow2", lambda _shop: forge.luks(), "LUKS"),
+    Row("luks-in-qcow2", lambda shop: forge.encrypted(shop.qcow2()), "encrypted"),
     Row("aes-in-qcow2", header(crypt=1), "encrypted"),
 ]
 

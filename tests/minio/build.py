@@ -6,8 +6,12 @@ Owns the folder of what was built: $XDG_CACHE_HOME/libvirt-volume-provisioner/PR
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 # Pinned. MinIO has no module versions; this commit is its release of 2025-09-07.
@@ -15,13 +19,19 @@ MINIO = ("github.com/minio/minio", "v0.0.0-20250907161309-07c3a429bfed")
 VERSITY = ("github.com/versity/versitygw/cmd/versitygw", "v1.8.0")
 
 
+# What both ask for in their go.mod.
+OLDEST_GO = (1, 25)
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+
+
 def built(package: str, version: str) -> Path:
-    """The path of ``package`` at ``version``, built with this machine's Go where it is not there yet.
+    """Return the path of ``package`` at ``version``; build it if it is missing.
 
     The first build takes minutes (MinIO: 6 minutes of CPU time); others wait for it at the lock.
     """
     name = package.rsplit("/", 1)[-1]
-    folder = _cache() / name / f"{version}+{_go_version()}"
+    go = _go()
+    folder = _cache() / name / f"{version}+{_go_version(go)}"
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / name
     with (folder / "lock").open("w") as lock:
@@ -30,7 +40,7 @@ def built(package: str, version: str) -> Path:
             unfinished = folder / "unfinished"
             environment = {**os.environ, "GOBIN": str(unfinished), "GOFLAGS": "-trimpath", "CGO_ENABLED": "0"}
             subprocess.run(
-                ["go", "install", "-ldflags", "-s -w", f"{package}@{version}"], env=environment, cwd="/", check=True
+                [go, "install", "-ldflags", "-s -w", f"{package}@{version}"], env=environment, cwd="/", check=True
             )
             (unfinished / name).rename(program)
     return program
@@ -41,8 +51,34 @@ def _cache() -> Path:
     return Path(base, "libvirt-volume-provisioner")
 
 
-def _go_version() -> str:
-    return subprocess.run(["go", "env", "GOVERSION"], check=True, capture_output=True, text=True).stdout.strip()
+def _go() -> str:
+    """Return this machine's Go if it is new enough, else the pinned one."""
+    found = shutil.which("go")
+    numbers = re.match(r"go(\d+)\.(\d+)", _go_version(found)) if found else None
+    if found and numbers and (int(numbers[1]), int(numbers[2])) >= OLDEST_GO:
+        return found
+    folder = _cache() / f"go-{hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "whole").exists():
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-compile",
+                "--require-hashes",
+                "--no-deps",
+            ]
+            subprocess.run([*command, "--upgrade", "--target", str(folder), "-r", str(REQUIREMENTS)], check=True)
+            (folder / "whole").touch()
+    return str(folder / "go" / "bin" / "go")
+
+
+def _go_version(go: str) -> str:
+    return subprocess.run([go, "env", "GOVERSION"], check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,11 @@ class Packages:
         return found
 
 
+def distribution_python() -> str:
+    """Return the name of the Python that this machine's distribution has: its packages are tested here."""
+    return Path("/usr/bin/python3").readlink().name
+
+
 def snapshot(folder: Path, version: str | None = None) -> Path:
     """Copy what git knows or would take; with ``version`` as another version."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -52,13 +57,15 @@ def build(source: Path, folder: Path, **environment: str) -> Packages:
     return _run([source / "packaging" / "build", folder], folder, environment)
 
 
-def build_plugin(source: Path, folder: Path) -> Packages:
-    """The example plugin's packages, built by the same tools."""
-    return _run([source / "packaging" / "build-plugin", source / "contrib" / "example-plugin", folder], folder, {})
+def build_plugin(source: Path, folder: Path, **environment: str) -> Packages:
+    """Build the example plugin's packages with the same tools."""
+    return _run(
+        [source / "packaging" / "build-plugin", source / "contrib" / "example-plugin", folder], folder, environment
+    )
 
 
 def _run(command: list[Path], folder: Path, environment: dict[str, str]) -> Packages:
-    surroundings = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, **environment}
+    surroundings = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "PYTHON": distribution_python(), **environment}
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return Packages(folder)

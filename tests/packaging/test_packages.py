@@ -9,7 +9,7 @@ import tomllib
 
 import pytest
 
-from tests.packaging.building import CHECKOUT, build, snapshot
+from tests.packaging.building import CHECKOUT, build, distribution_python, snapshot
 from tests.packaging.conftest import rpm
 
 NAME = "libvirt-volume-provisioner"
@@ -107,7 +107,12 @@ def test_dependencies_are_in_this_release_of_debian(packages):
 
 def test_rpm_says_what_it_needs(packages):
     said = subprocess.run(["rpm", "-qp", "--requires", packages.rpm], check=True, capture_output=True, text=True).stdout
-    assert {"python(abi) = 3.11", "lvm2", "qemu-img", "device-mapper-persistent-data"} <= set(said.splitlines())
+    assert {
+        f"python(abi) = {distribution_python().removeprefix('python')}",
+        "lvm2",
+        "qemu-img",
+        "device-mapper-persistent-data",
+    } <= set(said.splitlines())
 
 
 def test_lintian_finds_nothing_unexplained(packages):

@@ -18,10 +18,10 @@ from pathlib import Path
 KEEP = 3 * 24 * 3600  # seconds
 
 
-def cache_directory() -> Path:
-    """The place of all entries, under the user's cache directory."""
+def cache_directory(name: str = "guest") -> Path:
+    """Return the directory of all entries, under the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "libvirt-volume-provisioner" / "guest"
+    return Path(base) / "libvirt-volume-provisioner" / name
 
 
 def key_of(*inputs: bytes | str) -> str:
@@ -33,9 +33,9 @@ def key_of(*inputs: bytes | str) -> str:
     return digest.hexdigest()[:16]
 
 
-def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    """The directory KIND-KEY, built with `build(directory)` when it is not there yet."""
-    root = cache_directory()
+def entry(kind: str, key: str, build: Callable[[Path], None], root: Path | None = None) -> Path:
+    """Return the directory KIND-KEY below ``root``, built with `build(directory)` if it is missing."""
+    root = root or cache_directory()
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"{kind}-{key}"
     with _locked(root / f"{kind}.lock"):
@@ -48,7 +48,7 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 
 def _build(final: Path, build: Callable[[Path], None]) -> None:
     started = time.monotonic()
-    print(f"guest: building {final.name}", file=sys.stderr, flush=True)
+    print(f"{final.parent.name}: building {final.name}", file=sys.stderr, flush=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
         build(temporary)
@@ -56,7 +56,7 @@ def _build(final: Path, build: Callable[[Path], None]) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    print(f"guest: built {final.name} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    print(f"{final.parent.name}: built {final.name} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

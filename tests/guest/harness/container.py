@@ -31,6 +31,8 @@ set -e
 mount -o loop,suid,dev "$1/root.raw" "$1/root"
 rm -f "$1/root/$2"
 mkdir -p "$1/root/project"
+# Debian 13's systemd boots on the unified hierarchy only.
+if [ "$(stat -f -c %T /sys/fs/cgroup)" != cgroup2fs ]; then mount -t cgroup2 cgroup2 /sys/fs/cgroup; fi
 systemd-nspawn --quiet --boot --directory="$1/root" --private-network --register=no --keep-unit \
     --system-call-filter="landlock_create_ruleset landlock_add_rule landlock_restrict_self" \
     --notify-ready=yes --link-journal=no --suppress-sync=yes --console=pipe < /dev/null &

@@ -14,7 +14,8 @@ from .packages import install_missing
 CHECKOUT = Path(__file__).resolve().parents[3]
 # The first that is there; everything beside it may be included by it and counts for the key.
 REQUIREMENTS = (CHECKOUT / "requirements" / "test.txt", CHECKOUT / "requirements" / "dev.txt")
-GUEST_PYTHON = "3.11"
+# The releases that guests can have, and their Python.
+RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
 # With the wheel at hand, the sources must not stand in its way (python -m pytest puts the working directory first).
 IN_THE_WHEEL = ("provisioner", "plugins")
 
@@ -27,6 +28,7 @@ class Images:
     initramfs: Path
     root: Path
     site: Path  # an ext4 image with the test dependencies
+    python: str  # the guest's, such as 3.11
 
 
 def prepare(variant: str = "plain") -> Images:
@@ -35,8 +37,17 @@ def prepare(variant: str = "plain") -> Images:
     :param variant: which Debian, one of `tree.VARIANTS`
     """
     install_missing()
-    debian = _debian(variant)
-    return Images(debian / "kernel", debian / "initramfs", debian / "root.ext4", _site() / "site.ext4")
+    debian, python = _debian(variant), RELEASES[guest_release()]
+    site = _site(python)
+    return Images(debian / "kernel", debian / "initramfs", debian / "root.ext4", site / "site.ext4", python)
+
+
+def guest_release() -> str:
+    """Return the guests' Debian: LVP_RELEASE (`make test RELEASE=trixie`), else this machine's, else the newest."""
+    wanted = os.environ.get("LVP_RELEASE") or sources.machine_release()
+    if wanted not in RELEASES:
+        raise RuntimeError(f"no guests of the release {wanted}; there are: {', '.join(RELEASES)}")
+    return wanted
 
 
 def project_disk(image: Path, wheel: Path | None) -> None:
@@ -52,20 +63,20 @@ def project_disk(image: Path, wheel: Path | None) -> None:
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(CHECKOUT / name, staging / name)
     if wheel:
-        _pip_install(staging / ".wheel", ["--no-deps", str(wheel)])
+        _pip_install(staging / ".wheel", None, ["--no-deps", str(wheel)])
     tree.pack(staging, image, "2G")
     shutil.rmtree(staging)
 
 
 def _debian(variant: str) -> Path:
-    codename, apt_sources = sources.machine_sources()
+    codename, apt_sources = sources.machine_sources(guest_release())
     recipe = [Path(module.__file__ or "").read_bytes() for module in (tree, initramfs)]
     return entry("debian", key_of(codename, variant, *recipe),
                  lambda directory: tree.build_images(directory, codename, apt_sources, variant))  # fmt: skip
 
 
-def _site() -> Path:
-    """The dependencies of the tests; without a file that pins them the guest has Debian's pytest only."""
+def _site(python: str) -> Path:
+    """Return the dependencies of the tests; without a file that pins them the guest has Debian's pytest only."""
     requirements = next((file for file in REQUIREMENTS if file.exists()), None)
     texts = [requirements.read_bytes()] if requirements else []
 
@@ -73,27 +84,27 @@ def _site() -> Path:
         site = directory / "tree"
         site.mkdir()
         if requirements:
-            _pip_install(site, ["--only-binary=:all:", "-r", str(requirements)])
+            _pip_install(site, python, ["--only-binary=:all:", "-r", str(requirements)])
         tree.pack(site, directory / "site.ext4", "2G")
         shutil.rmtree(site)
 
-    return entry("site", key_of(GUEST_PYTHON, *texts), build)
+    return entry("site", key_of(python, *texts), build)
 
 
-def _pip_install(target: Path, what: list[str]) -> None:
-    """Install for the guest's Python on this machine: under emulation pip takes minutes."""
-    flags = [] if what[0] == "--no-deps" else _guest_platform()
+def _pip_install(target: Path, python: str | None, what: list[str]) -> None:
+    """Install on this machine, for the guest's ``python``, or for any: under emulation pip takes minutes."""
     tree.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input",
-              "--root-user-action=ignore", "--target", str(target), *flags, *what])  # fmt: skip
+              "--root-user-action=ignore", "--target", str(target), *_guest_platform(python), *what])  # fmt: skip
     for script in (target / "bin").glob("*"):
         first, _, rest = script.read_bytes().partition(b"\n")
         if first.startswith(b"#!") and b"python" in first:
             script.write_bytes(b"#!/usr/bin/python3\n" + rest)
 
 
-def _guest_platform() -> list[str]:
-    """Tell pip whom it installs for, where that is not the Python that runs it."""
-    if f"{sys.version_info.major}.{sys.version_info.minor}" == GUEST_PYTHON and os.uname().machine == "x86_64":
+def _guest_platform(python: str | None) -> list[str]:
+    """Tell pip the Python to install for, if it is not the one that runs pip."""
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if python is None or (python == own and os.uname().machine == "x86_64"):
         return []
     platforms = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-    return ["--python-version", GUEST_PYTHON, "--implementation", "cp", *(f"--platform={name}" for name in platforms)]
+    return ["--python-version", python, "--implementation", "cp", *(f"--platform={name}" for name in platforms)]

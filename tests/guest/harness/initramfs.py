@@ -4,11 +4,12 @@ Debian's own (initramfs-tools) costs some 20 s to build and as long again to unp
 """
 
 import gzip
+import lzma
 import stat
 import subprocess
 from pathlib import Path
 
-MODULES = ("virtio_pci", "virtio_blk")  # ext4 is built into the kernel
+MODULES = ("virtio_pci", "virtio_blk", "ext4")  # what is built into the kernel is left out
 TOOLS = ("sh", "mount", "insmod", "mkdir", "switch_root", "cat", "sleep", "poweroff")
 
 # The three system disks come first on the bus (see drives.py), so their names do not move.
@@ -39,7 +40,7 @@ def build_initramfs(tree: Path, kernel: str) -> bytes:
     entries += [("dev/console", stat.S_IFCHR | 0o600, b"")]
     entries += [("bin/busybox", stat.S_IFREG | 0o755, (tree / "bin/busybox").read_bytes())]
     entries += [(f"bin/{tool}", stat.S_IFLNK | 0o777, b"busybox") for tool in TOOLS]
-    entries += [(f"modules/{file.name}", stat.S_IFREG | 0o644, file.read_bytes()) for file in modules]
+    entries += [(f"modules/{file.name}", stat.S_IFREG | 0o644, _module(file)) for file in modules]
     entries += [("modules/order", stat.S_IFREG | 0o644, "\n".join(file.name for file in modules).encode())]
     entries += [("init", stat.S_IFREG | 0o755, INIT.encode())]
     # The kernel unpacks gzip's level 1 as fast as stored bytes are read, and faster than anything smaller.
@@ -61,6 +62,12 @@ def _module_files(tree: Path, kernel: str) -> list[Path]:
             if kind == "insmod":
                 files[tree / path.split()[0].lstrip("/")] = None
     return list(files)
+
+
+def _module(file: Path) -> bytes:
+    """Read a module; busybox cannot decompress those of Debian 13."""
+    data = file.read_bytes()
+    return lzma.decompress(data) if file.suffix == ".xz" else data
 
 
 def _newc(entries: list[tuple[str, int, bytes]]) -> bytes:

@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import acceleration
 from .drives import Drive, qemu_options
 from .images import Images
 
@@ -81,18 +82,14 @@ class Machine:
 
 
 def command_line(settings: Settings, console: Path) -> list[str]:
-    """qemu's whole command line.
-
-    The plain `qemu64` processor is on purpose: hashing takes a third of what it takes with `max`, whose vector
-    instructions are emulated one by one, and `max,-svm` does not even boot with qemu 7.2.
-    """
+    """Return qemu's whole command line."""
     masks = [f"systemd.mask={unit}" for unit in MASKED_UNITS] if settings.init == "systemd" else []
     blacklist = f"module_blacklist={','.join(UNUSED_MODULES)}"
     kernel_options = " ".join([*KERNEL_OPTIONS, blacklist, *masks, f"guest.init={settings.init}"])
     forwards = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for there, here in settings.ports.items())
     return [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-machine", "pc", "-cpu", "qemu64", "-accel", "tcg,thread=multi,tb-size=512",
+        "-machine", "pc", *acceleration.options(settings.images.kernel),
         "-smp", str(settings.processors), "-m", f"{settings.memory}M",
         "-kernel", str(settings.images.kernel), "-initrd", str(settings.images.initramfs), "-append", kernel_options,
         "-serial", f"file:{console}",

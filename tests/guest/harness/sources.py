@@ -17,7 +17,7 @@ def release(os_release: str) -> str:
     """Read the release's code name from the text of os-release."""
     found = re.search(r"^VERSION_CODENAME=\"?([a-z]+)\"?$", os_release, re.MULTILINE)
     if not found:
-        raise RuntimeError("os-release names no VERSION_CODENAME: the guest is built on Debian only")
+        raise RuntimeError("os-release has no VERSION_CODENAME: guests are built on Debian only")
     return found[1]
 
 
@@ -35,15 +35,27 @@ def debian_sources(texts: dict[str, str], codename: str) -> str:
     return "\n\n".join("\n".join(f"{key}: {value}" for key, value in stanza.items()) for stanza in stanzas) + "\n"
 
 
-def machine_sources() -> tuple[str, str]:
-    """Read this machine's release name and its Debian sources."""
-    codename = release(Path("/etc/os-release").read_text())
+def as_release(texts: dict[str, str], own: str, wanted: str) -> dict[str, str]:
+    """Rewrite apt's files (name -> text) of release ``own`` for ``wanted``: the same mirrors, the other suites."""
+    return {name: re.sub(rf"(?<![\w/.-]){own}(?=[-\s]|$)", wanted, text) for name, text in texts.items()}
+
+
+def machine_release() -> str:
+    """Return this machine's release, such as bookworm."""
+    return release(Path("/etc/os-release").read_text())
+
+
+def machine_sources(wanted: str = "") -> tuple[str, str]:
+    """Read the release ``wanted`` (default: this machine's) and its Debian sources, from this machine's mirrors."""
+    own = machine_release()
+    codename = wanted or own
     files = [
         APT / "sources.list",
         *(APT / "sources.list.d").glob("*.list"),
         *(APT / "sources.list.d").glob("*.sources"),
     ]
-    return codename, debian_sources({file.name: file.read_text() for file in files if file.is_file()}, codename)
+    texts = {file.name: file.read_text() for file in files if file.is_file()}
+    return codename, debian_sources(as_release(texts, own, codename), codename)
 
 
 def machine_options() -> list[str]:

@@ -105,7 +105,8 @@ def _adapt(tree: Path) -> None:
     (units / "guest-agent.service").write_text(AGENT_UNIT)
     (units / "multi-user.target.wants" / "guest-agent.service").symlink_to("../guest-agent.service")
     # Paths in /usr/local come before Debian's own packages, so the pinned versions win.
-    paths = tree / "usr/local/lib/python3.11/dist-packages/guest.pth"
+    python = (tree / "usr/bin/python3").readlink().name
+    paths = tree / f"usr/local/lib/{python}/dist-packages/guest.pth"
     paths.parent.mkdir(parents=True, exist_ok=True)
     paths.write_text("/project/.wheel\n/opt/site\n/project\n/project/plugins\n")
     (tree / "etc/hostname").write_text("guest\n")

@@ -214,7 +214,9 @@ def read_terminal(screen):
         return b""
 
 
-def test_reader_that_leaves_early_is_no_error(home, server, examples):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_reader_that_leaves_early_is_no_error(home, server, examples, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     server.on("GET", "/api/v1/jobs", {"jobs": [examples["JobRunning"]] * 5000, "count": 5000, "offset": 0})
     with process(server, "job", "list", stdout=subprocess.PIPE) as child:
         child.stdout.readline()

@@ -59,8 +59,11 @@ def host(images: Images, authority: trustme.CA, tmp_path_factory: pytest.TempPat
     sources = {version: snapshot(tmp_path_factory.mktemp("source"), version) for version in VERSIONS}
     folders = {version: tmp_path_factory.mktemp("packages") for version in VERSIONS}
     with machine(images) as guest, ThreadPoolExecutor() as builders:
-        plugin = builders.submit(build_plugin, sources["1.0.0"], tmp_path_factory.mktemp("plugin"))
-        built = {version: builders.submit(build, sources[version], folders[version]) for version in VERSIONS}
+        python = f"python{images.python}"
+        plugin = builders.submit(build_plugin, sources["1.0.0"], tmp_path_factory.mktemp("plugin"), PYTHON=python)
+        built = {
+            version: builders.submit(build, sources[version], folders[version], PYTHON=python) for version in VERSIONS
+        }
         guest.boot(timeout=400)
         guest.sh(storage.make)
         guest.put(b"".join(bytes([number]) * MIB for number in range(1, IMAGE_SIZE // MIB + 1)), "/srv/images/web.raw")
