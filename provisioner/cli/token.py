@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from provisioner.cli import places
-from provisioner.cli.exit_status import spoken_errors
+from provisioner.cli.exit_status import CliError, spoken_errors
 from provisioner.cli.help_page import SectionedCommand
 from provisioner.cli.wording import table
 
@@ -121,9 +121,9 @@ def _print_or_revoke(store: TokenFile, name: str, made: str) -> None:
     """Print a new token. One that could not be shown is of no use to its owner, and its name is taken: revoke it."""
     try:
         click.echo(made)
-    except OSError:
+    except OSError as error:
         store.revoke(name)
-        raise
+        raise CliError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def _limits(

@@ -21,13 +21,14 @@ COMMANDS = [
     ["health"],
     ["plugins"],
     ["config", "show"],
-    ["token", "create", "ci"],
+    ["token", "create", "ci", "--token-file", "tokens.json"],
     ["doctor"],
 ]
 
 
 @pytest.fixture
-def environment(home, server):
+def environment(home, server, monkeypatch):
+    monkeypatch.chdir(home)  # relative files are the test's own: as root, the default ones are the host's
     server.on("GET", "/api/v1/jobs", "JobListPage")
     server.on("GET", "/api/v1/volumes", "VolumePage")
     server.on("GET", "/api/v1/cache/images", "CachedImagePage")
@@ -84,8 +85,8 @@ def test_error_that_cannot_be_shown(command, environment):
 
 def test_token_that_could_not_be_shown_is_revoked(environment):
     with FULL_DEVICE.open("w") as full:
-        end(["token", "create", "ci"], environment, full)
-    listed = end(["token", "list"], environment, subprocess.PIPE)
+        end(["token", "create", "ci", "--token-file", "tokens.json"], environment, full)
+    listed = end(["token", "list", "--token-file", "tokens.json"], environment, subprocess.PIPE)
     assert (listed.returncode, listed.stderr) == (0, "")
     assert "ci" not in listed.stdout
 
