@@ -11,18 +11,24 @@ import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
 from provisioner.contracts.errors import ToolError
+from provisioner.contracts.shield import ShieldExpiredError, shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+log = structlog.get_logger(__name__)
 
 # Time between asking a process group to end and killing it. A cancel is promised within a second.
 TERM_GRACE = 0.5
 # A killed grandchild lets go of its files a moment later. Where nobody reaps orphans (a container without an
 # init) its name stays for ever, so the wait for that is short.
 GONE_GRACE = 0.3
+# A killed process that is still there after this long hangs in the kernel (state D), on a broken device.
+KILL_TIMEOUT = 30.0
 # What is kept of each output stream; a tool gone mad must not eat the daemon's memory.
 OUTPUT_LIMIT = 1024 * 1024
 # Tools see this and nothing else of our environment: fixed words in messages, fixed places for programs.
@@ -119,15 +125,18 @@ async def _attend(process: trio.Process, out: _Output, err: _Output, on_output: 
 
 
 async def _end_group(process: trio.Process) -> None:
-    """SIGTERM, a short grace, SIGKILL: for the leader and for whatever it started."""
+    """End the leader and everything it started: SIGTERM, a short grace, SIGKILL. What stays is logged."""
     _signal_group(process.pid, signal.SIGTERM)
     with trio.move_on_after(TERM_GRACE, shield=True):
         await process.wait()
     _signal_group(process.pid, signal.SIGKILL)
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):  # D state: a device that hangs
-        await process.wait()
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + GONE_GRACE):
-        while _signal_group(process.pid, 0):  # noqa: ASYNC110 - nobody tells us of grandchildren
+    try:
+        with shielded(f"end process {process.pid}", KILL_TIMEOUT):
+            await process.wait()
+    except ShieldExpiredError as error:
+        log.error("a killed tool does not end; its device may hang", pid=process.pid, reason=error.message)
+    with trio.move_on_after(GONE_GRACE, shield=True):
+        while _signal_group(process.pid, 0):  # noqa: ASYNC110 - the kernel does not report grandchildren
             await trio.sleep(0.002)
 
 

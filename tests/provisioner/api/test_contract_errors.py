@@ -42,8 +42,8 @@ async def test_wrong_methods(service, method, path, allowed):
 
 
 async def test_an_unexpected_error_leaks_nothing_but_its_id(service):
-    service.target.steps.fail_at["list"] = RuntimeError("secret of the inside")
-    response = await service.call("GET", "/api/v1/volumes", headers={"X-Request-ID": "req-1"})
+    service.target.steps.fail_at["remove"] = RuntimeError("secret of the inside")
+    response = await service.call("DELETE", "/api/v1/volumes/fake/web-01", headers={"X-Request-ID": "req-1"})
     body = await refused(response, 500, "internal error", "req-1")
     assert "secret" not in str(body)
 

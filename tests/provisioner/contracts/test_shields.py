@@ -9,11 +9,7 @@ ROOT = Path(__file__).parents[3]
 OWN = "provisioner/contracts/shield.py"
 # (file, function) -> why it may. The list is exact: an entry that is no longer needed fails the test.
 ALLOWED = {
-    ("provisioner/api/connections.py", "send_whole"): "shields the last part of an answer only; hypercorn ends it",
     ("provisioner/contracts/tool.py", "_end_group"): "looks at the process itself after each of its deadlines",
-    ("provisioner/jobs/slots.py", "cancel"): "to be replaced",
-    ("provisioner/jobs/slots.py", "_work_on"): "to be replaced",
-    ("provisioner/jobs/supervisor.py", "submit"): "to be replaced",
 }
 
 

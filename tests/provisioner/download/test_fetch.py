@@ -249,7 +249,8 @@ async def test_the_digest_is_of_all_bytes(tmp_path, arrival, size):
     made, told, digests = arrival(), [], {}
 
     async def hash_it():
-        digests.update(await trio.to_thread.run_sync(follow, made, {"sha256", "sha512"}, told.append))
+        hashes = await trio.to_thread.run_sync(follow, made, {"sha256", "sha512"}, told.append)
+        digests.update(hashes.digests)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hash_it)
