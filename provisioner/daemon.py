@@ -19,28 +19,29 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from provisioner import __version__, io_class, loop_priority, registry, state_lock, systemd
+from provisioner import __version__, registry
 from provisioner.api.app import create_app
-from provisioner.api.auditing import Auditor
-from provisioner.api.auth import Authenticator
-from provisioner.api.connections import serving
-from provisioner.api.listener import Listener
 from provisioner.api.services import Services
-from provisioner.api.token_keys import token_keys
-from provisioner.api.tokens import TokenFile
+from provisioner.auth.audit_events import Auditor
+from provisioner.auth.authenticator import Authenticator
+from provisioner.auth.token_keys import token_keys
+from provisioner.auth.tokens import TokenFile
 from provisioner.cache import ImageCache
 from provisioner.contracts.errors import ConfigError, ProvisionerError, UnavailableError
 from provisioner.contracts.shield import shielded
 from provisioner.contracts.tasks import first_cause, leaves
 from provisioner.jobs import JobStore, Supervisor
-from provisioner.jobs.announce import Announcer
+from provisioner.jobs.notify import Notifier
 from provisioner.jobs.prewarm import prewarm
+from provisioner.linux import ioprio, loop_priority, state_lock, systemd
 from provisioner.observe import logs
 from provisioner.observe.audit import AuditLog
 from provisioner.observe.metrics import Metrics
+from provisioner.observe.status_line import StatusLine
 from provisioner.pipeline.run import Pipeline
 from provisioner.reload import Reloader
-from provisioner.status_line import StatusLine
+from provisioner.server.connections import serving
+from provisioner.server.listener import Listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -71,16 +72,16 @@ def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
 
 def _run(config: Config, read_again: Callable[[], Config] | None) -> int:
     os.umask(0o027)
-    io_class.apply(config.jobs.io_class)
+    ioprio.apply(config.jobs.io_class)
     back_ends = registry.load().build(config)
     try:
         with state_lock.locked(Path(config.state_directory)):
-            door = Listener(config.server)
-            door.bind()
+            listener = Listener(config.server)
+            listener.bind()
             # What is loaded now stays for good: looking through it again and again would stop the loop for 50 ms.
             gc.freeze()
             loop_priority.raise_priority()
-            trio.run(partial(_main, config, back_ends, door, read_again), strict_exception_groups=True)
+            trio.run(partial(_main, config, back_ends, listener, read_again), strict_exception_groups=True)
     except (BaseExceptionGroup, ProvisionerError) as error:
         return _report(error)
     return 0
@@ -96,50 +97,50 @@ def _report(error: BaseException) -> int:
 
 
 async def _main(
-    config: Config, back_ends: registry.BackEnds, door: Listener, read_again: Callable[[], Config] | None
+    config: Config, back_ends: registry.BackEnds, listener: Listener, read_again: Callable[[], Config] | None
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with _parts(config, back_ends, door) as services, trio.open_nursery() as outer:
+        async with _parts(config, back_ends, listener) as services, trio.open_nursery() as outer:
             supervisor = services.supervisor
             await outer.start(services.cache.run)
             await supervisor.recover()
-            await outer.start(services.announcer.run)
+            await outer.start(services.notifier.run)
             await outer.start(services.probes.run)
             async with trio.open_nursery() as jobs:
                 jobs.start_soon(supervisor.run)
                 jobs.start_soon(prewarm, supervisor, config.cache.prewarm)
-                reloader = Reloader(config, read_again or (lambda: config), door, services.authenticator)
-                services.warnings, services.ends = reloader.warnings, lambda: door.tls.papers.ends
+                reloader = Reloader(config, read_again or (lambda: config), listener, services.authenticator)
+                services.warnings, services.expires = reloader.warnings, lambda: listener.tls.tls_files.expires
                 outer.start_soon(reloader.watch)
                 outer.start_soon(reloader.run)
                 outer.start_soon(_settle_tokens, services.tokens)
-                await _serve(services, door, signals, reloader if read_again else None)
+                await _serve(services, listener, signals, reloader if read_again else None)
                 jobs.cancel_scope.cancel(reason="shutdown")
             outer.cancel_scope.cancel(reason="shutdown")
     log.info("stopped")
 
 
 @asynccontextmanager
-async def _parts(config: Config, back_ends: registry.BackEnds, door: Listener) -> AsyncIterator[Services]:
+async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listener) -> AsyncIterator[Services]:
     """Everything the API serves, made in order and closed in reverse."""
     metrics = Metrics()
     logs.report_drops(lambda sink, count: metrics.log_dropped.labels(sink).inc(count))
     store = JobStore(Path(config.database))
     cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
-    announcer = Announcer({**back_ends.observers, "the service manager": StatusLine()})
+    notifier = Notifier({**back_ends.observers, "the service manager": StatusLine()})
     audit = AuditLog(Path(config.audit.file) if config.audit.file else None, metrics.audit_lost.inc)
     auditor = Auditor(audit, metrics, config.auth.max_failures)
-    supervisor = Supervisor(pipeline, store, config.jobs, metrics, announcer, auditor.job_ended)
+    supervisor = Supervisor(pipeline, store, config.jobs, metrics, notifier, auditor.job_ended)
     tokens = TokenFile(Path(config.token_file), token_keys(config))
     tokens.prepare()
     _leave_client_token(config, tokens)
-    authenticator = Authenticator(config.auth, tokens, door.tls.papers.lists)
+    authenticator = Authenticator(config.auth, tokens, listener.tls.tls_files.lists)
     try:
         async with _writing(audit, config.audit.file):
             await store.open()
             yield Services(
-                config, back_ends, cache, store, supervisor, announcer, metrics, authenticator, auditor, tokens
+                config, back_ends, cache, store, supervisor, notifier, metrics, authenticator, auditor, tokens
             )
     finally:
         await _close("back ends", back_ends.aclose)
@@ -155,10 +156,12 @@ async def _close(what: str, close: Callable[[], Awaitable[None]]) -> None:
         log.error("a part of the service did not close", part=what, reason=str(error))
 
 
-async def _serve(services: Services, door: Listener, signals: AsyncIterator[int], reloader: Reloader | None) -> None:
+async def _serve(
+    services: Services, listener: Listener, signals: AsyncIterator[int], reloader: Reloader | None
+) -> None:
     """The API from its first request to its last, and the jobs' grace at the end."""
     stop = trio.Event()
-    async with serving(create_app(services), door, services.auditor) as urls, trio.open_nursery() as front:
+    async with serving(create_app(services), listener, services.auditor) as urls, trio.open_nursery() as front:
         systemd.notify("READY=1\nSTATUS=Ready")
         log.info("ready", version=__version__, bind=urls, targets=sorted(services.back_ends.targets))
         front.start_soon(_keep_watchdog, stop)

@@ -1,4 +1,4 @@
-"""Looking at a host before the daemon runs on it: the findings of every back end, and of the places it writes to.
+"""Checks a host before the daemon runs on it: the findings of every back end and of the directories it writes.
 
 Owns the checks that belong to no back end; changes nothing.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from provisioner.registry import BackEnds
 
 # A target whose tools hang must not hang the doctor.
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 
 
 async def examine(config: Config, back_ends: BackEnds) -> dict[str, list[Finding]]:
@@ -37,12 +37,12 @@ async def examine(config: Config, back_ends: BackEnds) -> dict[str, list[Finding
 
 
 async def _back_end(kind: str, back_end: BlockTarget | Converter) -> list[Finding]:
-    with trio.move_on_after(_PATIENCE):
+    with trio.move_on_after(_TIMEOUT):
         try:
             return list(await back_end.diagnose())
         except ProvisionerError as error:
             return [Finding(False, error.message, f"see the {kind}'s table in the configuration")]
-    return [Finding(False, f"no answer within {_PATIENCE:g} s", "look at what it works on")]
+    return [Finding(False, f"no answer within {_TIMEOUT:g} s", "look at what it works on")]
 
 
 def _host(config: Config) -> list[Finding]:

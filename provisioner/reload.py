@@ -16,17 +16,18 @@ import msgspec
 import structlog
 import trio
 
-from provisioner import registry, systemd
+from provisioner import registry
 from provisioner.contracts.errors import ConfigError, ProvisionerError
 from provisioner.contracts.small_file import read_small
+from provisioner.linux import systemd
 from provisioner.observe import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.api.auth import Authenticator
-    from provisioner.api.listener import Listener
+    from provisioner.auth.authenticator import Authenticator
     from provisioner.config import Config, ServerSettings
+    from provisioner.server.listener import Listener
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -46,11 +47,11 @@ class Reloader:
     """Takes in what ``read`` returns, as far as that goes. ``started`` is what the service was started with."""
 
     def __init__(
-        self, started: Config, read: Callable[[], Config], door: Listener, authenticator: Authenticator
+        self, started: Config, read: Callable[[], Config], listener: Listener, authenticator: Authenticator
     ) -> None:
         self._started = started
         self._read = read
-        self._door = door
+        self._listener = listener
         self._authenticator = authenticator
         self._server = started.server
         self._stamp = _stamp(self._server)
@@ -81,7 +82,7 @@ class Reloader:
             log.error("the new configuration is refused, the old one stays", exc_info=error)
         else:
             self._server = config.server
-            self._authenticator.use(config.auth, self._door.tls.papers.lists)
+            self._authenticator.use(config.auth, self._listener.tls.tls_files.lists)
             self._warn()
             logs.set_level(config.log.level)
             log.info("reloaded", needs_restart=needs_restart(self._started, config) or None)
@@ -111,14 +112,14 @@ class Reloader:
             # Perhaps only half of it is there yet: the other half changes the stamp again.
             log.warning("changed TLS files are refused, the old ones stay in force", reason=str(error))
         else:
-            self._authenticator.use_lists(self._door.tls.papers.lists)
+            self._authenticator.use_lists(self._listener.tls.tls_files.lists)
             log.info("TLS files have changed and count for new connections")
             self._warn()
         self._stamp = stamp
 
     def warnings(self) -> list[str]:
         """What ends soon, a sentence each."""
-        return self._door.tls.papers.warnings(time.time(), self._server.warn_before_expiry)
+        return self._listener.tls.tls_files.warnings(time.time(), self._server.warn_before_expiry)
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
         """Run ``work``, which changes nothing, in a thread. Raises ConfigError if it takes too long."""
@@ -128,9 +129,10 @@ class Reloader:
 
     async def _reread(self, server: ServerSettings) -> None:
         await self._in_thread(_check_files, server)
-        if await trio.to_thread.run_sync(self._door.tls.reload, server):
+        if await trio.to_thread.run_sync(self._listener.tls.reload, server):
             log.info(
-                "an authority of clients is gone, and the connections made before", count=self._door.close_outdated()
+                "an authority of clients is gone, and the connections made before",
+                count=self._listener.close_outdated(),
             )
 
     def _warn(self) -> None:

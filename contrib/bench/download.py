@@ -25,8 +25,8 @@ from series import CELLS, MIB, Series
 from lvp_source_http import HttpSettings, HttpSource
 from lvp_source_s3 import MinioSettings, S3Source
 from provisioner.contracts import BackEndContext, SecretRef
-from provisioner.download.arrival import Arrival
-from provisioner.download.follow import follow
+from provisioner.download.growing_file import GrowingFile
+from provisioner.download.hashing import hash_and_inspect
 from tests.minio.server import minio
 from tests.servers.nginx import nginx
 
@@ -85,17 +85,17 @@ async def fetch(served: Served, path: Path, *, hashed: bool) -> str | None:
     """As a provision fetches: one thread saves, another hashes and inspects behind its mark."""
     source, digests = served.source(), dict[str, str]()
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    arrival = Arrival(fd, limit=2**63)
+    growing_file = GrowingFile(fd, limit=2**63)
 
     async def hash_it() -> None:
-        digests.update(await trio.to_thread.run_sync(follow, arrival, ["sha256"], lambda _info: None))
+        digests.update(await trio.to_thread.run_sync(hash_and_inspect, growing_file, ["sha256"], lambda _info: None))
 
     async with trio.open_nursery() as nursery:
         if hashed:
             nursery.start_soon(hash_it)
         async with source.open(served.url) as stream:
-            await stream.save(fd, arrival.advance)
-        arrival.finish()
+            await stream.save(fd, growing_file.advance)
+        growing_file.finish()
     os.close(fd)
     await source.aclose()
     return digests.get("sha256")

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from provisioner.api.tokens import TokenFile
+from provisioner.auth.tokens import TokenFile
 
 RIGHT = (0, 1, 8, 16, 32, 46)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import random
     from collections import Counter
 
-    from contrib.soak.lab import Image, Lab
+    from contrib.soak.lab import Harness, Image
 
 VOLUMES = 3  # for each client
 ENDED = {"completed", "failed", "cancelled"}
@@ -42,7 +42,7 @@ class Client:
     """``holds``: the image each volume must hold (None: no such volume); ``told``: the end of each job once told."""
 
     number: int
-    lab: Lab
+    lab: Harness
     done: Counter[str]
     holds: dict[str, Image | None] = field(default_factory=dict)
     waiting: dict[str, Submitted] = field(default_factory=dict)

@@ -16,40 +16,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from contrib.soak.lab import Lab
+    from contrib.soak.lab import Harness
 
 
-def none(_lab: Lab, _chance: random.Random) -> None:
+def none(_lab: Harness, _chance: random.Random) -> None:
     """Only the clients."""
 
 
-def kill(lab: Lab, chance: random.Random) -> None:
+def kill(lab: Harness, chance: random.Random) -> None:
     """SIGKILL, then a new start over what is left."""
     time.sleep(chance.random() * 5)
     lab.daemon.kill()
     lab.start()
 
 
-def stop(lab: Lab, chance: random.Random) -> None:
+def stop(lab: Harness, chance: random.Random) -> None:
     """SIGTERM, then a new start."""
     time.sleep(chance.random() * 5)
     lab.daemon.stop()
     lab.start()
 
 
-def reload(lab: Lab, chance: random.Random) -> None:
+def reload(lab: Harness, chance: random.Random) -> None:
     """Several SIGHUPs in a row."""
     for _ in range(chance.randint(2, 5)):
         lab.daemon.process.send_signal(signal.SIGHUP)
         time.sleep(chance.random())
 
 
-def state_full(lab: Lab, chance: random.Random) -> None:
+def state_full(lab: Harness, chance: random.Random) -> None:
     """The job store cannot be written for a moment."""
     _fill(lab.state, chance)
 
 
-def data_full(lab: Lab, chance: random.Random) -> None:
+def data_full(lab: Harness, chance: random.Random) -> None:
     """Neither the cache nor the volumes can be written for a moment."""
     _fill(lab.data, chance)
 
@@ -68,21 +68,21 @@ def _fill(where: Path, chance: random.Random) -> None:
     filler.unlink()
 
 
-def freeze(lab: Lab, chance: random.Random) -> None:
+def freeze(lab: Harness, chance: random.Random) -> None:
     """The daemon stands still for a moment; its clocks go on."""
     lab.daemon.process.send_signal(signal.SIGSTOP)
     time.sleep(1 + 2 * chance.random())
     lab.daemon.process.send_signal(signal.SIGCONT)
 
 
-def freeze_source(lab: Lab, chance: random.Random) -> None:
+def freeze_source(lab: Harness, chance: random.Random) -> None:
     """MinIO stands still for a moment."""
     os.kill(lab.store.pid, signal.SIGSTOP)
     time.sleep(2 + 4 * chance.random())
     os.kill(lab.store.pid, signal.SIGCONT)
 
 
-def hung_source(lab: Lab, chance: random.Random) -> None:
+def hung_source(lab: Harness, chance: random.Random) -> None:
     """A job whose source accepts and never answers holds a worker until it is cancelled."""
     body = {
         "image_url": f"http://127.0.0.1:{lab.hung_port}/image.raw",
@@ -98,7 +98,7 @@ def hung_source(lab: Lab, chance: random.Random) -> None:
             lab.call("POST", f"/api/v1/jobs/{answer.json()['job_id']}/cancel")
 
 
-def deaf_reader(lab: Lab, chance: random.Random) -> None:
+def deaf_reader(lab: Harness, chance: random.Random) -> None:
     """Clients that ask for long answers and never read them."""
     host, _, port = lab.daemon.url.removeprefix("http://").rpartition(":")
     held = []
@@ -113,7 +113,7 @@ def deaf_reader(lab: Lab, chance: random.Random) -> None:
         connection.close()
 
 
-FAULTS: dict[str, Callable[[Lab, random.Random], None]] = {
+FAULTS: dict[str, Callable[[Harness, random.Random], None]] = {
     "none": none,
     "kill": kill,
     "stop": stop,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from contrib.soak.clients import Client
-    from contrib.soak.lab import Image, Lab
+    from contrib.soak.lab import Harness, Image
 
 MIB = 2**20
 QUIET_LIMIT = 240.0  # seconds until all jobs have ended and the daemon is ready, on a machine that is busy otherwise
@@ -31,7 +31,7 @@ class Figures(NamedTuple):
     threads: int
 
 
-def wait_until_quiet(lab: Lab, clients: Sequence[Client]) -> None:
+def wait_until_quiet(lab: Harness, clients: Sequence[Client]) -> None:
     """Wait until every job has ended and `/readyz` says ready; an accepted job that never ends breaks a promise."""
     stop = time.monotonic() + QUIET_LIMIT
     while True:
@@ -44,7 +44,7 @@ def wait_until_quiet(lab: Lab, clients: Sequence[Client]) -> None:
         time.sleep(0.1)
 
 
-def _not_ready(lab: Lab) -> str | None:
+def _not_ready(lab: Harness) -> str | None:
     try:
         ready = lab.call("GET", "/readyz")
         active = [lab.call("GET", f"/api/v1/jobs?status={status}").json()["count"] for status in ("pending", "running")]
@@ -55,7 +55,7 @@ def _not_ready(lab: Lab) -> str | None:
     return None if ready.status_code == 200 else ready.text
 
 
-def check(lab: Lab, clients: Sequence[Client]) -> None:
+def check(lab: Harness, clients: Sequence[Client]) -> None:
     """Check everything that must hold when no job is active."""
     for client in clients:
         for job_id in client.told:
@@ -96,7 +96,7 @@ def _data_after(fd: int, start: int):
         start += len(piece)
 
 
-def check_nothing_left(lab: Lab, clients: Sequence[Client]) -> None:
+def check_nothing_left(lab: Harness, clients: Sequence[Client]) -> None:
     """No staged volume, no unknown file in the cache, no child process, no volume held open."""
     expected = {f"{name}.raw" for client in clients for name, image in client.holds.items() if image is not None}
     found = {path.name for path in lab.volumes.iterdir() if path.is_file() and not path.name.startswith(".")}
@@ -116,14 +116,14 @@ def check_nothing_left(lab: Lab, clients: Sequence[Client]) -> None:
         raise BrokenPromiseError(f"the cache lists files that are not there: {missing}")
 
 
-def check_log(lab: Lab) -> None:
+def check_log(lab: Harness) -> None:
     """No traceback was logged."""
     text = lab.daemon.log_file.read_text(errors="replace")
     if "Traceback" in text:
         raise BrokenPromiseError(f"a traceback in {lab.daemon.log_file}")
 
 
-def figures(lab: Lab) -> Figures:
+def figures(lab: Harness) -> Figures:
     """Read the daemon's memory, descriptors and threads from /proc."""
     process = Path("/proc") / str(lab.daemon.pid)
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())

@@ -45,7 +45,7 @@ class Image:
 
 
 @dataclass
-class Lab:
+class Harness:
     """One daemon with all it needs; ``daemon`` survives restarts of the process."""
 
     folder: Path
@@ -90,7 +90,7 @@ class Lab:
 
 
 @contextmanager
-def lab(folder: Path, seed: int) -> Iterator[Lab]:
+def lab(folder: Path, seed: int) -> Iterator[Harness]:
     """Set everything up, start the daemon, and take everything down however the block ends."""
     with ExitStack() as stack:
         for name, size in (("state", STATE_SIZE), ("data", DATA_SIZE)):
@@ -103,7 +103,7 @@ def lab(folder: Path, seed: int) -> Iterator[Lab]:
         hung_port = stack.enter_context(_hung_server())
         images = _make_images(folder / "images", store, seed)
         daemon = Daemon(folder / "daemon", _config(folder, store, proxy.port, hung_port))
-        made = Lab(folder, daemon, store, images, hung_port)
+        made = Harness(folder, daemon, store, images, hung_port)
         stack.callback(_end, daemon)
         made.admin_token = _make_admin(daemon)
         made.start()

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from contrib.soak import invariants
 from contrib.soak.clients import Client
 from contrib.soak.faults import FAULTS
-from contrib.soak.lab import CLIENTS, Lab, lab
+from contrib.soak.lab import CLIENTS, Harness, lab
 
 if TYPE_CHECKING:
     from contrib.soak.invariants import Figures
@@ -70,7 +70,7 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def soak(running: Lab, options: argparse.Namespace, done: Counter[str]) -> list[dict[str, object]]:
+def soak(running: Harness, options: argparse.Namespace, done: Counter[str]) -> list[dict[str, object]]:
     """Run rounds until the time is over; each fault comes once before any comes again."""
     chance = random.Random(options.seed)
     clients = [Client(number, running, done) for number in range(CLIENTS)]
@@ -96,7 +96,7 @@ def soak(running: Lab, options: argparse.Namespace, done: Counter[str]) -> list[
     return rounds
 
 
-def play(running: Lab, clients: list[Client], fault: str, chance: random.Random) -> None:
+def play(running: Harness, clients: list[Client], fault: str, chance: random.Random) -> None:
     """Let the clients work while the fault happens."""
     threads = [
         threading.Thread(target=client.work, args=(random.Random(chance.random()), ROUND_SECONDS)) for client in clients
@@ -113,7 +113,7 @@ def play(running: Lab, clients: list[Client], fault: str, chance: random.Random)
             raise error
 
 
-def settled_figures(running: Lab, lives: dict[int, list[Figures]]) -> Figures:
+def settled_figures(running: Harness, lives: dict[int, list[Figures]]) -> Figures:
     """The figures at rest. Raises BrokenPromiseError if they stay above those of the process's first rounds."""
     life = lives.setdefault(running.daemon.pid, [])
     limits = (GROWTH_MIB, GROWTH_DESCRIPTORS, GROWTH_THREADS)
@@ -134,7 +134,7 @@ def settled_figures(running: Lab, lives: dict[int, list[Figures]]) -> Figures:
         time.sleep(0.2)
 
 
-def summarize(rounds: list[dict[str, object]], done: Counter[str], running: Lab) -> None:
+def summarize(rounds: list[dict[str, object]], done: Counter[str], running: Harness) -> None:
     faults = Counter(str(entry["fault"]) for entry in rounds)
     print(f"soak: {len(rounds)} rounds, {rounds[-1]['jobs'] if rounds else 0} jobs ended, "
           f"{len(running.starts)} starts (slowest {max(running.starts):.1f} s), every promise held")  # fmt: skip

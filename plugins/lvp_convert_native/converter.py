@@ -17,7 +17,7 @@ from lvp_convert_native.sink import Sink
 from lvp_convert_native.workers import Inflating, Progress, run_threads, write_runs
 from provisioner.contracts import MIB, ByteSize, Converter
 from provisioner.contracts.errors import ConvertError, CorruptImageError
-from provisioner.contracts.http_pace import Pace
+from provisioner.contracts.rate_limit import RateLimiter
 from provisioner.contracts.shield import undoing
 from provisioner.contracts.threads import run_long
 
@@ -61,7 +61,7 @@ class NativeConverter(Converter):
         del context
         self._threads = settings.threads
         self._inflating = Inflating()
-        self._pace = Pace(settings.rate_limit)
+        self._rate_limiter = RateLimiter(settings.rate_limit)
 
     async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:
         """See Converter."""
@@ -83,7 +83,8 @@ class NativeConverter(Converter):
         queue, reader = await run_long(_plan, view, image)  # it waits for tables that have not arrived
         progress = Progress(report)
         await run_threads(
-            self._threads, lambda: write_runs(image, queue, reader(), self._inflating, sink, self._pace, progress)
+            self._threads,
+            lambda: write_runs(image, queue, reader(), self._inflating, sink, self._rate_limiter, progress),
         )
 
 

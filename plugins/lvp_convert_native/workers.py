@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lvp_convert_native.image_file import ImageFile
     from lvp_convert_native.runs import Run, RunQueue, RunReader
     from lvp_convert_native.sink import Sink
-    from provisioner.contracts.http_pace import Pace
+    from provisioner.contracts.rate_limit import RateLimiter
 
 # The clusters of a run may lie anywhere: of a longer stretch of the file most is other runs'.
 MAX_SPENT = 2 * RUN_BYTES
@@ -64,7 +64,7 @@ def write_runs(
     reader: RunReader,
     inflating: Inflating,
     sink: Sink,
-    pace: Pace,
+    rate_limiter: RateLimiter,
     progress: Progress,
 ) -> None:
     """One thread's work, until the queue is empty. Raises trio.Cancelled between two runs."""
@@ -82,7 +82,7 @@ def write_runs(
             if run.need - run.low <= MAX_SPENT:
                 image.spent(run.low, run.need)
             sink.write(buffer, run.length, run.guest)
-            pace.spend(run.length, trio.from_thread.check_cancelled)
+            rate_limiter.acquire(run.length, trio.from_thread.check_cancelled)
         progress.add(run.length)
 
 

@@ -59,7 +59,7 @@ def convert(
     """
     driver = "host_device" if is_block else "file"
     return [
-        *confined(settings, [fd], [device_fd]), "convert", "-p", "-n", "-W", "-m", str(settings.coroutines),
+        *sandboxed(settings, [fd], [device_fd]), "convert", "-p", "-n", "-W", "-m", str(settings.coroutines),
         "-t", "none" if direct else "writeback", "-T", "writeback",
         *(["--target-is-zero"] if reads_zero else []),
         *(["-r", str(int(settings.rate_limit))] if settings.rate_limit else []),
@@ -70,26 +70,26 @@ def convert(
 
 def info(settings: QemuSettings, fd: int, image_format: str) -> list[str]:
     """Tell what QEMU makes of the image behind ``fd``, as JSON."""
-    return [*confined(settings, [fd]), "info", "--output=json", source(fd, image_format)]
+    return [*sandboxed(settings, [fd]), "info", "--output=json", source(fd, image_format)]
 
 
 def check(settings: QemuSettings, fd: int, image_format: str) -> list[str]:
     """Check the tables of the image behind ``fd``; its data are not read."""
-    return [*confined(settings, [fd]), "check", source(fd, image_format)]
+    return [*sandboxed(settings, [fd]), "check", source(fd, image_format)]
 
 
 def probe(settings: QemuSettings) -> list[str]:
     """Print the layers of the sandbox that this host lacks, a line each, as ``name: reason``."""
-    return confined(settings, [], mode="probe")
+    return sandboxed(settings, [], mode="probe")
 
 
-def confined(
+def sandboxed(
     settings: QemuSettings, readable: Sequence[int], writable: Sequence[int] = (), *, mode: str | None = None
 ) -> list[str]:
-    """qemu-img without a reach beyond those descriptors (``confine``)."""
+    """qemu-img without a reach beyond those descriptors (``sandbox``)."""
     return [
         # -I -S: it needs Python alone, and starts in half the time without the packages around it.
-        sys.executable, "-I", "-S", str(Path(__file__).with_name("confine.py")), mode or settings.sandbox,
+        sys.executable, "-I", "-S", str(Path(__file__).with_name("sandbox.py")), mode or settings.sandbox,
         str(int(settings.memory_limit)), ",".join(map(str, readable)), ",".join(map(str, writable)), settings.path,
     ]  # fmt: skip
 

@@ -11,8 +11,8 @@ import structlog
 import trio
 
 from lvp_convert_qemu import commands
-from lvp_convert_qemu.reading import examine
-from lvp_convert_qemu.words import understood
+from lvp_convert_qemu.errors import as_error
+from lvp_convert_qemu.verify import examine
 from provisioner.contracts import Converter, Device, Finding, ImageView, blockdev, run_tool
 from provisioner.contracts.errors import ConvertError, ImageTooLargeError, ToolError
 from provisioner.contracts.shield import undoing
@@ -28,7 +28,7 @@ _in_thread = trio.to_thread.run_sync
 log = structlog.get_logger(__name__)
 
 _PROBE_TIMEOUT = 30.0
-_MEND = {
+_FIX = {
     "files": "boot a kernel from 5.13 on with landlock in lsm=, and let the service's SystemCallFilter have landlock_*",
     "network": "boot a kernel with CONFIG_SECCOMP_FILTER",
 }
@@ -50,7 +50,7 @@ class QemuConverter(Converter):
                 f"the image holds a disk of {view.virtual_size} bytes and the volume has {device.size_bytes}"
             )
         await view.arrived(0, view.size)
-        await self._say_what_is_missing()
+        await self._log_missing_layers()
         await examine(self._settings, view)
         async with _opened(device.path) as device_fd:
             await self._run(view, device, device_fd, report)
@@ -63,11 +63,11 @@ class QemuConverter(Converter):
         except ToolError as error:
             return [Finding(False, f"the sandbox of qemu-img: {error.message}", "see docs/security.md")]
         return [
-            Finding(False, f"the sandbox of qemu-img lacks a layer: {layer}", _MEND.get(layer.partition(":")[0], ""))
+            Finding(False, f"the sandbox of qemu-img lacks a layer: {layer}", _FIX.get(layer.partition(":")[0], ""))
             for layer in missing
         ] or [Finding(True, "the sandbox of qemu-img is complete: files, network, privileges, memory", "")]
 
-    async def _say_what_is_missing(self) -> None:
+    async def _log_missing_layers(self) -> None:
         if self._missing is None:
             self._missing = await self._lacking()
             for layer in self._missing:
@@ -99,7 +99,7 @@ class QemuConverter(Converter):
             try:
                 await run_tool(argv, name="qemu-img", pass_fds=[view.fd, device_fd], on_output=on_output)
             except ToolError as error:
-                raise understood(error) from error
+                raise as_error(error) from error
         if watch.cancelled_caught:
             raise ConvertError(f"qemu-img made no progress for {stall:g} s and was ended (stall_timeout)")
         progress.advance(view.virtual_size)

@@ -1,4 +1,4 @@
-"""libvirt's say: volumes that its domains use are left alone, and its storage pools learn of new ones.
+"""libvirt: a guard for volumes that domains use, and an observer that refreshes storage pools.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What domains use, read out of their descriptions. Pure: XML in, names and places out."""
+"""Reads from domain descriptions which volumes domains use. Pure: XML in, names and paths out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Talking to libvirt through ``virsh``: command lines, and its complaints as ours. Knows no domain and no pool."""
+"""Runs ``virsh`` and translates its errors. Knows no domain and no pool."""
 
 from __future__ import annotations
 

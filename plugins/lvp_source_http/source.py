@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.contracts import BackEndContext, HttpTransport, ImageSource, ImageUrl, RemoteImage, UrlPrefix
 from provisioner.contracts.errors import InvalidRequestError, SourceError, UrlNotAllowedError
-from provisioner.contracts.http_client import read_secret
+from provisioner.contracts.http import read_secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

@@ -20,7 +20,7 @@ from minio.credentials.providers import (
 )
 
 from provisioner.contracts.errors import SourceError
-from provisioner.contracts.http_client import read_secret
+from provisioner.contracts.http import read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ import msgspec
 
 from provisioner.contracts import ImageUrl, SecretRef
 from provisioner.contracts.errors import InvalidRequestError
-from provisioner.contracts.http_settings import TransportSettings
+from provisioner.contracts.http import TransportSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The source of S3 and MinIO objects: signs what the transport sends, and says what a refusal means."""
+"""The S3 and MinIO source: signs requests and explains errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minio.signer import sign_v4_s3
 
 from lvp_source_s3.addresses import Place, place_of
 from lvp_source_s3.credentials import Keys
-from lvp_source_s3.refusals import meaning
+from lvp_source_s3.errors import meaning
 from provisioner.contracts import BackEndContext, HttpTransport, ImageSource, ImageUrl, RemoteImage
 from provisioner.contracts.errors import UrlNotAllowedError
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lvp_target_file.disk import NO_ATTRIBUTES, opened, sync, translated
-from lvp_target_file.in_use import users_of
+from lvp_target_file.holders import users_of
 from lvp_target_file.names import StagedFile, staged_name
 from provisioner.contracts import Capacity, Finding, Provenance, StageRequest, VolumeUser
 from provisioner.contracts.errors import TargetUnavailableError, VolumeExistsError
@@ -231,8 +231,8 @@ def _read_mark(path: Path, volume: str, status: os.stat_result) -> Provenance | 
     return mark.provenance if (mark.name, mark.inode) == (volume, status.st_ino) else None
 
 
-def _finding(ok: bool, what: str, mend: str) -> Finding:
-    return Finding(ok, what if ok else f"not so: {what}", "" if ok else mend)
+def _finding(ok: bool, what: str, fix: str) -> Finding:
+    return Finding(ok, what if ok else f"not so: {what}", "" if ok else fix)
 
 
 def _keeps_attributes(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """How a volume that is there gives way: swapped for a new one, removed, or taken over to be overwritten.
 
-The look for openers and the move are one. The volume's file is held (``in_use``), so that an open of it waits and
+The look for openers and the move are one. The volume's file is held (``holders``), so that an open of it waits and
 shows; it keeps a second name while the move is made; a last look follows, and a file that was opened in between gets
 its name back. A path that was looked up before the move may reach the file a moment after it, so the last look waits
 for that moment. An opener therefore has the old volume, and the move is refused, or it comes after the move.
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lvp_target_file.disk import sync, translated
-from lvp_target_file.in_use import held, users_of
+from lvp_target_file.holders import held, users_of
 from lvp_target_file.names import GONE, OLD, StagedFile, staged_name
 from provisioner.contracts.errors import TargetError, VolumeExistsError, VolumeInUseError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lvp_target_file.folder import Entry, Folder
-    from lvp_target_file.in_use import Hold
+    from lvp_target_file.holders import Hold
     from provisioner.contracts import StageRequest, VolumeUser
 
 # Between looking a path up and opening what it leads to lie microseconds; a process that is preempted there runs again

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # udev makes the node a moment after LVM has returned; on a host that boots many guests the moment is seconds.
-NODE_PATIENCE = 30.0
+NODE_TIMEOUT = 30.0
 _POLL = 0.05
 
 
@@ -30,14 +30,14 @@ async def appeared(path: str, number: int | None = None) -> int:
 
     Raises TargetUnavailableError where it does not come.
     """
-    with trio.move_on_after(NODE_PATIENCE):
+    with trio.move_on_after(NODE_TIMEOUT):
         while True:
             found = await trio.to_thread.run_sync(_number_of, path)
             if found is not None and number in {None, found}:
                 return found
             await trio.sleep(_POLL)
     raise TargetUnavailableError(
-        f"LVM said that {path} was there, but its device did not appear within {NODE_PATIENCE:g} s; is udev running?"
+        f"LVM said that {path} was there, but its device did not appear within {NODE_TIMEOUT:g} s; is udev running?"
     )
 
 

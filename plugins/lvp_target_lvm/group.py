@@ -1,4 +1,4 @@
-"""What both targets do alike in a volume group: look, list, replace, remove, recover. Owns the run of a staging.
+"""What both targets share in a volume group: look up, list, replace, remove, recover. Owns the course of a staging.
 
 A subclass says which volumes are its kind, how one is made, and whether there is room for it.
 """
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lvp_target_lvm import devices, names, recovering, tags
-from lvp_target_lvm.diagnosing import findings_of_group
+from lvp_target_lvm import devices, names, recovery, tags
+from lvp_target_lvm.diagnostics import findings_of_group
 from lvp_target_lvm.holders import in_use
 from lvp_target_lvm.lvm import Lvm
-from lvp_target_lvm.placing import Plan, is_users, place, refuse_open, snapshots_of
+from lvp_target_lvm.placement import Plan, is_users, place, refuse_open, snapshots_of
 from lvp_target_lvm.removal import remove_wiped
 from lvp_target_lvm.staging import Staged, Staging
 from provisioner.contracts import BlockTarget, Device, Placement, Volume
@@ -130,7 +130,7 @@ class GroupTarget(BlockTarget):
                 yield await self._overwritten(inventory, staging)
             return
         async with self._settled(staging):
-            await self._make(inventory, request, staging.name, staging.tag_words())
+            await self._make(inventory, request, staging.name, staging.tag_options())
             number = await devices.appeared(staging.path)
             size = await devices.size_of(staging.path)
             yield Staged(staging, await self._fresh(inventory, staging.path, size), number, self._undo)
@@ -184,7 +184,7 @@ class GroupTarget(BlockTarget):
 
     async def _settle(self, staging: Staging) -> None:
         untouched = frozenset({staging.token}) if await staging.is_untouched() else frozenset[str]()
-        decisions = recovering.decide(
+        decisions = recovery.decide(
             await self.lvm.inventory(),
             lambda _, token: token == staging.token,
             self._fits_kind,
@@ -235,19 +235,19 @@ class GroupTarget(BlockTarget):
 
     async def _recover(self, live_jobs: frozenset[str], is_ours: Callable[[str], bool]) -> Sequence[str]:
         inventory = await self.lvm.inventory()
-        decisions = recovering.decide(
+        decisions = recovery.decide(
             inventory, lambda job, token: job not in live_jobs and token not in self._live, self._fits_kind, is_ours
         )
         return [await self._recovered(decision) for decision in decisions]
 
-    async def _recovered(self, decision: recovering.Decision) -> str:
+    async def _recovered(self, decision: recovery.Decision) -> str:
         try:
             await self._carry_out(decision)
         except ProvisionerError as error:
             return f"could not finish: {decision.sentence}: {error.message}"
         return decision.sentence
 
-    async def _carry_out(self, decision: recovering.Decision) -> None:
+    async def _carry_out(self, decision: recovery.Decision) -> None:
         for step in decision.steps:
             full = f"{self._group}/{step.volume}"
             if step.what == "remove":

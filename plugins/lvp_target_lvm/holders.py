@@ -1,4 +1,4 @@
-"""Who has a device open, for an error's sentence. Reads /proc and /sys; a best effort that never decides anything."""
+"""Which process has a device open, for an error message. Reads /proc and /sys; best effort, decides nothing."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from lvp_target_lvm import report
-from lvp_target_lvm.complaints import Meaning, as_error, meaning_of
-from lvp_target_lvm.turns import Turns, turns_with
+from lvp_target_lvm.errors import Meaning, as_error, meaning_of
+from lvp_target_lvm.rwlock import RWLock, lock_of
 from provisioner.contracts import ToolResult, run_tool
 from provisioner.contracts.errors import ProvisionerError, TargetError, TargetUnavailableError, ToolError
 from provisioner.contracts.shield import ShieldExpiredError, shielded
@@ -51,15 +51,15 @@ class Lvm:
         self.calls: Counter[str] = Counter()
         self._settings = settings
         self._program = f"{settings.tool_path}/lvm" if settings.tool_path else "lvm"
-        self._shared_turns: Turns | None = None
+        self._shared_lock: RWLock | None = None
         self._seen: tuple[float, int, Inventory] | None = None  # when, and after how many changes
 
     @property
-    def _turns(self) -> Turns:
+    def _lock(self) -> RWLock:
         # Targets may be made before trio runs.
-        if self._shared_turns is None:
-            self._shared_turns = turns_with((self._program, self.group))
-        return self._shared_turns
+        if self._shared_lock is None:
+            self._shared_lock = lock_of((self._program, self.group))
+        return self._shared_lock
 
     async def inventory(self) -> Inventory:
         """The volume group and its volumes, in one call (two where it holds no volume).
@@ -79,10 +79,10 @@ class Lvm:
         """The inventory, or one that was read less than a second ago with no change of ours since."""
         if self._seen is not None:
             at, changes, inventory = self._seen
-            if changes == self._turns.changes and trio.current_time() - at < _FRESH:
+            if changes == self._lock.changes and trio.current_time() - at < _FRESH:
                 await trio.lowlevel.checkpoint()
                 return inventory
-        changes = self._turns.changes
+        changes = self._lock.changes
         inventory = await self.inventory()
         self._seen = (trio.current_time(), changes, inventory)
         return inventory
@@ -101,19 +101,19 @@ class Lvm:
         """Run a command that changes metadata. Not cancelled while it runs; cancellable between two tries.
 
         Tried again while another program holds the lock and, a few times, while the device is busy. Raises what
-        ``complaints`` makes of LVM's words.
+        ``errors`` makes of LVM's words.
         """
         argv = [self._program, command, "--yes", "--config", _PINS + _NO_WAIT, *words]
-        delays, patience = _delays(), trio.current_time() + self._settings.lock_patience
+        delays, give_up_at = _delays(), trio.current_time() + self._settings.lock_patience
         busy = 0
         while True:
-            async with self._turns.change():
+            async with self._lock.write():
                 result = await self._shielded(command, argv)
             if result.status == 0:
                 return
             meaning = meaning_of(result.stderr)
             busy += meaning is Meaning.BUSY
-            again = meaning is Meaning.LOCKED and trio.current_time() < patience
+            again = meaning is Meaning.LOCKED and trio.current_time() < give_up_at
             if not again and not (meaning is Meaning.BUSY and busy < _BUSY_TRIES):
                 raise as_error(command, result.status, result.stderr)
             await trio.sleep(next(delays))
@@ -132,7 +132,7 @@ class Lvm:
 
     async def _report(self, command: str, fields: str) -> str:
         words = ("--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields, self.group)
-        async with self._turns.report():
+        async with self._lock.read():
             return (await self._run(command, *words)).stdout
 
     async def _run(self, command: str, *words: str) -> ToolResult:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lvp_target_lvm import devices
 from lvp_target_lvm.group import GroupTarget
-from lvp_target_lvm.placing import no_room_in_group
+from lvp_target_lvm.placement import no_room_in_group
 from provisioner.contracts import Capacity, Device
 
 if TYPE_CHECKING:

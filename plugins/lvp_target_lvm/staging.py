@@ -48,9 +48,9 @@ class Staging:
         self._written_before: int | None = None
         self._writable = False
 
-    def tag_words(self) -> list[str]:
+    def tag_options(self) -> list[str]:
         """The options that tag the staged volume when it is made."""
-        return add_words(self._tags(self.request.provenance))
+        return add_tag_options(self._tags(self.request.provenance))
 
     async def set_aside(self) -> None:
         """Take the old volume out of the way, to where it waits for the new one to stand in its place.
@@ -87,7 +87,7 @@ class Staging:
         new = [tag for tag in wanted if tag not in there]
         stale = [tag for tag in there if tag not in wanted]
         if new or stale:
-            words = [*add_words(new), *(word for tag in stale for word in ("--deltag", tag))]
+            words = [*add_tag_options(new), *(word for tag in stale for word in ("--deltag", tag))]
             await self._lvm.change("lvchange", *words, f"{self._lvm.group}/{self.name}")
             found = set((await self._staged()).tags)
             if not found.issuperset(wanted) or not found.isdisjoint(stale):
@@ -143,7 +143,7 @@ class Staging:
     async def _give_up_name(self, key: str, new_name: str) -> None:
         old = await self._same_old()
         group, full = self._lvm.group, f"{self._lvm.group}/{old.name}"
-        await self._lvm.change("lvchange", *add_words(self._aside_tags(key)), full)
+        await self._lvm.change("lvchange", *add_tag_options(self._aside_tags(key)), full)
         # Without its tags nobody could give the volume back, so nothing is done to it before they are seen.
         if (await self._same_old()).noted.get("by") != self.token:
             raise TargetError(f"LVM said that {full} was tagged, but it is not so")
@@ -202,6 +202,6 @@ class Staged:
         await self._staging.rename(self._number)
 
 
-def add_words(words: list[str]) -> list[str]:
+def add_tag_options(words: list[str]) -> list[str]:
     """The options that add these tags."""
     return [word for tag in words for word in ("--addtag", tag)]

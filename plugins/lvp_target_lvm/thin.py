@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lvp_target_lvm import devices, names
 from lvp_target_lvm.bases import bases_in, eviction_order
-from lvp_target_lvm.diagnosing import findings_of_pool
+from lvp_target_lvm.diagnostics import findings_of_pool
 from lvp_target_lvm.group import GroupTarget
 from lvp_target_lvm.pools import pool_of, watched, why_full, why_too_large, with_reserve
 from lvp_target_lvm.staging import Staged, Staging
@@ -141,7 +141,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
         named = replace(request, name=names.base_name(digest, request.name))
         staging = await self._new_staging(named, None, format=request.name)
         async with self._settled(staging), self._watched(self._settings):
-            await self._make(inventory, request, staging.name, staging.tag_words())
+            await self._make(inventory, request, staging.name, staging.tag_options())
             number = await devices.appeared(staging.path)
             device = await self._fresh(inventory, staging.path, await devices.size_of(staging.path))
             yield StagedBase(staging, device, number, self._undo)
@@ -164,7 +164,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
 
     async def _snapshot(self, base: Base, staging: Staging, size: int) -> int:
         """Snapshot and extend; the device's number. A size here would make a snapshot of the old kind."""
-        tagged = staging.tag_words()
+        tagged = staging.tag_options()
         origin = f"{self._group}/{base.name}"
         try:
             await self.lvm.change("lvcreate", "-s", "-kn", "-prw", "--name", staging.name, *tagged, origin)

@@ -1,4 +1,4 @@
-"""The ASGI app: routes under admission, one shape for every error. Who is let in is ``admission``'s."""
+"""The ASGI app: routes, and one shape for every error. ``middleware`` decides who may call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from provisioner.api import admission, health, routes
+from provisioner.api import health, middleware, routes
 from provisioner.api.routes import answer
 from provisioner.contracts.errors import ProvisionerError, TooManyRequestsError
 from provisioner.contracts.tasks import first_cause
@@ -36,13 +36,13 @@ def create_app(services: Services) -> QuartTrio:
     """The app over the daemon's parts."""
     app = QuartTrio("libvirt-volume-provisioner", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = int(services.config.server.max_body)
-    app.config["BODY_TIMEOUT"] = admission.BODY_TIMEOUT
+    app.config["BODY_TIMEOUT"] = middleware.BODY_TIMEOUT
     app.config["RESPONSE_TIMEOUT"] = _RESPONSE_TIMEOUT
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
     app.register_blueprint(routes.make_blueprint(services))
     app.register_blueprint(health.make_blueprint(services))
-    admission.add_hooks(app, services)
+    middleware.add_hooks(app, services)
     _add_error_handlers(app)
     return app
 

@@ -84,6 +84,6 @@ class _Page:
         metrics, cache = self._services.metrics, self._services.cache
         metrics.cache_bytes.set(cache.total_bytes)
         metrics.cache_images.set(len(cache.entries()))
-        for paper, end in self._services.ends().items():
-            metrics.expiry.labels(paper).set(end)
+        for tls_file, end in self._services.expires().items():
+            metrics.expiry.labels(tls_file).set(end)
         await self._readiness.measure()

@@ -9,9 +9,10 @@ import msgspec
 import trio
 from quart import Blueprint, Response, g, request
 
-from provisioner.api import limits, schemas
-from provisioner.api.auditing import source_of
+from provisioner.api import schemas
 from provisioner.api.volume_listing import VolumeListing
+from provisioner.auth import authorization
+from provisioner.auth.audit_events import source_of
 from provisioner.contracts import Checksum
 from provisioner.contracts.errors import InvalidRequestError, SourceError, UnsupportedMediaTypeError
 
@@ -84,7 +85,7 @@ def _add_jobs(api: Blueprint, services: Services) -> None:
     @api.post("/jobs/<job_id>/cancel", provide_automatic_options=False)
     async def cancel_job(job_id: str) -> Response:
         g.about = {"job_id": job_id}
-        limits.check_cancel(g.principal, (await services.supervisor.find(job_id))[0])
+        authorization.check_cancel(g.principal, (await services.supervisor.find(job_id))[0])
         job = await services.supervisor.cancel(job_id)
         return answer({"status": job.status, "job_id": job.job_id})
 
@@ -124,7 +125,7 @@ def _add_cache(api: Blueprint, services: Services) -> None:
 
     @api.post("/cache/prune", provide_automatic_options=False)
     async def prune_cache() -> Response:
-        limits.check_whole_cache(g.principal)
+        authorization.check_whole_cache(g.principal)
         pruned = await services.cache.prune()
         return answer({"removed": [entry.digest for entry in pruned.entries], "freed_bytes": pruned.freed})
 
@@ -143,7 +144,7 @@ def _add_volumes(api: Blueprint, services: Services) -> None:
     @api.delete("/volumes/<target>/<name>", provide_automatic_options=False)
     async def remove_volume(target: str, name: str) -> Response:
         g.about = {"target": target, "volume": name}
-        limits.check_volume(g.principal, target, name)
+        authorization.check_volume(g.principal, target, name)
         await services.supervisor.remove_volume(target, name)
         return answer({"status": "removed", "target": target, "name": name})
 
@@ -171,13 +172,13 @@ def _check_limits(services: Services, spec: JobSpec) -> None:
     """Raise ForbiddenError where the caller's limits do not cover the job, and InvalidRequestError and kin."""
     about = {"volume": spec.volume_name, "target": spec.target, "source": source_of(spec.image_url)}
     g.about = {name: value for name, value in about.items() if value is not None}
-    limits.check_source(g.principal, spec.image_url, _source_name(services, spec.image_url))
+    authorization.check_source(g.principal, spec.image_url, _source_name(services, spec.image_url))
     if spec.checksum is not None:  # an image in the cache is found by its digest, wherever it came from
         _image_within_limits(services, spec.checksum)
     if spec.volume_name is not None:
         target = services.back_ends.target(spec.target).name
         g.about["target"] = target
-        limits.check_volume(g.principal, target, spec.volume_name)
+        authorization.check_volume(g.principal, target, spec.volume_name)
 
 
 def _source_name(services: Services, url: str) -> str:
@@ -195,7 +196,7 @@ def _image_within_limits(services: Services, checksum: str) -> str:
             source = _source_name(services, entry.url)
         except (InvalidRequestError, SourceError):  # of a source that is configured no more
             source = None
-        limits.check_source(g.principal, entry.url, source)
+        authorization.check_source(g.principal, entry.url, source)
     return digest
 
 

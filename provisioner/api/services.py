@@ -11,13 +11,13 @@ from provisioner.observe.probes import Probes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.api.auditing import Auditor
-    from provisioner.api.auth import Authenticator
-    from provisioner.api.tokens import TokenFile
+    from provisioner.auth.audit_events import Auditor
+    from provisioner.auth.authenticator import Authenticator
+    from provisioner.auth.tokens import TokenFile
     from provisioner.cache import ImageCache
     from provisioner.config import Config
     from provisioner.jobs import JobStore, Supervisor
-    from provisioner.jobs.announce import Announcer
+    from provisioner.jobs.notify import Notifier
     from provisioner.observe.metrics import Metrics
     from provisioner.registry import BackEnds
 
@@ -31,7 +31,7 @@ class Services:
     cache: ImageCache
     store: JobStore
     supervisor: Supervisor
-    announcer: Announcer
+    notifier: Notifier
     metrics: Metrics
     authenticator: Authenticator
     auditor: Auditor
@@ -39,6 +39,6 @@ class Services:
     # What to say in /health beside the state, such as that a certificate ends soon.
     warnings: Callable[[], list[str]] = list
     # When which certificate ends, in seconds since the epoch.
-    ends: Callable[[], dict[str, float]] = dict
+    expires: Callable[[], dict[str, float]] = dict
     probes: Probes = field(default_factory=Probes)
     started_at: float = field(default_factory=time.monotonic)

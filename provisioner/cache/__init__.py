@@ -2,6 +2,6 @@
 
 from provisioner.cache.cache import ImageCache
 from provisioner.cache.entry import Entry, Expectation
-from provisioner.cache.handle import CachedImage
+from provisioner.cache.image import CachedImage
 
 __all__ = ["CachedImage", "Entry", "Expectation", "ImageCache"]

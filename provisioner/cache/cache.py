@@ -1,4 +1,4 @@
-"""The image cache: look-up, publishing, removal and pins. Downloads under way are ``flights``', room is ``space``'s.
+"""The image cache: look-up, publishing, removal and pins. Downloads under way are ``downloads``', room is ``space``'s.
 
 What always holds: an entry is published only after its digest matched; a published file never changes; an image
 asked for twice at once is downloaded once; nothing that a job uses is evicted; nothing is reported as removed whose
@@ -18,12 +18,12 @@ import structlog
 import trio
 
 from provisioner.cache.catalog import Catalog
+from provisioner.cache.decompressed import DecompressedImage
+from provisioner.cache.download import as_provisioner_error
+from provisioner.cache.downloads import Downloads
 from provisioner.cache.files import CacheFiles
-from provisioner.cache.flight import as_provisioner_error
-from provisioner.cache.flights import Flights
 from provisioner.cache.space import Space
 from provisioner.cache.stored import open_stored
-from provisioner.cache.unpacked import UnpackedImage
 from provisioner.contracts.errors import CacheError, ConflictError, DamagedImageError
 from provisioner.contracts.shield import undoing
 from provisioner.contracts.threads import ThreadQueue, run_long
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from provisioner.cache.download import Download
     from provisioner.cache.entry import Entry, Expectation
-    from provisioner.cache.flight import Flight
-    from provisioner.cache.handle import CachedImage, StoredImage
+    from provisioner.cache.image import CachedImage, StoredImage
     from provisioner.config import CacheSettings
     from provisioner.contracts import Checksum, ImageSource
-    from provisioner.download.follow import Hashes
+    from provisioner.download.hashing import Hashes
     from provisioner.download.inspection import ImageInfo
 
 log = structlog.get_logger(__name__)
@@ -70,8 +70,8 @@ class ImageCache:
         self._directory = directory
         self._settings = settings
         self._catalog = Catalog()
-        self._flights = Flights(settings, self._catalog.users, received, self.make_room, self._publish)
-        self._space = Space(directory, settings, self._catalog, self._in_thread, self._flights.coming, evicted)
+        self._downloads = Downloads(settings, self._catalog.users, received, self.make_room, self._publish)
+        self._space = Space(directory, settings, self._catalog, self._in_thread, self._downloads.reserved, evicted)
         self._files: CacheFiles | None = None
         # One thread at a time: SQLite's connection and the directory are shared.
         self._thread = trio.CapacityLimiter(1)
@@ -91,13 +91,13 @@ class ImageCache:
             raise CacheError(f"the cache directory {self._directory} cannot be used: {error.strerror}") from error
         self._catalog.load(files.entries, files.urls)
         try:
-            await self._flights.run(files.partials, task_status)
+            await self._downloads.run(files.partials, task_status)
         finally:
             files.index.close()
 
     def stop(self) -> None:
         """What is given up from now on is carried on after the next start."""
-        self._flights.stopping = True
+        self._downloads.stopping = True
 
     @property
     def attempts(self) -> int:
@@ -132,8 +132,8 @@ class ImageCache:
                 await self._drop(stored.entry)
                 raise
             return
-        async with self._flights.aboard(source, expectation) as flight:
-            yield flight
+        async with self._downloads.join(source, expectation) as download:
+            yield download
 
     async def _open_stored(self, expectation: Expectation) -> StoredImage | None:
         remote = expectation.remote
@@ -143,7 +143,7 @@ class ImageCache:
         self._catalog.users.hold(entry.sha256)  # before the first await, so that it is not evicted
         stored = None
         try:
-            stored = await open_stored(entry, self._in_thread, gives_back=self._settings.page_cache == "give-back")
+            stored = await open_stored(entry, self._in_thread, drops_pages=self._settings.page_cache == "give-back")
         finally:
             if stored is None:
                 self._catalog.users.release(entry.sha256)
@@ -187,18 +187,18 @@ class ImageCache:
             log.warning("the use of a cached image could not be noted", file=entry.file_name, reason=error.message)
 
     @asynccontextmanager
-    async def unpacked(self, image: CachedImage, info: ImageInfo, limit: int) -> AsyncIterator[UnpackedImage]:
+    async def decompressed(self, image: CachedImage, info: ImageInfo, limit: int) -> AsyncIterator[DecompressedImage]:
         """The inside of a compressed image, at most ``limit`` bytes; its disk space is given back at the end."""
         fd = await self._in_thread(lambda files: files.partials.scratch())
         try:
-            yield UnpackedImage(image, info, fd, limit, self._settings.min_free)
+            yield DecompressedImage(image, info, fd, limit, self._settings.min_free)
         finally:
             with undoing("free the space of a decompressed image", 30):
                 await trio.to_thread.run_sync(os.close, fd)  # in a thread: freeing a large file takes time
 
-    async def _publish(self, flight: Flight, hashes: Hashes, info: ImageInfo) -> None:
+    async def _publish(self, download: Download, hashes: Hashes, info: ImageInfo) -> None:
         sha256 = hashes.digests["sha256"]
-        fd, partial, remote = flight.arrival.fd, flight.partial, flight.expectation.remote
+        fd, partial, remote = download.growing_file.fd, download.partial, download.expectation.remote
         # Before the one thread is taken: a large image on a slow disk would keep all others from it.
         await run_long(os.fsync, fd)
         async with self._changing:
@@ -207,14 +207,14 @@ class ImageCache:
                 lambda files: files.publish(fd, partial, remote, hashes, info, known, damaged=damaged)
             )
             # Without an await from here on: the entry, and who uses it, appear at once.
-            flight.entry = entry
+            download.entry = entry
             self._catalog.add(entry, remote.url, remote.version)
-            self._catalog.users.hold(entry.sha256, flight.users)
+            self._catalog.users.hold(entry.sha256, download.users)
 
     async def make_room(self, wanted: int) -> None:
         """Evict until ``wanted`` more bytes fit. Raises CacheFullError."""
         async with self._changing:
-            await self._space.make(wanted, self._flights.left_over, self._flights.sweep)
+            await self._space.make(wanted, self._downloads.left_over, self._downloads.sweep)
 
     # --- for the API ---
 
@@ -229,7 +229,7 @@ class ImageCache:
     @property
     def total_bytes(self) -> int:
         """Bytes of all entries, and of what broken downloads left."""
-        return self._catalog.total_bytes + self._flights.left_over()
+        return self._catalog.total_bytes + self._downloads.left_over()
 
     async def remove(self, digest: str) -> Entry:
         """Remove the entry of ``sha256:HEX`` or bare hex.
@@ -289,7 +289,7 @@ class ImageCache:
         """
         async with self._changing:
             gone, failure = await self._space.remove(self._catalog.evictable())
-            freed = sum(entry.size for entry in gone) + await run_long(self._flights.sweep_all)
+            freed = sum(entry.size for entry in gone) + await run_long(self._downloads.sweep_all)
         if failure is not None:
             raise CacheError(f"{failure.message}; {len(gone)} other images were removed")
         return Pruned(gone, freed)

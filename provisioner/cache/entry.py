@@ -69,7 +69,7 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     may_use: Callable[[str], bool] | None = None
 
     @property
-    def flight_key(self) -> str:
+    def download_key(self) -> str:
         """Two requests with the same key share one download."""
         # With its url: whoever knows a checksum must not be kept waiting by another's server.
         return f"{self.remote.url} {self.remote.version} {self.checksum}"
@@ -86,14 +86,14 @@ def file_name(url: str, sha256: str, image_format: str, compression: str | None 
 
 
 def bytes_over(
-    wanted: int, *, stored: int, coming: Iterable[tuple[int, int]], free: int, max_size: int, min_free: int
+    wanted: int, *, stored: int, reserved: Iterable[tuple[int, int]], free: int, max_size: int, min_free: int
 ) -> int:
     """How much has to go before ``wanted`` more bytes may come; nothing where it is 0 or less.
 
-    ``stored`` are the bytes of all entries, ``coming`` has (reserved, already there) of every download under way,
+    ``stored`` are the bytes of all entries, ``reserved`` has (reserved, already there) of every download under way,
     ``free`` is what the file system has left. ``max_size`` and ``min_free`` are the config's.
     """
-    downloads = list(coming)
+    downloads = list(reserved)
     over_size = stored + sum(reserved for reserved, _ in downloads) + wanted - max_size
     over_free = sum(reserved - there for reserved, there in downloads) + wanted + min_free - free
     return max(over_size, over_free)

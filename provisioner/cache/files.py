@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.contracts import RemoteImage
-    from provisioner.download.follow import Hashes
+    from provisioner.download.hashing import Hashes
     from provisioner.download.inspection import ImageInfo
 
 log = structlog.get_logger(__name__)

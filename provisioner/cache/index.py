@@ -1,4 +1,4 @@
-"""The cache's index: entries and the urls that led to them, in SQLite beside the images, whole in memory.
+"""The cache's index: entries and their urls, in SQLite beside the images and completely in memory.
 
 Losing the database loses nothing: it is made again from the files, whose names carry the digest's beginning and whose
 bytes are hashed once more. Blocking: call it in a thread.
@@ -19,7 +19,7 @@ import msgspec
 from provisioner.cache.entry import Entry, new_entry
 from provisioner.contracts.errors import CacheError, CacheFullError, ProvisionerError
 from provisioner.download.chunk_sums import CHUNK, ChunkSummer
-from provisioner.download.recognition import Recognition
+from provisioner.download.inspection import FileInspection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -165,15 +165,15 @@ def _decode(body: str) -> Entry | None:
 
 
 def _entry_of(path: Path, now: float) -> tuple[Entry | None, bytes]:
-    digest, summer, recognition, info = hashlib.sha256(), ChunkSummer(), Recognition(), None
+    digest, summer, inspection, info = hashlib.sha256(), ChunkSummer(), FileInspection(), None
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         try:
             while chunk := file.read(1024 * 1024):
                 digest.update(chunk)
                 summer.feed(memoryview(chunk))
-                info = info or recognition.feed(chunk, last=False)
-            info = info or recognition.feed(b"", last=True)
+                info = info or inspection.feed(chunk, last=False)
+            info = info or inspection.feed(b"", last=True)
         except ProvisionerError:
             return None, b""
     if info is None:

@@ -36,7 +36,7 @@ REMOVE_TIMEOUT = 30.0
 class Space:
     """Decides and removes. The caller makes sure that one change of the cache happens at a time.
 
-    ``coming`` has (reserved, already there) of each download, ``evicted`` counts images that made room.
+    ``reserved`` has (reserved, already there) of each download, ``evicted`` counts images that made room.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Space:
         settings: CacheSettings,
         catalog: Catalog,
         in_thread: InThread,
-        coming: Callable[[], Iterator[tuple[int, int]]],
+        reserved: Callable[[], Iterator[tuple[int, int]]],
         evicted: Callable[[int], None],
     ) -> None:
         self._directory = directory
         self._settings = settings
         self._catalog = catalog
         self._in_thread = in_thread
-        self._coming = coming
+        self._coming = reserved
         self._evicted = evicted
 
     async def make(self, wanted: int, left_over: Callable[[], int], sweep: Callable[[int], int]) -> None:
@@ -85,7 +85,7 @@ class Space:
         needed = bytes_over(
             wanted,
             stored=self._catalog.total_bytes + left_over,
-            coming=self._coming(),
+            reserved=self._coming(),
             free=free,
             max_size=self._settings.max_size,
             min_free=self._settings.min_free,

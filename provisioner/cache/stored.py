@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import trio
 
 from provisioner.cache.files import CacheFiles, sums_if_intact
-from provisioner.cache.handle import StoredImage
+from provisioner.cache.image import StoredImage
 from provisioner.contracts.threads import run_long
 from provisioner.download.chunk_sums import ChunkChecker, fits
 
@@ -26,7 +26,7 @@ class InThread(Protocol):
     async def __call__(self, work: Callable[[CacheFiles], T]) -> T: ...
 
 
-async def open_stored(entry: Entry, in_thread: InThread, *, gives_back: bool) -> StoredImage | None:
+async def open_stored(entry: Entry, in_thread: InThread, *, drops_pages: bool) -> StoredImage | None:
     """Open an entry's file; None if it is not the published one any more.
 
     One from before there were checksums of chunks is hashed once more, and has them from then on.
@@ -44,7 +44,7 @@ async def open_stored(entry: Entry, in_thread: InThread, *, gives_back: bool) ->
     if checker is None:
         os.close(fd)
         return None
-    return StoredImage(entry, fd, checker, gives_back=gives_back)
+    return StoredImage(entry, fd, checker, drops_pages=drops_pages)
 
 
 async def _made_anew(entry: Entry, fd: int, in_thread: InThread) -> bytes | None:

@@ -8,9 +8,9 @@ import click
 
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.exit_status import CliError
+from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand
-from provisioner.cli.job import patience_option, say_if_more, start
-from provisioner.cli.wording import printable, size, table
+from provisioner.cli.job import patience_option, print_if_more, start
 
 if TYPE_CHECKING:
     from provisioner.cli.client import Client
@@ -48,7 +48,7 @@ def list_images(offset: int, limit: int, as_json: bool, **connection: str | None
         for image in answer.data["images"]
     ]
     click.echo(table(["CHECKSUM", "SIZE", "FORMAT", "LAST USED", "PINNED", "FROM"], rows))
-    say_if_more(answer.data, len(rows))
+    print_if_more(answer.data, len(rows))
 
 
 @cache.command(cls=SectionedCommand, examples=["lvp cache fetch https://images.example.org/debian-12.qcow2 --wait"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from provisioner.cli import places
+from provisioner.cli import paths
 from provisioner.cli.exit_status import CliError, ExitStatus
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def resolve(flags: Mapping[str, str | None], environ: Mapping[str, str], file: P
         {key: environ[name] for key, name in ENVIRONMENT.items() if environ.get(name)},
         read_file(file),
     ]
-    url = check_url(_layer(layers, "url").get("url", places.DEFAULT_URL))
+    url = check_url(_layer(layers, "url").get("url", paths.DEFAULT_URL))
     # A certificate and its key, and a token and its file, belong together: they come from one place.
     identity = _layer(layers, "cert", "key")
     cert, key = _path(identity, "cert"), _path(identity, "key")
@@ -65,7 +65,7 @@ def resolve(flags: Mapping[str, str | None], environ: Mapping[str, str], file: P
         raise _wrong("a key was given without its certificate (cert)")
     token = _token(_layer(layers, "token", "token_file"))
     if token is None and cert is None and _is_loopback(url):
-        token = _own_token(places.client_token())
+        token = _own_token(paths.client_token())
     return ClientSettings(url, token, _path(_layer(layers, "ca"), "ca"), cert, key)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from provisioner.cli import places
-from provisioner.cli.exit_status import spoken_errors
+from provisioner.cli import paths
+from provisioner.cli.exit_status import cli_errors
 from provisioner.cli.help_page import SectionedCommand
 
 
@@ -24,7 +24,7 @@ def check(file: Path) -> None:
     Prints every fault on a line of its own, with where it is and what is allowed; the exit status is 0 when there
     is none. Nothing is started and nothing changed.
     """
-    with spoken_errors():
+    with cli_errors():
         from provisioner import config as settings
         from provisioner import registry
 
@@ -40,10 +40,10 @@ def show(file: Path | None) -> None:
 
     Without FILE: what lvp serve uses when it gets none, a good start for a file of your own.
     """
-    with spoken_errors():
+    with cli_errors():
         from provisioner import config as settings
 
-        shown = settings.load(file) if file else settings.embedded(places.data_dir(), places.DEFAULT_BIND, ())
+        shown = settings.load(file) if file else settings.embedded(paths.data_dir(), paths.DEFAULT_BIND, ())
         click.echo(settings.dump(shown), nl=False)
 
 
@@ -59,7 +59,7 @@ def import_env(file: Path) -> None:
     What is left to do is said on standard error: secrets are not copied but pointed at, and variables that mean nothing
     here are named. Nothing is written; check the result with lvp config check.
     """
-    with spoken_errors():
+    with cli_errors():
         from provisioner.config.import_env import import_env as imported
 
         made = imported(file)

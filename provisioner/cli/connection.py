@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import click
 
-from provisioner.cli import places
+from provisioner.cli import paths
 from provisioner.cli.client_settings import ENVIRONMENT, ClientSettings, resolve
 from provisioner.cli.help_page import SectionedOption
 
@@ -23,7 +23,7 @@ SECTION = "Connection (each also in the environment and in ~/.config/lvp.toml)"
 # Keeps them apart from a command's own parameters, such as the image's url.
 _PREFIX = "connection_"
 _OPTIONS = {
-    "url": ("URL", f"Address of the server.  [default: {places.DEFAULT_URL}]"),
+    "url": ("URL", f"Address of the server.  [default: {paths.DEFAULT_URL}]"),
     "token": ("TOKEN", "API token. Other users of this machine can see it here; rather use a file."),
     "token_file": ("FILE", "File that holds the API token."),
     "ca": ("FILE", "CA the server's certificate is signed by.  [default: the system's CAs]"),
@@ -49,7 +49,7 @@ def json_option(command: F) -> F:
 def connect(connection: dict[str, str | None]) -> Client:
     """A client for what the connection options, the environment and the file say. Raises CliError."""
     flags = {name.removeprefix(_PREFIX): value for name, value in connection.items()}
-    settings = resolve(flags, os.environ, places.client_file())
+    settings = resolve(flags, os.environ, paths.client_file())
     _warn(settings)
     from provisioner.cli.client import Client
 

@@ -1,4 +1,4 @@
-"""``lvp doctor``: what stands in the way of the server on this host, and how to mend it."""
+"""``lvp doctor``: what prevents the server from working on this host, and how to fix it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.exit_status import CliError, spoken_errors
+from provisioner.cli.exit_status import CliError, cli_errors
 from provisioner.cli.help_page import SectionedCommand
 from provisioner.cli.host_config import config_options, host_config
 
@@ -24,7 +24,7 @@ def doctor(config_file: Path | None, data_dir: Path | None) -> None:
     One line for each thing looked at; below what is wrong stands how to mend it. Changes nothing. The exit status is
     0 when nothing is wrong.
     """
-    with spoken_errors():
+    with cli_errors():
         import trio
 
         from provisioner import diagnosis, registry
@@ -38,11 +38,11 @@ def doctor(config_file: Path | None, data_dir: Path | None) -> None:
             _show(finding)
             wrong += not finding.ok
     if wrong:
-        raise CliError(f"{wrong} thing{'s' if wrong > 1 else ''} to mend")
-    click.echo("nothing to mend")
+        raise CliError(f"{wrong} problem{'s' if wrong > 1 else ''} found")
+    click.echo("no problems found")
 
 
 def _show(finding: Finding) -> None:
     click.echo(f"  {'ok  ' if finding.ok else 'BAD '} {finding.what}")
     if not finding.ok:
-        click.echo(f"       -> {finding.mend}")
+        click.echo(f"       -> {finding.fix}")

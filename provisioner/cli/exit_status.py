@@ -48,7 +48,7 @@ class OutputError(OSError):
 
 
 @contextmanager
-def spoken_errors() -> Iterator[None]:
+def cli_errors() -> Iterator[None]:
     """Show the service's own errors, and files that cannot be used, as a sentence: for commands on the host."""
     from provisioner.contracts.errors import ProvisionerError
 

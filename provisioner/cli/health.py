@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from provisioner.cli.connection import connect, connection_options, json_option
+from provisioner.cli.formatting import printable
 from provisioner.cli.help_page import SectionedCommand
-from provisioner.cli.wording import printable
 
 
 @click.command(cls=SectionedCommand, examples=["lvp health --url https://kvm-7.example.org:8080"])

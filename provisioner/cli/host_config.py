@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from provisioner.cli import places
+from provisioner.cli import paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,4 +38,4 @@ def host_config(config_file: Path | None, data_dir: Path | None) -> Config:
         raise click.UsageError("give --config or --data-dir, not both")
     if config_file is not None:
         return config.load(config_file)
-    return config.embedded(data_dir or places.data_dir(), places.DEFAULT_BIND, ())
+    return config.embedded(data_dir or paths.data_dir(), paths.DEFAULT_BIND, ())

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from provisioner.cli.connection import connect, connection_options, json_option, path
+from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand
-from provisioner.cli.wording import printable, size, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,16 +115,16 @@ def start(
         if sys.stdout.isatty():
             click.echo(f"Accepted. lvp job watch {printable(job_id)} shows how it goes.", err=True)
     if wait:
-        follow_to_end(client, job_id, patience, as_json=as_json)
+        poll_to_end(client, job_id, patience, as_json=as_json)
 
 
-def follow_to_end(client: Client, job_id: str, patience: float, *, as_json: bool) -> None:
+def poll_to_end(client: Client, job_id: str, patience: float, *, as_json: bool) -> None:
     """Wait for a job and show it. Returns only when it completed; raises CliError else."""
+    from provisioner.cli.polling import RetryWindow, wait_for
     from provisioner.cli.progress import display
-    from provisioner.cli.watching import Patience, wait_for
 
     sys.stdout.flush()
-    wait_for(client, job_id, display(as_json=as_json), Patience(patience))
+    wait_for(client, job_id, display(as_json=as_json), RetryWindow(patience))
 
 
 @job.command("list", cls=SectionedCommand, examples=["lvp job list --status failed --limit 10"])
@@ -159,7 +159,7 @@ def list_jobs(
         return
     rows = [_row(entry) for entry in answer.data["jobs"]]
     click.echo(table(["JOB", "STATUS", "PROGRESS", "VOLUME", "CREATED", "IMAGE"], rows))
-    say_if_more(answer.data, len(rows))
+    print_if_more(answer.data, len(rows))
 
 
 def _row(entry: Mapping[str, Any]) -> list[object]:
@@ -169,7 +169,7 @@ def _row(entry: Mapping[str, Any]) -> list[object]:
     return [entry["job_id"], entry["status"], running, volume, entry["created_at"], entry.get("image_url")]
 
 
-def say_if_more(page: Mapping[str, Any], shown: int) -> None:
+def print_if_more(page: Mapping[str, Any], shown: int) -> None:
     """Tell that a list goes on, on standard error."""
     stop = page.get("offset", 0) + shown
     if page.get("count", 0) > stop:
@@ -212,7 +212,7 @@ def watch(job_id: object, patience: float, as_json: bool, **connection: str | No
     not the job.
     """
     client = connect(connection)
-    follow_to_end(client, str(job_id), patience, as_json=as_json)
+    poll_to_end(client, str(job_id), patience, as_json=as_json)
 
 
 @job.command(cls=SectionedCommand, examples=["lvp job cancel f47ac10b-58cc-4372-a567-0e02b2c3d479"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from provisioner.cli.exit_status import spoken_errors
+from provisioner.cli.exit_status import cli_errors
+from provisioner.cli.formatting import table
 from provisioner.cli.help_page import SectionedCommand
-from provisioner.cli.wording import table
 
 
 @click.command(cls=SectionedCommand, examples=["lvp plugins"])
@@ -15,7 +15,7 @@ def plugins() -> None:
 
     Sources, converters, targets, guards and observers, with the package that brings them.
     """
-    with spoken_errors():
+    with cli_errors():
         from provisioner import registry
 
         found = registry.load().describe()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from provisioner.cli.wording import printable, size, span
+from provisioner.cli.formatting import printable, size, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

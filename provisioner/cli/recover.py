@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli.exit_status import CliError, spoken_errors
+from provisioner.cli.exit_status import CliError, cli_errors
 from provisioner.cli.help_page import SectionedCommand
 from provisioner.cli.host_config import config_options, host_config
 
@@ -26,10 +26,11 @@ def recover(config_file: Path | None, data_dir: Path | None, take_over: bool) ->
     Each decision is one line. Safe to repeat. The server does this itself at every start; this command is for hosts
     where it is not started. It is refused while the server runs.
     """
-    with spoken_errors():
+    with cli_errors():
         import trio
 
-        from provisioner import registry, state_lock
+        from provisioner import registry
+        from provisioner.linux import state_lock
 
         config = host_config(config_file, data_dir)
         targets = registry.load().build(config).targets

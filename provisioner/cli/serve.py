@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from provisioner.cli import places
-from provisioner.cli.exit_status import spoken_errors
+from provisioner.cli import paths
+from provisioner.cli.exit_status import cli_errors
 from provisioner.cli.help_page import SectionedCommand
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     help="Where volumes, cache, jobs and tokens are kept.  "
     "[default: /var/lib/libvirt-volume-provisioner for root, else ~/.local/share/libvirt-volume-provisioner]",
 )
-@click.option("--bind", metavar="ADDR:PORT", help=f"Where to listen.  [default: {places.DEFAULT_BIND}]")
+@click.option("--bind", metavar="ADDR:PORT", help=f"Where to listen.  [default: {paths.DEFAULT_BIND}]")
 @click.option(
     "--allow-source",
     "allow_sources",
@@ -65,15 +65,15 @@ def serve(
     if file is not None and given:
         raise click.UsageError(f"{given[0]} does not go with --config; write it into the file")
     _start_lean()
-    with spoken_errors():
+    with cli_errors():
         from provisioner import config as settings
 
         config = (
             settings.load(file)
             if file is not None
             else settings.embedded(
-                data_dir or places.data_dir(),
-                bind or places.DEFAULT_BIND,
+                data_dir or paths.data_dir(),
+                bind or paths.DEFAULT_BIND,
                 allow_sources,
                 require_checksum=not allow_unverified,
             )

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from provisioner.cli import places
-from provisioner.cli.exit_status import CliError, spoken_errors
+from provisioner.cli import paths
+from provisioner.cli.exit_status import CliError, cli_errors
+from provisioner.cli.formatting import table
 from provisioner.cli.help_page import SectionedCommand
-from provisioner.cli.wording import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.api.tokens import TokenFile
+    from provisioner.auth.tokens import TokenFile
     from provisioner.config import Limits, Role
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -56,14 +56,14 @@ def token_path(token_file: Path | None, config_file: Path | None) -> Path:
 
     if config_file is not None:
         return Path(config.load(config_file).token_file)
-    return Path(config.embedded(places.data_dir(), places.DEFAULT_BIND, ()).token_file)
+    return Path(config.embedded(paths.data_dir(), paths.DEFAULT_BIND, ()).token_file)
 
 
 def token_store(token_file: Path | None, config_file: Path | None, key_file: Path | None) -> TokenFile:
     """The tokens that are meant. Raises UsageError or ConfigError."""
     from provisioner import config
-    from provisioner.api.token_keys import KeyFile, token_keys
-    from provisioner.api.tokens import TokenFile
+    from provisioner.auth.token_keys import KeyFile, token_keys
+    from provisioner.auth.tokens import TokenFile
 
     path = token_path(token_file, config_file)
     if key_file is not None:
@@ -110,7 +110,7 @@ def create(
     A viewer reads; an operator also makes and cancels jobs; an admin also removes volumes and cached images. What
     it may touch can be limited to some volumes, targets and sources.
     """
-    with spoken_errors():
+    with cli_errors():
         limits = _limits(volumes, targets, sources, max_jobs, config_file)
         store = token_store(token_file, config_file, key_file)
         made = store.create(name, role, _expiry(expires), limits)
@@ -168,21 +168,21 @@ def list_tokens(token_file: Path | None, config_file: Path | None, key_file: Pat
 
     When a token was last used is known to about ten minutes.
     """
-    with spoken_errors():
+    with cli_errors():
         records = token_store(token_file, config_file, key_file).list()
     rows = [
         [
             record.name,
             record.role,
             *map(_when, (record.created_at, record.expires_at, record.last_used_at)),
-            _limits_in_words(record.limits),
+            _format_limits(record.limits),
         ]
         for record in records
     ]
     click.echo(table(["NAME", "ROLE", "CREATED", "EXPIRES", "LAST USED", "LIMITS"], rows))
 
 
-def _limits_in_words(limits: Limits) -> str | None:
+def _format_limits(limits: Limits) -> str | None:
     lists = {"volumes": limits.volumes, "targets": limits.targets, "sources": limits.sources}
     words = [f"{kind} {','.join(names)}" for kind, names in lists.items() if names]
     words += [f"{limits.max_jobs} jobs"] if limits.max_jobs else []
@@ -198,7 +198,7 @@ def _when(seconds: float | None) -> str | None:
 @place_options
 def revoke(name: str, token_file: Path | None, config_file: Path | None, key_file: Path | None) -> None:
     """Make the token of NAME worthless."""
-    with spoken_errors():
+    with cli_errors():
         token_store(token_file, config_file, key_file).revoke(name)
     click.echo(f"revoked {name}")
 
@@ -212,7 +212,7 @@ def rotate_key(forget: bool, token_file: Path | None, config_file: Path | None, 
     Tokens stay valid: each moves to the new key when it is next used, and an old key is forgotten when no token needs
     it any more. Names the tokens that have to move.
     """
-    with spoken_errors():
+    with cli_errors():
         left = token_store(token_file, config_file, key_file).rotate_key(forget=forget)
     if not left:
         click.echo("there is a new key")

@@ -51,7 +51,7 @@ class Transport:
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, limit: float
     ) -> tuple[int, str]:
         """The answer's status and text, whatever the status. ``limit``: seconds for the answer. Raises CliError."""
-        with spoken_errors(self._url):
+        with transport_errors(self._url):
             request = urllib.request.Request(  # noqa: S310 - the scheme is http or https, ``check_url`` saw to it
                 self._url + path, body, dict(headers), method=method
             )
@@ -98,7 +98,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 @contextmanager
-def spoken_errors(url: str) -> Iterator[None]:
+def transport_errors(url: str) -> Iterator[None]:
     """Turn what the standard library raises into one sentence each."""
     try:
         yield
@@ -144,18 +144,18 @@ def tls_context(settings: ClientSettings) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=settings.ca)
     except OSError as error:
-        raise CliError(f"CA file {settings.ca} cannot be used: {_file_words(error)}", ExitStatus.USAGE) from error
+        raise CliError(f"CA file {settings.ca} cannot be used: {_file_error(error)}", ExitStatus.USAGE) from error
     if settings.cert is not None:
         try:
             # The empty password keeps OpenSSL from asking on the terminal.
             context.load_cert_chain(settings.cert, settings.key, password="")
         except OSError as error:
             words = f"certificate {settings.cert} with key {settings.key or settings.cert} cannot be used"
-            raise CliError(f"{words}: {_file_words(error)}", ExitStatus.USAGE) from error
+            raise CliError(f"{words}: {_file_error(error)}", ExitStatus.USAGE) from error
     return context
 
 
-def _file_words(error: OSError) -> str:
+def _file_error(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         return "it holds no such thing in PEM, or the two do not belong together"
     return error.strerror or str(error)

@@ -9,9 +9,9 @@ import click
 
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.exit_status import CliError, ExitStatus
+from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand
-from provisioner.cli.job import say_if_more
-from provisioner.cli.wording import printable, size, table
+from provisioner.cli.job import print_if_more
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +59,7 @@ def _show(page: Mapping[str, Any]) -> None:
         for entry in page["volumes"]
     ]
     click.echo(table(["TARGET", "NAME", "SIZE", "CREATED", "PATH", "IMAGE"], rows))
-    say_if_more(page, len(rows))
+    print_if_more(page, len(rows))
 
 
 @volume.command(cls=SectionedCommand, examples=["lvp volume remove fast web-01"])

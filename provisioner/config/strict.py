@@ -17,7 +17,7 @@ import msgspec
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
 
-_TYPE_WORDS = {
+_TYPE_NAMES = {
     "int": "a whole number",
     "float": "a number",
     "str": "a string",
@@ -54,7 +54,7 @@ def decode_struct(data: object, struct: type[S], path: str, faults: Faults) -> S
         if key in data:
             values[info.name] = _decode_value(data[key], hints[info.name], _join(path, key), faults)
         elif info.required:
-            faults.add(_join(path, key), f"is missing; allowed: {_type_words(hints[info.name])}")
+            faults.add(_join(path, key), f"is missing; allowed: {_type_names(hints[info.name])}")
     if len(faults.lines) > before:
         return None
     try:
@@ -113,15 +113,15 @@ def _allowed(message: str, kind: Any) -> str:
     message = message.split(" - at `", maxsplit=1)[0]
     if message.startswith("Expected"):
         wanted = message.removeprefix("Expected ").split(", got")[0]
-        return "allowed: " + re.sub(r"`([^`]+)`", lambda found: _plain_words(found[1]), wanted)
+        return "allowed: " + re.sub(r"`([^`]+)`", lambda found: _plain_text(found[1]), wanted)
     if message.startswith("Invalid enum value"):
         return f"allowed: {', '.join(show(value) for value in _choices(kind))}"
     return f"allowed: {message}" if message.startswith("a ") else message
 
 
-def _plain_words(types: str) -> str:
+def _plain_text(types: str) -> str:
     """Msgspec's names of types (``int | null``) as TOML's reader knows them."""
-    return " or ".join(_TYPE_WORDS.get(name, name) for name in types.split(" | ") if name != "null")
+    return " or ".join(_TYPE_NAMES.get(name, name) for name in types.split(" | ") if name != "null")
 
 
 def _choices(kind: Any) -> list[object]:
@@ -131,7 +131,7 @@ def _choices(kind: Any) -> list[object]:
     return [value for inner in typing.get_args(kind) for value in _choices(inner)]
 
 
-def _type_words(kind: Any) -> str:
+def _type_names(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind)).replace("str", "a string", 1)
 
 

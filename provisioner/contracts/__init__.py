@@ -33,7 +33,7 @@ from provisioner.contracts import blockdev, errors
 from provisioner.contracts.converter import Converter, ImageView
 from provisioner.contracts.guard import Guard, Observer
 from provisioner.contracts.hookspecs import PROJECT, BackEnd, BackEndContext, NoSettings, hookimpl
-from provisioner.contracts.http import HttpOptions, HttpTransport
+from provisioner.contracts.http.transport import HttpOptions, HttpTransport
 from provisioner.contracts.ownership import PlaceLock
 from provisioner.contracts.settings import ByteSize, Duration, SecretRef
 from provisioner.contracts.source import ImageSource, ImageStream, pwrite_all

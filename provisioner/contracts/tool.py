@@ -102,7 +102,7 @@ async def run_tool(
     result = ToolResult(process.returncode or 0, out.text(), err.text())
     if check and result.status:
         raise ToolError(
-            f"{name} failed with {_status_words(result.status)}: {last_words(result.stderr)}",
+            f"{name} failed with {_describe_status(result.status)}: {last_words(result.stderr)}",
             tool=name,
             status=result.status,
             stderr=result.stderr,
@@ -149,7 +149,7 @@ def _signal_group(pid: int, signum: int) -> bool:
     return True
 
 
-def _status_words(status: int) -> str:
+def _describe_status(status: int) -> str:
     return f"exit status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
 
 

@@ -153,11 +153,11 @@ class VolumeUser:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing a back end looked at on this host: ``what`` is a sentence, ``mend`` how to put right what is not ok."""
+    """One thing a back end looked at on this host: ``what`` is a sentence, ``fix`` how to put right what is not ok."""
 
     ok: bool
     what: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

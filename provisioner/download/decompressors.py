@@ -53,15 +53,15 @@ class Decompressor(Protocol):
         """Free the memory at once: an error that is on its way holds on to this object."""
 
 
-def decompressor(compression: str, packed: io.RawIOBase) -> Decompressor:
-    """Open ``packed``, a file of that compression: ``gz``, ``xz``, ``bz2`` or ``zst``."""
+def decompressor(compression: str, compressed: io.RawIOBase) -> Decompressor:
+    """Open ``compressed``, a file of that compression: ``gz``, ``xz``, ``bz2`` or ``zst``."""
     if compression == "gz":
-        return _Members(packed, _GzipMember, padding=b"\0")
+        return _Members(compressed, _GzipMember, padding=b"\0")
     if compression == "xz":
-        return _Members(packed, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY), padding=b"\0")
+        return _Members(compressed, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY), padding=b"\0")
     if compression == "bz2":
-        return _Members(packed, bz2.BZ2Decompressor)
-    return _Zstd(packed)
+        return _Members(compressed, bz2.BZ2Decompressor)
+    return _Zstd(compressed)
 
 
 class _Member(Protocol):
@@ -81,8 +81,8 @@ class _Members:
     through empty members without end (gz).
     """
 
-    def __init__(self, packed: io.RawIOBase, make: Callable[[], _Member], padding: bytes = b"") -> None:
-        self._packed = packed
+    def __init__(self, compressed: io.RawIOBase, make: Callable[[], _Member], padding: bytes = b"") -> None:
+        self._compressed = compressed
         self._make = make
         self._padding = padding
         self._member: _Member | None = make()
@@ -115,7 +115,7 @@ class _Members:
 
     def _take(self) -> bytes:
         data, self._ahead = self._ahead, b""
-        return data or self._packed.read(INPUT) or b""
+        return data or self._compressed.read(INPUT) or b""
 
 
 class _GzipMember:
@@ -179,11 +179,11 @@ def gzip_header_length(data: bytes | bytearray) -> int | None:
 class _Zstd:
     """zstd frames, one after another; unlike the library's own reader it tells an early end from the end.
 
-    A step goes on until there is output; ``packed`` is asked for INPUT bytes at a time, and may raise to stop it.
+    A step goes on until there is output; ``compressed`` is asked for INPUT bytes at a time, and may raise to stop it.
     """
 
-    def __init__(self, packed: io.RawIOBase) -> None:
-        self._packed = packed
+    def __init__(self, compressed: io.RawIOBase) -> None:
+        self._compressed = compressed
         self._frames = ZstdFrames()
         self._reader: zstandard.ZstdDecompressionReader | None = zstandard.ZstdDecompressor(
             max_window_size=2**_WINDOW_LOG
@@ -200,7 +200,7 @@ class _Zstd:
         self._reader = None
 
     def _pull(self, size: int) -> bytes:
-        chunk = self._packed.read(size) or b""
+        chunk = self._compressed.read(size) or b""
         self._frames.feed(chunk)
         return chunk
 

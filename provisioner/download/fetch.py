@@ -1,4 +1,4 @@
-"""Getting one image's bytes into a file, however often the connection breaks. Owns tries, pauses and resuming."""
+"""Fetches an image into a file, with retries and resuming."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from provisioner.contracts import ImageSource, ImageStream, RemoteImage
-    from provisioner.download.arrival import Arrival
+    from provisioner.download.growing_file import GrowingFile
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ def pause_after(failures: int, jitter: Callable[[], float] = random.random) -> f
     return float(longest * (0.5 + 0.5 * jitter()))
 
 
-async def patiently(work: Callable[[], Awaitable[T]], attempts: int) -> T:
+async def with_retries(work: Callable[[], Awaitable[T]], attempts: int) -> T:
     """``work`` again and again, with growing pauses, while its errors are temporary. Raises its last SourceError."""
     for failures in range(1, attempts):
         try:
@@ -51,36 +51,40 @@ async def patiently(work: Callable[[], Awaitable[T]], attempts: int) -> T:
 
 
 async def fetch(
-    source: ImageSource, image: RemoteImage, arrival: Arrival, attempts: int, received: Callable[[int], None]
+    source: ImageSource, image: RemoteImage, growing_file: GrowingFile, attempts: int, received: Callable[[int], None]
 ) -> None:
-    """Fill ``arrival`` with ``image``; carries on where a broken connection left off.
+    """Fill ``growing_file`` with ``image``; carries on where a broken connection left off.
 
     ``attempts`` tries in which less than MIN_PROGRESS came in all end it. ``received`` counts the bytes that came,
     from any thread. Raises SourceError; RemoteChangedError if the server now holds another image.
     """
-    if image.size is not None and arrival.available == image.size:  # an earlier life had it whole
-        arrival.finish()
+    if image.size is not None and growing_file.available == image.size:  # an earlier life had it whole
+        growing_file.finish()
         return
-    failures, counted_from = 0, arrival.available
+    failures, counted_from = 0, growing_file.available
     while True:
         try:
-            await _try_once(source, image, arrival, received)
+            await _try_once(source, image, growing_file, received)
             return
         except SourceError as error:
             failures += 1
-            if arrival.available >= counted_from + MIN_PROGRESS:
-                failures, counted_from = 1, arrival.available
+            if growing_file.available >= counted_from + MIN_PROGRESS:
+                failures, counted_from = 1, growing_file.available
             if not error.temporary or isinstance(error, RemoteChangedError) or failures >= attempts:
                 raise
             pause = pause_after(failures)
-            log.warning("download interrupted", reason=error.message, at_byte=arrival.available, pause=round(pause, 2))
+            log.warning(
+                "download interrupted", reason=error.message, at_byte=growing_file.available, pause=round(pause, 2)
+            )
             await trio.sleep(pause)
 
 
-async def _try_once(source: ImageSource, image: RemoteImage, arrival: Arrival, received: Callable[[int], None]) -> None:
-    start = arrival.available if image.accepts_ranges and image.version is not None else 0
+async def _try_once(
+    source: ImageSource, image: RemoteImage, growing_file: GrowingFile, received: Callable[[int], None]
+) -> None:
+    start = growing_file.available if image.accepts_ranges and image.version is not None else 0
     async with source.open(image.url, start, None, image.version) as stream:
-        if stream.start > arrival.available:
+        if stream.start > growing_file.available:
             raise RemoteChangedError("the server sent another part of the image than was asked for")
         mark = stream.start
 
@@ -90,23 +94,23 @@ async def _try_once(source: ImageSource, image: RemoteImage, arrival: Arrival, r
                 raise RemoteChangedError(f"the server promised {image.size} bytes and sends more")
             received(end - mark)
             mark = end
-            arrival.advance(end)
+            growing_file.advance(end)
 
         # Bytes that were hashed are never written again, or the digest would be of another file.
-        save = stream.save if stream.start == arrival.available else partial(_replay, stream, arrival)
-        end = await save(arrival.fd, report)
-    promised = arrival.available if image.size is None else image.size
+        save = stream.save if stream.start == growing_file.available else partial(_replay, stream, growing_file)
+        end = await save(growing_file.fd, report)
+    promised = growing_file.available if image.size is None else image.size
     if end != promised:  # shorter than what came before, where nothing was promised
         raise RemoteChangedError(f"the server promised {promised} bytes and sent {end}")
-    arrival.finish()
+    growing_file.finish()
 
 
-async def _replay(stream: ImageStream, arrival: Arrival, fd: int, report: Callable[[int], None]) -> int:
+async def _replay(stream: ImageStream, growing_file: GrowingFile, fd: int, report: Callable[[int], None]) -> int:
     """A server that cannot resume begins anew: what is there already is compared, the rest written."""
     offset = stream.start
     async with closing_chunks(stream) as chunks:
         async for chunk in chunks:
-            await trio.to_thread.run_sync(_compare_and_write, fd, chunk, offset, arrival.available)
+            await trio.to_thread.run_sync(_compare_and_write, fd, chunk, offset, growing_file.available)
             offset += len(chunk)
             report(offset)
     return offset

@@ -1,4 +1,4 @@
-"""What an image is, told from its first bytes. Owns the judgement which images are safe to hand to a converter.
+"""What an image is, from its first bytes, and whether it is safe to convert.
 
 The detection itself is oslo.utils' format inspector, which the OpenStack services rely on and which knows the CVEs.
 """
@@ -6,10 +6,13 @@ The detection itself is oslo.utils' format inspector, which the OpenStack servic
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from provisioner.contracts import MIB
 from provisioner.contracts.errors import UnsafeImageError
+from provisioner.download.decompress import beginning_of, compression_of
+from provisioner.download.signatures import HEAD, not_a_disk
 
 if TYPE_CHECKING:
     from oslo_utils.imageutils.format_inspector import FileInspector, InspectWrapper
@@ -129,3 +132,66 @@ def _check_safety(inspector: FileInspector) -> None:
         raise UnsafeImageError(f"the {inspector} image is refused: {reasons}") from error
     except Exception as error:  # incomplete, or whatever a hostile header makes the inspector stumble over
         raise UnsafeImageError(f"the {inspector} image's header cannot be read: {error}") from error
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A compressed file whose first bytes have not told by here what is inside is taken at what they did tell.
+_COMPRESSED_WINDOW = 8 * MIB
+_TOOLS = {"gz": "gzip", "xz": "xz", "bz2": "bzip2", "zst": "zstd"}
+
+
+class FileInspection:
+    """Fed with a file's bytes from the first on, until it has made up its mind.
+
+    ``check`` is called between pieces of bounded work and may raise to stop.
+    """
+
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
+        self._plain: Inspection | None = None
+        self._compression: str | None = None
+        self._held = bytearray()
+        self._look_at = HEAD
+
+    def feed(self, data: bytes | memoryview, *, last: bool) -> ImageInfo | None:
+        """The next bytes; ``last`` when no more will come. The verdict once there is one.
+
+        Raises UnsafeImageError for what is not a disk image or must not be used as one; CorruptImageError if a
+        compressed file cannot be decompressed.
+        """
+        if self._plain is not None:
+            return self._plain.feed(data, last=last)
+        self._held += data
+        if len(self._held) < self._look_at and not last:
+            return None
+        if self._compression is None:
+            self._compression = compression_of(memoryview(self._held))
+        if self._compression is None:
+            _refuse(not_a_disk(bytes(self._held[:HEAD])), "")
+            self._plain, held, self._held = Inspection(), self._held, bytearray()
+            return self._plain.feed(bytes(held), last=last)
+        return self._look_inside(self._compression, last=last or len(self._held) >= _COMPRESSED_WINDOW)
+
+    def _look_inside(self, compression: str, *, last: bool) -> ImageInfo | None:
+        # From the start each time, but only when there is twice as much: a few times, of a beginning that is bounded.
+        self._look_at = min(_COMPRESSED_WINDOW, 2 * len(self._held))
+        inside = beginning_of(compression, bytes(self._held), WINDOW, self._check)
+        if len(inside) >= HEAD or last:
+            if compression_of(inside) is not None:
+                raise UnsafeImageError("the image is compressed twice")
+            _refuse(not_a_disk(inside[:HEAD]), f" inside {_TOOLS[compression]}")
+        info = Inspection().feed(inside, last=last)
+        return None if info is None else replace(info, compression=compression)
+
+
+def _refuse(what: str | None, where: str) -> None:
+    """Raise UnsafeImageError if there is a ``what``."""
+    if what is None:
+        return
+    if "page" in what or "text" in what:
+        advice = "check that the url leads to the image itself"
+    else:
+        advice = "unpack it and offer the disk image itself, compressed with gzip, bzip2, xz or zstd if need be"
+    raise UnsafeImageError(f"this is {what}{where}, not a disk image; {advice}")

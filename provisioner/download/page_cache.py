@@ -1,4 +1,4 @@
-"""The host's page cache, respected: what an image takes of it is written out early and given back once it was read.
+"""Keeps images out of the host's page cache: writes back early and drops pages after use.
 
 The guests' disks live in the same memory. All calls are cheap, from any thread, and advice: where the kernel does not
 take it, nothing is lost.
@@ -28,7 +28,7 @@ def write_out(fd: int, start: int, stop: int) -> None:
     _sync_file_range(fd, start, stop - start, _SYNC_FILE_RANGE_WRITE)
 
 
-def give_back(fd: int, start: int, stop: int) -> None:
+def drop_pages(fd: int, start: int, stop: int) -> None:
     """Forget what is cached of ``[start, stop)``, as far as it is on disk."""
     if stop > start:
         with suppress(OSError):

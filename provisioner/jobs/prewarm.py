@@ -1,4 +1,4 @@
-"""Keeping images in the cache that are going to be asked for: fetch jobs on a schedule, like anybody else's."""
+"""Keeps configured images in the cache: fetch jobs on a schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs waiting for a slot: the highest priority first, and among equals the one that came first."""
+"""Jobs that wait for a worker: highest priority first, then first come, first served."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 _SWEEP = 64
 
 
-class WaitingLine(Generic[T]):
+class PriorityQueue(Generic[T]):
     """Put never blocks; get waits. ``discard`` takes one out of the line before its turn, and drops it at once."""
 
     def __init__(self) -> None:
         # The heap has tickets only: an item that is discarded is freed, though its ticket is swept out later.
         self._heap: list[tuple[int, int]] = []
         self._items: dict[int, T] = {}
-        self._tickets: dict[int, int] = {}
+        self._sequence_of: dict[int, int] = {}
         self._sequence = 0
         self._waiting = trio.lowlevel.ParkingLot()
         self._stopped = False
@@ -32,13 +32,13 @@ class WaitingLine(Generic[T]):
         """Join the line."""
         self._sequence += 1
         self._items[self._sequence] = item
-        self._tickets[id(item)] = self._sequence
+        self._sequence_of[id(item)] = self._sequence
         heapq.heappush(self._heap, (-priority, self._sequence))
         self._waiting.unpark()
 
     def discard(self, item: T) -> None:
         """Leave the line; the item must be in it."""
-        del self._items[self._tickets.pop(id(item))]
+        del self._items[self._sequence_of.pop(id(item))]
         if len(self._heap) > 2 * len(self._items) + _SWEEP:
             self._heap = [entry for entry in self._heap if entry[1] in self._items]
             heapq.heapify(self._heap)
@@ -53,8 +53,8 @@ class WaitingLine(Generic[T]):
         while self._stopped or not self._items:
             await self._waiting.park()
         while True:
-            _, ticket = heapq.heappop(self._heap)
-            item = self._items.pop(ticket, None)
+            _, sequence = heapq.heappop(self._heap)
+            item = self._items.pop(sequence, None)
             if item is not None:
-                del self._tickets[id(item)]
+                del self._sequence_of[id(item)]
                 return item

@@ -33,15 +33,15 @@ class Recovery:
         self._targets = targets
         self._due = set(targets)
 
-    async def everywhere(self) -> None:
+    async def recover_all(self) -> None:
         """Recover every target. One that cannot be stays due: the others can work."""
         for name in sorted(self._due):
             try:
-                await self.of(name, frozenset())
+                await self.recover_target(name, frozenset())
             except ProvisionerError as error:
                 log.error("a target could not be recovered", target=name, reason=error.message)
 
-    async def of(self, target: str | None, running: frozenset[str]) -> None:
+    async def recover_target(self, target: str | None, running: frozenset[str]) -> None:
         """Recover a target that is still due, leaving alone what belongs to the jobs ``running``."""
         if target not in self._due:
             return

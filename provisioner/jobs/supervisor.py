@@ -1,4 +1,4 @@
-"""Accepts jobs, finds them, cancels them, and removes volumes. Owns what may be asked for; ``slots`` does the work.
+"""Accepts jobs, finds them, cancels them, and removes volumes. Owns what may be asked for; ``workers`` does the work.
 
 What was accepted is on disk before ``submit`` returns. A cancel returns when the job is rolled back and its end stored.
 """
@@ -28,14 +28,14 @@ from provisioner.jobs.active import ActiveJob
 from provisioner.jobs.job import Job, JobSpec, after_restart
 from provisioner.jobs.recovery import OvertakenError, Recovery
 from provisioner.jobs.reservations import Reservations
-from provisioner.jobs.slots import Slots
 from provisioner.jobs.states import Status
+from provisioner.jobs.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.config import JobSettings
-    from provisioner.jobs.announce import Announcer
+    from provisioner.jobs.notify import Notifier
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
     from provisioner.pipeline.progress import Snapshot
@@ -58,7 +58,7 @@ class Supervisor:
         store: JobStore,
         settings: JobSettings,
         metrics: Metrics,
-        announcer: Announcer,
+        notifier: Notifier,
         on_end: Callable[[Job], None] = lambda job: None,  # noqa: ARG005 - no listener
     ) -> None:
         self._pipeline = pipeline
@@ -66,7 +66,7 @@ class Supervisor:
         self._settings = settings
         self._on_end = on_end
         self._recovery = Recovery(pipeline.back_ends.targets)
-        self._slots = Slots(pipeline, self._recovery, store, metrics, announcer, on_end)
+        self._workers = Workers(pipeline, self._recovery, store, metrics, notifier, on_end)
         self._reservations = Reservations()
         # Jobs on their way to the disk: they count for every limit already.
         self._accepting: set[ActiveJob] = set()
@@ -78,7 +78,7 @@ class Supervisor:
 
     async def recover(self) -> None:
         """Bring back what an earlier life left: debris away, unfinished jobs into the line. Before ``run``."""
-        await self._recovery.everywhere()
+        await self._recovery.recover_all()
         for old in await self._store.unfinished():
             job, unproven = await self._after_restart(old)
             if job is not old:
@@ -87,7 +87,7 @@ class Supervisor:
             if job.status is Status.PENDING:
                 active = ActiveJob.reserving(job, self._reservations)
                 active.unproven = unproven
-                self._slots.enqueue(active)
+                self._workers.enqueue(active)
             elif job.status.ended:
                 self._on_end(job)
 
@@ -111,7 +111,7 @@ class Supervisor:
         """Work on jobs until cancelled; jobs running then are rolled back and stay accepted."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prune)
-            await nursery.start(self._slots.run, self._settings.max_concurrent)
+            await nursery.start(self._workers.run, self._settings.max_concurrent)
             task_status.started()
 
     async def _prune(self) -> None:
@@ -129,11 +129,11 @@ class Supervisor:
         """No new jobs, neither from clients nor out of the line; wait for the running ones as the config grants."""
         self.draining = True
         self._pipeline.cache.stop()
-        self._slots.stop()
+        self._workers.stop()
         with trio.move_on_after(self._settings.shutdown_grace):
-            for active in self._slots.running():
+            for active in self._workers.running():
                 await active.ended.wait()
-        for active in self._slots.running():
+        for active in self._workers.running():
             active.interrupted = True
 
     # --- for the API ---
@@ -184,7 +184,7 @@ class Supervisor:
             raise
         finally:
             self._accepting.discard(active)
-        self._slots.enqueue(active)
+        self._workers.enqueue(active)
         image = ImageUrl.parse(job.spec.image_url).without_query
         log.info("job accepted", job_id=job.job_id, volume=job.spec.volume_name, image=image)
         return job
@@ -217,18 +217,18 @@ class Supervisor:
         return msgspec.structs.replace(spec, target=target.name)
 
     def _check_queue(self) -> None:
-        waiting = self._slots.waiting + len(self._accepting)
+        waiting = self._workers.waiting + len(self._accepting)
         if waiting >= self._settings.max_queued:
             raise TooManyRequestsError(f"{waiting} jobs are waiting already; try again later")
 
     def _check_share(self, principal: str | None, max_jobs: int | None) -> None:
-        has = sum(active.job.principal == principal for active in (*self._slots.active.values(), *self._accepting))
+        has = sum(active.job.principal == principal for active in (*self._workers.active.values(), *self._accepting))
         if max_jobs is not None and has >= max_jobs:
             raise TooManyRequestsError(f"you have {has} jobs pending or running, as many as you may; try again later")
 
     async def find(self, job_id: str) -> tuple[Job, Snapshot | None]:
         """The job, and how far it is where it has not ended. Raises JobNotFoundError."""
-        active = self._slots.active.get(job_id)
+        active = self._workers.active.get(job_id)
         if active is not None:
             return active.job, active.progress.snapshot()
         job = await self._store.get(job_id)
@@ -238,7 +238,7 @@ class Supervisor:
 
     def snapshot(self, job_id: str) -> Snapshot | None:
         """How far an active job is."""
-        active = self._slots.active.get(job_id)
+        active = self._workers.active.get(job_id)
         return active.progress.snapshot() if active else None
 
     async def cancel(self, job_id: str) -> Job:
@@ -246,9 +246,9 @@ class Supervisor:
 
         Raises JobNotFoundError, CancelError if it is too late, UnavailableError if the end could not be stored yet.
         """
-        active = self._slots.active.get(job_id)
+        active = self._workers.active.get(job_id)
         if active is not None:
-            await self._slots.cancel(active)
+            await self._workers.cancel(active)
             job = active.job
             if job.status is Status.CANCELLED:
                 return job
@@ -272,14 +272,14 @@ class Supervisor:
 
     def unstored(self) -> str | None:
         """Why jobs that have stopped are still shown as active (their ends wait for the store), or None."""
-        return self._slots.unstored()
+        return self._workers.unstored()
 
     @property
     def active_count(self) -> int:
         """Jobs pending or running."""
-        return len(self._slots.active)
+        return len(self._workers.active)
 
     @property
     def active_ids(self) -> frozenset[str]:
         """Ids of the jobs pending or running."""
-        return frozenset(self._slots.active)
+        return frozenset(self._workers.active)

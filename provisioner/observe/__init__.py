@@ -1,1 +1,1 @@
-"""What operators see: logs and metrics."""
+"""What operators see: logs, metrics and the audit log."""

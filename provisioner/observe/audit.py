@@ -158,6 +158,6 @@ def _lost_line(count: int) -> bytes:
     return f"{_line_of(AuditRecord(event='lost', status='lost', reason=reason))}\n".encode()
 
 
-def is_worth_a_line(method: str, status: int) -> bool:
+def is_audited(method: str, status: int) -> bool:
     """Changes, and refusals of any kind of caller. Reads that were allowed are not audited."""
     return method not in {"GET", "HEAD"} or status in {401, 403, 429}

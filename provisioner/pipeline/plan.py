@@ -83,7 +83,7 @@ def check_fits(virtual_size: int, volume_size: int) -> None:
         )
 
 
-def unpack_limit(request: Request) -> int:
+def decompressed_limit(request: Request) -> int:
     """The most bytes a compressed image may unpack to: what fits, and for formats with tables room for those."""
     return request.volume_size if request.image_type == "raw" else request.volume_size * 9 // 8 + 64 * MIB
 

@@ -16,7 +16,7 @@ from provisioner.cache import Expectation
 from provisioner.contracts import CloneTarget, Placement, ProvisionedBy
 from provisioner.contracts.errors import DamagedImageError, InvalidRequestError, NoSpaceError, SourceError
 from provisioner.download.checksums import discover
-from provisioner.download.fetch import patiently
+from provisioner.download.fetch import with_retries
 from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.plan import (
     Outcome,
@@ -25,8 +25,8 @@ from provisioner.pipeline.plan import (
     check_fits,
     check_users,
     covers,
+    decompressed_limit,
     stage_request,
-    unpack_limit,
 )
 from provisioner.pipeline.progress import Progress, Stage
 
@@ -57,8 +57,8 @@ class Pipeline:
         await self._check_target(request)
         source = self.back_ends.source_for(request.image_url)
         attempts = self.cache.attempts
-        remote = await patiently(lambda: source.stat(request.image_url), attempts)
-        checksum = request.checksum or await patiently(lambda: discover(source, request.image_url), attempts)
+        remote = await with_retries(lambda: source.stat(request.image_url), attempts)
+        checksum = request.checksum or await with_retries(lambda: discover(source, request.image_url), attempts)
         check_checksum(checksum, request.image_url, required=self.require_checksum)
         if await self._clone_known(request, checksum, progress, done):
             return
@@ -92,9 +92,9 @@ class Pipeline:
         if info.compression is None:
             await self._copy(request, image, checksum, progress, done)
             return
-        async with self.cache.unpacked(image, info, unpack_limit(request)) as unpacked:
-            progress.begin(Stage.CONVERTING, image.size or 0, lambda: unpacked.reader.position)
-            await self._copy(request, unpacked, checksum, progress, done)
+        async with self.cache.decompressed(image, info, decompressed_limit(request)) as decompressed:
+            progress.begin(Stage.CONVERTING, image.size or 0, lambda: decompressed.reader.position)
+            await self._copy(request, decompressed, checksum, progress, done)
 
     async def _copy(
         self, request: Request, image: CachedImage, checksum: Checksum | None, progress: Progress, done: list[Outcome]

@@ -11,7 +11,7 @@ from provisioner.contracts.errors import CancelError, ConvertError
 from provisioner.contracts.testing import FakeCloneTarget, FakeConverter, FakeGuard, FakeSource, FakeTarget
 from provisioner.contracts.types import Placement
 from provisioner.jobs import Status
-from tests.cancellation.lab import DIGEST, IMAGE, OLD, OTHER_SPEC, SPEC, Lab
+from tests.cancellation.harness import DIGEST, IMAGE, OLD, OTHER_SPEC, SPEC, Harness
 
 NOT_IN_A_JOB = {"list", "remove", "recover", "undo"}
 MODES = {"new": Placement.SWAP, "swap": Placement.SWAP, "in-place": Placement.IN_PLACE}
@@ -40,173 +40,173 @@ def _short_patience(monkeypatch):
 
 
 def make(folder, mode):
-    lab = Lab(folder, target=FakeTarget(folder / "main", name="main", replace=MODES[mode]))
-    lab.source.at_byte = len(IMAGE) // 2
+    harness = Harness(folder, target=FakeTarget(folder / "main", name="main", replace=MODES[mode]))
+    harness.source.at_byte = len(IMAGE) // 2
     if mode != "new":
-        lab.put_old_volume()
-    return lab
+        harness.put_old_volume()
+    return harness
 
 
-def assert_as_before(lab, mode, fake, step):
+def assert_as_before(harness, mode, fake, step):
     """The volume is what it was; overwritten in place it may be, but only by an image that was verified."""
-    lab.assert_nothing_left()
-    if mode == "in-place" and (fake == "converter" or step == "commit" or lab.volume() != OLD):
+    harness.assert_nothing_left()
+    if mode == "in-place" and (fake == "converter" or step == "commit" or harness.volume() != OLD):
         assert fake == "converter" or step in {"commit", "users", "find"}
-        assert DIGEST in {entry.digest for entry in lab.cache.entries()}
+        assert DIGEST in {entry.digest for entry in harness.cache.entries()}
     else:
-        assert lab.volume() == (None if mode == "new" else OLD)
+        assert harness.volume() == (None if mode == "new" else OLD)
 
 
 @pytest.mark.parametrize(("mode", "fake", "step"), CASES)
 async def test_cancel_leaves_nothing(folder, mode, fake, step):
     """The cancel returns when the job has ended; another job does not notice; the volume can be made afterwards."""
-    lab = make(folder, mode)
-    lab.steps(fake).hang_at = step
-    async with lab.running():
-        job_id = await lab.submit()
-        await lab.steps(fake).reached.wait()
+    harness = make(folder, mode)
+    harness.steps(fake).hang_at = step
+    async with harness.running():
+        job_id = await harness.submit()
+        await harness.steps(fake).reached.wait()
         if not step.startswith("commit"):  # nobody waits for a commit as long as another job takes
-            assert (await lab.run(OTHER_SPEC)).status is Status.COMPLETED
+            assert (await harness.run(OTHER_SPEC)).status is Status.COMPLETED
         if step == "committed":
             with pytest.raises(CancelError, match="completed"):
-                await lab.supervisor.cancel(job_id)
-            assert lab.volume() == IMAGE
-            lab.assert_nothing_left()
+                await harness.supervisor.cancel(job_id)
+            assert harness.volume() == IMAGE
+            harness.assert_nothing_left()
         else:
-            assert (await lab.supervisor.cancel(job_id)).status is Status.CANCELLED
-            assert_as_before(lab, mode, fake, step)
-        assert lab.supervisor.active_count == 0
-        lab.steps(fake).hang_at = None
-        assert (await lab.run()).status is Status.COMPLETED
-        assert lab.volume() == IMAGE
+            assert (await harness.supervisor.cancel(job_id)).status is Status.CANCELLED
+            assert_as_before(harness, mode, fake, step)
+        assert harness.supervisor.active_count == 0
+        harness.steps(fake).hang_at = None
+        assert (await harness.run()).status is Status.COMPLETED
+        assert harness.volume() == IMAGE
 
 
 @pytest.mark.parametrize(("fake", "step"), STEPS)
 async def test_shutdown_leaves_the_job_accepted(folder, fake, step):
     """A job cancelled from outside is rolled back, waits on disk, and is done after the restart."""
-    lab = make(folder, "swap")
-    lab.steps(fake).hang_at = step
-    async with lab.running():
-        job_id = await lab.submit()
-        await lab.steps(fake).reached.wait()
+    harness = make(folder, "swap")
+    harness.steps(fake).hang_at = step
+    async with harness.running():
+        job_id = await harness.submit()
+        await harness.steps(fake).reached.wait()
     if step != "committed":
-        assert_as_before(lab, "swap", fake, step)
-    lab.steps(fake).hang_at = None
-    async with lab.running():
-        job = await lab.ended(job_id)
+        assert_as_before(harness, "swap", fake, step)
+    harness.steps(fake).hang_at = None
+    async with harness.running():
+        job = await harness.ended(job_id)
         assert job.status is Status.COMPLETED
         assert job.attempts == (1 if step == "committed" else 2)
-        assert lab.volume() == IMAGE
-        lab.assert_nothing_left()
+        assert harness.volume() == IMAGE
+        harness.assert_nothing_left()
 
 
 @pytest.mark.parametrize(("fake", "step"), CLONE_STEPS)
 @pytest.mark.parametrize("known", [False, True], ids=["first", "again"])
 async def test_cancel_on_a_cloning_target(folder, fake, step, known):
     """The same where the volume is a clone: of a base this job makes, or of one that is there."""
-    lab = Lab(folder, target=FakeCloneTarget(folder / "main", name="main"))
-    lab.source.at_byte = len(IMAGE) // 2
-    async with lab.running():
+    harness = Harness(folder, target=FakeCloneTarget(folder / "main", name="main"))
+    harness.source.at_byte = len(IMAGE) // 2
+    async with harness.running():
         if known:
-            assert (await lab.run()).volume.provisioned_by == "clone"
-            await lab.supervisor.remove_volume("main", "web01")
+            assert (await harness.run()).volume.provisioned_by == "clone"
+            await harness.supervisor.remove_volume("main", "web01")
             if fake != "target" or step in {"stage", "staged", "stage_base"}:
                 return  # a clone of a known base takes none of these steps
-        lab.steps(fake).hang_at = step
-        job_id = await lab.submit()
+        harness.steps(fake).hang_at = step
+        job_id = await harness.submit()
         if step in {"stage", "staged"}:  # of copies only
-            assert (await lab.ended(job_id)).status is Status.COMPLETED
+            assert (await harness.ended(job_id)).status is Status.COMPLETED
             return
-        await lab.steps(fake).reached.wait()
+        await harness.steps(fake).reached.wait()
         if step == "committed" and known:
             with pytest.raises(CancelError, match="completed"):
-                await lab.supervisor.cancel(job_id)
+                await harness.supervisor.cancel(job_id)
         else:
-            assert (await lab.supervisor.cancel(job_id)).status is Status.CANCELLED
-            assert lab.volume() is None
-        lab.assert_nothing_left()
-        for base in lab.target._base_folder().iterdir():
+            assert (await harness.supervisor.cancel(job_id)).status is Status.CANCELLED
+            assert harness.volume() is None
+        harness.assert_nothing_left()
+        for base in harness.target._base_folder().iterdir():
             assert base.read_bytes()[: len(IMAGE)] == IMAGE
-        lab.steps(fake).hang_at = None
-        assert (await lab.run()).status is Status.COMPLETED
-        assert lab.volume() == IMAGE
+        harness.steps(fake).hang_at = None
+        assert (await harness.run()).status is Status.COMPLETED
+        assert harness.volume() == IMAGE
 
 
 @pytest.mark.parametrize(("fake", "step"), STEPS)
 @pytest.mark.parametrize("error", [ConvertError("it broke"), ZeroDivisionError("a bug")], ids=["error", "bug"])
 async def test_a_failure_leaves_nothing(folder, fake, step, error):
     """The same for an error at each place, foreseen or not; the job says the cause."""
-    lab = make(folder, "swap")
-    lab.steps(fake).fail_at = {step: error}
-    async with lab.running():
-        job = await lab.run()
+    harness = make(folder, "swap")
+    harness.steps(fake).fail_at = {step: error}
+    async with harness.running():
+        job = await harness.run()
         if step == "committed":  # the volume stood by then
             assert job.status is Status.COMPLETED
-            assert lab.volume() == IMAGE
-            lab.assert_nothing_left()
+            assert harness.volume() == IMAGE
+            harness.assert_nothing_left()
         else:
             assert job.status is Status.FAILED
             assert re.search(r"it broke|internal error \(ZeroDivisionError\)", job.error)
-            assert_as_before(lab, "swap", fake, step)
-        lab.steps(fake).fail_at = {}
-        assert (await lab.run()).status is Status.COMPLETED
+            assert_as_before(harness, "swap", fake, step)
+        harness.steps(fake).fail_at = {}
+        assert (await harness.run()).status is Status.COMPLETED
 
 
 async def test_an_undo_that_hangs_is_a_failure_of_its_own(folder):
     """The job does not count as cancelled while its debris stands; recovery finds it by the job's name on it."""
-    lab = make(folder, "new")
-    lab.steps("target").hang_at = "undo"
-    lab.converter.steps.hang_at = "block"
-    async with lab.running():
-        job_id = await lab.submit()
-        await lab.converter.steps.reached.wait()
+    harness = make(folder, "new")
+    harness.steps("target").hang_at = "undo"
+    harness.converter.steps.hang_at = "block"
+    async with harness.running():
+        job_id = await harness.submit()
+        await harness.converter.steps.reached.wait()
         with pytest.raises(Exception, match=r"the job was stopped, but: .*could not remove the staged volume"):
-            await lab.supervisor.cancel(job_id)
-        job, _ = await lab.supervisor.find(job_id)
+            await harness.supervisor.cancel(job_id)
+        job, _ = await harness.supervisor.find(job_id)
         assert job.status is Status.FAILED
         assert "tried again at the next start" in job.error
-        assert lab.target.leftovers() == [f"{job_id}~web01"]
-    lab.steps("target").hang_at = None
-    async with lab.running():
-        assert lab.target.leftovers() == []
+        assert harness.target.leftovers() == [f"{job_id}~web01"]
+    harness.steps("target").hang_at = None
+    async with harness.running():
+        assert harness.target.leftovers() == []
 
 
 async def test_cancelling_twice_at_once_is_cancelling_once(folder):
     """Both callers hear it, whether the job runs or waits."""
-    lab = Lab(folder)
-    lab.source.steps.hang_at = "stat"
-    lab.jobs = type(lab.jobs)(max_concurrent=1)
-    async with lab.running():
-        running = await lab.submit()
-        await lab.source.steps.reached.wait()
-        waiting = await lab.submit(OTHER_SPEC)
+    harness = Harness(folder)
+    harness.source.steps.hang_at = "stat"
+    harness.jobs = type(harness.jobs)(max_concurrent=1)
+    async with harness.running():
+        running = await harness.submit()
+        await harness.source.steps.reached.wait()
+        waiting = await harness.submit(OTHER_SPEC)
         said = []
 
         async def cancel(job_id):
-            said.append((await lab.supervisor.cancel(job_id)).status)
+            said.append((await harness.supervisor.cancel(job_id)).status)
 
         for job_id in (waiting, running):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel, job_id)
                 nursery.start_soon(cancel, job_id)
         assert said == [Status.CANCELLED] * 4
-        lab.assert_nothing_left()
+        harness.assert_nothing_left()
 
 
 async def test_a_passenger_leaves_and_the_download_goes_on(folder):
     """Two jobs on one download: cancelling the one leaves the other its image."""
-    lab = Lab(folder)
-    lab.source.at_byte = len(IMAGE) // 2
-    lab.source.steps.hang_at = "byte"
-    async with lab.running():
-        first = await lab.submit()
-        await lab.source.steps.reached.wait()
-        second = await lab.submit(msgspec.structs.replace(SPEC, volume_name="web02"))
+    harness = Harness(folder)
+    harness.source.at_byte = len(IMAGE) // 2
+    harness.source.steps.hang_at = "byte"
+    async with harness.running():
+        first = await harness.submit()
+        await harness.source.steps.reached.wait()
+        second = await harness.submit(msgspec.structs.replace(SPEC, volume_name="web02"))
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert [flight.users for flight in lab.cache._flights._by_key.values()] == [2]
-        await lab.supervisor.cancel(first)
-        assert [flight.users for flight in lab.cache._flights._by_key.values()] == [1]
-        await lab.supervisor.cancel(second)
-        assert lab.volume() is None
-        assert lab.volume("web02") is None
-        lab.assert_nothing_left()
+        assert [download.users for download in harness.cache._downloads._by_key.values()] == [2]
+        await harness.supervisor.cancel(first)
+        assert [download.users for download in harness.cache._downloads._by_key.values()] == [1]
+        await harness.supervisor.cancel(second)
+        assert harness.volume() is None
+        assert harness.volume("web02") is None
+        harness.assert_nothing_left()

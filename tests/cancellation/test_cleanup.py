@@ -10,7 +10,7 @@ import trio
 
 from provisioner.contracts.errors import ProvisionerError
 from provisioner.jobs import Status
-from tests.cancellation.lab import OTHER_SPEC, SPEC, Lab
+from tests.cancellation.harness import OTHER_SPEC, SPEC, Harness
 from tests.provisioner.cache.host import append_only
 
 
@@ -45,55 +45,55 @@ def broken_close(folder):
         yield
 
 
-async def two_downloads(lab):
+async def two_downloads(harness):
     """Two jobs whose downloads are under way, and the event that lets the second one go on."""
-    lab.source.chunk_size = 16 * 1024
-    lab.source.at_byte, lab.source.steps.hang_at = 100_000, "byte"
-    go_on, begun, give = trio.Event(), trio.Event(), lab.other_source.pass_by
+    harness.source.chunk_size = 16 * 1024
+    harness.source.at_byte, harness.source.steps.hang_at = 100_000, "byte"
+    go_on, begun, give = trio.Event(), trio.Event(), harness.other_source.pass_by
 
     async def wait(url, start, stop):
         begun.set()
         await go_on.wait()
         await give(url, start, stop)
 
-    lab.other_source.pass_by = wait
-    ids = await lab.submit(SPEC), await lab.submit(OTHER_SPEC)
-    await lab.source.steps.reached.wait()
+    harness.other_source.pass_by = wait
+    ids = await harness.submit(SPEC), await harness.submit(OTHER_SPEC)
+    await harness.source.steps.reached.wait()
     await begun.wait()
     return *ids, go_on
 
 
 @pytest.mark.parametrize("obstacle", [append_only, broken_disk, broken_close])
 async def test_what_a_cancelled_download_leaves(folder, obstacle):
-    lab = Lab(folder)
+    harness = Harness(folder)
     partials = folder / "cache" / ".lvp" / "partial"
-    async with lab.running():
-        cancelled, other, go_on = await two_downloads(lab)
+    async with harness.running():
+        cancelled, other, go_on = await two_downloads(harness)
         with obstacle(partials), pytest.raises(ProvisionerError, match="could not"):
-            await lab.supervisor.cancel(cancelled)
-        job = await lab.ended(cancelled)
+            await harness.supervisor.cancel(cancelled)
+        job = await harness.ended(cancelled)
         assert job.status is Status.FAILED
         assert "it is tried again" in job.error
         assert len(list(partials.iterdir())) == (1 if obstacle is broken_close else 2)
         go_on.set()
-        assert (await lab.ended(other)).status is Status.COMPLETED
-        lab.source.steps.hang_at = None
-        assert (await lab.run()).status is Status.COMPLETED
-        lab.assert_nothing_left()
+        assert (await harness.ended(other)).status is Status.COMPLETED
+        harness.source.steps.hang_at = None
+        assert (await harness.run()).status is Status.COMPLETED
+        harness.assert_nothing_left()
 
 
 async def test_what_stays_until_the_next_start(folder):
-    lab = Lab(folder)
-    lab.source.chunk_size, lab.source.at_byte, lab.source.steps.hang_at = 16 * 1024, 100_000, "byte"
+    harness = Harness(folder)
+    harness.source.chunk_size, harness.source.at_byte, harness.source.steps.hang_at = 16 * 1024, 100_000, "byte"
     partials = folder / "cache" / ".lvp" / "partial"
     partials.mkdir(parents=True)
     with append_only(partials):
-        async with lab.running():
-            job_id = await lab.submit()
-            await lab.source.steps.reached.wait()
+        async with harness.running():
+            job_id = await harness.submit()
+            await harness.source.steps.reached.wait()
             with pytest.raises(ProvisionerError, match="cannot be removed"):
-                await lab.supervisor.cancel(job_id)
-        async with lab.running():  # starts although it is still there
+                await harness.supervisor.cancel(job_id)
+        async with harness.running():  # starts although it is still there
             assert len(list(partials.iterdir())) == 1
-    async with lab.running():
-        lab.assert_nothing_left()
+    async with harness.running():
+        harness.assert_nothing_left()

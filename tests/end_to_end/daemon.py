@@ -16,7 +16,7 @@ import httpx
 import tomli_w
 
 # The machine may be busy: a limit is there to end a test that hangs, and says nothing about speed.
-PATIENCE = 90.0
+TIMEOUT = 90.0
 LVP = [sys.executable, "-m", "provisioner.cli"]
 
 
@@ -26,7 +26,7 @@ class Ended(NamedTuple):
     err: str
 
 
-def until(what, seconds=PATIENCE, pause=0.01):
+def until(what, seconds=TIMEOUT, pause=0.01):
     """The first true value of ``what()``."""
     stop = time.monotonic() + seconds
     while not (found := what()):
@@ -100,15 +100,15 @@ class Daemon:
 
     def ended(self) -> tuple[int, str]:
         """Wait for the end; the exit status and what was said on standard error."""
-        return self.process.wait(PATIENCE), self.log_file.read_text()
+        return self.process.wait(TIMEOUT), self.log_file.read_text()
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
 
     @property
     def token(self) -> str:
@@ -122,7 +122,7 @@ class Daemon:
 
     def call(self, method: str, path: str, body: object = None) -> httpx.Response:
         return httpx.request(
-            method, self.url + path, json=body, headers={"X-API-Token": self.token}, timeout=PATIENCE, trust_env=False
+            method, self.url + path, json=body, headers={"X-API-Token": self.token}, timeout=TIMEOUT, trust_env=False
         )
 
     def submit(self, url: str, name: str, kind: str = "qcow2", **more: object) -> str:

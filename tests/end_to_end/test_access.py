@@ -11,8 +11,8 @@ import httpx
 import pytest
 import trustme
 
-from provisioner.api.tokens import TokenFile
-from tests.end_to_end.daemon import PATIENCE, until
+from provisioner.auth.tokens import TokenFile
+from tests.end_to_end.daemon import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,7 @@ def test_tokens_made_rotated_revoked_and_used_count_at_once(make_daemon):
 
     def ask(shown):
         headers = {"X-API-Token": shown}
-        return httpx.get(f"{daemon.url}/api/v1/jobs", headers=headers, trust_env=False, timeout=PATIENCE).status_code
+        return httpx.get(f"{daemon.url}/api/v1/jobs", headers=headers, trust_env=False, timeout=TIMEOUT).status_code
 
     assert ask(token) == 200
     assert "ci" in daemon.lvp("token", "rotate-key", "--config", config).out
@@ -111,16 +111,16 @@ def test_certificates_change_under_an_open_connection(make_daemon, tmp_path):
 
     def meets(ca):
         try:
-            answer = httpx.get(f"{daemon.url}/health", verify=trusting(ca), trust_env=False, timeout=PATIENCE)
+            answer = httpx.get(f"{daemon.url}/health", verify=trusting(ca), trust_env=False, timeout=TIMEOUT)
         except httpx.ConnectError:
             return None
         return answer
 
     warning = meets(old).json()["warnings"]
     assert warning[0].startswith("the server's certificate ends on ")
-    text = httpx.get(f"{daemon.url}/metrics", verify=trusting(old), trust_env=False, timeout=PATIENCE).text
+    text = httpx.get(f"{daemon.url}/metrics", verify=trusting(old), trust_env=False, timeout=TIMEOUT).text
     assert 'libvirt_volume_provisioner_certificate_expiry_timestamp_seconds{certificate="server"}' in text
-    with httpx.Client(base_url=daemon.url, verify=trusting(old), trust_env=False, timeout=PATIENCE) as standing:
+    with httpx.Client(base_url=daemon.url, verify=trusting(old), trust_env=False, timeout=TIMEOUT) as standing:
         assert standing.get("/health").status_code == 200
         fresh = tmp_path / "fresh.pem"
         new.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(fresh)
@@ -148,7 +148,7 @@ def test_an_authority_that_goes_takes_its_connections_with_it(make_daemon, tmp_p
         if authority is not None:
             authority.issue_cert("client", common_name="client").configure_cert(context)
         host, port = daemon.url.removeprefix("https://").split(":")
-        return http.client.HTTPSConnection(host, int(port), context=context, timeout=PATIENCE)
+        return http.client.HTTPSConnection(host, int(port), context=context, timeout=TIMEOUT)
 
     def status(connection, path="/api/v1/jobs"):
         connection.request("GET", path)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import trustme
 
-from tests.end_to_end.daemon import PATIENCE, Daemon, plain_config, until
+from tests.end_to_end.daemon import TIMEOUT, Daemon, plain_config, until
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def connect(daemon):
             for option, value in options.items():
                 made.setsockopt(socket.SOL_SOCKET, getattr(socket, option), value)
             made.connect(("127.0.0.1", int(daemon.url.rpartition(":")[2])))
-            made.settimeout(PATIENCE)
+            made.settimeout(TIMEOUT)
             made.sendall(data)
             return made
 
@@ -46,7 +46,7 @@ def connect(daemon):
 
 def served(daemon):
     """Everybody else is, at once."""
-    assert httpx.get(f"{daemon.url}/health", trust_env=False, timeout=PATIENCE).status_code == 200
+    assert httpx.get(f"{daemon.url}/health", trust_env=False, timeout=TIMEOUT).status_code == 200
 
 
 def rest(sock):
@@ -155,7 +155,7 @@ def test_silent_clients_do_not_lock_out_an_operator(daemon, connect):
     """Four times as many as one address may have, and an operator behind that address: every request is answered."""
     silent = [connect() for _ in range(80)]
     headers = {"X-API-Token": daemon.token}
-    with httpx.Client(base_url=daemon.url, headers=headers, trust_env=False, timeout=PATIENCE) as kept:
+    with httpx.Client(base_url=daemon.url, headers=headers, trust_env=False, timeout=TIMEOUT) as kept:
         for _ in range(20):
             silent += [connect() for _ in range(5)]
             assert kept.get("/api/v1/jobs").status_code == 200
@@ -168,7 +168,7 @@ def test_silent_clients_do_not_lock_out_an_operator(daemon, connect):
 
 def _metrics(daemon):
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{daemon.url}/metrics", trust_env=False, timeout=PATIENCE).text
+        return httpx.get(f"{daemon.url}/metrics", trust_env=False, timeout=TIMEOUT).text
     return None
 
 
@@ -183,10 +183,10 @@ def test_a_client_slow_to_shake_hands_is_cut(tmp_path):
         context = ssl.create_default_context()
         ca.configure_trust(context)
         with socket.create_connection(("127.0.0.1", int(daemon.url.rpartition(":")[2]))) as silent:
-            silent.settimeout(PATIENCE)
+            silent.settimeout(TIMEOUT)
             began = time.monotonic()
             assert httpx.get(f"{daemon.url}/health", verify=context, trust_env=False).status_code == 200
             assert silent.recv(1) == b""
-            assert time.monotonic() - began < PATIENCE
+            assert time.monotonic() - began < TIMEOUT
     finally:
         assert daemon.stop() == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from tests.end_to_end.daemon import LVP, PATIENCE, until
+from tests.end_to_end.daemon import LVP, TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 # Both writers have two seconds each for their last lines; the rest is for a busy machine.
@@ -90,7 +90,7 @@ def test_audit_pipe_that_is_not_read(make_daemon, tmp_path):
     assert warning[0].startswith(f"the audit log {pipe} has taken nothing for ")
     started = time.monotonic()
     daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(PATIENCE) == 0
+    assert daemon.process.wait(TIMEOUT) == 0
     assert time.monotonic() - started < END
     assert daemon.event("the audit log takes no lines; the last ones are lost")
     os.close(reader)

@@ -23,7 +23,7 @@ schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "api.yaml")
 @pytest.fixture(scope="module")
 def target(tmp_path_factory, images):
     """A daemon with an admin's token, images it may fetch and a job in its history."""
-    from provisioner.api.tokens import TokenFile
+    from provisioner.auth.tokens import TokenFile
     from tests.end_to_end.daemon import Daemon, plain_config
     from tests.servers.images import image_server
 

@@ -34,9 +34,8 @@ from provisioner.contracts.errors import (
 )
 from provisioner.contracts.testing import FileView
 from provisioner.download import checksums
-from provisioner.download.inspection import ImageInfo
-from provisioner.download.recognition import Recognition
-from provisioner.download.unpack import compression_of, unpack
+from provisioner.download.decompress import compression_of, decompress
+from provisioner.download.inspection import FileInspection, ImageInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,11 +136,11 @@ def read_requests(data: bytes) -> None:
 
 def look_at_images(data: bytes) -> None:
     """The beginning of a file: a verdict whose size is none below zero, or an error of ours."""
-    recognition, info = Recognition(), None
+    inspection, info = FileInspection(), None
     with suppress(ImageError):
         for start in range(0, len(data), 65536):
-            info = info or recognition.feed(data[start : start + 65536], last=False)
-        info = info or recognition.feed(b"", last=True) or ImageInfo("raw", None)
+            info = info or inspection.feed(data[start : start + 65536], last=False)
+        info = info or inspection.feed(b"", last=True) or ImageInfo("raw", None)
         assert info.virtual_size is None or info.virtual_size >= 0
         assert info.format in {"raw", "qcow2", "vmdk", "vhdx", "vdi", "vpc"}
 
@@ -152,7 +151,7 @@ def unpack_images(data: bytes) -> None:
     if compression is None:
         return
     with tempfile.TemporaryFile(dir=SCRATCH) as file, suppress(ImageError, ImageTooLargeError):
-        size = unpack(compression, io.BytesIO(data), file.fileno(), 8 * MIB, 0)
+        size = decompress(compression, io.BytesIO(data), file.fileno(), 8 * MIB, 0)
         assert os.fstat(file.fileno()).st_size == size <= 8 * MIB
 
 
@@ -183,7 +182,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "lvm-report": read_lvm_report,
     "requests": read_requests,
     "inspection": look_at_images,
-    "unpack": unpack_images,
+    "decompress": unpack_images,
     "qcow2": convert_qcow2,
 }
 # Words that are worth trying anywhere in an input of that kind.
@@ -200,7 +199,7 @@ WORDS: dict[str, list[bytes]] = {
     "inspection": [
         b"QFI\xfb", b"KDMV", b"vhdxfile", b"conectix", b"LUKS\xba\xbe", b"\x7f\x10\xda\xbe", b"CD001", b"\x1f\x8b\x08",
     ],
-    "unpack": [b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh9", b"1AY&SY", b"YZ", b"\x50\x2a\x4d\x18"],
+    "decompress": [b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh9", b"1AY&SY", b"YZ", b"\x50\x2a\x4d\x18"],
     "qcow2": [entry.to_bytes(8) for entry in (1, 1 << 62, 1 << 63, 1 << 63 | 65536, 1 << 63 | 512, 2**64 - 1)],
 }  # fmt: skip
 

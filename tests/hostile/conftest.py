@@ -72,7 +72,7 @@ def shop(tmp_path_factory):
 @pytest.fixture(scope="session")
 def made(shop):
     """The content of a row's image, made once."""
-    return functools.cache(lambda row: row.make(shop))
+    return functools.cache(lambda case: case.make(shop))
 
 
 @pytest.fixture(scope="module", params=CONVERTERS)

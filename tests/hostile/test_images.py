@@ -6,17 +6,17 @@ import re
 
 import pytest
 
-from tests.hostile.rows import ROWS
+from tests.hostile.cases import CASES
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_an_image_that_means_harm(host, made, converter, row):
-    if converter not in row.converters:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_image_that_means_harm(host, made, converter, case):
+    if converter not in case.converters:
         return
-    job = host.ask(host.serve(row.name, made(row)), row.declared)
+    job = host.ask(host.serve(case.name, made(case)), case.declared)
     assert job["status"] == "failed", job
-    assert re.search(row.words, job["error"]), job["error"]
+    assert re.search(case.words, job["error"]), job["error"]
     assert "volume" not in job
     host.check_nothing_is_left()

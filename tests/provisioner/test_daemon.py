@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from provisioner import daemon
-from provisioner.api.tokens import TokenFile
+from provisioner.auth.tokens import TokenFile
 from provisioner.config import embedded
 from provisioner.contracts.errors import ConfigError, UnavailableError
 
@@ -57,7 +57,7 @@ def test_a_lost_token_is_replaced_and_worthless(config, tmp_path):
 
 def test_a_locked_token_file_does_not_stop_the_start(config, tmp_path, monkeypatch):
     """The client token is made at the next start."""
-    monkeypatch.setattr("provisioner.api.tokens.LOCK_TIMEOUT", 0.0)
+    monkeypatch.setattr("provisioner.auth.tokens.LOCK_TIMEOUT", 0.0)
     (tmp_path / "data").mkdir()
     lock_file = daemon.Path(config.token_file).with_suffix(".lock")
     with lock_file.open("w") as lock:

@@ -15,12 +15,12 @@ import trio
 import trio.testing
 import trustme
 
-from provisioner.api.auth import Authenticator
-from provisioner.api.listener import Listener
-from provisioner.api.tokens import TokenFile
+from provisioner.auth.authenticator import Authenticator
+from provisioner.auth.tokens import TokenFile
 from provisioner.config import load, parse
 from provisioner.contracts.errors import ConfigError
 from provisioner.reload import Reloader, needs_restart
+from provisioner.server.listener import Listener
 
 TARGET = {"targets": {"files": {"plugin": "file", "directory": "/srv/volumes"}}}
 
@@ -54,14 +54,14 @@ class Server:
         }
 
 
-async def handshake(door, trusted, client_ca, name="localhost"):
+async def handshake(listener, trusted, client_ca, name="localhost"):
     """The common name the server saw; raises trio.BrokenResourceError where either side refuses."""
     context = ssl.create_default_context()
     context.check_hostname = name is not None
     trusted.configure_trust(context)
     client_ca.issue_cert("client.example.org", common_name="client").configure_cert(context)
     near, far = trio.testing.memory_stream_pair()
-    client, server = trio.SSLStream(near, context, server_hostname=name), door.tls.wrap(far)
+    client, server = trio.SSLStream(near, context, server_hostname=name), listener.tls.wrap(far)
     async with near, far, trio.open_nursery() as nursery:
         # TLS 1.3: the server judges the client's certificate after the client has done its part.
         nursery.start_soon(client.do_handshake)
@@ -70,9 +70,9 @@ async def handshake(door, trusted, client_ca, name="localhost"):
     return next(value for rdn in subject for key, value in rdn if key == "commonName")
 
 
-async def refused(door, trusted, client_ca):
+async def refused(listener, trusted, client_ca):
     try:
-        await handshake(door, trusted, client_ca)
+        await handshake(listener, trusted, client_ca)
     except BaseExceptionGroup as group:
         return group.split(trio.BrokenResourceError)[1] is None
     return False
@@ -86,13 +86,13 @@ def server(tmp_path):
 @pytest.fixture
 async def start(server, tmp_path):
     """A reloader over a door that listens, and the list whose last entry is the file as it stands."""
-    doors = []
+    listeners = []
 
     def start(**sections):
         files = [config(server=server.section, **sections)]
-        door = Listener(files[0].server)
-        door.bind()
-        doors.append(door)
+        listener = Listener(files[0].server)
+        listener.bind()
+        listeners.append(listener)
         authenticator = Authenticator(files[0].auth, TokenFile(tmp_path / "tokens.json"))
 
         def read():
@@ -100,29 +100,29 @@ async def start(server, tmp_path):
                 raise files[-1]
             return files[-1]
 
-        return Reloader(files[0], read, door, authenticator), files, door, authenticator
+        return Reloader(files[0], read, listener, authenticator), files, listener, authenticator
 
     yield start
-    for door in doors:
-        for listener in door.listen()[1]:
-            await listener.aclose()
+    for listener in listeners:
+        for plain in listener.listen()[1]:
+            await plain.aclose()
 
 
 async def test_certificate_key_and_authority_change_for_new_connections(start, server):
-    reloader, _, door, _ = start()
+    reloader, _, listener, _ = start()
     old = server.ca
-    assert await handshake(door, old, old) == "client"
+    assert await handshake(listener, old, old) == "client"
     server.replace()
-    assert await handshake(door, old, old) == "client"  # files alone change nothing
+    assert await handshake(listener, old, old) == "client"  # files alone change nothing
     await reloader.reload()
     for name in ("localhost", None):  # also for clients that send no server name
-        assert await handshake(door, server.ca, server.ca, name) == "client"
-    assert await refused(door, old, server.ca)
-    assert await refused(door, server.ca, old)  # the authority that is gone lets nobody in any more
+        assert await handshake(listener, server.ca, server.ca, name) == "client"
+    assert await refused(listener, old, server.ca)
+    assert await refused(listener, server.ca, old)  # the authority that is gone lets nobody in any more
 
 
 async def test_key_that_does_not_fit_is_refused_and_the_old_one_stays(start, server):
-    reloader, files, door, authenticator = start(auth={"certificate_roles": {"client": "viewer"}})
+    reloader, files, listener, authenticator = start(auth={"certificate_roles": {"client": "viewer"}})
     old = server.ca
     server.replace()
     trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(server.key)
@@ -131,7 +131,7 @@ async def test_key_that_does_not_fit_is_refused_and_the_old_one_stays(start, ser
         await reloader.reload()
     assert [line["log_level"] for line in lines] == ["error"]
     assert str(server.key) in lines[0]["reason"]
-    assert await handshake(door, old, old) == "client"
+    assert await handshake(listener, old, old) == "client"
     assert authenticator._settings.certificate_roles == {"client": "viewer"}  # not by halves
 
 
@@ -191,7 +191,7 @@ def test_a_certificate_where_there_was_none_needs_a_restart(server):
 
 
 async def test_files_that_change_are_taken_in_without_a_signal(start, server):
-    reloader, _, door, _ = start()
+    reloader, _, listener, _ = start()
     old = server.ca
     await reloader.look()
     server.replace()
@@ -202,12 +202,12 @@ async def test_files_that_change_are_taken_in_without_a_signal(start, server):
         "an authority of clients is gone, and the connections made before",
         "TLS files have changed and count for new connections",
     ]
-    assert await handshake(door, server.ca, server.ca) == "client"
-    assert await refused(door, old, server.ca)
+    assert await handshake(listener, server.ca, server.ca) == "client"
+    assert await refused(listener, old, server.ca)
 
 
 async def test_half_a_change_is_refused_and_the_whole_taken_in(start, server):
-    reloader, _, door, _ = start()
+    reloader, _, listener, _ = start()
     old, key = server.ca, server.key.read_bytes()
     server.replace()
     new_key = server.key.read_bytes()
@@ -216,10 +216,10 @@ async def test_half_a_change_is_refused_and_the_whole_taken_in(start, server):
         await reloader.look()
         await reloader.look()
     assert [line["log_level"] for line in lines] == ["warning"]
-    assert await handshake(door, old, old) == "client"
+    assert await handshake(listener, old, old) == "client"
     server.key.write_bytes(new_key)
     await reloader.look()
-    assert await handshake(door, server.ca, server.ca) == "client"
+    assert await handshake(listener, server.ca, server.ca) == "client"
 
 
 async def test_what_ends_soon_is_warned_of(start, server):
@@ -266,13 +266,13 @@ async def test_file_that_is_no_configuration(start, what, tmp_path):
 
 @pytest.mark.parametrize("key", ["tls_certificate", "tls_key", "client_ca", "client_crl"])
 async def test_tls_file_that_is_a_pipe(start, server, tmp_path, key):
-    reloader, files, door, _ = start()
+    reloader, files, listener, _ = start()
     os.mkfifo(tmp_path / "pipe")
     files.append(config(server={**server.section, key: str(tmp_path / "pipe")}))
     with structlog.testing.capture_logs() as lines, trio.fail_after(60):
         await reloader.reload()
     assert lines[0]["reason"] == f"{tmp_path / 'pipe'} cannot be read: not a regular file"
-    assert await handshake(door, server.ca, server.ca) == "client"
+    assert await handshake(listener, server.ca, server.ca) == "client"
 
 
 async def test_file_system_that_hangs(start, server, monkeypatch, nursery):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.guest import disks
-from tests.guest.lvm import lab
+from tests.guest.lvm import harness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def _group(name: str, disk: str, *options: str) -> Iterator[str]:
     device = disks.disk(disk)
-    lab.make_group(name, device, *options)
+    harness.make_group(name, device, *options)
     yield name
-    lab.drop_group(name, device)
+    harness.drop_group(name, device)
 
 
 @pytest.fixture(scope="session")
@@ -39,37 +39,39 @@ def sector_group() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def thin_group() -> Iterator[str]:
     for name in _group("lab-thin", "thin"):
-        lab.lvm("lvcreate", "--yes", "--type", "thin-pool", "-L", "1g", "--poolmetadatasize", "8m", "-n", "pool", name)
+        harness.lvm(
+            "lvcreate", "--yes", "--type", "thin-pool", "-L", "1g", "--poolmetadatasize", "8m", "-n", "pool", name
+        )
         yield name
 
 
 @pytest.fixture
 def plain(plain_group: str) -> Iterator[str]:
     """A volume group of plain volumes, empty."""
-    lab.clear(plain_group)
+    harness.clear(plain_group)
     yield plain_group
-    lab.clear(plain_group)
+    harness.clear(plain_group)
 
 
 @pytest.fixture
 def tiny(tiny_group: str) -> Iterator[str]:
     """A volume group of less than 256 MiB, empty."""
-    lab.clear(tiny_group)
+    harness.clear(tiny_group)
     yield tiny_group
-    lab.clear(tiny_group)
+    harness.clear(tiny_group)
 
 
 @pytest.fixture
 def sectors(sector_group: str) -> Iterator[str]:
     """A volume group on a disk with sectors of 4096 bytes, empty."""
-    lab.clear(sector_group)
+    harness.clear(sector_group)
     yield sector_group
-    lab.clear(sector_group)
+    harness.clear(sector_group)
 
 
 @pytest.fixture
 def thin(thin_group: str) -> Iterator[str]:
     """A volume group with the thin pool ``pool``, nothing in it."""
-    lab.clear(thin_group)
+    harness.clear(thin_group)
     yield thin_group
-    lab.clear(thin_group)
+    harness.clear(thin_group)

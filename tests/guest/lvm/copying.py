@@ -11,7 +11,7 @@ import trio
 from lvp_convert_native import NativeConverter, NativeSettings
 from provisioner.contracts import BackEndContext, blockdev
 from provisioner.contracts.testing import FileView
-from tests.guest.lvm import lab
+from tests.guest.lvm import harness
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from provisioner.contracts import Device, StagedVolume, Volume
 
 
-def make_images(folder: Path, size: int = 20 * lab.MIB + 3 * 512) -> tuple[Path, Path]:
+def make_images(folder: Path, size: int = 20 * harness.MIB + 3 * 512) -> tuple[Path, Path]:
     """A raw image with holes that ends in the midst of an extent, and the same as qcow2."""
     raw, qcow2 = folder / "disk.raw", folder / "disk.qcow2"
     with raw.open("wb") as file:
-        for start in (0, 5 * lab.MIB + 4096, 12 * lab.MIB, size - 1536):
+        for start in (0, 5 * harness.MIB + 4096, 12 * harness.MIB, size - 1536):
             file.seek(start)
             file.write(os.urandom(1536))
         file.truncate(size)
@@ -51,7 +51,7 @@ def zero_tail(path: str, start: int) -> None:
         os.close(fd)
 
 
-async def fill(staged: StagedVolume, data: bytes, digest: str | None = lab.DIGEST) -> Volume:
+async def fill(staged: StagedVolume, data: bytes, digest: str | None = harness.DIGEST) -> Volume:
     """Some bytes at the start instead of an image, and the commit."""
-    await trio.to_thread.run_sync(lab.write, staged.device.path, data)
+    await trio.to_thread.run_sync(harness.write, staged.device.path, data)
     return await staged.commit(digest)

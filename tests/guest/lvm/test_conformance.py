@@ -10,7 +10,7 @@ import pytest
 
 from lvp_target_lvm import lvm
 from provisioner.contracts.testing import BlockTargetConformance
-from tests.guest.lvm import lab
+from tests.guest.lvm import harness
 from tests.guest.lvm.openers import opened_midway
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ class TestPlain(GroupConformance):
         self.group = plain
 
     def make_target(self, folder: Path) -> BlockTarget:
-        return lab.plain_target(self.group)
+        return harness.plain_target(self.group)
 
     def make_foreign_target(self, folder: Path) -> BlockTarget:
-        return lab.plain_target(self.group, OTHER)
+        return harness.plain_target(self.group, OTHER)
 
 
 class TestThin(GroupConformance):
@@ -52,10 +52,10 @@ class TestThin(GroupConformance):
         self.group = thin
 
     def make_target(self, folder: Path) -> BlockTarget:
-        return lab.thin_target(self.group)
+        return harness.thin_target(self.group)
 
     def make_foreign_target(self, folder: Path) -> BlockTarget:
-        return lab.thin_target(self.group, state=OTHER)
+        return harness.thin_target(self.group, state=OTHER)
 
 
 @pytest.mark.slow

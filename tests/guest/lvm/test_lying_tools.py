@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from provisioner.contracts.errors import ProvisionerError
-from tests.guest.lvm import lab
+from tests.guest.lvm import harness
 from tests.guest.lvm.copying import fill
-from tests.guest.lvm.ordeal import FAULTS, Ordeal, a_tool
+from tests.guest.lvm.fault_injection import FAULTS, FaultInjection, a_tool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lvp_target_lvm.thin import ThinCloneTarget
     from provisioner.contracts import StagedVolume
 
-MIB = lab.MIB
+MIB = harness.MIB
 OLD, NEW = b"before", b"after."
 OLDER, NEWER = "sha256:" + "01" * 32, "sha256:" + "02" * 32
 
@@ -34,11 +34,11 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judge_swapped(group: str, others: set[str], new: bytes, done: bool) -> None:
-    rows = lab.volumes(group)
+    rows = harness.volumes(group)
     assert set(rows) == {"web01", *others}
     assert rows["web01"]["lv_active"] == "active"
     assert ".by=" not in rows["web01"]["lv_tags"]
-    found = lab.head(f"/dev/{group}/web01", 6)
+    found = harness.head(f"/dev/{group}/web01", 6)
     # A job that ended in an error may have committed before: what its volume says of itself tells.
     ours = "lvp.job=new" in rows["web01"]["lv_tags"]
     assert found == (new if ours else OLD)
@@ -51,19 +51,21 @@ def judge_swapped(group: str, others: set[str], new: bytes, done: bool) -> None:
 @pytest.mark.parametrize("fault", [pytest.param(f, marks=() if f == "fails" else pytest.mark.slow) for f in FAULTS])
 async def test_swap(plain: str, tmp_path: Path, fault: str) -> None:
     def make(tools: str, limit: float) -> GroupTarget:
-        return lab.plain_target(plain, tool_path=tools, change_timeout=limit, report_timeout=limit)
+        return harness.plain_target(plain, tool_path=tools, change_timeout=limit, report_timeout=limit)
 
     async def old_volume() -> None:
-        lab.clear(plain)
-        lab.lvm("lvcreate", "--yes", "-L", "8m", "-n", "web01", plain)
-        lab.write(f"/dev/{plain}/web01", OLD)
+        harness.clear(plain)
+        harness.lvm("lvcreate", "--yes", "-L", "8m", "-n", "web01", plain)
+        harness.write(f"/dev/{plain}/web01", OLD)
 
     async def replace(target: GroupTarget) -> None:
-        async with target.stage(lab.request(size=8 * MIB, job="new"), verified=True) as staged:
+        async with target.stage(harness.request(size=8 * MIB, job="new"), verified=True) as staged:
             await fill(staged, NEW)
 
-    ordeal = Ordeal(make, old_volume, replace, lambda done: judge_swapped(plain, set(), NEW, done), plain)
-    assert await ordeal.undergo(tmp_path, fault) > 1
+    fault_injection = FaultInjection(
+        make, old_volume, replace, lambda done: judge_swapped(plain, set(), NEW, done), plain
+    )
+    assert await fault_injection.undergo(tmp_path, fault) > 1
 
 
 @pytest.mark.parametrize("fault", [pytest.param(f, marks=() if f == "fails" else pytest.mark.slow) for f in FAULTS])
@@ -71,23 +73,23 @@ async def test_remove(plain: str, tmp_path: Path, fault: str) -> None:
     """Whole under its name, or gone; a removal that failed before the wiping has changed nothing."""
 
     def make(tools: str, limit: float) -> GroupTarget:
-        return lab.plain_target(plain, tool_path=tools, change_timeout=limit, report_timeout=limit)
+        return harness.plain_target(plain, tool_path=tools, change_timeout=limit, report_timeout=limit)
 
     async def a_volume() -> None:
-        lab.clear(plain)
-        async with lab.plain_target(plain).stage(lab.request(size=8 * MIB), verified=True) as staged:
+        harness.clear(plain)
+        async with harness.plain_target(plain).stage(harness.request(size=8 * MIB), verified=True) as staged:
             await fill(staged, OLD)
 
     def judge(done: bool) -> None:
-        rows = lab.volumes(plain)
+        rows = harness.volumes(plain)
         assert set(rows) <= {"web01"}
         assert not (rows and done)
         for row in rows.values():
             assert row["lv_active"] == "active"
-            assert lab.head(f"/dev/{plain}/web01", 6) == OLD
+            assert harness.head(f"/dev/{plain}/web01", 6) == OLD
 
-    ordeal = Ordeal(make, a_volume, lambda target: target.remove("web01"), judge, plain)
-    assert await ordeal.undergo(tmp_path, fault) >= (1 if fault == "hangs" else 2)
+    fault_injection = FaultInjection(make, a_volume, lambda target: target.remove("web01"), judge, plain)
+    assert await fault_injection.undergo(tmp_path, fault) >= (1 if fault == "hangs" else 2)
 
 
 @pytest.mark.slow
@@ -97,30 +99,30 @@ async def test_in_place(tiny: str, tmp_path: Path, fault: str) -> None:
 
     def make(tools: str, limit: float) -> GroupTarget:
         settings = {"change_timeout": limit, "report_timeout": limit, "replace": "in-place"}
-        return lab.plain_target(tiny, tool_path=tools, **settings)
+        return harness.plain_target(tiny, tool_path=tools, **settings)
 
     async def old_volume() -> None:
         begun.clear()
-        lab.clear(tiny)
-        lab.lvm("lvcreate", "--yes", "-L", "160m", "--addtag", "customer", "-n", "web01", tiny)
-        lab.write(f"/dev/{tiny}/web01", OLD)
+        harness.clear(tiny)
+        harness.lvm("lvcreate", "--yes", "-L", "160m", "--addtag", "customer", "-n", "web01", tiny)
+        harness.write(f"/dev/{tiny}/web01", OLD)
 
     async def overwrite(target: GroupTarget) -> None:
-        async with target.stage(lab.request(size=160 * MIB, job="new"), verified=True) as staged:
+        async with target.stage(harness.request(size=160 * MIB, job="new"), verified=True) as staged:
             begun.append(True)
             await fill(staged, NEW)
 
     def judge(done: bool) -> None:
-        rows = lab.volumes(tiny)
+        rows = harness.volumes(tiny)
         assert set(rows) <= {"web01"}
         if begun and not done and not rows:
             return
-        assert lab.head(f"/dev/{tiny}/web01", 6) == (NEW if begun else OLD)
+        assert harness.head(f"/dev/{tiny}/web01", 6) == (NEW if begun else OLD)
         assert "customer" in rows["web01"]["lv_tags"]
         assert rows["web01"]["lv_active"] == "active"
         assert ".by=" not in rows["web01"]["lv_tags"]
 
-    assert await Ordeal(make, old_volume, overwrite, judge, tiny).undergo(tmp_path, fault) > 1
+    assert await FaultInjection(make, old_volume, overwrite, judge, tiny).undergo(tmp_path, fault) > 1
 
 
 @pytest.mark.slow
@@ -128,26 +130,26 @@ async def test_in_place(tiny: str, tmp_path: Path, fault: str) -> None:
 async def test_clone(thin: str, tmp_path: Path, fault: str) -> None:
     def make(tools: str, limit: float) -> ThinCloneTarget:
         settings = {"change_timeout": limit, "report_timeout": limit}
-        return lab.thin_target(thin, tool_path=tools, **settings)  # type: ignore[return-value]
+        return harness.thin_target(thin, tool_path=tools, **settings)  # type: ignore[return-value]
 
     await make_base(make("", 60), NEWER)
     base = await make("", 60).base(NEWER, "raw")
     assert base is not None
 
     async def old_volume() -> None:
-        if "web01" in lab.volumes(thin):
-            lab.lvm("lvremove", "--yes", f"{thin}/web01")
-        lab.lvm("lvcreate", "--yes", "-V", "32m", "--thinpool", f"{thin}/pool", "-n", "web01")
-        lab.write(f"/dev/{thin}/web01", OLD)
+        if "web01" in harness.volumes(thin):
+            harness.lvm("lvremove", "--yes", f"{thin}/web01")
+        harness.lvm("lvcreate", "--yes", "-V", "32m", "--thinpool", f"{thin}/pool", "-n", "web01")
+        harness.write(f"/dev/{thin}/web01", OLD)
 
     async def replace(target: GroupTarget) -> None:
-        async with target.stage_clone(base, lab.request(job="new")) as staged:  # type: ignore[attr-defined]
+        async with target.stage_clone(base, harness.request(job="new")) as staged:  # type: ignore[attr-defined]
             await staged.commit(NEWER)
 
     def judge(done: bool) -> None:
         judge_swapped(thin, {"pool", base.name}, NEW, done)
 
-    assert await Ordeal(make, old_volume, replace, judge, thin).undergo(tmp_path, fault) > 1
+    assert await FaultInjection(make, old_volume, replace, judge, thin).undergo(tmp_path, fault) > 1
 
 
 @pytest.mark.slow
@@ -155,44 +157,44 @@ async def test_clone(thin: str, tmp_path: Path, fault: str) -> None:
 async def test_base_and_eviction(thin: str, tmp_path: Path, fault: str) -> None:
     def make(tools: str, limit: float) -> ThinCloneTarget:
         settings = {"change_timeout": limit, "report_timeout": limit, "max_bases": 1}
-        return lab.thin_target(thin, tool_path=tools, **settings)  # type: ignore[return-value]
+        return harness.thin_target(thin, tool_path=tools, **settings)  # type: ignore[return-value]
 
     async def another_base() -> None:
-        lab.clear(thin)
+        harness.clear(thin)
         await make_base(make("", 60), OLDER)
 
     async def a_base(target: GroupTarget) -> None:
         await make_base(target, NEWER)  # type: ignore[arg-type]
 
     def judge(done: bool) -> None:
-        bases = {name: row for name, row in lab.volumes(thin).items() if name != "pool"}
+        bases = {name: row for name, row in harness.volumes(thin).items() if name != "pool"}
         assert len(bases) <= 2
         for name, row in bases.items():
             assert name.startswith("lvp.base.")
             # By these a base is found; with others, or half of them, it would be found wrong or not at all.
             assert ("lvp.digest=sha256:0101" in row["lv_tags"]) != ("lvp.digest=sha256:0202" in row["lv_tags"])
             assert (row["lv_permissions"], row["lv_active"]) == ("read-only", "")
-            lab.lvm("lvchange", "-ay", "-K", f"{thin}/{name}")
-            assert lab.head(f"/dev/{thin}/{name}", 6) == NEW
+            harness.lvm("lvchange", "-ay", "-K", f"{thin}/{name}")
+            assert harness.head(f"/dev/{thin}/{name}", 6) == NEW
         assert not done or any("0202" in row["lv_tags"] for row in bases.values())
 
-    assert await Ordeal(make, another_base, a_base, judge, thin).undergo(tmp_path, fault) > 1
+    assert await FaultInjection(make, another_base, a_base, judge, thin).undergo(tmp_path, fault) > 1
 
 
 async def make_base(target: ThinCloneTarget, digest: str) -> None:
-    async with target.stage_base(lab.request("raw", 16 * MIB, "job-base", digest)) as staged:
+    async with target.stage_base(harness.request("raw", 16 * MIB, "job-base", digest)) as staged:
         await fill(staged, NEW, digest)
 
 
 async def test_what_a_tool_says_is_in_the_error(plain: str, tmp_path: Path) -> None:
-    target = lab.plain_target(plain, tool_path=a_tool(tmp_path, "lvcreate", 1, FAULTS["fails"][0]))
+    target = harness.plain_target(plain, tool_path=a_tool(tmp_path, "lvcreate", 1, FAULTS["fails"][0]))
     with pytest.raises(ProvisionerError, match="Internal error: made up"):
-        await _stage(target.stage(lab.request(), verified=True))
-    assert lab.volumes(plain) == {}
+        await _stage(target.stage(harness.request(), verified=True))
+    assert harness.volumes(plain) == {}
 
 
 async def test_a_tool_that_is_not_there_says_so(plain: str, tmp_path: Path) -> None:
-    target = lab.plain_target(plain, tool_path=str(tmp_path))
+    target = harness.plain_target(plain, tool_path=str(tmp_path))
     with pytest.raises(ProvisionerError, match="lvm could not be started: No such file"):
         await target.list()
     assert not (await target.diagnose())[0].ok

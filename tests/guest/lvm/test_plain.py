@@ -21,13 +21,13 @@ from provisioner.contracts.errors import (
     VolumeInUseError,
 )
 from tests.guest import disks
-from tests.guest.lvm import lab
+from tests.guest.lvm import harness
 from tests.guest.lvm.copying import copy, fill, make_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MIB = lab.MIB
+MIB = harness.MIB
 
 
 @pytest.mark.parametrize("suffix", ["raw", "qcow2"])
@@ -35,113 +35,113 @@ async def test_holes_and_the_tail_read_zero_where_the_extents_held_somebody_else
     tiny: str, tmp_path: Path, suffix: str
 ) -> None:
     raw, qcow2 = make_images(tmp_path)
-    lab.fill_with_pattern(tiny)
-    async with lab.plain_target(tiny).stage(lab.request(size=40 * MIB), verified=True) as staged:
+    harness.fill_with_pattern(tiny)
+    async with harness.plain_target(tiny).stage(harness.request(size=40 * MIB), verified=True) as staged:
         assert not staged.device.reads_zero
         # So that this test can fail: the pattern is really there.
-        assert lab.has_pattern(staged.device.path)
+        assert harness.has_pattern(staged.device.path)
         await copy(raw if suffix == "raw" else qcow2, staged.device, raw.stat().st_size)
-        volume = await staged.commit(lab.DIGEST)
-    assert lab.difference(volume.path, raw.read_bytes().ljust(40 * MIB, b"\0")) == ""
+        volume = await staged.commit(harness.DIGEST)
+    assert harness.difference(volume.path, raw.read_bytes().ljust(40 * MIB, b"\0")) == ""
 
 
 async def test_keep_leaves_what_lies_past_the_image_and_still_writes_its_holes(tiny: str, tmp_path: Path) -> None:
     raw, _ = make_images(tmp_path)
-    lab.fill_with_pattern(tiny)
-    target = lab.plain_target(tiny, stale_data="keep")
-    async with target.stage(lab.request(size=40 * MIB), verified=True) as staged:
+    harness.fill_with_pattern(tiny)
+    target = harness.plain_target(tiny, stale_data="keep")
+    async with target.stage(harness.request(size=40 * MIB), verified=True) as staged:
         assert not staged.device.zero_tail
         await copy(raw, staged.device)
-        volume = await staged.commit(lab.DIGEST)
+        volume = await staged.commit(harness.DIGEST)
     rest = 40 * MIB - raw.stat().st_size
-    assert lab.difference(volume.path, raw.read_bytes() + b"\xa5" * rest) == ""
+    assert harness.difference(volume.path, raw.read_bytes() + b"\xa5" * rest) == ""
 
 
 async def test_discard_promises_nothing_for_a_plain_volume(tiny: str) -> None:
-    target = lab.plain_target(tiny, stale_data="discard")
-    async with target.stage(lab.request(), verified=True) as staged:
+    target = harness.plain_target(tiny, stale_data="discard")
+    async with target.stage(harness.request(), verified=True) as staged:
         assert (staged.device.reads_zero, staged.device.zero_tail) == (False, True)
         await fill(staged, b"new")
     await target.remove("web01")
-    assert lab.volumes(tiny) == {}
+    assert harness.volumes(tiny) == {}
 
 
 async def test_a_disk_with_sectors_of_4096_bytes(sectors: str, tmp_path: Path) -> None:
     raw, _ = make_images(tmp_path, 20 * MIB + 4096)
-    async with lab.plain_target(sectors).stage(lab.request(size=40 * MIB), verified=True) as staged:
+    async with harness.plain_target(sectors).stage(harness.request(size=40 * MIB), verified=True) as staged:
         await copy(raw, staged.device)
-        volume = await staged.commit(lab.DIGEST)
-    assert lab.difference(volume.path, raw.read_bytes().ljust(40 * MIB, b"\0")) == ""
+        volume = await staged.commit(harness.DIGEST)
+    assert harness.difference(volume.path, raw.read_bytes().ljust(40 * MIB, b"\0")) == ""
 
 
 async def test_provenance_stands_with_the_volume_and_comes_back(plain: str) -> None:
-    request = lab.request()
-    async with lab.plain_target(plain).stage(request, verified=True) as staged:
+    request = harness.request()
+    async with harness.plain_target(plain).stage(request, verified=True) as staged:
         await fill(staged, b"new")
-    lab.lvm("lvchange", "--addtag", "backup", f"{plain}/web01")
-    lab.lvm("lvcreate", "--yes", "-L", "32m", "-n", "foreign", plain)
-    (volume,) = await lab.plain_target(plain).list()
+    harness.lvm("lvchange", "--addtag", "backup", f"{plain}/web01")
+    harness.lvm("lvcreate", "--yes", "-L", "32m", "-n", "foreign", plain)
+    (volume,) = await harness.plain_target(plain).list()
     assert volume.provenance is not None
     assert volume.provenance.image_url == request.provenance.image_url
     assert volume.provenance.created_at == request.provenance.created_at
-    assert volume.provenance.image_digest == lab.DIGEST
-    foreign = await lab.plain_target(plain).find("foreign")
+    assert volume.provenance.image_digest == harness.DIGEST
+    foreign = await harness.plain_target(plain).find("foreign")
     assert foreign is not None
     assert foreign.provenance is None
     with pytest.raises(NotFoundError):
-        await lab.plain_target(plain).remove("foreign")
+        await harness.plain_target(plain).remove("foreign")
 
 
 async def test_a_group_without_room_keeps_the_old_volume_unless_in_place_is_allowed(tiny: str) -> None:
-    lab.lvm("lvcreate", "--yes", "-L", "160m", "-n", "web01", tiny)
-    lab.write(f"/dev/{tiny}/web01", b"old")
-    request = lab.request(size=160 * MIB)
+    harness.lvm("lvcreate", "--yes", "-L", "160m", "-n", "web01", tiny)
+    harness.write(f"/dev/{tiny}/web01", b"old")
+    request = harness.request(size=160 * MIB)
     with pytest.raises(NoSpaceError, match="GiB free"):
-        await lab.plain_target(tiny).placement(request)
-    target = lab.plain_target(tiny, replace="in-place")
+        await harness.plain_target(tiny).placement(request)
+    target = harness.plain_target(tiny, replace="in-place")
     assert await target.placement(request) is Placement.IN_PLACE
     with pytest.raises(VolumeExistsError, match="verified"):
         async with target.stage(request, verified=False):
             raise AssertionError("an image that was not verified must not be written over a volume")
-    assert lab.head(f"/dev/{tiny}/web01", 3) == b"old"
-    uuid = lab.volumes(tiny)["web01"]["lv_uuid"]
+    assert harness.head(f"/dev/{tiny}/web01", 3) == b"old"
+    uuid = harness.volumes(tiny)["web01"]["lv_uuid"]
     async with target.stage(request, verified=True) as staged:
         assert await target.find("web01") is None
         volume = await fill(staged, b"new")
-    assert lab.head(volume.path, 3) == b"new"
-    assert {row["lv_uuid"] for row in lab.volumes(tiny).values()} == {uuid}
+    assert harness.head(volume.path, 3) == b"new"
+    assert {row["lv_uuid"] for row in harness.volumes(tiny).values()} == {uuid}
     assert list(await target.list()) == [volume]
 
 
 async def test_in_place_gives_the_volume_back_where_no_byte_was_written(tiny: str) -> None:
-    lab.lvm("lvcreate", "--yes", "-L", "160m", "--addtag", "customer", "-n", "web01", tiny)
-    lab.write(f"/dev/{tiny}/web01", b"old")
-    before = lab.volumes(tiny)
-    target = lab.plain_target(tiny, replace="in-place")
+    harness.lvm("lvcreate", "--yes", "-L", "160m", "--addtag", "customer", "-n", "web01", tiny)
+    harness.write(f"/dev/{tiny}/web01", b"old")
+    before = harness.volumes(tiny)
+    target = harness.plain_target(tiny, replace="in-place")
     with pytest.raises(ZeroDivisionError):
-        async with target.stage(lab.request(size=160 * MIB), verified=True):
+        async with target.stage(harness.request(size=160 * MIB), verified=True):
             raise ZeroDivisionError
-    assert lab.volumes(tiny) == before
-    assert lab.head(f"/dev/{tiny}/web01", 3) == b"old"
+    assert harness.volumes(tiny) == before
+    assert harness.head(f"/dev/{tiny}/web01", 3) == b"old"
 
 
 async def test_in_place_removes_the_volume_whose_content_is_lost(tiny: str) -> None:
-    lab.lvm("lvcreate", "--yes", "-L", "160m", "-n", "web01", tiny)
-    target = lab.plain_target(tiny, replace="in-place")
+    harness.lvm("lvcreate", "--yes", "-L", "160m", "-n", "web01", tiny)
+    target = harness.plain_target(tiny, replace="in-place")
     with pytest.raises(ZeroDivisionError):
-        async with target.stage(lab.request(size=160 * MIB), verified=True) as staged:
-            lab.write(staged.device.path, b"half")
+        async with target.stage(harness.request(size=160 * MIB), verified=True) as staged:
+            harness.write(staged.device.path, b"half")
             raise ZeroDivisionError
-    assert lab.volumes(tiny) == {}
+    assert harness.volumes(tiny) == {}
 
 
 async def test_in_use_is_untouchable(plain: str, tmp_path: Path) -> None:
     """Mounted, under device-mapper, open in a process: before staging, right before commit, and for a removal."""
-    target = lab.plain_target(plain)
-    async with target.stage(lab.request(), verified=True) as staged:
-        lab.run("mkfs.ext4", "-q", staged.device.path)
-        volume = await staged.commit(lab.DIGEST)
-    request = lab.request(job="job-2")
+    target = harness.plain_target(plain)
+    async with target.stage(harness.request(), verified=True) as staged:
+        harness.run("mkfs.ext4", "-q", staged.device.path)
+        volume = await staged.commit(harness.DIGEST)
+    request = harness.request(job="job-2")
 
     async def is_refused(holder: str) -> None:
         for call in (target.placement(request), target.remove("web01")):
@@ -151,39 +151,39 @@ async def test_in_use_is_untouchable(plain: str, tmp_path: Path) -> None:
             async with target.stage(request, verified=True):
                 raise AssertionError("nothing may be staged over a volume in use")
 
-    digest = lab.run("sha256sum", volume.path)
+    digest = harness.run("sha256sum", volume.path)
     with Path(volume.path).open("rb") as file:
         child = subprocess.Popen(["sleep", "1000"], stdin=file)
     await is_refused(rf"process sleep \({child.pid}\)")
     child.kill()
     child.wait()
-    sectors = lab.run("blockdev", "--getsz", volume.path)
-    lab.run("dmsetup", "create", "over", "--table", f"0 {sectors} linear {volume.path} 0")
+    sectors = harness.run("blockdev", "--getsz", volume.path)
+    harness.run("dmsetup", "create", "over", "--table", f"0 {sectors} linear {volume.path} 0")
     await is_refused("under the device over")
-    lab.run("dmsetup", "remove", "--retry", "over")
-    assert lab.run("sha256sum", volume.path) == digest
+    harness.run("dmsetup", "remove", "--retry", "over")
+    assert harness.run("sha256sum", volume.path) == digest
     async with target.stage(request, verified=True) as staged:
-        lab.run("mount", "-o", "ro", volume.path, str(tmp_path))
+        harness.run("mount", "-o", "ro", volume.path, str(tmp_path))
         with pytest.raises(VolumeInUseError, match=f"mounted on {tmp_path}"):
-            await staged.commit(lab.DIGEST)
+            await staged.commit(harness.DIGEST)
         await is_refused(f"mounted on {tmp_path}")
-    lab.run("umount", str(tmp_path))
-    assert lab.run("sha256sum", volume.path) == digest
+    harness.run("umount", str(tmp_path))
+    assert harness.run("sha256sum", volume.path) == digest
     assert list(await target.list()) == [volume]
 
 
 async def test_a_second_installation_is_kept_off(plain: str, tmp_path: Path) -> None:
     """By the lock while the first is at work, and by the owner on what it staged after that."""
-    first = lab.plain_target(plain)
-    async with first.stage(lab.request(), verified=True) as staged:
-        second = lab.plain_target(plain, tmp_path)
+    first = harness.plain_target(plain)
+    async with first.stage(harness.request(), verified=True) as staged:
+        second = harness.plain_target(plain, tmp_path)
         with pytest.raises(TargetUnavailableError, match="another installation"):
             await second.recover(frozenset())
         await first.aclose()
         (sentence,) = await second.recover(frozenset())
         assert "left lvp.stage." in sentence
-        assert Path(staged.device.path).name in lab.volumes(plain)
-        assert any("--take-over" in finding.mend for finding in await second.diagnose() if not finding.ok)
+        assert Path(staged.device.path).name in harness.volumes(plain)
+        assert any("--take-over" in finding.fix for finding in await second.diagnose() if not finding.ok)
         await second.aclose()
         await fill(staged, b"new")
     assert [volume.name for volume in await first.list()] == ["web01"]
@@ -191,95 +191,95 @@ async def test_a_second_installation_is_kept_off(plain: str, tmp_path: Path) -> 
 
 
 async def test_what_may_not_be_replaced_is_refused(plain: str) -> None:
-    target = lab.plain_target(plain)
-    lab.lvm("lvcreate", "--yes", "-L", "32m", "-n", "origin", plain)
-    lab.lvm("lvcreate", "--yes", "-s", "-L", "8m", "-n", "cow", f"{plain}/origin")
-    lab.lvm("lvcreate", "--yes", "-L", "32m", "-n", "asleep", plain)
-    lab.lvm("lvchange", "-an", f"{plain}/asleep")
-    lab.lvm("lvcreate", "--yes", "-L", "64m", "-n", "large", plain)
-    lab.lvm("lvcreate", "--yes", "-L", "32m", "-pr", "-n", "frozen", plain)
-    lab.lvm("lvcreate", "--yes", "--type", "thin-pool", "-L", "32m", "-n", "pooled", plain)
+    target = harness.plain_target(plain)
+    harness.lvm("lvcreate", "--yes", "-L", "32m", "-n", "origin", plain)
+    harness.lvm("lvcreate", "--yes", "-s", "-L", "8m", "-n", "cow", f"{plain}/origin")
+    harness.lvm("lvcreate", "--yes", "-L", "32m", "-n", "asleep", plain)
+    harness.lvm("lvchange", "-an", f"{plain}/asleep")
+    harness.lvm("lvcreate", "--yes", "-L", "64m", "-n", "large", plain)
+    harness.lvm("lvcreate", "--yes", "-L", "32m", "-pr", "-n", "frozen", plain)
+    harness.lvm("lvcreate", "--yes", "--type", "thin-pool", "-L", "32m", "-n", "pooled", plain)
     for name, why in {
         "origin": r"has snapshots or is one \(cow\)", "cow": "snapshot", "asleep": "not active",
         "large": "more than 5%", "frozen": "read-only", "pooled": "is a pool",
     }.items():  # fmt: skip
         with pytest.raises(VolumeExistsError, match=why):
-            await target.placement(lab.request(name))
-    lab.lvm("lvremove", "--yes", f"{plain}/pooled")
+            await target.placement(harness.request(name))
+    harness.lvm("lvremove", "--yes", f"{plain}/pooled")
 
 
 async def test_only_own_keeps_foreign_volumes(plain: str) -> None:
-    lab.lvm("lvcreate", "--yes", "-L", "32m", "-n", "web01", plain)
+    harness.lvm("lvcreate", "--yes", "-L", "32m", "-n", "web01", plain)
     with pytest.raises(VolumeExistsError, match="only_own"):
-        await lab.plain_target(plain, only_own=True).placement(lab.request())
-    async with lab.plain_target(plain).stage(lab.request(), verified=True) as staged:
+        await harness.plain_target(plain, only_own=True).placement(harness.request())
+    async with harness.plain_target(plain).stage(harness.request(), verified=True) as staged:
         await fill(staged, b"new")
-    assert await lab.plain_target(plain, only_own=True).placement(lab.request()) is Placement.SWAP
+    assert await harness.plain_target(plain, only_own=True).placement(harness.request()) is Placement.SWAP
 
 
 async def test_another_volume_under_the_name_at_commit_is_kept(plain: str) -> None:
-    target = lab.plain_target(plain)
-    async with target.stage(lab.request(), verified=True) as staged:
-        lab.lvm("lvcreate", "--yes", "-L", "32m", "-n", "web01", plain)
+    target = harness.plain_target(plain)
+    async with target.stage(harness.request(), verified=True) as staged:
+        harness.lvm("lvcreate", "--yes", "-L", "32m", "-n", "web01", plain)
         with pytest.raises(VolumeExistsError):
-            await staged.commit(lab.DIGEST)
-    assert list(lab.volumes(plain)) == ["web01"]
+            await staged.commit(harness.DIGEST)
+    assert list(harness.volumes(plain)) == ["web01"]
     assert (await target.find("web01")) is not None
     assert list(await target.list()) == []
 
 
 async def test_a_removed_volume_is_wiped_and_its_name_free_at_once(tiny: str) -> None:
-    target = lab.plain_target(tiny)
-    async with target.stage(lab.request(), verified=True) as staged:
+    target = harness.plain_target(tiny)
+    async with target.stage(harness.request(), verified=True) as staged:
         await fill(staged, b"\x5c" * 32 * MIB)
     await target.remove("web01")
-    lab.lvm("lvcreate", "--yes", "-Wn", "-Zn", "-l", "100%FREE", "-n", "all", tiny)
-    assert not lab.has_pattern(f"/dev/{tiny}/all", b"\x5c")
+    harness.lvm("lvcreate", "--yes", "-Wn", "-Zn", "-l", "100%FREE", "-n", "all", tiny)
+    assert not harness.has_pattern(f"/dev/{tiny}/all", b"\x5c")
 
 
 async def test_a_volume_that_was_swapped_out_is_wiped(tiny: str) -> None:
-    target = lab.plain_target(tiny)
+    target = harness.plain_target(tiny)
     for byte in (b"\x5c", b"\x6d"):
-        async with target.stage(lab.request(), verified=True) as staged:
+        async with target.stage(harness.request(), verified=True) as staged:
             await fill(staged, byte * 32 * MIB)
-    lab.lvm("lvcreate", "--yes", "-Wn", "-Zn", "-l", "100%FREE", "-n", "all", tiny)
-    assert not lab.has_pattern(f"/dev/{tiny}/all", b"\x5c")
-    assert lab.has_pattern(f"/dev/{tiny}/web01", b"\x6d")
+    harness.lvm("lvcreate", "--yes", "-Wn", "-Zn", "-l", "100%FREE", "-n", "all", tiny)
+    assert not harness.has_pattern(f"/dev/{tiny}/all", b"\x5c")
+    assert harness.has_pattern(f"/dev/{tiny}/web01", b"\x6d")
 
 
 async def test_a_volume_with_a_snapshot_is_not_removed_with_it(plain: str) -> None:
-    target = lab.plain_target(plain)
-    async with target.stage(lab.request(), verified=True) as staged:
+    target = harness.plain_target(plain)
+    async with target.stage(harness.request(), verified=True) as staged:
         await fill(staged, b"new")
-    lab.lvm("lvcreate", "--yes", "-s", "-L", "8m", "-n", "backup", f"{plain}/web01")
+    harness.lvm("lvcreate", "--yes", "-s", "-L", "8m", "-n", "backup", f"{plain}/web01")
     with pytest.raises(VolumeInUseError, match="backup"):
         await target.remove("web01")
-    assert sorted(lab.volumes(plain)) == ["backup", "web01"]
+    assert sorted(harness.volumes(plain)) == ["backup", "web01"]
 
 
 async def test_no_such_group_is_not_no_such_volume() -> None:
-    target = lab.plain_target("nosuch")
+    target = harness.plain_target("nosuch")
     for call in (target.find("web01"), target.list(), target.capacity(), target.recover(frozenset())):
         with pytest.raises(TargetUnavailableError, match="nosuch"):
             await call
     findings = await target.diagnose()
-    assert [finding.mend for finding in findings if not finding.ok and "nosuch" in finding.what]
+    assert [finding.fix for finding in findings if not finding.ok and "nosuch" in finding.what]
 
 
 async def test_a_lock_somebody_holds_is_waited_for_and_not_for_ever(plain: str) -> None:
-    target = lab.plain_target(plain)
+    target = harness.plain_target(plain)
     async with trio.open_nursery() as nursery:
         lock = subprocess.Popen(["flock", f"/run/lock/lvm/V_{plain}", "sleep", "3"])
         await trio.to_thread.run_sync(_until_locked, f"/run/lock/lvm/V_{plain}")
         nursery.start_soon(target.lvm.change, "lvcreate", "-L", "8m", "-n", "waited", plain)
     lock.wait()
-    assert "waited" in lab.volumes(plain)
-    hasty = lab.plain_target(plain, lock_patience=0)
+    assert "waited" in harness.volumes(plain)
+    hasty = harness.plain_target(plain, lock_patience=0)
     with subprocess.Popen(["flock", f"/run/lock/lvm/V_{plain}", "sleep", "1000"]) as holder:
         await trio.to_thread.run_sync(_until_locked, f"/run/lock/lvm/V_{plain}")
         with pytest.raises(TargetUnavailableError, match="lock"):
             await hasty.lvm.change("lvcreate", "-L", "8m", "-n", "refused", plain)
-        lab.run("pkill", "-P", str(holder.pid))
+        harness.run("pkill", "-P", str(holder.pid))
 
 
 def _until_locked(path: str) -> None:
@@ -297,34 +297,34 @@ async def test_a_disk_that_fails_under_the_volume_says_so_and_recovery_cleans_up
     """dm-error below the group: the undo cannot write metadata either, is loud about it, and is tried again."""
     disk = disks.disk("fault")
     # Not from the disk's start: LVM would see one physical volume on two devices.
-    sectors = int(lab.run("blockdev", "--getsz", disk)) - 8192
+    sectors = int(harness.run("blockdev", "--getsz", disk)) - 8192
     good, bad = f"0 {sectors} linear {disk} 8192", f"0 {sectors} error"
-    lab.run("dmsetup", "create", "below", "--table", good)
-    lab.make_group("lab-fault", "/dev/mapper/below")
+    harness.run("dmsetup", "create", "below", "--table", good)
+    harness.make_group("lab-fault", "/dev/mapper/below")
 
     def load(table: str) -> None:
         for words in (["suspend", "--noflush", "--nolockfs"], ["load", "--table", table], ["resume"]):
-            lab.run("dmsetup", words[0], *words[1:], "below")
+            harness.run("dmsetup", words[0], *words[1:], "below")
 
     try:
-        target = lab.plain_target("lab-fault", report_timeout=20, change_timeout=20)
+        target = harness.plain_target("lab-fault", report_timeout=20, change_timeout=20)
         with pytest.raises(RollbackError) as caught:
-            async with target.stage(lab.request(), verified=True) as staged:
+            async with target.stage(harness.request(), verified=True) as staged:
                 load(bad)
-                lab.write(staged.device.path, b"new")
+                harness.write(staged.device.path, b"new")
         assert any(isinstance(error, OSError) for error in _chain(caught.value)), "the cause must not be lost"
         with pytest.raises(TargetError):
             await target.list()
         load(good)
         assert len(await target.recover(frozenset())) == 1
-        assert lab.volumes("lab-fault") == {}
+        assert harness.volumes("lab-fault") == {}
     finally:
         load(good)
-        lab.drop_group("lab-fault", "/dev/mapper/below")
-        lab.run("dmsetup", "remove", "--retry", "below")
+        harness.drop_group("lab-fault", "/dev/mapper/below")
+        harness.run("dmsetup", "remove", "--retry", "below")
 
 
 async def test_the_doctor_finds_a_sound_host_sound(plain: str) -> None:
-    findings = await lab.plain_target(plain).diagnose()
+    findings = await harness.plain_target(plain).diagnose()
     assert [finding.what for finding in findings if not finding.ok] == []
     assert any("LVM tools 2." in finding.what for finding in findings)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from provisioner.contracts.errors import ProvisionerError
-from tests.guest.lvm import lab
+from tests.guest.lvm import harness
 from tests.guest.lvm.copying import fill
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lvp_target_lvm.group import GroupTarget
     from lvp_target_lvm.thin import ThinCloneTarget
 
-MIB = lab.MIB
+MIB = harness.MIB
 
 
 class PowerCut(BaseException):
@@ -62,7 +62,9 @@ async def at_every_step(
         fresh = make()
         await fresh.recover(frozenset())
         assert list(await fresh.recover(frozenset())) == []
-        left = [name for name in lab.volumes(fresh.lvm.group) if name.startswith(("lvp.stage", "lvp.old", "lvp.gone"))]
+        left = [
+            name for name in harness.volumes(fresh.lvm.group) if name.startswith(("lvp.stage", "lvp.old", "lvp.gone"))
+        ]
         assert left == [], f"after {commands} changes ({ran})"
         await judge()
         if done:
@@ -72,10 +74,10 @@ async def at_every_step(
 
 async def test_swap_and_remove_on_plain_volumes(plain: str) -> None:
     def make() -> GroupTarget:
-        return lab.plain_target(plain)
+        return harness.plain_target(plain)
 
     async def provision(target: GroupTarget, job: str) -> None:
-        async with target.stage(lab.request(job=job), verified=True) as staged:
+        async with target.stage(harness.request(job=job), verified=True) as staged:
             await fill(staged, job.encode())
 
     async def some_volume() -> None:
@@ -86,8 +88,8 @@ async def test_swap_and_remove_on_plain_volumes(plain: str) -> None:
         (volume,) = await make().list()
         assert volume.provenance is not None
         # Its content is that of the job it says it is of.
-        assert lab.head(volume.path, 6) == volume.provenance.job_id.encode()
-        (row,) = lab.volumes(plain).values()
+        assert harness.head(volume.path, 6) == volume.provenance.job_id.encode()
+        (row,) = harness.volumes(plain).values()
         assert row["lv_active"] == "active"
         assert ".by=" not in row["lv_tags"]
 
@@ -103,23 +105,23 @@ async def test_swap_and_remove_on_plain_volumes(plain: str) -> None:
 
 async def test_in_place(tiny: str) -> None:
     def make() -> GroupTarget:
-        return lab.plain_target(tiny, replace="in-place")
+        return harness.plain_target(tiny, replace="in-place")
 
     async def old_volume() -> None:
         if await make().find("web01") is None:
-            lab.lvm("lvcreate", "--yes", "-L", "160m", "--addtag", "customer", "-n", "web01", tiny)
-            lab.write(f"/dev/{tiny}/web01", b"before")
+            harness.lvm("lvcreate", "--yes", "-L", "160m", "--addtag", "customer", "-n", "web01", tiny)
+            harness.write(f"/dev/{tiny}/web01", b"before")
 
     async def overwrite(target: GroupTarget, job: str) -> None:
-        async with target.stage(lab.request(size=160 * MIB, job=job), verified=True) as staged:
+        async with target.stage(harness.request(size=160 * MIB, job=job), verified=True) as staged:
             await fill(staged, job.encode())
 
     async def whole_or_absent() -> None:
         volume = await make().find("web01")
         if volume is not None:
             expected = "before" if volume.provenance is None else volume.provenance.job_id
-            assert lab.head(volume.path, 6) == expected.encode()
-            assert "customer" in lab.volumes(tiny)["web01"]["lv_tags"]
+            assert harness.head(volume.path, 6) == expected.encode()
+            assert "customer" in harness.volumes(tiny)["web01"]["lv_tags"]
 
     # Tag, deactivate, rename, activate, tags, rename.
     assert await at_every_step(make, old_volume, overwrite, whole_or_absent) == 6
@@ -130,20 +132,20 @@ async def test_base_clone_and_eviction_on_thin_volumes(thin: str, monkeypatch: p
     older, newer = "sha256:" + "01" * 32, "sha256:" + "02" * 32
 
     def make() -> ThinCloneTarget:
-        return lab.thin_target(thin, max_bases=1)  # type: ignore[return-value]
+        return harness.thin_target(thin, max_bases=1)  # type: ignore[return-value]
 
     async def make_base(target: ThinCloneTarget, digest: str) -> None:
-        async with target.stage_base(lab.request("raw", 16 * MIB, "job-base", digest)) as staged:
+        async with target.stage_base(harness.request("raw", 16 * MIB, "job-base", digest)) as staged:
             await fill(staged, b"base", digest)
 
     async def one_base() -> None:
-        lab.clear(thin)
+        harness.clear(thin)
         await make_base(make(), older)
 
     async def all_of_it(target: GroupTarget, _: str) -> None:
         await make_base(target, newer)  # type: ignore[arg-type]
         base = await target.base(newer, "raw")  # type: ignore[attr-defined]
-        async with target.stage_clone(base, lab.request()) as staged:  # type: ignore[attr-defined]
+        async with target.stage_clone(base, harness.request()) as staged:  # type: ignore[attr-defined]
             await staged.commit(newer)
 
     async def judge() -> None:
@@ -151,11 +153,11 @@ async def test_base_clone_and_eviction_on_thin_volumes(thin: str, monkeypatch: p
         for digest in (older, newer):
             base = await target.base(digest, "raw")
             with suppress(AttributeError):
-                lab.lvm("lvchange", "-ay", "-K", f"{thin}/{base.name}")  # type: ignore[union-attr]
-                assert lab.head(f"/dev/{thin}/{base.name}", 4) == b"base"  # type: ignore[union-attr]
+                harness.lvm("lvchange", "-ay", "-K", f"{thin}/{base.name}")  # type: ignore[union-attr]
+                assert harness.head(f"/dev/{thin}/{base.name}", 4) == b"base"  # type: ignore[union-attr]
         for volume in await target.list():
             assert volume.size_bytes == 32 * MIB
-            assert lab.head(volume.path, 4) == b"base"
+            assert harness.head(volume.path, 4) == b"base"
 
     # Evict, create, freeze, deactivate, rename; snapshot, extend, rename.
     assert await at_every_step(make, one_base, all_of_it, judge) == 8

@@ -13,7 +13,7 @@ import trio
 from lvp_target_lvm import names
 from provisioner.contracts import Base, Placement
 from provisioner.contracts.errors import NoSpaceError, TargetUnavailableError, VolumeExistsError, VolumeInUseError
-from tests.guest.lvm import lab
+from tests.guest.lvm import harness
 from tests.guest.lvm.copying import copy, fill, make_images
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from lvp_target_lvm.thin import ThinCloneTarget
 
-MIB = lab.MIB
+MIB = harness.MIB
 
 
 def digest_of(number: int) -> str:
@@ -30,7 +30,7 @@ def digest_of(number: int) -> str:
 
 
 async def make_base(target: ThinCloneTarget, digest: str, data: bytes = b"base", size: int = 16 * MIB) -> Base:
-    async with target.stage_base(lab.request("raw", size, "job-base", digest)) as staged:
+    async with target.stage_base(harness.request("raw", size, "job-base", digest)) as staged:
         await fill(staged, data, digest)
     base = await target.base(digest, "raw")
     assert base is not None
@@ -42,76 +42,76 @@ async def test_a_copied_volume_is_the_image_and_zeros_and_allocates_no_more(
     thin: str, tmp_path: Path, suffix: str
 ) -> None:
     raw, qcow2 = make_images(tmp_path)
-    async with lab.thin_target(thin).stage(lab.request(size=200 * MIB), verified=True) as staged:
+    async with harness.thin_target(thin).stage(harness.request(size=200 * MIB), verified=True) as staged:
         assert staged.device.reads_zero
         await copy(raw if suffix == "raw" else qcow2, staged.device, raw.stat().st_size)
-        volume = await staged.commit(lab.DIGEST)
-    assert lab.difference(volume.path, raw.read_bytes().ljust(200 * MIB, b"\0")) == ""
+        volume = await staged.commit(harness.DIGEST)
+    assert harness.difference(volume.path, raw.read_bytes().ljust(200 * MIB, b"\0")) == ""
     # Four pieces of data in chunks of 64 KiB, of 3200.
-    assert float(lab.lvm("lvs", "--noheadings", "-o", "data_percent", f"{thin}/web01")) < 1
+    assert float(harness.lvm("lvs", "--noheadings", "-o", "data_percent", f"{thin}/web01")) < 1
 
 
 async def test_a_clone_is_its_base_and_zeros_and_costs_four_calls(thin: str, tmp_path: Path) -> None:
     raw, _ = make_images(tmp_path)
-    target = lab.thin_target(thin)
-    async with target.stage_base(lab.request("raw", raw.stat().st_size, "job-base", lab.DIGEST)) as staged:
+    target = harness.thin_target(thin)
+    async with target.stage_base(harness.request("raw", raw.stat().st_size, "job-base", harness.DIGEST)) as staged:
         await copy(raw, staged.device)
-        await staged.commit(lab.DIGEST)
-    base = await target.base(lab.DIGEST, "raw")
+        await staged.commit(harness.DIGEST)
+    base = await target.base(harness.DIGEST, "raw")
     assert base is not None
-    row = lab.volumes(thin)[base.name]
+    row = harness.volumes(thin)[base.name]
     assert (row["lv_permissions"], row["lv_active"]) == ("read-only", "")
     assert row["lv_skip_activation"] == "skip activation"
-    target = lab.thin_target(thin)  # one that has seen nothing yet
+    target = harness.thin_target(thin)  # one that has seen nothing yet
     # As a job looks: where would it go, is there a base, and then the clone itself.
-    await target.placement(lab.request(size=64 * MIB))
-    assert await target.base(lab.DIGEST, "raw") == base
-    async with target.stage_clone(base, lab.request(size=64 * MIB)) as staged:
-        volume = await staged.commit(lab.DIGEST)
+    await target.placement(harness.request(size=64 * MIB))
+    assert await target.base(harness.DIGEST, "raw") == base
+    async with target.stage_clone(base, harness.request(size=64 * MIB)) as staged:
+        volume = await staged.commit(harness.DIGEST)
     assert target.lvm.calls == {"lvs": 1, "lvcreate": 1, "lvextend": 1, "lvrename": 1}
-    assert lab.difference(volume.path, raw.read_bytes().ljust(64 * MIB, b"\0")) == ""
-    assert (await lab.thin_target(thin).find("web01")) == volume
+    assert harness.difference(volume.path, raw.read_bytes().ljust(64 * MIB, b"\0")) == ""
+    assert (await harness.thin_target(thin).find("web01")) == volume
     assert volume.provenance is not None
-    assert volume.provenance.image_digest == lab.DIGEST
+    assert volume.provenance.image_digest == harness.DIGEST
     # What the guest writes is its own, and the base stays for the next one.
-    lab.write(volume.path, b"guest")
-    async with target.stage_clone(base, lab.request("web02", 64 * MIB)) as staged:
-        other = await staged.commit(lab.DIGEST)
-    assert lab.head(other.path, 5) == raw.read_bytes()[:5]
+    harness.write(volume.path, b"guest")
+    async with target.stage_clone(base, harness.request("web02", 64 * MIB)) as staged:
+        other = await staged.commit(harness.DIGEST)
+    assert harness.head(other.path, 5) == raw.read_bytes()[:5]
 
 
 async def test_a_clone_replaces_by_swap_and_undoes_like_any_other(thin: str) -> None:
-    target = lab.thin_target(thin)
-    async with target.stage(lab.request(), verified=True) as staged:
+    target = harness.thin_target(thin)
+    async with target.stage(harness.request(), verified=True) as staged:
         old = await fill(staged, b"old")
-    base = await make_base(target, lab.DIGEST)
+    base = await make_base(target, harness.DIGEST)
     with pytest.raises(ZeroDivisionError):
-        async with target.stage_clone(base, lab.request(job="job-2")):
+        async with target.stage_clone(base, harness.request(job="job-2")):
             raise ZeroDivisionError
     assert await target.find("web01") == old
-    assert sorted(lab.volumes(thin)) == sorted([base.name, "pool", "web01"])
-    async with target.stage_clone(base, lab.request(job="job-2")) as staged:
-        volume = await staged.commit(lab.DIGEST)
-    assert lab.head(volume.path, 4) == b"base"
-    assert sorted(lab.volumes(thin)) == sorted([base.name, "pool", "web01"])
+    assert sorted(harness.volumes(thin)) == sorted([base.name, "pool", "web01"])
+    async with target.stage_clone(base, harness.request(job="job-2")) as staged:
+        volume = await staged.commit(harness.DIGEST)
+    assert harness.head(volume.path, 4) == b"base"
+    assert sorted(harness.volumes(thin)) == sorted([base.name, "pool", "web01"])
 
 
 async def test_two_jobs_make_one_base(thin: str) -> None:
-    target = lab.thin_target(thin)
-    async with target.stage_base(lab.request("raw", 16 * MIB, "job-1", lab.DIGEST)) as slower:
-        base = await make_base(target, lab.DIGEST)
+    target = harness.thin_target(thin)
+    async with target.stage_base(harness.request("raw", 16 * MIB, "job-1", harness.DIGEST)) as slower:
+        base = await make_base(target, harness.DIGEST)
         with pytest.raises(VolumeExistsError):
             await fill(slower, b"late")
-    assert sorted(lab.volumes(thin)) == sorted([base.name, "pool"])
+    assert sorted(harness.volumes(thin)) == sorted([base.name, "pool"])
 
 
 async def test_a_base_is_no_volume_of_a_users(thin: str) -> None:
-    target = lab.thin_target(thin)
-    base = await make_base(target, lab.DIGEST)
+    target = harness.thin_target(thin)
+    base = await make_base(target, harness.DIGEST)
     assert await target.find(base.name) is None
     assert list(await target.list()) == []
     assert list(await target.recover(frozenset())) == []
-    assert await target.base(lab.DIGEST, "qcow2") is None
+    assert await target.base(harness.DIGEST, "qcow2") is None
     assert await target.base(digest_of(7), "raw") is None
 
 
@@ -119,62 +119,64 @@ async def test_the_base_least_recently_used_goes_when_there_are_too_many(
     thin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lvp_target_lvm.thin._BASE_GRACE", 0.0)
-    target = lab.thin_target(thin, max_bases=2)
+    target = harness.thin_target(thin, max_bases=2)
     first = await make_base(target, digest_of(1))
     await make_base(target, digest_of(2))
     assert await target.base(digest_of(1), "raw") == first
-    async with target.stage_clone(first, lab.request()) as staged:
+    async with target.stage_clone(first, harness.request()) as staged:
         await staged.commit(digest_of(1))
     await make_base(target, digest_of(3))
     found = [await target.base(digest_of(number), "raw") for number in (1, 2, 3)]
     assert [base is not None for base in found] == [True, False, True]
     # Its volume stands without the base.
-    lab.lvm("lvremove", "--yes", f"{thin}/{first.name}")
+    harness.lvm("lvremove", "--yes", f"{thin}/{first.name}")
     volume = await target.find("web01")
     assert volume is not None
-    assert lab.head(volume.path, 4) == b"base"
+    assert harness.head(volume.path, 4) == b"base"
 
 
 async def test_a_base_under_a_job_is_not_evicted(thin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvp_target_lvm.thin._BASE_GRACE", 0.0)
-    target = lab.thin_target(thin, max_bases=1)
+    target = harness.thin_target(thin, max_bases=1)
     first = await make_base(target, digest_of(1))
-    async with target.stage_clone(first, lab.request()) as staged:
+    async with target.stage_clone(first, harness.request()) as staged:
         await make_base(target, digest_of(2))
-        assert first.name in lab.volumes(thin)
+        assert first.name in harness.volumes(thin)
         await staged.commit(digest_of(1))
     await make_base(target, digest_of(3))
-    assert [name for name in lab.volumes(thin) if name.startswith(names.BASE)] == [names.base_name(digest_of(3), "raw")]
+    assert [name for name in harness.volumes(thin) if name.startswith(names.BASE)] == [
+        names.base_name(digest_of(3), "raw")
+    ]
 
 
 async def test_a_base_that_went_away_is_a_reason_to_try_again(thin: str) -> None:
-    target = lab.thin_target(thin)
-    base = await make_base(target, lab.DIGEST)
-    lab.lvm("lvremove", "--yes", f"{thin}/{base.name}")
+    target = harness.thin_target(thin)
+    base = await make_base(target, harness.DIGEST)
+    harness.lvm("lvremove", "--yes", f"{thin}/{base.name}")
     with pytest.raises(TargetUnavailableError, match="removed under the job"):
-        async with target.stage_clone(base, lab.request()):
+        async with target.stage_clone(base, harness.request()):
             raise AssertionError("there is nothing to clone")
-    assert list(lab.volumes(thin)) == ["pool"]
+    assert list(harness.volumes(thin)) == ["pool"]
 
 
 @pytest.fixture
 def small_pool(tiny: str) -> Iterator[str]:
     """A pool of 64 MiB, all of it a few seconds' writing."""
     words = ("--type", "thin-pool", "-L", "64m", "--poolmetadatasize", "4m", "-n", "small", tiny)
-    lab.lvm("lvcreate", "--yes", *words)
-    lab.lvm("lvchange", "--errorwhenfull", "y", f"{tiny}/small")
+    harness.lvm("lvcreate", "--yes", *words)
+    harness.lvm("lvchange", "--errorwhenfull", "y", f"{tiny}/small")
     yield tiny
-    lab.clear(tiny)
-    lab.lvm("lvremove", "--yes", f"{tiny}/small")
+    harness.clear(tiny)
+    harness.lvm("lvremove", "--yes", f"{tiny}/small")
 
 
 async def test_a_copy_is_stopped_before_the_pool_is_full(small_pool: str) -> None:
-    target = lab.thin_target(small_pool, "small", high_water_data_percent=60, watch_interval=0.1)
+    target = harness.thin_target(small_pool, "small", high_water_data_percent=60, watch_interval=0.1)
     with pytest.raises(NoSpaceError, match="high-water mark is 60%"):
-        async with target.stage(lab.request(size=64 * MIB), verified=True) as staged:
-            await trio.to_thread.run_sync(lab.write, staged.device.path, lab.PATTERN * 45)
+        async with target.stage(harness.request(size=64 * MIB), verified=True) as staged:
+            await trio.to_thread.run_sync(harness.write, staged.device.path, harness.PATTERN * 45)
             await trio.sleep_forever()
-    assert list(lab.volumes(small_pool)) == ["small"]
+    assert list(harness.volumes(small_pool)) == ["small"]
     assert (await target.capacity()).data_percent == 0
 
 
@@ -183,68 +185,68 @@ async def test_a_pool_above_its_mark_takes_no_more_and_gives_up_bases_first(
 ) -> None:
     monkeypatch.setattr("lvp_target_lvm.thin._BASE_GRACE", 0.0)
     # The watch would stop what crosses the mark at its very end, where it comes to look in time.
-    target = lab.thin_target(small_pool, "small", high_water_data_percent=60, watch_interval=600)
-    await make_base(target, digest_of(1), lab.PATTERN * 40, 40 * MIB)
-    assert await target.placement(lab.request()) is Placement.NEW
-    async with target.stage(lab.request(), verified=True) as staged:
-        assert [name for name in lab.volumes(small_pool) if name.startswith(names.BASE)] == []
-        await fill(staged, lab.PATTERN * 32)
-    async with target.stage(lab.request("web02"), verified=True) as staged:
-        await fill(staged, lab.PATTERN * 8)
-    for call in (target.placement(lab.request("web03")), make_base(target, digest_of(2))):
+    target = harness.thin_target(small_pool, "small", high_water_data_percent=60, watch_interval=600)
+    await make_base(target, digest_of(1), harness.PATTERN * 40, 40 * MIB)
+    assert await target.placement(harness.request()) is Placement.NEW
+    async with target.stage(harness.request(), verified=True) as staged:
+        assert [name for name in harness.volumes(small_pool) if name.startswith(names.BASE)] == []
+        await fill(staged, harness.PATTERN * 32)
+    async with target.stage(harness.request("web02"), verified=True) as staged:
+        await fill(staged, harness.PATTERN * 8)
+    for call in (target.placement(harness.request("web03")), make_base(target, digest_of(2))):
         with pytest.raises(NoSpaceError, match="high-water"):
             await call
-    assert sorted(lab.volumes(small_pool)) == ["small", "web01", "web02"]
+    assert sorted(harness.volumes(small_pool)) == ["small", "web01", "web02"]
 
 
 async def test_in_place_goes_on_above_the_mark_and_not_to_the_end(small_pool: str) -> None:
-    lab.lvm("lvcreate", "--yes", "-V", "40m", "--thinpool", f"{small_pool}/small", "-n", "web01")
-    lab.write(f"/dev/{small_pool}/web01", lab.PATTERN * 40)
+    harness.lvm("lvcreate", "--yes", "-V", "40m", "--thinpool", f"{small_pool}/small", "-n", "web01")
+    harness.write(f"/dev/{small_pool}/web01", harness.PATTERN * 40)
     marks = {"high_water_data_percent": 60, "watch_interval": 0.1}
-    target = lab.thin_target(small_pool, "small", replace="in-place", **marks)
-    request = lab.request(size=40 * MIB)
+    target = harness.thin_target(small_pool, "small", replace="in-place", **marks)
+    request = harness.request(size=40 * MIB)
     assert await target.placement(request) is Placement.IN_PLACE
     async with target.stage(request, verified=True) as staged:
         looks = target.lvm.calls["lvs"]
         while target.lvm.calls["lvs"] < looks + 2:  # the watch over the pool goes on
             await trio.lowlevel.checkpoint()
         await fill(staged, b"new")
-    assert lab.head(f"/dev/{small_pool}/web01", 3) == b"new"
-    lab.lvm("lvcreate", "--yes", "-V", "16m", "--thinpool", f"{small_pool}/small", "-n", "other")
-    lab.write(f"/dev/{small_pool}/other", lab.PATTERN * 16)
+    assert harness.head(f"/dev/{small_pool}/web01", 3) == b"new"
+    harness.lvm("lvcreate", "--yes", "-V", "16m", "--thinpool", f"{small_pool}/small", "-n", "other")
+    harness.write(f"/dev/{small_pool}/other", harness.PATTERN * 16)
     with pytest.raises(NoSpaceError, match="web01 is kept"):
         async with target.stage(request, verified=True):
             raise AssertionError("a pool that full would end the job, and the old volume with it")
-    assert lab.head(f"/dev/{small_pool}/web01", 3) == b"new"
+    assert harness.head(f"/dev/{small_pool}/web01", 3) == b"new"
 
 
 async def test_what_is_known_to_be_written_is_reckoned_with(small_pool: str) -> None:
-    target = lab.thin_target(small_pool, "small")
-    assert await target.placement(lab.request(size=64 * MIB)) is Placement.NEW
+    target = harness.thin_target(small_pool, "small")
+    assert await target.placement(harness.request(size=64 * MIB)) is Placement.NEW
     with pytest.raises(NoSpaceError, match="would be"):
-        await target.placement(replace(lab.request(size=64 * MIB), data_bytes=60 * MIB))
+        await target.placement(replace(harness.request(size=64 * MIB), data_bytes=60 * MIB))
     with pytest.raises(NoSpaceError, match="larger than the whole"):
-        await target.placement(lab.request(size=128 * MIB))
+        await target.placement(harness.request(size=128 * MIB))
 
 
 async def test_a_pool_that_does_not_zero_is_written_to_in_full(small_pool: str, tmp_path: Path) -> None:
     raw, _ = make_images(tmp_path)
-    lab.lvm("lvcreate", "--yes", "-V", "60m", "--thinpool", f"{small_pool}/small", "-n", "somebody")
-    lab.write(f"/dev/{small_pool}/somebody", lab.PATTERN * 60)
-    lab.lvm("lvremove", "--yes", f"{small_pool}/somebody")
-    lab.lvm("lvchange", "-Zn", f"{small_pool}/small")
-    target = lab.thin_target(small_pool, "small")
-    async with target.stage(lab.request(size=32 * MIB), verified=True) as staged:
+    harness.lvm("lvcreate", "--yes", "-V", "60m", "--thinpool", f"{small_pool}/small", "-n", "somebody")
+    harness.write(f"/dev/{small_pool}/somebody", harness.PATTERN * 60)
+    harness.lvm("lvremove", "--yes", f"{small_pool}/somebody")
+    harness.lvm("lvchange", "-Zn", f"{small_pool}/small")
+    target = harness.thin_target(small_pool, "small")
+    async with target.stage(harness.request(size=32 * MIB), verified=True) as staged:
         assert not staged.device.reads_zero
         await copy(raw, staged.device)
-        volume = await staged.commit(lab.DIGEST)
-    assert lab.difference(volume.path, raw.read_bytes().ljust(32 * MIB, b"\0")) == ""
+        volume = await staged.commit(harness.DIGEST)
+    assert harness.difference(volume.path, raw.read_bytes().ljust(32 * MIB, b"\0")) == ""
     assert any("zeroes" in finding.what and not finding.ok for finding in await target.diagnose())
 
 
 async def test_a_pool_over_the_autoextend_threshold_has_no_space(small_pool: str, tmp_path: Path) -> None:
-    lab.lvm("lvcreate", "--yes", "-V", "60m", "--thinpool", f"{small_pool}/small", "-n", "somebody")
-    lab.write(f"/dev/{small_pool}/somebody", lab.PATTERN * 50)
+    harness.lvm("lvcreate", "--yes", "-V", "60m", "--thinpool", f"{small_pool}/small", "-n", "somebody")
+    harness.write(f"/dev/{small_pool}/somebody", harness.PATTERN * 50)
     wrapper = tmp_path / "lvm"
     wrapper.write_text(
         "#!/bin/sh\n"
@@ -253,49 +255,49 @@ async def test_a_pool_over_the_autoextend_threshold_has_no_space(small_pool: str
         'exec /usr/sbin/lvm "$c" "$@"\n'
     )
     wrapper.chmod(0o755)
-    target = lab.thin_target(small_pool, "small", tool_path=str(tmp_path))
+    target = harness.thin_target(small_pool, "small", tool_path=str(tmp_path))
     with pytest.raises(NoSpaceError, match="threshold"):
-        async with target.stage(lab.request(), verified=True):
+        async with target.stage(harness.request(), verified=True):
             raise AssertionError("LVM makes no volume above the threshold")
 
 
 async def test_a_pool_that_is_not_there_or_not_active_says_so(thin: str) -> None:
     with pytest.raises(TargetUnavailableError, match="nosuch is not there"):
-        await lab.thin_target(thin, "nosuch").placement(lab.request())
-    lab.lvm("lvchange", "-an", f"{thin}/pool")
+        await harness.thin_target(thin, "nosuch").placement(harness.request())
+    harness.lvm("lvchange", "-an", f"{thin}/pool")
     with pytest.raises(TargetUnavailableError, match="not active"):
-        await lab.thin_target(thin).placement(lab.request())
-    lab.lvm("lvchange", "-ay", f"{thin}/pool")
+        await harness.thin_target(thin).placement(harness.request())
+    harness.lvm("lvchange", "-ay", f"{thin}/pool")
 
 
 async def test_clones_and_removals_side_by_side_leave_the_pool_as_it_was(thin: str) -> None:
-    target = lab.thin_target(thin)
+    target = harness.thin_target(thin)
     bases = [await make_base(target, digest_of(number)) for number in (1, 2)]
-    before = lab.volumes(thin)
+    before = harness.volumes(thin)
 
     async def client(number: int) -> None:
         for turn in range(2):
-            request = lab.request(f"c{number}-{turn}", 32 * MIB, f"job-{number}-{turn}")
+            request = harness.request(f"c{number}-{turn}", 32 * MIB, f"job-{number}-{turn}")
             base = bases[(number + turn) % 2]
             async with target.stage_clone(base, request) as staged:
                 volume = await staged.commit(base.digest)
-            assert lab.head(volume.path, 4) == b"base"
+            assert harness.head(volume.path, 4) == b"base"
             await target.remove(request.name)
 
     async with trio.open_nursery() as nursery:
         for number in range(4):
             nursery.start_soon(client, number)
-    assert lab.volumes(thin) == before
+    assert harness.volumes(thin) == before
 
 
 async def test_an_open_thin_volume_is_refused(thin: str) -> None:
-    target = lab.thin_target(thin)
-    base = await make_base(target, lab.DIGEST)
-    async with target.stage_clone(base, lab.request()) as staged:
-        volume = await staged.commit(lab.DIGEST)
+    target = harness.thin_target(thin)
+    base = await make_base(target, harness.DIGEST)
+    async with target.stage_clone(base, harness.request()) as staged:
+        volume = await staged.commit(harness.DIGEST)
     with open(volume.path, "rb"):  # noqa: ASYNC230, PTH123
         with pytest.raises(VolumeInUseError):
-            async with target.stage_clone(base, lab.request(job="job-2")):
+            async with target.stage_clone(base, harness.request(job="job-2")):
                 raise AssertionError("it is in use")
         with pytest.raises(VolumeInUseError):
             await target.remove("web01")

@@ -8,7 +8,7 @@ import trio
 
 from lvp_convert_native import NativeConverter, NativeSettings
 from provisioner.contracts import MIB, BackEndContext, ByteSize
-from provisioner.contracts.http_pace import Pace
+from provisioner.contracts.rate_limit import RateLimiter
 from provisioner.contracts.testing import FileView
 from provisioner.contracts.testing.converter_suite import make_device
 
@@ -36,7 +36,7 @@ async def convert(made, image, folder, report=lambda _done: None):
 
 async def test_data_counts_and_holes_do_not(tmp_path, image, monkeypatch):
     booked = []
-    monkeypatch.setattr(Pace, "book", lambda _pace, size: booked.append(size) or 0.0)
+    monkeypatch.setattr(RateLimiter, "reserve", lambda _rate_limiter, size: booked.append(size) or 0.0)
     await convert(converter(tmp_path, 100 * MIB), image, tmp_path)
     assert sum(booked) == 12 * MIB
     assert (tmp_path / "device").read_bytes() == image.read_bytes()
@@ -45,7 +45,7 @@ async def test_data_counts_and_holes_do_not(tmp_path, image, monkeypatch):
 async def test_a_cancel_ends_the_wait(tmp_path, image, monkeypatch):
     waiting = trio.Event()
     token = trio.lowlevel.current_trio_token()
-    monkeypatch.setattr(Pace, "book", lambda _pace, _size: token.run_sync_soon(waiting.set) or 3600.0)
+    monkeypatch.setattr(RateLimiter, "reserve", lambda _rate_limiter, _size: token.run_sync_soon(waiting.set) or 3600.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(convert, converter(tmp_path, MIB), image, tmp_path)
         await waiting.wait()

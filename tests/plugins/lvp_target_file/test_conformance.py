@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lvp_target_file import FileSettings, FileTarget, in_use
+from lvp_target_file import FileSettings, FileTarget, holders
 from provisioner.contracts import BackEndContext
 from provisioner.contracts.testing import BlockTargetConformance
 from tests.plugins.lvp_target_file.openers import opened_before_rename
@@ -43,4 +43,4 @@ class TestWithoutLeasesConforms(FileTargetConformance):
 
     @pytest.fixture(autouse=True)
     def _no_leases(self, monkeypatch):
-        monkeypatch.setattr(in_use, "_lease_refused", lambda fd: None)
+        monkeypatch.setattr(holders, "_lease_refused", lambda fd: None)

@@ -52,7 +52,7 @@ async def test_a_second_daemon_is_refused(folder, tmp_path):
             raise AssertionError("another daemon works there")
     (finding,) = [finding for finding in await second.diagnose() if not finding.ok]
     assert f"process {first.pid}" in finding.what
-    assert "shared = true" in finding.mend
+    assert "shared = true" in finding.fix
     assert [finding for finding in await make_target(folder, tmp_path / "one").diagnose() if not finding.ok] == []
     first.kill()
     first.communicate()
@@ -101,7 +101,7 @@ async def test_doctor_tells_of_staged_volumes_of_a_lost_installation(folder, tmp
     target = make_target(folder, tmp_path / "new")
     (finding,) = [finding for finding in await target.diagnose() if not finding.ok]
     assert "1 staged volumes of another installation" in finding.what
-    assert "lvp recover --take-over" in finding.mend
+    assert "lvp recover --take-over" in finding.fix
     assert not (tmp_path / "new").exists(), "a diagnosis changes nothing"
     await target.take_over()
     assert [finding for finding in await target.diagnose() if not finding.ok] == []

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lvp_target_file import FileSettings, FileTarget, in_use, swaps
+from lvp_target_file import FileSettings, FileTarget, holders, swaps
 from lvp_target_file.names import StagedFile, staged_name
-from lvp_target_file.placing import MAX_NAME
+from lvp_target_file.placement import MAX_NAME
 from provisioner.contracts import MIB, BackEndContext, Capacity
 from provisioner.contracts.errors import VolumeInUseError
 from provisioner.contracts.testing import a_request
@@ -61,7 +61,7 @@ def opened_after_rename(volume):
 @pytest.fixture(params=["leases", "no leases"])
 def _with_and_without_leases(request, monkeypatch):
     if request.param == "no leases":
-        monkeypatch.setattr(in_use, "_lease_refused", lambda fd: None)
+        monkeypatch.setattr(holders, "_lease_refused", lambda fd: None)
 
 
 @pytest.mark.usefixtures("_with_and_without_leases")

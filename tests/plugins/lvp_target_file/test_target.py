@@ -297,9 +297,9 @@ async def test_a_cancel_while_space_is_allocated_leaves_nothing(tmp_path, monkey
 
 
 async def test_diagnosis_says_what_stands_in_the_way(tmp_path, monkeypatch):
-    assert all(finding.ok and not finding.mend for finding in await make_target(tmp_path).diagnose())
+    assert all(finding.ok and not finding.fix for finding in await make_target(tmp_path).diagnose())
     (gone,) = await make_target(tmp_path / "gone").diagnose()
     assert not gone.ok
-    assert gone.mend
+    assert gone.fix
     monkeypatch.setattr("lvp_target_file.folder._keeps_attributes", lambda path: False)
     assert [finding.ok for finding in await make_target(tmp_path).diagnose()] == [True, False]

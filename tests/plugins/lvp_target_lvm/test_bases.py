@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lvp_target_lvm import tags
 from lvp_target_lvm.bases import bases_in, eviction_order
-from tests.plugins.lvp_target_lvm.rows import a_pool, base, inventory, ours, plain, provenance
+from tests.plugins.lvp_target_lvm.cases import a_pool, base, inventory, ours, plain, provenance
 
 OLD, MID, NEW = (base(f"lvp.base.{n}", f"sha256:{n}", created) for n, created in ((1, 10.0), (2, 20.0), (3, 30.0)))
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lvp_target_lvm import LvmSettings, PlainTarget, ThinSettings, group
-from lvp_target_lvm.diagnosing import judge_owners
+from lvp_target_lvm.diagnostics import judge_owners
 from lvp_target_lvm.thin import make_thin_target
 from provisioner.contracts import BackEndContext
 from provisioner.contracts.errors import TargetUnavailableError
 from provisioner.contracts.testing import a_request
-from tests.plugins.lvp_target_lvm.rows import OWNER, aside, inventory, ours, plain
+from tests.plugins.lvp_target_lvm.cases import OWNER, aside, inventory, ours, plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +92,7 @@ def test_what_another_installation_left_is_a_finding() -> None:
     stock = inventory(ours("lvp.stage.t2", owner="ffffffffffff"), ours("web02", owner="ffffffffffff"), plain("web03"))
     (finding,) = judge_owners(SETTINGS, stock, OWNER, None)
     assert "(ffffffffffff): lvp.stage.t2" in finding.what
-    assert "--take-over" in finding.mend
+    assert "--take-over" in finding.fix
     assert judge_owners(SETTINGS, stock, "ffffffffffff", None) == []
     assert judge_owners(LvmSettings(volume_group="vg0", shared=True), stock, OWNER, None) == []
     assert "process 1" in judge_owners(SETTINGS, stock, OWNER, "process 1")[0].what

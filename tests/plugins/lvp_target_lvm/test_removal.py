@@ -11,7 +11,7 @@ from lvp_target_lvm import LvmSettings, lvm
 from lvp_target_lvm.lvm import Lvm
 from lvp_target_lvm.removal import remove_wiped
 from provisioner.contracts.errors import ProvisionerError, TargetError, VolumeInUseError
-from tests.plugins.lvp_target_lvm.rows import ours
+from tests.plugins.lvp_target_lvm.cases import ours
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 from lvp_target_lvm import ThinCloneTarget, ThinSettings, names, thin
 from lvp_target_lvm.thin import make_thin_target
 from provisioner.contracts import BackEndContext
-from tests.plugins.lvp_target_lvm.rows import a_pool, base, inventory
+from tests.plugins.lvp_target_lvm.cases import a_pool, base, inventory
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,16 +11,16 @@ import pytest
 import trio
 
 from provisioner.api.app import create_app
-from provisioner.api.auditing import Auditor
-from provisioner.api.auth import Authenticator
 from provisioner.api.services import Services
-from provisioner.api.tokens import TokenFile
+from provisioner.auth.audit_events import Auditor
+from provisioner.auth.authenticator import Authenticator
+from provisioner.auth.tokens import TokenFile
 from provisioner.cache import ImageCache
 from provisioner.config import AuthSettings, CacheSettings, Config, JobSettings, ServerSettings
 from provisioner.contracts import ByteSize
 from provisioner.contracts.testing import FakeConverter, FakeSource, FakeTarget
 from provisioner.jobs import JobStore, Supervisor
-from provisioner.jobs.announce import Announcer
+from provisioner.jobs.notify import Notifier
 from provisioner.observe.audit import AuditLog
 from provisioner.observe.metrics import Metrics
 from provisioner.pipeline.run import Pipeline
@@ -104,14 +104,14 @@ async def running(
     metrics = Metrics()
     store = JobStore(folder / "state" / "jobs.sqlite")
     cache = ImageCache(folder / "state" / "cache", config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
-    announcer = Announcer({})
+    notifier = Notifier({})
     audit_log = AuditLog(audit, metrics.audit_lost.inc)
     auditor = Auditor(audit_log, metrics, config.auth.max_failures)
     pipeline = Pipeline(back_ends, cache, True)
-    supervisor = Supervisor(pipeline, store, config.jobs, metrics, announcer, auditor.job_ended)
+    supervisor = Supervisor(pipeline, store, config.jobs, metrics, notifier, auditor.job_ended)
     tokens = TokenFile(folder / "state" / "tokens.json")
     authenticator = Authenticator(config.auth, tokens)
-    services = Services(config, back_ends, cache, store, supervisor, announcer, metrics, authenticator, auditor, tokens)
+    services = Services(config, back_ends, cache, store, supervisor, notifier, metrics, authenticator, auditor, tokens)
     await store.open()
     opened = ExitStack()
     opened.enter_context(audit_log.open())

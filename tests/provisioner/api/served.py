@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from provisioner.api.connections import serving
-from provisioner.api.listener import Listener
+from provisioner.server.connections import serving
+from provisioner.server.listener import Listener
 
 
 @asynccontextmanager

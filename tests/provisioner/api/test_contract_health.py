@@ -154,7 +154,7 @@ async def test_not_ready_while_an_end_is_not_stored(service, monkeypatch):
         raise UnavailableError("the job store cannot be used: database or disk is full")
 
     monkeypatch.setattr(store, "put", full)
-    monkeypatch.setattr("provisioner.jobs.slots._STORE_TIMEOUT", 0.01)
+    monkeypatch.setattr("provisioner.jobs.workers._STORE_TIMEOUT", 0.01)
     job_id = (await (await service.submit()).get_json())["job_id"]
     while service.services.supervisor.unstored() is None:
         await trio.lowlevel.checkpoint()

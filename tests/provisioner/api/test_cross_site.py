@@ -8,13 +8,13 @@ from werkzeug.datastructures import Headers
 from provisioner.api.cross_site import check_cross_site, is_own_origin
 from provisioner.contracts.errors import ForbiddenError, UnsupportedMediaTypeError
 from tests.provisioner.api.conftest import job
-from tests.provisioner.api.test_peer_tls import lab
-from tests.provisioner.api.test_roles import calls
+from tests.provisioner.auth.test_roles import calls
+from tests.provisioner.tls.test_peer_certificate import tls_harness
 
 
 @pytest.fixture
 async def tls(tmp_path):
-    async with lab(tmp_path) as made:
+    async with tls_harness(tmp_path) as made:
         yield made
 
 

@@ -96,7 +96,7 @@ class Host:
         assert self.files() == sorted(names)
         assert sorted(entry.file_name for entry in self.cache.entries()) == sorted(names)
         assert not self.cache._catalog.users
-        assert self.cache._flights._by_key == {}
+        assert self.cache._downloads._by_key == {}
         links = []
         for link in Path("/proc/self/fd").iterdir():
             with suppress(FileNotFoundError):

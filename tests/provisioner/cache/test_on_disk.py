@@ -115,7 +115,7 @@ async def test_a_full_disk_is_a_clean_error(small_disk):
         async def no_room(_wanted):
             await trio.lowlevel.checkpoint()
 
-        cache._flights._make_room = no_room
+        cache._downloads._make_room = no_room
         with pytest.raises(CacheFullError, match="full"):
             await host.get(f"{SITE}/big.raw")
         host.assert_clean([entry.file_name])

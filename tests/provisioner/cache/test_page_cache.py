@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from provisioner.cache.handle import CacheView
+from provisioner.cache.image import CacheView
 from provisioner.contracts import MIB
-from provisioner.download.arrival import Arrival
+from provisioner.download.growing_file import GrowingFile
 from tests.provisioner.cache.host import URL, Host, sha
 
 DATA = os.urandom(4 * MIB)
@@ -75,17 +75,17 @@ async def test_what_a_converter_has_read_leaves_it_at_once(disk, policy):
 
 @on_a_busy_disk
 async def test_what_is_not_hashed_yet_stays_though_it_was_converted(disk, monkeypatch):
-    monkeypatch.setattr("provisioner.cache.handle.BEHIND", 0)
-    monkeypatch.setattr("provisioner.cache.handle.STEP", MIB // 8)
+    monkeypatch.setattr("provisioner.cache.image.BEHIND", 0)
+    monkeypatch.setattr("provisioner.cache.image.STEP", MIB // 8)
     path = disk / "image"
     path.write_bytes(DATA)
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        arrival = Arrival(file.fileno(), len(DATA))
-        arrival.advance(len(DATA))
-        view = CacheView(file.fileno(), "raw", len(DATA), len(DATA), arrival)
+        growing_file = GrowingFile(file.fileno(), len(DATA))
+        growing_file.advance(len(DATA))
+        view = CacheView(file.fileno(), "raw", len(DATA), len(DATA), growing_file)
         view.spent(4 * MIB, 4 * MIB)
         assert cached(path), "the hash would have to read it from the disk"
-        arrival.hashed = 4 * MIB
+        growing_file.hashed = 4 * MIB
         view.spent(4 * MIB, 4 * MIB)
         assert not cached(path)

@@ -120,7 +120,7 @@ async def test_sizes_that_are_unknown_or_lie(tmp_path, size):
 @pytest.mark.parametrize("honest", [True, False])
 async def test_an_image_whose_early_part_was_another_s_is_not_published(tmp_path, monkeypatch, honest):
     """A server that has one table for the converter and another one for the digest."""
-    monkeypatch.setattr("provisioner.download.early.NEAR", 0)
+    monkeypatch.setattr("provisioner.download.read_ahead.NEAR", 0)
     halfway, read = trio.Event(), trio.Event()
 
     class Server(FakeSource):

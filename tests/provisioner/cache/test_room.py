@@ -103,11 +103,11 @@ async def test_an_image_of_unknown_size_makes_room_as_it_grows(tmp_path, monkeyp
     images = {**many(8), URL: FakeImage(b"x" * 350_000, size=None)}
     host = Host(tmp_path, images, max_size=ByteSize(800_000))
     host.source.chunk_size = 10_000
-    monkeypatch.setattr("provisioner.download.arrival.WAKE_STEP", 1)
+    monkeypatch.setattr("provisioner.download.growing_file.WAKE_STEP", 1)
     give = host.source.pass_by
 
     async def slowly(url, start, stop):  # slower than room can be made
-        while url == URL and next(iter(host.cache._flights._by_key.values())).arrival.limit < stop + 40_000:
+        while url == URL and next(iter(host.cache._downloads._by_key.values())).growing_file.limit < stop + 40_000:
             await trio.lowlevel.checkpoint()
         await give(url, start, stop)
 

@@ -11,7 +11,7 @@ from tests.provisioner.cache.host import DATA, SITE, URL, Host, sha
 
 
 async def wait_for_users(cache, count):
-    while sum(flight.users for flight in cache._flights._by_key.values()) != count:
+    while sum(download.users for download in cache._downloads._by_key.values()) != count:
         await trio.lowlevel.checkpoint()
 
 
@@ -133,7 +133,7 @@ async def test_many_downloads_at_once_do_not_starve_each_other(tmp_path):
     host, give = Host(tmp_path, images), None
 
     async def when_all_are_under_way(url, start, stop):
-        while len(host.cache._flights._by_key) < 60 and not host.cache.entries():
+        while len(host.cache._downloads._by_key) < 60 and not host.cache.entries():
             await trio.lowlevel.checkpoint()
         await give(url, start, stop)
 

@@ -38,7 +38,7 @@ def test_defaults(file):
 
 
 def test_token_that_serve_left_is_used_for_this_machine_only(file, home, monkeypatch):
-    monkeypatch.setattr("provisioner.cli.places.data_dir", lambda: home)
+    monkeypatch.setattr("provisioner.cli.paths.data_dir", lambda: home)
     (home / "client-token").write_text("own\n")
     assert resolve({}, {}, file).token == "own"
     assert resolve({"url": "https://elsewhere:8080"}, {}, file).token is None

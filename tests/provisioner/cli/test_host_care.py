@@ -2,7 +2,7 @@
 
 import pytest
 
-from provisioner import state_lock
+from provisioner.linux import state_lock
 
 CONFIG = """
 state_directory = "{state}"
@@ -24,14 +24,14 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(run, config_file, home):
     status, out, err = run("doctor", "--config", str(config_file))
     assert status == 1
     assert f"BAD  {home}/state/disks is no folder\n       -> create it" in out
-    assert "1 thing to mend" in err
+    assert "1 problem found" in err
 
 
 def test_doctor_finds_nothing_once_it_is_mended(run, config_file, home):
     (home / "state" / "disks").mkdir()
     status, out, _ = run("doctor", "--config", str(config_file))
     assert status == 0
-    assert out.endswith("nothing to mend\n")
+    assert out.endswith("no problems found\n")
     assert "target disks:" in out
 
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from provisioner.api.tokens import TokenFile
+from provisioner.auth.tokens import TokenFile
 
 CONFIG = """
 state_directory = "{state}"

@@ -10,7 +10,7 @@ import sys
 
 def test_a_server_of_ones_own_needs_no_settings(run, home, monkeypatch):
     """The client finds the token the server leaves in its default data directory."""
-    monkeypatch.setattr("provisioner.cli.places.data_dir", lambda: home)
+    monkeypatch.setattr("provisioner.cli.paths.data_dir", lambda: home)
     arguments = ["serve", "--data-dir", str(home), "--bind", "127.0.0.1:0", "--log-format", "json"]
     command = [sys.executable, "-m", "provisioner.cli", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from provisioner.api.token_keys import KeyFile
-from provisioner.api.tokens import TokenFile
+from provisioner.auth.token_keys import KeyFile
+from provisioner.auth.tokens import TokenFile
 from provisioner.config import Limits
 
 LIMITS = ["--volumes", "ci-*", "--volumes", "t-?", "--targets", "fast", "--sources", "https://x/ci/", "--max-jobs", "4"]

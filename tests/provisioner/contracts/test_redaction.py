@@ -10,7 +10,7 @@ import pytest
 
 from provisioner.contracts import ImageUrl, errors
 from provisioner.contracts.errors import ProvisionerError
-from provisioner.contracts.http_socket import broken
+from provisioner.contracts.http.socket_io import broken
 from provisioner.contracts.redaction import redact
 from provisioner.contracts.urls import shown
 

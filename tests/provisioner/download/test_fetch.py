@@ -16,9 +16,9 @@ from provisioner.contracts.errors import (
     RemoteUnavailableError,
 )
 from provisioner.contracts.testing import FakeImage, FakeSource
-from provisioner.download.arrival import Arrival
 from provisioner.download.fetch import MIN_PROGRESS, fetch, pause_after
-from provisioner.download.follow import follow
+from provisioner.download.growing_file import GrowingFile
+from provisioner.download.hashing import hash_and_inspect
 
 URL = "https://images.example.com/disk.raw"
 DATA = bytes(range(256)) * 2048  # 512 KiB
@@ -43,18 +43,18 @@ class Flaky(FakeSource):
 
 
 @pytest.fixture
-def arrival(tmp_path):
+def growing_file(tmp_path):
     """Made inside the loop by each test; the file is kept for looking at."""
     fd = os.open(tmp_path / "partial", os.O_RDWR | os.O_CREAT)
-    yield lambda limit=1 << 30: Arrival(fd, limit)
+    yield lambda limit=1 << 30: GrowingFile(fd, limit)
     os.close(fd)
 
 
-async def get(source, arrival, attempts=3):
+async def get(source, growing_file, attempts=3):
     got = []
-    await fetch(source, await source.stat(URL), arrival, attempts, got.append)
-    assert os.pread(arrival.fd, 1 << 30, 0) == DATA
-    assert arrival.size == len(DATA)
+    await fetch(source, await source.stat(URL), growing_file, attempts, got.append)
+    assert os.pread(growing_file.fd, 1 << 30, 0) == DATA
+    assert growing_file.size == len(DATA)
     assert source.open_now == 0
     return sum(got)
 
@@ -81,22 +81,22 @@ def no_threads(monkeypatch):
     monkeypatch.setattr("trio.to_thread", Inline)
 
 
-async def test_resumes_where_it_broke_off(arrival, no_threads, autojump_clock):
+async def test_resumes_where_it_broke_off(growing_file, no_threads, autojump_clock):
     source = Flaky(FakeImage(DATA), [100_000, 300_000])
-    assert await get(source, arrival()) == len(DATA)  # no byte twice
+    assert await get(source, growing_file()) == len(DATA)  # no byte twice
     starts = [start for _, start, _ in source.opens]
     assert starts == [0, 98304, 294912]
 
 
-async def test_only_tries_without_progress_count(arrival, no_threads, autojump_clock):
+async def test_only_tries_without_progress_count(growing_file, no_threads, autojump_clock):
     source = Flaky(FakeImage(DATA), range(70_000, 500_000, 80_000))
     began = trio.current_time()
-    await get(source, arrival(), attempts=2)
+    await get(source, growing_file(), attempts=2)
     assert len(source.opens) == 7
     assert 3 * FIRST <= trio.current_time() - began <= 6 * FIRST  # each pause is a first one
 
 
-async def test_a_few_bytes_a_try_are_no_progress(arrival, no_threads, autojump_clock):
+async def test_a_few_bytes_a_try_are_no_progress(growing_file, no_threads, autojump_clock):
     """Tries are used up by a server that gives 1 KiB and hangs up, however often; not by one that gives enough."""
 
     class Drips(FakeSource):
@@ -106,7 +106,7 @@ async def test_a_few_bytes_a_try_are_no_progress(arrival, no_threads, autojump_c
             await super().pass_by(url, start, stop)
 
     source = Drips({URL: FakeImage(DATA)}, chunk_size=1024)
-    made = arrival()
+    made = growing_file()
     with pytest.raises(RemoteUnavailableError):
         await fetch(source, await source.stat(URL), made, 5, lambda _: None)
     assert (len(source.opens), made.available) == (5, 5 * 1024)
@@ -114,65 +114,65 @@ async def test_a_few_bytes_a_try_are_no_progress(arrival, no_threads, autojump_c
     await get(source, made, attempts=MIN_PROGRESS // 1024 + 1)
 
 
-async def test_gives_up_after_attempts_without_progress(arrival, no_threads, autojump_clock):
+async def test_gives_up_after_attempts_without_progress(growing_file, no_threads, autojump_clock):
     source = FakeSource({URL: DATA}, fail_at={"open": DOWN})
     remote = await source.stat(URL)
     began = trio.current_time()
     with pytest.raises(RemoteUnavailableError):
-        await fetch(source, remote, arrival(), 4, lambda _: None)
+        await fetch(source, remote, growing_file(), 4, lambda _: None)
     assert len(source.opens) == 4
     assert 3.5 * FIRST <= trio.current_time() - began <= 7 * FIRST
 
 
 @pytest.mark.parametrize("error", [RemoteNotFoundError("gone"), RemoteChangedError("new")])
-async def test_does_not_try_again_what_cannot_help(arrival, error):
+async def test_does_not_try_again_what_cannot_help(growing_file, error):
     source = FakeSource({URL: DATA}, fail_at={"open": error})
     with pytest.raises(type(error)):
-        await fetch(source, await source.stat(URL), arrival(), 5, lambda _: None)
+        await fetch(source, await source.stat(URL), growing_file(), 5, lambda _: None)
     assert len(source.opens) == 1
 
 
 @pytest.mark.parametrize(("ranges", "version"), [(False, "1"), (True, None), (False, None)])
-async def test_a_server_that_cannot_resume_is_compared(arrival, no_threads, autojump_clock, ranges, version):
+async def test_a_server_that_cannot_resume_is_compared(growing_file, no_threads, autojump_clock, ranges, version):
     """From the start again; the same bytes go by, the rest is written."""
     source = Flaky(FakeImage(DATA, version=version, accepts_ranges=ranges), [200_000])
-    await get(source, arrival())
+    await get(source, growing_file())
     assert [start for _, start, _ in source.opens] == [0, 0]
 
 
 @pytest.mark.parametrize("where", [0, 150_000, 196_607])
-async def test_another_beginning_is_never_mixed_in(arrival, no_threads, autojump_clock, where):
+async def test_another_beginning_is_never_mixed_in(growing_file, no_threads, autojump_clock, where):
     """A server that swaps what was hashed already is found out, however small the swap."""
     forged = bytearray(DATA)
     forged[where] ^= 1
     image = FakeImage(DATA, version=None, accepts_ranges=False)
     source = Flaky(image, [200_000], then=replace(image, data=bytes(forged)))
-    made = arrival()
+    made = growing_file()
     with pytest.raises(RemoteChangedError, match="changed on the server"):
         await fetch(source, await source.stat(URL), made, 5, lambda _: None)
     assert made.size is None
     assert os.pread(made.fd, 150_001, 0) == DATA[:150_001]
 
 
-async def test_a_shorter_second_answer_is_another_image(arrival, no_threads, autojump_clock):
+async def test_a_shorter_second_answer_is_another_image(growing_file, no_threads, autojump_clock):
     """Without a promised size the end of the second answer must not pass for that of the first."""
     image = FakeImage(DATA, version=None, size=None, accepts_ranges=False)
     source = Flaky(image, [200_000], then=replace(image, data=DATA[:50_000]))
     with pytest.raises(RemoteChangedError, match="promised"):
-        await fetch(source, await source.stat(URL), arrival(), 5, lambda _: None)
+        await fetch(source, await source.stat(URL), growing_file(), 5, lambda _: None)
 
 
 @pytest.mark.parametrize(("said", "words"), [(len(DATA) - 1, "sends more"), (len(DATA) + 1, "promised")])
-async def test_a_size_that_lies(arrival, said, words):
+async def test_a_size_that_lies(growing_file, said, words):
     """Both ways; of too much no more than one read is taken."""
     source = FakeSource({URL: FakeImage(DATA, size=said)})
     with pytest.raises(RemoteChangedError, match=words):
-        await fetch(source, await source.stat(URL), arrival(), 5, lambda _: None)
+        await fetch(source, await source.stat(URL), growing_file(), 5, lambda _: None)
 
 
-async def test_a_body_without_end_stops_at_the_limit(arrival):
+async def test_a_body_without_end_stops_at_the_limit(growing_file):
     source = FakeSource({URL: FakeImage(DATA, size=None)}, chunk_size=1000)
-    made = arrival(limit=100_000)
+    made = growing_file(limit=100_000)
     with pytest.raises(CacheFullError, match="beyond the 100000 bytes"):
         await fetch(source, await source.stat(URL), made, 5, lambda _: None)
     assert os.fstat(made.fd).st_size <= 101_000
@@ -181,8 +181,8 @@ async def test_a_body_without_end_stops_at_the_limit(arrival):
 # --- waiting for it ---
 
 
-async def test_waiters_wake_when_their_bytes_are_there(arrival):
-    made, seen = arrival(), []
+async def test_waiters_wake_when_their_bytes_are_there(growing_file):
+    made, seen = growing_file(), []
 
     async def wait_for(stop):
         await made.arrived(0, stop)
@@ -199,9 +199,9 @@ async def test_waiters_wake_when_their_bytes_are_there(arrival):
     assert [stop for stop, _ in seen] == [10, 5 << 20]
 
 
-async def test_waiting_beyond_the_end_is_the_image_s_fault(arrival):
+async def test_waiting_beyond_the_end_is_the_image_s_fault(growing_file):
     """Also where the download has long been put away."""
-    made = arrival()
+    made = growing_file()
     made.advance(100)
     made.finish()
     made.fail(RuntimeError("given up"))
@@ -211,8 +211,8 @@ async def test_waiting_beyond_the_end_is_the_image_s_fault(arrival):
     await made.completed()
 
 
-async def test_the_first_failure_counts_and_reaches_everybody(arrival):
-    made = arrival()
+async def test_the_first_failure_counts_and_reaches_everybody(growing_file):
+    made = growing_file()
     for wait in (lambda: made.arrived(0, 1), made.completed, lambda: trio.to_thread.run_sync(made.wait_beyond, 0, 1)):
         async with trio.open_nursery() as nursery:
             with pytest.RaisesGroup(RemoteNotFoundError) as caught:
@@ -229,7 +229,7 @@ async def test_a_wake_up_after_the_loop_is_gone_is_harmless(tmp_path):
     fd = os.open(tmp_path / "x", os.O_RDWR | os.O_CREAT)
 
     async def make():
-        return Arrival(fd, 1 << 30)
+        return GrowingFile(fd, 1 << 30)
 
     made = await trio.to_thread.run_sync(trio.run, make)
     made.advance(5 << 20)
@@ -241,15 +241,15 @@ async def test_a_wake_up_after_the_loop_is_gone_is_harmless(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 64 * 1024, 3 * 1024 * 1024 + 1])
-async def test_the_digest_is_of_all_bytes(tmp_path, arrival, size):
+async def test_the_digest_is_of_all_bytes(tmp_path, growing_file, size):
     """Whatever pieces they come in, with the inspector's verdict told once."""
     import hashlib
 
     data = os.urandom(size) if size else b""
-    made, told, digests = arrival(), [], {}
+    made, told, digests = growing_file(), [], {}
 
     async def hash_it():
-        hashes = await trio.to_thread.run_sync(follow, made, {"sha256", "sha512"}, told.append)
+        hashes = await trio.to_thread.run_sync(hash_and_inspect, made, {"sha256", "sha512"}, told.append)
         digests.update(hashes.digests)
 
     async with trio.open_nursery() as nursery:
@@ -264,20 +264,20 @@ async def test_the_digest_is_of_all_bytes(tmp_path, arrival, size):
     assert [info.format for info in told] == ["raw"]
 
 
-async def test_hashing_stops_where_the_download_failed(arrival):
+async def test_hashing_stops_where_the_download_failed(growing_file):
     """Not at the mark: what is given up is not read to its end first."""
-    made = arrival()
+    made = growing_file()
     os.truncate(made.fd, 1 << 29)
     made.advance(1 << 29)
     made.fail(RemoteUnavailableError("gone"))
     with pytest.raises(RemoteUnavailableError):
-        await trio.to_thread.run_sync(follow, made, {"sha256"}, lambda _: None)
+        await trio.to_thread.run_sync(hash_and_inspect, made, {"sha256"}, lambda _: None)
 
 
-async def test_a_file_that_shrinks_under_the_hash_is_told(arrival):
-    made = arrival()
+async def test_a_file_that_shrinks_under_the_hash_is_told(growing_file):
+    made = growing_file()
     os.pwrite(made.fd, b"x" * 10, 0)
     made.advance(20)
     made.finish()
     with pytest.raises(CorruptImageError, match="became shorter"):
-        await trio.to_thread.run_sync(follow, made, {"sha256"}, lambda _: None)
+        await trio.to_thread.run_sync(hash_and_inspect, made, {"sha256"}, lambda _: None)

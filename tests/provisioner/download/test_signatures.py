@@ -15,8 +15,7 @@ import zstandard
 
 from provisioner.contracts import MIB
 from provisioner.contracts.errors import UnsafeImageError
-from provisioner.download.inspection import ImageInfo
-from provisioner.download.recognition import Recognition
+from provisioner.download.inspection import FileInspection, ImageInfo
 from provisioner.download.signatures import not_a_disk
 
 # Nothing in it looks like anything.
@@ -26,12 +25,12 @@ DISK = bytes(446) + b"\x80\0\1\0\x83\0\xff\xff\0\x08\0\0\0\x10\0\0" + bytes(48) 
 
 def verdict(data, piece=64 * 1024):
     """As the hashing thread asks: piece by piece, then the end."""
-    recognition = Recognition()
+    inspection = FileInspection()
     for start in range(0, len(data), piece):
-        info = recognition.feed(data[start : start + piece], last=False)
+        info = inspection.feed(data[start : start + piece], last=False)
         if info is not None:
             return info
-    return recognition.feed(b"", last=True) or ImageInfo("raw", None)
+    return inspection.feed(b"", last=True) or ImageInfo("raw", None)
 
 
 def tar(form=tarfile.GNU_FORMAT, name="disk.raw", data=DISK):

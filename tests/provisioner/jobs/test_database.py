@@ -8,7 +8,7 @@ import structlog
 
 from provisioner.contracts.errors import UnavailableError
 from provisioner.jobs import JobFilter, JobStore, Status, database
-from tests.cancellation.lab import Lab
+from tests.cancellation.harness import Harness
 from tests.provisioner.jobs.test_store import a_job
 
 # As version 0 made it; never to be changed.
@@ -214,16 +214,16 @@ async def test_damage_seen_while_serving(path, monkeypatch):
 
 async def test_volumes_and_cache_survive_a_damaged_store(folder):
     """They come back from their own tags and files; the volume can be removed, the image is used again."""
-    lab = Lab(folder)
-    async with lab.running():
-        job = await lab.run()
+    harness = Harness(folder)
+    async with harness.running():
+        job = await harness.run()
     garbage(folder / "jobs.sqlite")
-    async with lab.running():
-        assert (await lab.store.page(JobFilter(), 0, 1)) == ([], 0)
-        (volume,) = await lab.target.list()
+    async with harness.running():
+        assert (await harness.store.page(JobFilter(), 0, 1)) == ([], 0)
+        (volume,) = await harness.target.list()
         assert (volume.name, volume.provenance.job_id) == ("web01", job.job_id)
-        assert (await lab.run()).cache_hit is True
-        await lab.supervisor.remove_volume("main", "web01")
+        assert (await harness.run()).cache_hit is True
+        await harness.supervisor.remove_volume("main", "web01")
 
 
 async def test_a_locked_database_is_not_damaged(path, monkeypatch):

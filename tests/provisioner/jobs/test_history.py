@@ -15,7 +15,7 @@ from provisioner.contracts import Duration
 from provisioner.jobs import JobFilter, JobStore, Status, history
 from provisioner.jobs import supervisor as supervisor_module
 from provisioner.jobs.service_clock import ServiceClock
-from tests.cancellation.lab import SPEC, Lab
+from tests.cancellation.harness import SPEC, Harness
 from tests.provisioner.jobs.test_store import a_job
 
 DAY = 86400.0
@@ -160,17 +160,17 @@ async def test_unreadable_row_asked_for(store, path):
 
 async def test_unreadable_row_at_the_start(folder):
     """The start succeeds, and the other jobs run."""
-    lab = Lab(folder)
-    lab.source.steps.hang_at = "stat"
-    async with lab.running():
-        bad = await lab.submit()
-        good = await lab.submit(msgspec.structs.replace(SPEC, volume_name="web02"))
+    harness = Harness(folder)
+    harness.source.steps.hang_at = "stat"
+    async with harness.running():
+        bad = await harness.submit()
+        good = await harness.submit(msgspec.structs.replace(SPEC, volume_name="web02"))
     with sqlite3.connect(folder / "jobs.sqlite") as db:
         db.execute("UPDATE jobs SET body = 'x' WHERE job_id = ?", (bad,))
-    lab.source.steps.hang_at = None
-    async with lab.running():
-        assert (await lab.ended(good)).status is Status.COMPLETED
-        assert await lab.store.get(bad) is None
+    harness.source.steps.hang_at = None
+    async with harness.running():
+        assert (await harness.ended(good)).status is Status.COMPLETED
+        assert await harness.store.get(bad) is None
 
 
 # --- what is forgotten when ---
@@ -243,13 +243,13 @@ async def test_pruning_in_small_steps_while_serving(folder, monkeypatch):
     """More than one step is due: they are taken one after the other, and jobs run meanwhile."""
     monkeypatch.setattr(supervisor_module, "_PRUNE_STEP", 10)
     monkeypatch.setattr(supervisor_module, "_PRUNE_PAUSE", 0.001)
-    lab = Lab(folder)
-    async with lab.only_store() as store:
+    harness = Harness(folder)
+    async with harness.only_store() as store:
         for number in range(35):
             await store.put(a_job(number, status=Status.FAILED))
-    lab.jobs = msgspec.structs.replace(lab.jobs, keep_history=Duration(0))
-    async with lab.running():
-        while (await lab.store.page(JobFilter(status="failed"), 0, 1))[1]:
+    harness.jobs = msgspec.structs.replace(harness.jobs, keep_history=Duration(0))
+    async with harness.running():
+        while (await harness.store.page(JobFilter(status="failed"), 0, 1))[1]:
             await trio.lowlevel.checkpoint()
-        lab.supervisor._settings = msgspec.structs.replace(lab.jobs, keep_history=Duration(DAY))
-        assert (await lab.run()).status is Status.COMPLETED
+        harness.supervisor._settings = msgspec.structs.replace(harness.jobs, keep_history=Duration(DAY))
+        assert (await harness.run()).status is Status.COMPLETED

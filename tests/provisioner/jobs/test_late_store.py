@@ -10,7 +10,7 @@ import trio.testing
 from provisioner.contracts.errors import UnavailableError
 from provisioner.jobs import JobFilter, JobStore, Status
 from provisioner.jobs import store as store_module
-from tests.cancellation.lab import SPEC, Lab
+from tests.cancellation.harness import SPEC, Harness
 from tests.provisioner.jobs.frozen import FrozenConnection
 from tests.provisioner.jobs.test_store import a_job
 
@@ -188,27 +188,27 @@ async def test_many_checks_are_one_write(store):
 
 async def test_submit_that_expires_runs_nothing(folder, short):
     """503, and neither now nor after a restart a job; the name is free; the same key makes a job later."""
-    lab = Lab(folder)
-    async with lab.running():
-        frozen = FrozenConnection(lab.store)
+    harness = Harness(folder)
+    async with harness.running():
+        frozen = FrozenConnection(harness.store)
         frozen.freeze(after=True)
         with pytest.raises(UnavailableError):
-            await lab.submit()
-        assert lab.supervisor.active_count == 0
+            await harness.submit()
+        assert harness.supervisor.active_count == 0
         frozen.thaw()
-        await writer_idle(lab.store)
+        await writer_idle(harness.store)
         store_module.TIMEOUT = 10.0
-        assert await lab.store.unfinished() == []
-        assert (await lab.ended(await lab.submit(key="k"))).status is Status.COMPLETED
-    async with lab.running():
-        assert lab.supervisor.active_count == 0
-        assert (await lab.store.page(JobFilter(), 0, 10))[1] == 1
+        assert await harness.store.unfinished() == []
+        assert (await harness.ended(await harness.submit(key="k"))).status is Status.COMPLETED
+    async with harness.running():
+        assert harness.supervisor.active_count == 0
+        assert (await harness.store.page(JobFilter(), 0, 10))[1] == 1
 
 
 async def test_submit_at_the_very_deadline_is_whole(folder, short, monkeypatch):
     """The commit lands as the deadline passes: then the job is stored, accepted and run."""
-    lab = Lab(folder)
-    async with lab.running():
+    harness = Harness(folder)
+    async with harness.running():
         decide = store_module._Offer.decide
         landed = []
 
@@ -217,47 +217,47 @@ async def test_submit_at_the_very_deadline_is_whole(folder, short, monkeypatch):
                 landed.append(decide(offer, stored=True))
             return decide(offer, stored=stored)
 
-        frozen = FrozenConnection(lab.store)
+        frozen = FrozenConnection(harness.store)
         frozen.freeze(after=True)
         monkeypatch.setattr(store_module._Offer, "decide", late)
-        job_id = await lab.submit()
+        job_id = await harness.submit()
         monkeypatch.undo()
         frozen.thaw()
         assert landed == [True]
-        assert (await lab.ended(job_id)).status is Status.COMPLETED
+        assert (await harness.ended(job_id)).status is Status.COMPLETED
 
 
 async def test_a_client_that_hangs_up_while_the_store_works(folder):
     """The job is accepted all the same: stored and queued."""
-    lab = Lab(folder)
-    lab.source.steps.hang_at = "stat"
-    async with lab.running():
-        frozen = FrozenConnection(lab.store)
+    harness = Harness(folder)
+    harness.source.steps.hang_at = "stat"
+    async with harness.running():
+        frozen = FrozenConnection(harness.store)
         frozen.freeze()
         with trio.CancelScope() as client:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(lab.submit)
+                nursery.start_soon(harness.submit)
                 await trio.to_thread.run_sync(frozen.reached.wait)
                 client.cancel()
                 frozen.thaw()
-        (job,) = await lab.store.unfinished()
-        assert lab.supervisor.active_ids == {job.job_id}
+        (job,) = await harness.store.unfinished()
+        assert harness.supervisor.active_ids == {job.job_id}
 
 
 async def test_limits_count_jobs_on_their_way_to_the_disk(folder):
     """Submits that wait for the store hold their volume's name and their place in the queue already."""
-    lab = Lab(folder)
-    lab.jobs = msgspec.structs.replace(lab.jobs, max_queued=1)
-    async with lab.running():
-        frozen = FrozenConnection(lab.store)
+    harness = Harness(folder)
+    harness.jobs = msgspec.structs.replace(harness.jobs, max_queued=1)
+    async with harness.running():
+        frozen = FrozenConnection(harness.store)
         frozen.freeze()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lab.submit)
+            nursery.start_soon(harness.submit)
             await trio.to_thread.run_sync(frozen.reached.wait)
             with pytest.raises(Exception, match="for the volume web01 is still pending"):
-                await lab.submit()
+                await harness.submit()
             with pytest.raises(Exception, match="for the volume web01 is still pending"):
-                await lab.supervisor.remove_volume("main", "web01")
+                await harness.supervisor.remove_volume("main", "web01")
             with pytest.raises(Exception, match="1 jobs are waiting"):
-                await lab.submit(msgspec.structs.replace(SPEC, volume_name="web02"))
+                await harness.submit(msgspec.structs.replace(SPEC, volume_name="web02"))
             frozen.thaw()

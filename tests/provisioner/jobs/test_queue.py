@@ -8,7 +8,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.jobs.queue import WaitingLine
+from provisioner.jobs.queue import PriorityQueue
 
 
 class Item:
@@ -24,7 +24,7 @@ async def drain(line):
 
 
 async def test_priority_then_arrival():
-    line = WaitingLine()
+    line = PriorityQueue()
     for name, priority in [("a", 0), ("b", 5), ("c", 0), ("d", -1), ("e", 5)]:
         line.put(Item(name, priority), priority)
     assert await drain(line) == ["b", "e", "a", "c", "d"]
@@ -33,7 +33,7 @@ async def test_priority_then_arrival():
 @given(st.lists(st.tuples(st.integers(-2, 2), st.booleans()), max_size=12))
 def test_whoever_leaves_is_never_served(people):
     async def main():
-        line, items = WaitingLine(), []
+        line, items = PriorityQueue(), []
         for number, (priority, _) in enumerate(people):
             items.append(Item(number, priority))
             line.put(items[-1], priority)
@@ -52,7 +52,7 @@ def test_whoever_leaves_is_never_served(people):
 
 
 async def test_several_wait_and_each_gets_one():
-    line, got = WaitingLine(), []
+    line, got = PriorityQueue(), []
 
     async def wait():
         got.append((await line.get()).name)
@@ -67,7 +67,7 @@ async def test_several_wait_and_each_gets_one():
 
 
 async def test_after_the_stop_nobody_is_served(autojump_clock):
-    line = WaitingLine()
+    line = PriorityQueue()
     item = Item("a", 0)
     line.put(item, 0)
     line.stop()
@@ -81,7 +81,7 @@ async def test_after_the_stop_nobody_is_served(autojump_clock):
 
 def test_discarded_items_are_freed():
     """Submit and cancel while every slot is busy: nothing of it stays."""
-    line = WaitingLine()
+    line = PriorityQueue()
     first = Item("first", 0)
     line.put(first, 0)
     gone = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.observe.audit import AuditLog, AuditRecord, is_worth_a_line
+from provisioner.observe.audit import AuditLog, AuditRecord, is_audited
 
 
 def a_record(**changes):
@@ -88,7 +88,7 @@ def test_without_a_file_lines_go_to_the_log(caplog):
     ],
 )
 def test_what_is_audited(method, status, expected):
-    assert is_worth_a_line(method, status) is expected
+    assert is_audited(method, status) is expected
 
 
 def test_the_level_of_the_log_does_not_silence_it():

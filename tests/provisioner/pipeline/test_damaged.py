@@ -14,15 +14,15 @@ from provisioner.contracts import BackEndContext, Placement
 from provisioner.contracts.errors import RemoteUnavailableError
 from provisioner.contracts.testing import FakeCloneTarget, FakeConverter, FakeSource, FakeTarget
 from provisioner.jobs import Status
-from tests.cancellation.lab import IMAGE, OLD, SPEC, URL, Lab
+from tests.cancellation.harness import IMAGE, OLD, SPEC, URL, Harness
 
 WEB02 = msgspec.structs.replace(SPEC, volume_name="web02")
 
 
-def rot(lab):
+def rot(harness):
     """Another byte in the one cached image; size and times stay."""
-    (entry,) = lab.cache.entries()
-    path = Path(lab.cache.path(entry))
+    (entry,) = harness.cache.entries()
+    path = Path(harness.cache.path(entry))
     status = path.stat()
     path.chmod(0o644)
     with path.open("r+b") as file:
@@ -43,91 +43,91 @@ def converter(request, folder):
 
 
 async def test_a_damaged_image_is_fetched_anew(folder, converter):
-    lab = Lab(folder, converter=converter)
-    async with lab.running():
-        await lab.run()
-        path = rot(lab)
-        job = await lab.run(WEB02)
+    harness = Harness(folder, converter=converter)
+    async with harness.running():
+        await harness.run()
+        path = rot(harness)
+        job = await harness.run(WEB02)
         assert (job.status, job.cache_hit) == (Status.COMPLETED, False)
-        assert lab.volume("web02") == IMAGE
+        assert harness.volume("web02") == IMAGE
         assert path.read_bytes() == IMAGE
-        assert len(lab.source.opens) == 2
-        assert (await lab.run(msgspec.structs.replace(SPEC, volume_name="web03"))).cache_hit
-        lab.assert_nothing_left()
+        assert len(harness.source.opens) == 2
+        assert (await harness.run(msgspec.structs.replace(SPEC, volume_name="web03"))).cache_hit
+        harness.assert_nothing_left()
 
 
 @pytest.mark.parametrize("placement", [Placement.SWAP, Placement.IN_PLACE])
 async def test_nothing_is_committed_if_it_cannot_be_fetched(folder, converter, placement):
     """The old volume stays as it is, also where it would be overwritten."""
-    lab = Lab(folder, converter=converter, target=FakeTarget(folder / "main", name="main", replace=placement))
-    async with lab.running():
-        await lab.run(WEB02)
-        lab.put_old_volume()
-        rot(lab)
-        lab.source.steps.fail_at = {"open": RemoteUnavailableError("the server is away")}
-        job = await lab.run()
+    harness = Harness(folder, converter=converter, target=FakeTarget(folder / "main", name="main", replace=placement))
+    async with harness.running():
+        await harness.run(WEB02)
+        harness.put_old_volume()
+        rot(harness)
+        harness.source.steps.fail_at = {"open": RemoteUnavailableError("the server is away")}
+        job = await harness.run()
         assert job.status is Status.FAILED
         assert "the server is away" in job.error
-        assert lab.volume() == OLD
-        assert lab.cache.entries() == []
-        lab.assert_nothing_left()
+        assert harness.volume() == OLD
+        assert harness.cache.entries() == []
+        harness.assert_nothing_left()
 
 
 async def test_no_base_is_made_of_it(folder, converter):
-    lab = Lab(folder, converter=converter, target=FakeCloneTarget(folder / "main", name="main"))
+    harness = Harness(folder, converter=converter, target=FakeCloneTarget(folder / "main", name="main"))
     fetch = msgspec.structs.replace(SPEC, volume_name=None, volume_size_gb=None, target=None)
-    async with lab.running():
-        await lab.run(fetch)
-        rot(lab)
-        job = await lab.run()
+    async with harness.running():
+        await harness.run(fetch)
+        rot(harness)
+        job = await harness.run()
         assert (job.status, job.volume.provisioned_by) == (Status.COMPLETED, "clone")
-        assert lab.volume() == IMAGE
-        lab.assert_nothing_left()
+        assert harness.volume() == IMAGE
+        harness.assert_nothing_left()
 
 
 async def test_a_damaged_compressed_image(folder, converter):
     packed = gzip.compress(IMAGE, 0)
     spec = msgspec.structs.replace(WEB02, checksum=f"sha256:{hashlib.sha256(packed).hexdigest()}")
-    lab = Lab(folder, converter=converter, source=FakeSource({URL: packed}))
-    async with lab.running():
-        await lab.run(msgspec.structs.replace(spec, volume_name="web01"))
-        rot(lab)
-        assert (await lab.run(spec)).status is Status.COMPLETED
-        assert lab.volume("web02") == IMAGE
-        assert len(lab.source.opens) == 2
-        lab.assert_nothing_left()
+    harness = Harness(folder, converter=converter, source=FakeSource({URL: packed}))
+    async with harness.running():
+        await harness.run(msgspec.structs.replace(spec, volume_name="web01"))
+        rot(harness)
+        assert (await harness.run(spec)).status is Status.COMPLETED
+        assert harness.volume("web02") == IMAGE
+        assert len(harness.source.opens) == 2
+        harness.assert_nothing_left()
 
 
 async def test_checksums_of_the_wrong_length(folder, converter):
     """They are made again."""
-    lab = Lab(folder, converter=converter)
-    async with lab.running():
-        await lab.run()
-        (entry,) = lab.cache.entries()
-        index = lab.cache._files.index
+    harness = Harness(folder, converter=converter)
+    async with harness.running():
+        await harness.run()
+        (entry,) = harness.cache.entries()
+        index = harness.cache._files.index
         right = index.sums(entry.sha256)
         index.put_sums(entry.sha256, right[:-4])
-        assert (await lab.run(WEB02)).cache_hit
+        assert (await harness.run(WEB02)).cache_hit
         assert index.sums(entry.sha256) == right
 
 
 @pytest.mark.parametrize("damaged", [False, True])
 async def test_an_image_from_before_there_were_checksums(folder, converter, damaged):
     """It is hashed at its first use, and has them from then on."""
-    lab = Lab(folder, converter=converter)
-    async with lab.running():
-        await lab.run()
+    harness = Harness(folder, converter=converter)
+    async with harness.running():
+        await harness.run()
         if damaged:
-            rot(lab)
+            rot(harness)
     db = sqlite3.connect(folder / "cache" / ".lvp" / "index.sqlite")
     with db:
         db.execute("DROP TABLE chunk_sums")
     db.close()
-    async with lab.running():
-        job = await lab.run(WEB02)
+    async with harness.running():
+        job = await harness.run(WEB02)
         assert (job.status, job.cache_hit) == (Status.COMPLETED, not damaged)
-        assert lab.volume("web02") == IMAGE
-        (entry,) = lab.cache.entries()
-        assert lab.cache._files.index.sums(entry.sha256) is not None
-        await lab.cache.prune()
-        assert lab.cache._files.index.sums(entry.sha256) is None
+        assert harness.volume("web02") == IMAGE
+        (entry,) = harness.cache.entries()
+        assert harness.cache._files.index.sums(entry.sha256) is not None
+        await harness.cache.prune()
+        assert harness.cache._files.index.sums(entry.sha256) is None

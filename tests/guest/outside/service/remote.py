@@ -21,7 +21,7 @@ PORT = 8443
 GROUPS = {"plain": "vgplain", "thin": "vgthin"}
 GIB = 2**30
 # The guest's processors are emulated, and the machine may be busy besides.
-PATIENCE = 300.0
+TIMEOUT = 300.0
 
 CONFIG = """
 state_directory = "/var/lib/lvp"
@@ -153,7 +153,7 @@ class Remote:
         self.gone()
         self.start()
 
-    def until(self, what: Any, seconds: float = PATIENCE) -> Any:
+    def until(self, what: Any, seconds: float = TIMEOUT) -> Any:
         stop = time.monotonic() + seconds
         while not (found := what()):
             assert time.monotonic() < stop, self.log()[-3000:]

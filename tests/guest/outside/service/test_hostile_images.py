@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.guest.outside.service.remote import GROUPS, device
+from tests.hostile.cases import CASES, CLUSTERS, CORNERS, PACKED, REACHING_ELSEWHERE, SIZES
 from tests.hostile.forge import Workshop
-from tests.hostile.rows import CLUSTERS, CORNERS, PACKED, REACHING_ELSEWHERE, ROWS, SIZES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,10 +22,12 @@ MIB = 2**20
 # Emulated processors are slow, and most rows are refused before a volume is staged, whatever the target. So these are
 # the ones that get further, and some of the others; all with LVP_ALL_ROWS=1. The guest has no qemu-img.
 FURTHER = [*REACHING_ELSEWHERE[:2], *CORNERS[5:], *SIZES[:2], *CLUSTERS, *PACKED[5:6], *PACKED[-8:-6]]
-ROWS_HERE = [
-    row
-    for row in (ROWS if os.environ.get("LVP_ALL_ROWS") else FURTHER)
-    if row.declared in {"raw", "qcow2"} and "native" in row.converters and not re.match(r"bomb-(?!as-qcow2)", row.name)
+CASES_HERE = [
+    case
+    for case in (CASES if os.environ.get("LVP_ALL_ROWS") else FURTHER)
+    if case.declared in {"raw", "qcow2"}
+    and "native" in case.converters
+    and not re.match(r"bomb-(?!as-qcow2)", case.name)
 ]
 
 
@@ -33,9 +35,9 @@ ROWS_HERE = [
 def folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The served folder, with the hostile images in it."""
     shop = Workshop(tmp_path_factory.mktemp("workshop"))
-    for row in ROWS_HERE:
-        image = folder / f"{row.name}.{row.declared}"
-        image.write_bytes(row.make(shop))
+    for case in CASES_HERE:
+        image = folder / f"{case.name}.{case.declared}"
+        image.write_bytes(case.make(shop))
         digest = hashlib.sha256(image.read_bytes()).hexdigest()
         image.with_name(f"{image.name}.sha256").write_text(f"{digest}  {image.name}\n")
     return folder
@@ -46,12 +48,12 @@ def test_hostile_images(remote: Remote, target: str) -> None:
     good = remote.ended(remote.submit("a.qcow2", "web01", target))
     assert good["status"] == "completed", good
     before = remote.volumes(GROUPS[target])
-    jobs = {row: remote.submit(f"{row.name}.{row.declared}", f"evil-{row.name}", target) for row in ROWS_HERE}
+    jobs = {case: remote.submit(f"{case.name}.{case.declared}", f"evil-{case.name}", target) for case in CASES_HERE}
     wrong = {}
-    for row, job_id in jobs.items():
+    for case, job_id in jobs.items():
         job = remote.ended(job_id)
-        if job["status"] != "failed" or not re.search(row.words, job["error"]):
-            wrong[row.name] = job.get("error", job["status"])
+        if job["status"] != "failed" or not re.search(case.words, job["error"]):
+            wrong[case.name] = job.get("error", job["status"])
     assert wrong == {}
     assert remote.volumes(GROUPS[target]) == before
     assert remote.left_over() == set()

@@ -1,0 +1,37 @@
+"""Translates qemu-img's error messages. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from provisioner.contracts import last_words
+from provisioner.contracts.errors import ConvertError, CorruptImageError, NoSpaceError, ProvisionerError, ToolError
+
+_FULL = re.compile(r"No space left on device|Disk quota exceeded")
+_MEMORY = re.compile(r"[Cc]annot allocate memory|[Ff]ailed to allocate|Could not allocate|failed to create thread")
+_IMAGE = re.compile(
+    r"corrupt|truncated|Could not open|error while reading|[Ii]nvalid|[Uu]nsupported|not supported|too (?:big|large)"
+)
+# The image as we name it, which is nothing a reader of the error knows.
+_OURS = re.compile(r"'?json:\{.*?\}\}'?:?\s*|/proc/self/fd/\d+")
+
+
+def as_error(error: ToolError) -> ProvisionerError:
+    """The project's error for a qemu-img that failed; the tool's own where nothing better is known."""
+    said = plain(error.stderr)
+    if error.status is None:
+        return error
+    if _FULL.search(said):
+        return NoSpaceError("no space was left while the image was written onto the volume")
+    if _MEMORY.search(said) or error.status == -6:  # glib aborts where it gets no memory
+        return ConvertError("qemu-img ran into its memory limit (memory_limit): the image asks for too much")
+    if "error while writing" in said:
+        return ConvertError(f"writing onto the volume failed: {said}")
+    if _IMAGE.search(said):
+        return CorruptImageError(f"the image cannot be read: {said}")
+    return ConvertError(f"{error.message.partition(':')[0]}: {said}")
+
+
+def plain(stderr: str) -> str:
+    """The last words without what only qemu-img and we know."""
+    return last_words(_OURS.sub("", stderr).replace("qemu-img: ", ""))

@@ -1,0 +1,179 @@
+"""Drops a program's privileges, then becomes that program. Runs as a script and imports only the standard library.
+
+What reads a stranger's image gets: no socket of any kind, no file but the open ones it is handed and the system's
+programs and libraries, no capability but the one to open those files, no new privileges, and a bound on memory. Each
+layer needs something of the kernel; asked to ``probe``, it tells which of them this host lacks.
+
+- **files, processes**: Landlock (Linux 5.13; it has to be in the kernel's ``lsm=`` list)
+- **network**: a seccomp filter that knows neither ``socket`` nor ``io_uring_setup`` (which could make sockets too).
+  A network namespace would do the same, but not in a service whose ``RestrictNamespaces`` forbids making one.
+- **privileges**: ``no_new_privs``, and capabilities given up before the program starts: with it they stay away
+- **memory**: a limit on the address space. Stacks and malloc arenas, which would fill it with pages never touched,
+  are kept small, so that it says something about memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import struct
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+# What the dynamic loader, and the libraries of qemu-img at their start, look into.
+READABLE = (
+    "/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/gnutls", "/etc/crypto-policies", "/dev/urandom",
+)  # fmt: skip
+STACK = 2 * 1024 * 1024
+ARENAS = "2"
+
+_CAP_DAC_OVERRIDE = 1  # a volume may belong to another user
+_CAP_VERSION = 0x20080522
+_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
+# Every right of a file system that Landlock knows, by the version that brought it.
+_HANDLED = {1: (1 << 13) - 1, 2: 1 << 13, 3: _TRUNCATE, 5: _IOCTL_DEV}
+_TCP = 0b11  # since 4: bind, connect
+_SCOPED = 0b11  # since 6: abstract unix sockets, signals to others
+# machine -> (audit architecture, socket, io_uring_setup)
+_CALLS = {"x86_64": (0xC000003E, 41, 425), "aarch64": (0xC00000B7, 198, 425), "riscv64": (0xC00000F3, 198, 425)}
+_X32 = 0x40000000
+_KILL, _REFUSE, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Missing(Exception):  # noqa: N818 - no fault: the host has no such thing
+    """The host lacks a layer."""
+
+
+def main() -> None:
+    """``sandbox.py best-effort|required|probe MEMORY READABLE WRITABLE PROGRAM [ARGUMENT...]``.
+
+    READABLE and WRITABLE are open descriptors, with commas between them. ``best-effort`` goes without what the host
+    lacks, ``required`` ends, ``probe`` prints it and ends.
+    """
+    mode, memory, readable, writable, *command = sys.argv[1:]
+    missing = dict(_sandboxed(int(memory), _numbers(readable), _numbers(writable), command[0]))
+    if mode == "probe":
+        sys.stdout.writelines(f"{layer}: {why}\n" for layer, why in missing.items())
+        return
+    if missing and mode == "required":
+        sys.exit("; ".join(f"this host cannot confine its {layer} ({why})" for layer, why in missing.items()))
+    os.environ["MALLOC_ARENA_MAX"] = ARENAS
+    try:
+        os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+    except OSError as error:
+        sys.exit(f"{command[0]}: {error.strerror}")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+def _sandboxed(
+    memory: int, readable: Sequence[int], writable: Sequence[int], program: str
+) -> Iterator[tuple[str, str]]:
+    """Take away layer after layer; those that could not be, with the reason."""
+    layers: dict[str, Callable[[], None]] = {
+        "privileges": _drop_privileges,
+        "files": lambda: _restrict_files(readable, writable, program),
+        "network": _refuse_sockets,
+        "memory": lambda: _limit_memory(memory),  # last: it counts for this interpreter too
+    }
+    for layer, take_away in layers.items():
+        try:
+            take_away()
+        except (OSError, ValueError, _Missing) as error:
+            yield layer, error.strerror or "" if isinstance(error, OSError) else str(error)
+
+
+def _drop_privileges() -> None:
+    _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    header = struct.pack("Ii", _CAP_VERSION, 0)
+    current = ctypes.create_string_buffer(24)
+    _checked(libc.capget(header, current))
+    kept = struct.unpack("6I", current.raw)[1] & 1 << _CAP_DAC_OVERRIDE
+    _checked(libc.capset(header, struct.pack("6I", kept, kept, 0, 0, 0, 0)))
+
+
+def _restrict_files(readable: Sequence[int], writable: Sequence[int], program: str) -> None:
+    version = libc.syscall(_CREATE_RULESET, None, 0, 1)
+    if version < 1:
+        raise _Missing("the kernel has no Landlock, or the service's filter of system calls hides it")
+    handled = sum(rights for since, rights in _HANDLED.items() if since <= version)
+    attributes = struct.pack("QQQ", handled, _TCP, _SCOPED)[: 8 if version < 4 else 16 if version < 6 else 24]
+    ruleset = _checked(libc.syscall(_CREATE_RULESET, attributes, len(attributes), 0))
+    for fd in readable:
+        _allow(ruleset, fd, _READ_FILE)
+    for fd in writable:
+        _allow(ruleset, fd, (_READ_FILE | _WRITE_FILE | _IOCTL_DEV) & handled)
+    real = os.path.realpath(program)
+    beside = os.path.dirname(os.path.dirname(real))  # noqa: PTH120 - pathlib takes longer to load than all of this
+    for path in (*READABLE, real, f"{beside}/lib", f"{beside}/lib64"):
+        _allow_path(ruleset, path, _EXECUTE | _READ_FILE)
+    _allow_path(ruleset, "/dev/null", _READ_FILE | _WRITE_FILE)  # where QEMU tries out what locks there are
+    _checked(libc.syscall(_RESTRICT_SELF, ruleset, 0))
+    os.close(ruleset)
+
+
+def _allow_path(ruleset: int, path: str, rights: int) -> None:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # not on this distribution
+        return
+    _allow(ruleset, fd, rights | (_READ_DIR if os.path.isdir(path) else 0))  # noqa: PTH112
+    os.close(fd)
+
+
+def _allow(ruleset: int, fd: int, rights: int) -> None:
+    _checked(libc.syscall(_ADD_RULE, ruleset, 1, struct.pack("=Qi", rights, fd), 0))
+
+
+def _refuse_sockets() -> None:
+    machine = os.uname().machine
+    if machine not in _CALLS:
+        raise _Missing(f"the numbers of system calls are not known for {machine}")
+    architecture, *calls = _CALLS[machine]
+    # Instructions of the classic packet filter: (code, jump if true, jump if false, constant).
+    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
+    program = [
+        (load, 0, 0, 4),
+        (equal, 1, 0, architecture),
+        (answer, 0, 0, _KILL),
+        (load, 0, 0, 0),
+        (at_least, 0, 1, _X32),  # x86's second set of numbers for the same calls
+        (answer, 0, 0, _KILL),
+    ]
+    for number, error in zip(calls, (errno.EACCES, errno.ENOSYS), strict=True):
+        program += [(equal, 0, 1, number), (answer, 0, 0, _REFUSE | error)]
+    program.append((answer, 0, 0, _ALLOW))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+    filter_program = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
+    _checked(libc.prctl(_PR_SET_SECCOMP, 2, filter_program, 0, 0))
+
+
+def _limit_memory(limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK if hard == resource.RLIM_INFINITY else min(STACK, hard), hard))
+    if limit:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+if __name__ == "__main__":
+    main()

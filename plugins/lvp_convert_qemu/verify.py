@@ -1,0 +1,75 @@
+"""Checks that QEMU and the core read the same disk from an image, and that the image is complete.
+
+The core has inspected the image already. This is the second look: with the code that is going to convert it,
+at the descriptor that is going to be converted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lvp_convert_qemu import commands
+from lvp_convert_qemu.errors import as_error, plain
+from provisioner.contracts import run_tool
+from provisioner.contracts.errors import CorruptImageError, ImageFormatError, ToolError, UnsafeImageError
+
+if TYPE_CHECKING:
+    from lvp_convert_qemu.settings import QemuSettings
+    from provisioner.contracts import ImageView
+
+# qemu-img check: no fault, leaked clusters only (wasted room, no fault of the data), no check for the format.
+_SOUND = {0, 3, 63}
+# What of a disk's description would bring in bytes from elsewhere.
+_ELSEWHERE = ("backing-filename", "full-backing-filename", "encrypted")
+
+
+async def examine(settings: QemuSettings, view: ImageView) -> None:
+    """Raise ImageError where ``view`` is not to be converted. Raw has nothing to look at but its length."""
+    if view.format == "raw":
+        if view.size < view.virtual_size:
+            raise CorruptImageError(f"the image ends after {view.size} of {view.virtual_size} bytes")
+        return
+    examine_header(view)
+    run = partial(run_tool, name="qemu-img", pass_fds=[view.fd], timeout=float(settings.stall_timeout))
+    try:
+        described = await run(commands.info(settings, view.fd, view.format))
+        checked = await run(commands.check(settings, view.fd, view.format), check=False)
+    except ToolError as error:
+        raise as_error(error) from error
+    try:
+        about = json.loads(described.stdout)
+    except (json.JSONDecodeError, RecursionError) as error:  # a list of snapshots without end, of which we keep a MiB
+        raise CorruptImageError("what qemu-img says of the image is too long to be that of an image") from error
+    examine_description(about, view.virtual_size)
+    if checked.status not in _SOUND:
+        raise CorruptImageError(f"the image contradicts itself or ends too early: {plain(checked.stderr)}")
+
+
+def examine_description(about: dict[str, object], virtual_size: int) -> None:
+    """Hold QEMU's description of the image against what the core knows of it."""
+    for key in _ELSEWHERE:
+        if about.get(key):
+            raise UnsafeImageError(f"the image is not complete in itself ({key} in its description)")
+    specific = about.get("format-specific")
+    if isinstance(specific, dict) and "data-file" in specific.get("data", {}):
+        raise UnsafeImageError("the image keeps its data in another file")
+    if about.get("virtual-size") != virtual_size:
+        raise ImageFormatError(
+            f"the image can be read in two ways: as a disk of {virtual_size} and of {about.get('virtual-size')} bytes"
+        )
+
+
+def examine_header(view: ImageView) -> None:
+    """What QEMU itself would let pass."""
+    head = os.pread(view.fd, 512, 0)
+    if view.format == "vmdk" and (head[:4] != b"KDMV" or not any(head[12:20])):
+        # A text, or a header that defers to one: there it may name any file of the host as an extent.
+        raise UnsafeImageError("the vmdk image is described by a text that may name other files")
+    if view.format == "vdi" and len(head) == 512:
+        data_offset, block_size, blocks = (struct.unpack_from("<I", head, at)[0] for at in (0x158, 0x178, 0x184))
+        if data_offset + block_size * blocks > view.size:
+            raise CorruptImageError("the vdi image ends before its last block")

@@ -1,0 +1,127 @@
+"""How a volume would be placed, or why it cannot be. Pure: decides from one inventory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lvp_target_lvm import names
+from provisioner.contracts import GIB, Placement
+from provisioner.contracts.errors import NoSpaceError, VolumeExistsError, VolumeInUseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lvp_target_lvm.report import Inventory, Lv
+    from lvp_target_lvm.settings import LvmSettings
+    from provisioner.contracts import StageRequest
+
+_SNAPSHOT_ROLES = {"thickorigin", "thinorigin", "thicksnapshot"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``old`` is the volume that has the name now; None with NEW only."""
+
+    placement: Placement
+    old: Lv | None = None
+
+
+def place(
+    settings: LvmSettings,
+    inventory: Inventory,
+    request: StageRequest,
+    *,
+    fits_kind: Callable[[Lv], bool],
+    no_room: str | None,
+) -> Plan:
+    """How ``request`` is to be placed.
+
+    ``fits_kind`` says whether a volume is of the kind the target makes, ``no_room`` why there is no room for
+    another one. Raises VolumeExistsError, VolumeInUseError or NoSpaceError.
+    """
+    old = inventory.volumes.get(request.name)
+    if old is None:
+        if no_room is not None:
+            raise NoSpaceError(no_room)
+        return Plan(Placement.NEW)
+    refusal = why_not_replaced(settings, inventory, old, request.size_bytes, fits_kind=fits_kind)
+    if refusal is not None:
+        raise VolumeExistsError(refusal)
+    refuse_open(settings, old)
+    if no_room is None:
+        return Plan(Placement.SWAP, old)
+    if settings.replace == "in-place":
+        return Plan(Placement.IN_PLACE, old)
+    raise NoSpaceError(f"{no_room}; the volume {old.name} that is there is kept until the new one stands beside it")
+
+
+def why_not_replaced(
+    settings: LvmSettings, inventory: Inventory, old: Lv, asked: int, *, fits_kind: Callable[[Lv], bool]
+) -> str | None:
+    """Why ``old`` may not make way for a volume of ``asked`` bytes, open or not; None where it may."""
+    what = f"volume {settings.volume_group}/{old.name}"
+    if old.is_pool:
+        return f"{what} is a pool of other volumes; choose another name"
+    if not fits_kind(old):
+        kind = ",".join(sorted(old.layout)) or "unknown"
+        return f"{what} is of another type ({kind}); remove it or choose another name"
+    if settings.replace == "refuse":
+        return f'{what} is there, and the target\'s setting replace = "refuse" keeps it'
+    if not old.ours and settings.only_own:
+        return f"{what} was not made by this service, and the target's setting only_own = true keeps it"
+    if snapshots := snapshots_of(old, inventory):
+        return f"{what} has snapshots or is one ({snapshots}); remove them or choose another name"
+    if not old.active:
+        return f"{what} is not active, so nobody can tell whether it is in use; activate or remove it"
+    if not old.writable:
+        return f"{what} is read-only; make it writable (lvchange -prw) or remove it"
+    if old.health:
+        return f"{what} is not healthy ({old.health}); repair or remove it"
+    wanted = inventory.group.rounded(asked)
+    # A whole extent more or less is rounding, however small the volume.
+    allowed = max(asked * settings.size_tolerance_percent / 100, inventory.group.extent_size - 1)
+    if abs(old.size - wanted) > allowed:
+        return (
+            f"{what} is {old.size / GIB:.2f} GiB, more than {settings.size_tolerance_percent:g}% away from the asked "
+            f"{asked / GIB:.2f} GiB; remove it or ask for its size"
+        )
+    return None
+
+
+def refuse_open(settings: LvmSettings, old: Lv) -> None:
+    """Raise VolumeInUseError where ``old`` is open, or where another job has its hands on it."""
+    if old.open:
+        raise VolumeInUseError(f"volume {settings.volume_group}/{old.name} is in use; it is not touched")
+    if "by" in old.noted:
+        raise VolumeInUseError(
+            f"volume {settings.volume_group}/{old.name} is being replaced by job {old.noted.get('byjob', '')}"
+        )
+
+
+def snapshots_of(lv: Lv, inventory: Inventory) -> str:
+    """The names of snapshots that hang on ``lv``; itself, where it is a copy-on-write one; else empty.
+
+    A clone hangs on its base in this sense no more than a copy would: thin snapshots stand alone.
+    """
+    if not (lv.role & _SNAPSHOT_ROLES):
+        return ""
+    hanging = sorted(other.name for other in inventory.volumes.values() if other.origin == lv.name)
+    return ", ".join(hanging) or lv.name
+
+
+def no_room_in_group(inventory: Inventory, size: int) -> str | None:
+    """Why a plain volume of ``size`` bytes has no room in the group; None where it has."""
+    group = inventory.group
+    if group.missing_disks:
+        return f"volume group {group.name} misses {group.missing_disks} of its disks; nothing can be made in it"
+    if group.rounded(size) <= group.free:
+        return None
+    return (
+        f"volume group {group.name} has {group.free / GIB:.2f} GiB free, {group.rounded(size) / GIB:.2f} GiB are needed"
+    )
+
+
+def is_users(lv: Lv) -> bool:
+    """Whether it is a volume in its own right: none of those under names of ours."""
+    return not lv.name.startswith(names.OWN)

@@ -1,0 +1,126 @@
+"""Events for the audit log: requests, refusals, ends of jobs. Limits the lines of a client that guesses.
+
+Failed authentications are counted here for each address; past its share it is answered 429 and its lines end, so that
+nobody fills the disk by failing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from typing import TYPE_CHECKING
+
+from provisioner.auth.throttle import FailureCounter
+from provisioner.contracts.errors import InvalidRequestError
+from provisioner.contracts.urls import ImageUrl
+from provisioner.observe.audit import AuditRecord, is_audited
+
+if TYPE_CHECKING:
+    from provisioner.auth.authenticator import Principal
+    from provisioner.jobs import Job
+    from provisioner.observe.audit import AuditLog
+    from provisioner.observe.metrics import Metrics
+
+# Characters of a field that a caller fills.
+_LONGEST = 255
+# Where a connection has no address: a unix socket.
+LOCAL = "local"
+
+
+class Auditor:
+    """Between the API and the audit log."""
+
+    def __init__(self, log: AuditLog, metrics: Metrics, max_failures: int) -> None:
+        self._log = log
+        self._metrics = metrics
+        self._failures = FailureCounter(max_failures)
+
+    def failed(self, address: str, presented: str) -> tuple[float | None, bool]:
+        """Count a failed authentication: as ``FailureCounter.failed``, which says what comes back."""
+        self._metrics.auth_failures.labels(presented).inc()
+        return self._failures.failed(group_of(address), time.monotonic())
+
+    def warnings(self) -> list[str]:
+        """A sentence if the audit log is not written now."""
+        return self._log.warnings()
+
+    def connection_refused(self) -> None:
+        """An address has all the connections it may have."""
+        self._metrics.connections_refused.inc()
+
+    def handshake_refused(self, address: str, reason: str, *, written: bool = True) -> None:
+        """Count a client certificate that was refused, and write it down if ``written``."""
+        _, is_news = self.failed(address, "certificate")
+        if is_news and written:
+            self._log.note(AuditRecord(event="handshake", status="refused", reason=reason, address=address))
+
+    def request(
+        self,
+        method: str,
+        endpoint: str,
+        status: int | str,
+        *,
+        address: str,
+        request_id: str,
+        principal: Principal | None,
+        reason: str | None = None,
+        about: dict[str, str] | None = None,
+    ) -> None:
+        """A request was answered. ``about``: what it concerned, as fields of AuditRecord."""
+        if isinstance(status, int) and not is_audited(method, status):
+            return
+        self._log.note(
+            AuditRecord(
+                method=method,
+                endpoint=endpoint,
+                status=status,
+                reason=reason,
+                address=address,
+                request_id=request_id,
+                principal=principal.name if principal else None,
+                role=principal.role if principal else None,
+                via=principal.via if principal else None,
+                **{name: value[:_LONGEST] for name, value in (about or {}).items()},
+            )
+        )
+
+    def job_ended(self, job: Job) -> None:
+        """A job has ended, whoever ended it; the principal is who asked for it."""
+        via, known, name = (job.principal or "").partition(":")
+        if not known:  # the service's own jobs
+            via, name = "", via
+        self._log.note(
+            AuditRecord(
+                event="job",
+                status=job.status.value,
+                principal=name or None,
+                via=via or None,
+                job_id=job.job_id,
+                target=job.spec.target,
+                volume=job.spec.volume_name,
+                source=source_of(job.spec.image_url),
+                request_id=job.request_id,
+            )
+        )
+
+
+def source_of(url: str) -> str | None:
+    """Scheme and host of an image's url: what may be told of it. A path or query may hold a signature."""
+    try:
+        image = ImageUrl.parse(url)
+    except InvalidRequestError:
+        return None
+    return f"{image.scheme}://{image.netloc}"
+
+
+def group_of(address: str) -> str:
+    """Who counts as one: an IPv4 address; of IPv6 the /64, since whoever has one address there has all of them."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return str(ip.ipv4_mapped)
+        return str(ipaddress.ip_network((ip, 64), strict=False))
+    return str(ip)

@@ -1,0 +1,54 @@
+"""What a caller may touch beside its role: volume names, targets, sources. Pure; roles are in ``authenticator``.
+
+Reading is not limited: whoever may read sees all jobs, images and volumes of the host.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import TYPE_CHECKING
+
+from provisioner.contracts.errors import ForbiddenError
+from provisioner.contracts.urls import ImageUrl
+from provisioner.pipeline.plan import covers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from provisioner.auth.authenticator import Principal
+    from provisioner.jobs import Job
+
+
+def check_volume(principal: Principal, target: str, volume: str) -> None:
+    """Raise ForbiddenError where the caller's limits do not cover that volume on that target."""
+    limits = principal.limits
+    if limits.targets is not None and target not in limits.targets:
+        raise _refused(principal, f"the target {target!r}", limits.targets)
+    if limits.volumes is not None and not any(fnmatch.fnmatchcase(volume, pattern) for pattern in limits.volumes):
+        raise _refused(principal, f"a volume {volume!r}", limits.volumes)
+
+
+def check_source(principal: Principal, url: str, source: str | None) -> None:
+    """Raise ForbiddenError where the caller's limits do not cover that url. ``source``: name of the source it is of."""
+    allowed = principal.limits.sources
+    if allowed is not None and not covers(allowed, url, source):
+        image = ImageUrl.parse(url)
+        raise _refused(principal, f"images from {image.scheme}://{image.netloc}", allowed)
+
+
+def check_whole_cache(principal: Principal) -> None:
+    """Raise ForbiddenError where the caller is limited to some sources: what it asks for concerns images of all."""
+    if principal.limits.sources is not None:
+        raise ForbiddenError(f"{principal.name} is limited to some sources; this is about all cached images")
+
+
+def check_cancel(principal: Principal, job: Job) -> None:
+    """Raise ForbiddenError where a limited caller is about to cancel somebody else's job."""
+    limits = principal.limits
+    limited = any(kind is not None for kind in (limits.volumes, limits.targets, limits.sources))
+    if limited and job.principal != principal.id:
+        raise ForbiddenError(f"{principal.name} is limited, and cancels its own jobs only; this is another's")
+
+
+def _refused(principal: Principal, what: str, allowed: Iterable[str]) -> ForbiddenError:
+    return ForbiddenError(f"{principal.name} may not use {what}; allowed: {', '.join(allowed)}")

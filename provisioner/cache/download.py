@@ -1,0 +1,223 @@
+"""One download, shared by the jobs that wait for it: fetch, verify, publish."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from provisioner.cache.image import CachedImage, CacheView
+from provisioner.contracts.errors import (
+    CacheError,
+    CacheFullError,
+    ChecksumMismatchError,
+    ProvisionerError,
+    RemoteUnavailableError,
+    RollbackError,
+)
+from provisioner.contracts.shield import shielded, undoing
+from provisioner.contracts.tasks import first_cause
+from provisioner.contracts.threads import run_long
+from provisioner.contracts.urls import shown
+from provisioner.download.fetch import fetch
+from provisioner.download.growing_file import GrowingFile
+from provisioner.download.hashing import hash_and_inspect
+from provisioner.download.page_cache import BEHIND, drop_pages, write_out
+from provisioner.download.read_ahead import ReadAhead
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from provisioner.cache.entry import Entry, Expectation
+    from provisioner.contracts import ImageSource
+    from provisioner.download.hashing import Hashes
+    from provisioner.download.inspection import ImageInfo
+
+log = structlog.get_logger(__name__)
+
+# Flushing a large image to a slow disk takes its time; this bounds one that hangs.
+PUBLISH_TIMEOUT = 300.0
+
+
+class Download(CachedImage):
+    """A download shared by ``users`` jobs. It ends when its file is published, when it fails, or when all left."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        expectation: Expectation,
+        fd: int,
+        partial: Path,
+        room: int,
+        *,
+        drops_pages: bool = True,
+    ) -> None:
+        self.hit = False
+        self.source = source
+        self.expectation = expectation
+        self.partial = partial
+        self.growing_file = GrowingFile(fd, room)
+        self._read_ahead = ReadAhead(source, expectation.remote, self.growing_file)
+        self._drops_pages = drops_pages
+        self._viewed = False
+        self.users = 0
+        self.entry: Entry | None = None
+        self.ended = trio.Event()
+        self.scope = trio.CancelScope()
+        self._info: ImageInfo | None = None
+        self._error: ProvisionerError | None = None
+        self.rollback_error: RollbackError | None = None  # what it left behind, for its last user to raise
+        self._inspected = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        # A thread of its own: with the default limiter, many downloads' hashing would leave none to write with.
+        self._hashing = trio.CapacityLimiter(1)
+
+    async def info(self) -> ImageInfo:
+        await self._inspected.wait()
+        if self._info is None:
+            raise self._failure()
+        return self._info
+
+    async def downloaded(self) -> None:
+        await self.growing_file.completed()
+
+    async def verified(self) -> Entry:
+        await self.ended.wait()
+        if self.entry is None:
+            raise self._failure()
+        return self.entry
+
+    @property
+    def size(self) -> int | None:
+        return self.growing_file.size if self.growing_file.size is not None else self.expectation.remote.size
+
+    @property
+    def available(self) -> int:
+        return self.growing_file.available
+
+    @property
+    def fd(self) -> int:
+        return self.growing_file.fd
+
+    async def arrived(self, start: int, stop: int) -> None:
+        await self.growing_file.arrived(start, stop)
+
+    def view(self, image_format: str, virtual_size: int) -> CacheView:
+        size = self.size
+        assert size is not None
+        self._viewed = True
+        return CacheView(
+            self.growing_file.fd,
+            image_format,
+            size,
+            virtual_size,
+            self.growing_file,
+            self._read_ahead,
+            drops_pages=self._drops_pages,
+        )
+
+    def _failure(self) -> ProvisionerError:
+        return self._error or RemoteUnavailableError("the download was given up")
+
+    async def run(
+        self,
+        attempts: int,
+        received: Callable[[int], None],
+        publish: Callable[[Hashes, ImageInfo], Awaitable[None]],
+    ) -> None:
+        """Download, verify, publish. Never raises but for being cancelled; an error is kept for the users.
+
+        ``publish`` sets ``entry``.
+        """
+        try:
+            with self.scope:
+                hashes = await self._transfer(attempts, received)
+                self._check(hashes.digests)
+                await run_long(self._read_ahead.check, self.growing_file.fd)
+                assert self._info is not None
+                with shielded("publish the image in the cache", PUBLISH_TIMEOUT):
+                    await publish(hashes, self._info)
+        except* Exception as group:  # noqa: BLE001 - the boundary: one download's error must not reach another
+            self._error = as_provisioner_error(group)
+            log.warning("download failed", url=shown(self.expectation.remote.url), reason=self._error.message)
+        finally:
+            if self.entry is None:
+                self.growing_file.fail(self._failure())
+            self._inspected.set()
+
+    async def _transfer(self, attempts: int, received: Callable[[int], None]) -> Hashes:
+        hashes: list[Hashes] = []
+        checksum = self.expectation.checksum
+        algorithms = {"sha256", checksum.algorithm if checksum else "sha256"}
+
+        async def hash_growing_file() -> None:
+            try:
+                found = await trio.to_thread.run_sync(
+                    hash_and_inspect,
+                    self.growing_file,
+                    algorithms,
+                    self._on_inspected,
+                    self._on_hashed,
+                    limiter=self._hashing,
+                )
+                hashes.append(found)
+            except Exception as error:
+                self.growing_file.fail(error)
+                raise
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hash_growing_file)
+            try:
+                await fetch(self.source, self.expectation.remote, self.growing_file, attempts, received)
+            except BaseException as error:
+                self.growing_file.fail(error if isinstance(error, Exception) else self._failure())
+                raise
+        return hashes[0]
+
+    def _on_inspected(self, info: ImageInfo) -> None:
+        self._info = info
+        self._token.run_sync_soon(self._inspected.set)
+
+    def _on_hashed(self, start: int, stop: int) -> None:
+        """In the hashing thread. Where nobody converts meanwhile, nobody needs what was hashed either."""
+        self.growing_file.hashed = stop
+        write_out(self.growing_file.fd, start, stop)
+        if self._drops_pages and not self._viewed:
+            drop_pages(self.growing_file.fd, 0, start - BEHIND)
+
+    def _check(self, digests: dict[str, str]) -> None:
+        checksum = self.expectation.checksum
+        if checksum is not None and digests[checksum.algorithm] != checksum.hex:
+            raise ChecksumMismatchError(
+                f"the image's {checksum.algorithm} is {digests[checksum.algorithm]}, but {checksum.hex} was expected"
+            )
+
+    async def close(self) -> None:
+        """Give the descriptor back. Only when the last user is gone and every thread that writes to it has ended.
+
+        In a thread: where the file has no name any more, its blocks are freed now.
+        """
+        with undoing("close a downloaded image", 30):
+            await trio.to_thread.run_sync(self._release)
+
+    def _release(self) -> None:
+        if self._drops_pages:
+            drop_pages(self.growing_file.fd, 0, self.growing_file.available)
+        os.close(self.growing_file.fd)
+
+
+def as_provisioner_error(error: BaseException) -> ProvisionerError:
+    """The cause a person should read: our own errors as they are, those of the system in our words."""
+    cause = first_cause(error)
+    if isinstance(cause, ProvisionerError):
+        return cause
+    if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return CacheFullError("the cache's file system is full")
+    if isinstance(cause, OSError):
+        return CacheError(f"the cache cannot be written: {cause.strerror}")
+    log.error("unexpected error in a download", exc_info=error)
+    return CacheError(f"the download broke on an internal error ({type(cause).__name__})")

@@ -1,0 +1,190 @@
+"""A cached image as a job uses it: its bytes, complete or still arriving, its format and its verified digest."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import trio
+
+from provisioner.contracts.errors import CorruptImageError
+from provisioner.contracts.threads import run_long
+from provisioner.download.inspection import ImageInfo
+from provisioner.download.page_cache import BEHIND, STEP, drop_pages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from provisioner.cache.entry import Entry
+    from provisioner.download.chunk_sums import ChunkChecker
+    from provisioner.download.growing_file import GrowingFile
+    from provisioner.download.read_ahead import ReadAhead
+
+
+class CachedImage(ABC):
+    """An image in the cache, or on its way into it, held in place until its context is left.
+
+    ``hit``: nothing had to be downloaded for it.
+    """
+
+    hit: bool
+
+    @abstractmethod
+    async def info(self) -> ImageInfo:
+        """Format and virtual size, once the header is there. Raises UnsafeImageError and the download's errors."""
+
+    @abstractmethod
+    async def downloaded(self) -> None:
+        """Return when every byte is in the file, verified or not. Raises the download's errors."""
+
+    @abstractmethod
+    async def verified(self) -> Entry:
+        """The published entry, once the digest matched. Raises ChecksumMismatchError and the download's errors."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """Length of the whole file in bytes; None while unknown."""
+
+    @property
+    @abstractmethod
+    def available(self) -> int:
+        """Bytes that are in the file."""
+
+    @property
+    @abstractmethod
+    def fd(self) -> int:
+        """The file, for ``os.pread`` only."""
+
+    async def checked(self) -> None:
+        """Compare all of a cached image with what was verified, before it is read. Raises DamagedImageError."""
+
+    def check(self, start: int, data: memoryview) -> None:
+        """Compare what was just read from ``start`` with what was verified. Blocking. Raises DamagedImageError."""
+
+    async def arrived(self, start: int, stop: int) -> None:
+        """Return when the bytes ``[start, stop)`` are in the file. Raises CorruptImageError where it ends before."""
+        del start
+        if self.size is not None and stop > self.size:
+            raise CorruptImageError(f"the image ends at byte {self.size}, but byte {stop - 1} of it is needed")
+
+    @abstractmethod
+    def view(self, image_format: str, virtual_size: int) -> CacheView:
+        """The view a converter reads. ``size`` must be known."""
+
+
+class CacheView:
+    """Implements contracts.ImageView over a descriptor; ``growing_file`` and ``read_ahead`` are None for a whole file.
+
+    ``checker`` is None for a file whose digest is made while it is read. ``drops_pages``: what was read leaves the page
+    cache.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        image_format: str,
+        size: int,
+        virtual_size: int,
+        growing_file: GrowingFile | None = None,
+        read_ahead: ReadAhead | None = None,
+        *,
+        checker: ChunkChecker | None = None,
+        drops_pages: bool = True,
+    ) -> None:
+        self._checker = checker
+        self.fd = fd
+        self.format = image_format
+        self.size = size
+        self.virtual_size = virtual_size
+        self._growing_file = growing_file
+        self._read_ahead = read_ahead
+        self._drops_pages = drops_pages
+        self._dropped_to = 0
+
+    @property
+    def available(self) -> int:
+        return self.size if self._growing_file is None else self._growing_file.available
+
+    async def arrived(self, start: int, stop: int) -> None:
+        if self._growing_file is not None:
+            await self._growing_file.arrived(start, stop)
+
+    async def ahead(self, start: int, stop: int) -> bytes | None:
+        return None if self._read_ahead is None else await self._read_ahead.read(start, stop)
+
+    def check(self, start: int, data: memoryview) -> None:
+        if self._checker is not None:
+            self._checker.check(start, data)
+
+    def check_zeros(self, start: int, stop: int) -> None:
+        if self._checker is not None:
+            self._checker.check_zeros(start, stop)
+
+    def check_all(self, check: Callable[[], None]) -> None:
+        if self._checker is not None:
+            self._checker.check_all(check)
+
+    def spent(self, start: int, stop: int) -> None:
+        if not self._drops_pages:
+            return
+        if self._growing_file is None:
+            drop_pages(self.fd, start, stop)
+            return
+        # Read in the file's order, and just written: what lies further back has reached the disk by now. But whoever
+        # hashes may be further back still, and would have to read it from there.
+        mark = min(start, self._growing_file.hashed) - BEHIND
+        if mark >= self._dropped_to + 4 * STEP:
+            self._dropped_to = mark
+            drop_pages(self.fd, 0, mark)
+
+
+class StoredImage(CachedImage):
+    """A published image, read through a descriptor of its own."""
+
+    def __init__(self, entry: Entry, fd: int, checker: ChunkChecker, *, drops_pages: bool = True) -> None:
+        self.hit = True
+        self.entry = entry
+        self._drops_pages = drops_pages
+        self._checker = checker
+        self._fd = fd
+
+    async def info(self) -> ImageInfo:
+        entry = self.entry
+        return ImageInfo(entry.format, None if entry.format == "raw" else entry.virtual_size, entry.compression)
+
+    async def downloaded(self) -> None:
+        return
+
+    async def verified(self) -> Entry:
+        return self.entry
+
+    @property
+    def size(self) -> int:
+        return self.entry.size
+
+    @property
+    def available(self) -> int:
+        return self.entry.size
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+    def view(self, image_format: str, virtual_size: int) -> CacheView:
+        return CacheView(
+            self._fd, image_format, self.entry.size, virtual_size, checker=self._checker, drops_pages=self._drops_pages
+        )
+
+    async def checked(self) -> None:
+        await run_long(self._checker.check_all, trio.from_thread.check_cancelled)
+
+    def check(self, start: int, data: memoryview) -> None:
+        self._checker.check(start, data)
+
+    def close(self) -> None:
+        """Give back descriptor and memory. Blocking."""
+        if self._drops_pages:
+            drop_pages(self._fd, 0, self.entry.size)
+        os.close(self._fd)

@@ -1,0 +1,91 @@
+"""Polls a job until it ends. Owns retries while the server is unreachable, and the exit status."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from provisioner.cli.client import ApiError
+from provisioner.cli.connection import path
+from provisioner.cli.exit_status import CliError, ExitStatus
+from provisioner.cli.formatting import printable, span
+from provisioner.cli.transport import UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from provisioner.cli.client import Answer, Client
+    from provisioner.cli.progress import Display
+
+ENDED = {"completed", "failed", "cancelled"}
+# A job from a warm cache is done in a fraction of a second, a long one bears a second's delay.
+FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.1, 1.0, 1.3
+# While the server is away.
+FIRST_RETRY, LONGEST_RETRY = 0.5, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryWindow:
+    """How long a server that stopped answering is waited for, in seconds, and by which clock."""
+
+    limit: float
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def poll(client: Client, job_id: str, patience: RetryWindow) -> Iterator[Answer]:
+    """The job each time it is found changed; the last one has ended.
+
+    The first look must succeed; after that a server that restarts is waited for. Raises ApiError or UnreachableError.
+    """
+    answer = client.get(path("jobs", job_id))
+    yield answer
+    pause = FIRST_PAUSE
+    while answer.data.get("status") not in ENDED:
+        patience.sleep(pause)
+        pause = min(pause * GROWTH, LONGEST_PAUSE)
+        latest = _poll_once(client, job_id, patience)
+        if latest.data != answer.data:
+            yield latest
+        answer = latest
+
+
+def _poll_once(client: Client, job_id: str, patience: RetryWindow) -> Answer:
+    away_since = None
+    pause = FIRST_RETRY
+    while True:
+        try:
+            return client.get(path("jobs", job_id))
+        except (ApiError, UnreachableError) as error:
+            if not error.temporary:
+                raise
+            if away_since is None:
+                away_since = patience.now()
+                words = f"{error.message}; the job goes on there, trying again for {span(patience.limit)}."
+                click.echo(printable(words), err=True)
+            elif patience.now() - away_since >= patience.limit:
+                raise
+        patience.sleep(pause)
+        pause = min(pause * 2, LONGEST_RETRY)
+
+
+def wait_for(client: Client, job_id: str, display: Display, patience: RetryWindow) -> None:
+    """Show the job until it has ended. Returns only when it completed; raises CliError else."""
+    job = None
+    try:
+        with display:
+            for job in poll(client, job_id, patience):
+                display.show(job)
+    except KeyboardInterrupt:
+        words = f"Stopped waiting; the job goes on.\n  lvp job watch {job_id}    to wait again\n"
+        click.echo(f"\n{words}  lvp job cancel {job_id}   to cancel it", err=True)
+        raise SystemExit(ExitStatus.INTERRUPTED) from None
+    assert job is not None
+    status = job.data.get("status")
+    if status == "failed":
+        raise CliError(f"job {job_id} failed: {printable(job.data.get('error', 'no reason given'))}", ExitStatus.FAILED)
+    if status == "cancelled":
+        raise CliError(f"job {job_id} was cancelled; what it made has been rolled back", ExitStatus.CANCELLED)

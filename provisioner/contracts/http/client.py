@@ -1,0 +1,117 @@
+"""The transport of one source: TLS, proxy, secrets. Owns how it is made; sends nothing."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpcore
+import httpx
+
+from provisioner.contracts.errors import SourceError
+from provisioner.contracts.http.address_policy import Backend, ClosingSSLSocket, networks
+from provisioner.contracts.http.pools import PoolTransport
+
+if TYPE_CHECKING:
+    import trio
+
+    from provisioner.contracts.settings import SecretRef
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """How to talk to a server.
+
+    ``ca_file`` is trusted instead of the system's authorities. ``stall_timeout``: seconds without a byte after
+    which a transfer counts as dead; so does one with fewer than ``min_rate`` bytes a second over that time, and an
+    answer whose headers take longer than connecting and that time together. ``rate_limit``: bytes a second, of all
+    transfers together. ``any_encoding`` takes a ``Content-Encoding`` for a mere label of what is stored; else only the
+    one that fits the name is.
+    ``prepare_redirects``: whether a redirect to another host is prepared too; else it goes there without.
+    ``allow_addresses``: networks to connect to although a name leads to this host itself or to another place where
+    nobody keeps images (``address_policy``).
+    """
+
+    ca_file: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    proxy: str | None = None
+    proxy_username: str | None = None
+    proxy_password: SecretRef | None = None
+    trust_env: bool = False
+    connect_timeout: float = 10.0
+    stall_timeout: float = 30.0
+    min_rate: int = 1024
+    connections: int = 16
+    rate_limit: int | None = None
+    any_encoding: bool = False
+    prepare_redirects: bool = False
+    allow_addresses: tuple[str, ...] = ()
+
+
+def make_transport(options: HttpOptions, threads: trio.CapacityLimiter) -> httpx.AsyncBaseTransport:
+    """Make a transport as ``options`` say; ``threads`` bounds its look-ups.
+
+    Blocking: it reads the certificates. Raises SourceError.
+    """
+    context = _tls(options)
+    login = _proxy_login(options)
+    limits = {"max_connections": options.connections, "max_keepalive_connections": 4, "keepalive_expiry": 5.0}
+
+    def make(proxy: str | None) -> httpcore.AsyncConnectionPool:
+        if proxy is None:
+            backend = Backend(networks(options.allow_addresses), threads)
+            return httpcore.AsyncConnectionPool(ssl_context=context, network_backend=backend, **limits)  # type: ignore[arg-type]
+        url = httpx.URL(proxy)
+        auth = login or ((url.username, url.password) if url.username else None)
+        return httpcore.AsyncHTTPProxy(
+            str(url.copy_with(userinfo=b"")),
+            proxy_auth=auth,
+            ssl_context=context,
+            proxy_ssl_context=ssl.create_default_context() if url.scheme == "https" else None,
+            network_backend=Backend(None, threads),
+            **limits,  # type: ignore[arg-type]
+        )
+
+    return PoolTransport(make, options.proxy, from_environment=options.trust_env)
+
+
+def read_secret(ref: SecretRef) -> str:
+    """The secret ``ref`` leads to, fit for a header. Blocking. Raises SourceError, which never shows it."""
+    try:
+        secret = ref.read(dict(os.environ))
+    except KeyError as error:
+        raise SourceError(f"the secret {ref} is not there: {error.args[0]} is not set") from error
+    except UnicodeDecodeError:
+        raise SourceError(f"the secret {ref} is not text") from None  # its cause would show the bytes
+    except OSError as error:
+        raise SourceError(f"the secret {ref} cannot be read: {error.strerror}") from error
+    if not secret or not secret.isprintable():
+        raise SourceError(f"the secret {ref} is empty or holds line breaks or control characters")
+    return secret
+
+
+def _tls(options: HttpOptions) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.ca_file)
+        context.sslsocket_class = ClosingSSLSocket
+        if options.client_certificate is not None:
+            context.load_cert_chain(options.client_certificate, options.client_key, password=_no_password)
+    except (OSError, ValueError) as error:
+        files = ", ".join(filter(None, (options.ca_file, options.client_certificate, options.client_key)))
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise SourceError(f"the certificates of the source cannot be used ({files}): {reason}") from error
+    return context
+
+
+def _no_password() -> str:
+    """OpenSSL would ask on the terminal."""
+    raise ValueError("the client key is encrypted")
+
+
+def _proxy_login(options: HttpOptions) -> tuple[str, str] | None:
+    if options.proxy_username is None or options.proxy_password is None:
+        return None
+    return options.proxy_username, read_secret(options.proxy_password)

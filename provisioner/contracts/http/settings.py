@@ -1,0 +1,89 @@
+"""Settings that every HTTP source has: trust, proxy, timeouts and rate limits, checked for consistency."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from provisioner.contracts.http.address_policy import networks
+from provisioner.contracts.http.client import HttpOptions
+from provisioner.contracts.settings import ByteSize, Duration, SecretRef
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a source's table may say of its connections.
+
+    ``ca_file`` is trusted instead of the system's authorities. ``proxy`` is a url; ``trust_env`` takes proxies
+    from the environment instead. ``rate_limit`` is in bytes a second, for all transfers of the source together.
+    ``allow_addresses`` are networks its hosts' names may lead to although they are loopback, link-local, a metadata
+    service or the like; what ``urls`` or ``endpoint`` say literally needs no mention.
+    """
+
+    ca_file: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    proxy: str | None = None
+    proxy_username: str | None = None
+    proxy_password: SecretRef | None = None
+    trust_env: bool = False
+    # A host that is up answers the handshake within a second; ten cover a lost packet or two.
+    connect_timeout: Duration = Duration(10)
+    # Object stores think for seconds before the first byte; half a minute of silence is a dead peer.
+    stall_timeout: Duration = Duration(30)
+    # No line that images travel over is slower for half a minute (a GiB would take twelve days); a server that is holds
+    # a job's slot for nothing. 0 lets any speed pass.
+    min_rate: ByteSize = ByteSize(1024)
+    connections: int = 16
+    rate_limit: ByteSize | None = None
+    allow_addresses: list[str] = msgspec.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for fault in self.faults():
+            raise ValueError(fault)
+
+    def faults(self) -> Iterator[str]:
+        """What cannot hold in these settings, a sentence each. Extend it in a subclass."""
+        if self.client_key and not self.client_certificate:
+            yield "client_key needs client_certificate"
+        if self.proxy is not None and not re.fullmatch(r"https?://[^/@?#\s]+/?", self.proxy):
+            yield "proxy must be a url such as 'http://proxy.example.com:3128', without a user name"
+        if self.proxy and self.trust_env:
+            yield "proxy and trust_env exclude each other"
+        if (self.proxy_username is None) != (self.proxy_password is None):
+            yield "proxy_username and proxy_password go together"
+        if not 1 <= self.connections <= 1000:
+            yield "connections must be 1 to 1000"
+        if self.connect_timeout <= 0 or self.stall_timeout <= 0:
+            yield "connect_timeout and stall_timeout must be over 0"
+        if self.rate_limit is not None and self.rate_limit < 1024:
+            yield "rate_limit must be at least 1KiB"
+        for text in self.allow_addresses:
+            try:
+                networks([text])
+            except ValueError as error:
+                yield f"allow_addresses must hold networks such as '127.0.0.0/8': {error}"
+
+    def options(self, *, any_encoding: bool = False, prepare_redirects: bool = False) -> HttpOptions:
+        """As the transport wants them."""
+        return HttpOptions(
+            ca_file=self.ca_file,
+            client_certificate=self.client_certificate,
+            client_key=self.client_key,
+            proxy=self.proxy,
+            proxy_username=self.proxy_username,
+            proxy_password=self.proxy_password,
+            trust_env=self.trust_env,
+            connect_timeout=self.connect_timeout,
+            stall_timeout=self.stall_timeout,
+            min_rate=self.min_rate,
+            connections=self.connections,
+            rate_limit=self.rate_limit,
+            any_encoding=any_encoding,
+            prepare_redirects=prepare_redirects,
+            allow_addresses=tuple(self.allow_addresses),
+        )

@@ -1,0 +1,186 @@
+"""The body of an HTTP response: which bytes of it count, where they go, and how a cancel ends it.
+
+How bytes are moved from the socket is ``socket_io``'s.
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+import outcome
+import trio
+
+from provisioner.contracts.errors import RemoteUnavailableError
+from provisioner.contracts.http.socket_io import broken, received, shut_down, spliced
+from provisioner.contracts.rate_limit import RateFloor
+from provisioner.contracts.shield import shielded
+from provisioner.contracts.source import ImageStream, pwrite_all
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+
+    from provisioner.contracts.http.client import HttpOptions
+    from provisioner.contracts.http.response import Span
+    from provisioner.contracts.rate_limit import RateLimiter
+
+T = TypeVar("T")
+# Nothing is waited for; this bounds a fault.
+_CLOSE_TIMEOUT = 5.0
+
+
+class HttpStream(ImageStream):
+    """The body of one response. ``name`` is for messages."""
+
+    def __init__(
+        self,
+        response: httpx.Response,
+        span: Span,
+        options: HttpOptions,
+        threads: trio.CapacityLimiter,
+        rate_limiter: RateLimiter,
+        name: str,
+    ) -> None:
+        self.start = span.start
+        self._response = response
+        self._span = span
+        self._stall_timeout = options.stall_timeout
+        self._floor = RateFloor(options.min_rate, options.stall_timeout, name)
+        self._threads = threads
+        self._rate_limiter = rate_limiter
+        self._name = name
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        taken = 0
+        async with aclosing(self._parsed()) as pieces:
+            async for piece in pieces:
+                taken += len(piece)
+                yield piece
+                await trio.sleep(self._rate_limiter.reserve(len(piece)))
+        self._check_whole(taken)
+
+    async def save(self, fd: int, report: Callable[[int], None]) -> int:
+        """As ``ImageStream.save``: in a worker thread from the socket, if the image's bytes are what is on it."""
+        sock = self._direct_socket()
+        offset = self.start
+        async with aclosing(self._parsed()) as pieces:
+            async for piece in pieces:
+                await trio.to_thread.run_sync(_write, fd, piece, offset, report, limiter=self._threads)
+                offset += len(piece)
+                await trio.sleep(self._rate_limiter.reserve(len(piece)))
+                # The first piece is what the parser read along with the headers; after it, its buffer is empty.
+                if sock is not None and offset < self._end():
+                    offset = await self._severable(sock, lambda: self._save(sock, fd, offset, report))  # noqa: B023
+                    break
+        self._check_whole(offset - self.start)
+        return offset
+
+    def _end(self) -> int:
+        assert self._span.length is not None
+        return self.start + self._span.length
+
+    def _direct_socket(self) -> Any:
+        """The socket, if what comes on it are the image's bytes: no chunks to parse, no TLS within TLS."""
+        if self._span.framed or self._span.length is None:
+            return None
+        return self._response.extensions["network_stream"].get_extra_info("direct_socket")
+
+    async def _severable(self, sock: Any, work: Callable[[], T]) -> T:
+        """Run ``work`` in a thread; a cancel shuts the socket down under it, so that it ends at once."""
+        ended = False
+
+        async def sever_when_cancelled() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                if not ended:
+                    shut_down(sock)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sever_when_cancelled)
+            result: outcome.Outcome[T] = await outcome.acapture(
+                partial(trio.to_thread.run_sync, work, limiter=self._threads)
+            )
+            ended = True
+            nursery.cancel_scope.cancel()
+        await trio.lowlevel.checkpoint_if_cancelled()  # an error of a socket that was shut down is none
+        return result.unwrap()
+
+    def _save(self, sock: Any, fd: int, offset: int, report: Callable[[int], None]) -> int:
+        for count in self._moved(sock, fd, offset):
+            offset += count
+            report(offset)
+            trio.from_thread.check_cancelled()
+            self._rate_limiter.acquire(count, trio.from_thread.check_cancelled)
+        return offset
+
+    def _moved(self, sock: Any, fd: int, offset: int) -> Iterator[int]:
+        """Write the rest of the body to ``fd`` by the quickest way there is; the size of each step."""
+        missing = self._end() - offset
+        if isinstance(sock, ssl.SSLSocket):
+            pieces = received(sock, missing, self._stall_timeout, self._floor, self._name)
+            for piece in pieces:
+                pwrite_all(fd, piece, offset)
+                offset += len(piece)
+                yield len(piece)
+        else:
+            yield from spliced(sock, fd, offset, missing, self._stall_timeout, self._floor, self._name)
+
+    async def _parsed(self) -> AsyncGenerator[bytes]:
+        """The body by way of httpx, up to the promised length. Never silent, and never too slow, for long."""
+        missing = self._span.length
+        if missing == 0:
+            return
+        async with raw_pieces(self._response) as pieces:
+            while True:
+                began = trio.current_time()
+                with translated(self._name), trio.fail_after(self._stall_timeout):
+                    piece = await anext(pieces, b"")
+                self._floor.waited(trio.current_time() - began, len(piece))
+                if not piece:
+                    return
+                piece = piece if missing is None else piece[:missing]
+                yield piece
+                if missing is not None and not (missing := missing - len(piece)):
+                    return
+
+    def _check_whole(self, taken: int) -> None:
+        if lacking := (self._span.length or taken) - taken + self._span.lacking:
+            raise RemoteUnavailableError(f"{self._name} ended {lacking} bytes too early")
+
+
+def _write(fd: int, piece: bytes, offset: int, report: Callable[[int], None]) -> None:
+    pwrite_all(fd, piece, offset)
+    report(offset + len(piece))
+
+
+@asynccontextmanager
+async def raw_pieces(response: httpx.Response, size: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The body as it comes, in pieces of ``size``; the connection is closed at the end of the context.
+
+    A body that was not read to its end leaves generators of httpcore's behind, which cannot be closed from outside.
+    Read on from a closed connection, they end by themselves.
+    """
+    pieces = response.aiter_raw(size)
+    try:
+        yield pieces
+    finally:
+        with shielded("close a connection", _CLOSE_TIMEOUT):
+            await response.extensions["network_stream"].aclose()
+            with suppress(httpx.HTTPError, httpx.StreamError):
+                async for _ in pieces:
+                    pass
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Raise what httpx's errors, and an expired deadline, mean. ``name`` is for messages."""
+    try:
+        yield
+    except trio.TooSlowError as error:
+        raise RemoteUnavailableError(f"{name} stalled: no byte came in time") from error
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        raise broken(error, name) from error

@@ -1,0 +1,160 @@
+"""Compressed images: recognize the compression, look into the beginning, decompress all of it within bounds.
+
+The cache keeps what the server holds, compression and all; converters work on the decompressed bytes. Nothing a
+compressed file claims is believed: output, memory, disk and the work between two looks at a cancel are bounded.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+from provisioner.contracts import MIB, pwrite_all
+from provisioner.contracts.errors import CacheError, CacheFullError, CorruptImageError, ImageTooLargeError
+from provisioner.download.decompressors import FAULTS, INPUT, MEMORY, OUTPUT, Decompressor, decompressor
+from provisioner.download.zstd_frames import MAGIC as ZSTD_MAGIC
+from provisioner.download.zstd_frames import is_zstd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MAGICS = {"gz": b"\x1f\x8b\x08", "xz": b"\xfd7zXZ\x00", "zst": ZSTD_MAGIC, "bz2": b"BZh"}
+
+_ZEROS = bytes(OUTPUT)
+# How often the file system's free space is looked at.
+_SPACE_STEP = 64 * MIB
+
+
+def compression_of(beginning: bytes | memoryview) -> str | None:
+    """Return the compression that a file begins with: ``gz``, ``xz``, ``zst`` or ``bz2``; None for any other."""
+    for name, magic in MAGICS.items():
+        if bytes(beginning[: len(magic)]) == magic:
+            return name
+    return "zst" if is_zstd(bytes(beginning)) else None
+
+
+def beginning_of(compression: str, compressed: bytes, most: int, check: Callable[[], None] = lambda: None) -> bytes:
+    """Return the first decompressed bytes of ``compressed`` (the file's beginning), at most ``most``.
+
+    ``check`` may raise to stop. Raises CorruptImageError.
+    """
+    inside = bytearray()
+    try:
+        with _blocks(compression, _Input(io.BytesIO(compressed), check), check) as blocks:
+            for block in blocks:
+                inside += block
+                if len(inside) >= most:
+                    break
+    except EOFError:
+        pass  # it goes on behind ``compressed``
+    except FAULTS as error:
+        if not inside:
+            raise _corrupt(compression, error) from error
+    return bytes(inside[:most])
+
+
+def decompress(
+    compression: str,
+    compressed: io.RawIOBase,
+    fd: int,
+    limit: int,
+    min_free: int,
+    check: Callable[[], None] = lambda: None,
+) -> int:
+    """Decompress all of ``compressed`` into the empty file ``fd``, sparsely; return the number of decompressed bytes.
+
+    ``limit``: the most decompressed bytes; ``min_free``: bytes to leave free on the file system. ``check`` is called
+    between two pieces of bounded work and may raise to stop. Blocking. Raises ImageTooLargeError, CorruptImageError,
+    CacheFullError, CacheError and what reading ``compressed`` raises.
+    """
+    size = space_checked = 0
+    source = _Input(compressed, check)
+    try:
+        with _blocks(compression, source, check) as blocks:
+            for block in blocks:
+                if size + len(block) > limit:
+                    raise ImageTooLargeError(
+                        f"the {compression} image unpacks to more than the {limit} bytes that would fit"
+                    )
+                with _disk_errors():
+                    if size >= space_checked:
+                        _check_space(fd, min_free)
+                        space_checked = size + _SPACE_STEP
+                    if block != _ZEROS[: len(block)]:
+                        pwrite_all(fd, block, size)
+                size += len(block)
+    except FAULTS as error:
+        if error is source.error:
+            raise
+        raise _corrupt(compression, error) from error
+    with _disk_errors():
+        os.ftruncate(fd, size)
+    return size
+
+
+@contextmanager
+def _blocks(compression: str, compressed: _Input, check: Callable[[], None]) -> Iterator[Iterator[bytes]]:
+    """The decompressed bytes, in pieces of at most OUTPUT; the memory is free again at the end of the context."""
+
+    def blocks() -> Iterator[bytes]:
+        while (block := _step(stream)) is not None:
+            check()
+            if block:
+                yield block
+
+    with closing(decompressor(compression, compressed)) as stream:
+        yield blocks()
+
+
+def _step(stream: Decompressor) -> bytes | None:
+    try:
+        return stream.step()
+    except MemoryError as error:
+        raise CacheError("the host has not enough memory to decompress the image") from error
+
+
+class _Input(io.RawIOBase):
+    """The compressed bytes, in small pieces, with a look at ``check`` before each. Keeps its own error apart."""
+
+    def __init__(self, compressed: io.RawIOBase | io.BytesIO, check: Callable[[], None]) -> None:
+        super().__init__()
+        self._compressed = compressed
+        self._check = check
+        self.error: OSError | None = None
+
+    def read(self, size: int = -1, /) -> bytes:
+        self._check()
+        try:
+            return self._compressed.read(INPUT if size < 0 else min(size, INPUT)) or b""
+        except OSError as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise CacheFullError("the cache's file system has no room to unpack the image") from error
+        raise CacheError(f"the unpacked image cannot be written to the cache: {error.strerror}") from error
+
+
+def _check_space(fd: int, min_free: int) -> None:
+    status = os.fstatvfs(fd)
+    if status.f_bavail * status.f_frsize < min_free:
+        raise CacheFullError("the cache's file system has no room to unpack the image")
+
+
+def _corrupt(compression: str, error: Exception) -> CorruptImageError:
+    if re.search(r"[Mm]emory", str(error)):
+        return CorruptImageError(
+            f"the image cannot be unpacked ({compression}): that would take more than {MEMORY // MIB} MiB of memory; "
+            "compress it as with xz -9 or zstd --long=26 at most"
+        )
+    return CorruptImageError(f"the image cannot be unpacked ({compression}): {error}")

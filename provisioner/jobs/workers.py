@@ -1,0 +1,237 @@
+"""Active jobs: queued, running and ending. What a job does is up to ``pipeline``.
+
+A job's error stays inside its slot. A job has ended, for everybody, when its rollback is done and its end is on disk.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+import trio
+
+from provisioner.contracts import JobEvent
+from provisioner.contracts.errors import ProvisionerError, UnavailableError
+from provisioner.contracts.tasks import first_cause
+from provisioner.jobs.ends import PAUSES, Ends
+from provisioner.jobs.job import conclude
+from provisioner.jobs.queue import PriorityQueue
+from provisioner.jobs.states import Status
+from provisioner.pipeline.progress import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from provisioner.jobs.active import ActiveJob
+    from provisioner.jobs.job import Job
+    from provisioner.jobs.notify import Notifier
+    from provisioner.jobs.recovery import Recovery
+    from provisioner.jobs.store import JobStore
+    from provisioner.observe.metrics import Metrics
+    from provisioner.pipeline.plan import Outcome
+    from provisioner.pipeline.run import Pipeline
+
+log = structlog.get_logger(__name__)
+
+
+# Seconds that a cancel waits for the store once the job has stopped.
+_STORE_TIMEOUT = 10.0
+
+
+class Workers:
+    """Works on jobs, as many at once as it is asked to."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        recovery: Recovery,
+        store: JobStore,
+        metrics: Metrics,
+        notifier: Notifier,
+        on_end: Callable[[Job], None],
+    ) -> None:
+        self._pipeline = pipeline
+        self._recovery = recovery
+        self._store = store
+        self._metrics = metrics
+        self._notifier = notifier
+        self._on_end = on_end
+        self._queue: PriorityQueue[ActiveJob] = PriorityQueue()
+        self._ends = Ends(store, self._ended)
+        self.active: dict[str, ActiveJob] = {}
+        """Every job that has not ended, by its id."""
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the line."""
+        return len(self._queue)
+
+    def running(self) -> list[ActiveJob]:
+        """Jobs in a slot."""
+        return [active for active in self.active.values() if active.job.status is Status.RUNNING]
+
+    def unstored(self) -> str | None:
+        """Which ends of jobs wait for the store and why, or None."""
+        return self._ends.unstored()
+
+    def enqueue(self, active: ActiveJob) -> None:
+        """Put a pending job into the line; it is on disk already."""
+        self.active[active.job.job_id] = active
+        active.progress.on_stage = lambda stage: self._notify(active, stage)
+        self._queue.put(active, active.job.spec.priority)
+        self._count()
+        self._notify(active, Stage.QUEUED)
+
+    def stop(self) -> None:
+        """No job leaves the line any more."""
+        self._queue.stop()
+
+    async def cancel(self, active: ActiveJob) -> None:
+        """Take it out of the line, or out of its slot, and wait until it has ended.
+
+        Raises UnavailableError if it has stopped, but that could not be stored in time: it is retried.
+        """
+        if active.job.status is Status.PENDING and not active.cancel_requested:
+            active.cancel_requested = True
+            self._queue.discard(active)
+            await self._ends.store(active, active.job.cancelled(time.time()))
+        active.cancel_requested = True
+        active.scope.cancel(reason="a client asked for it")
+        await active.stopped.wait()
+        with trio.move_on_after(_STORE_TIMEOUT):
+            await active.ended.wait()
+        if not active.ended.is_set():
+            raise UnavailableError(f"the job has stopped, but {self._ends.unstored() or 'its end is not stored yet'}")
+
+    async def run(self, count: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work on ``count`` jobs at once until cancelled; those running then are rolled back and stay accepted."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ends.retry)
+                for _ in range(count):
+                    nursery.start_soon(self._worker)
+                task_status.started()
+        finally:
+            await self._ends.last_try()
+
+    async def _worker(self) -> None:
+        while True:
+            active = await self._queue.get()
+            job = active.job
+            with structlog.contextvars.bound_contextvars(
+                job_id=job.job_id, request_id=job.request_id, correlation_id=job.spec.correlation_id
+            ):
+                await self._work_on(active)
+
+    async def _work_on(self, active: ActiveJob) -> None:
+        active.begun_at = time.monotonic()
+        done: list[Outcome] = []
+        error: BaseException | None = None
+        active.job = active.job.started(time.time())
+        self._metrics.jobs.labels("started").inc()
+        self._count()
+        try:
+            with active.scope:
+                await self._store_start(active)
+                await self._run_pipeline(active, done)
+        except* Exception as group:  # noqa: BLE001 - the boundary: a job's error must not reach another job
+            error = first_cause(group)
+        finally:
+            # The job's own scope is left: a cancel that is still felt here comes from the service's end.
+            active.interrupted |= trio.current_effective_deadline() == -math.inf
+            await self._ends.store(active, self._conclude(active, done[0] if done else None, error))
+
+    async def _store_start(self, active: ActiveJob) -> None:
+        """Store that the job runs, before it does anything; wait for the store as long as it takes."""
+        tries = 0
+        while True:
+            try:
+                await self._store.put(active.job)
+            except UnavailableError as error:
+                if not tries:
+                    log.warning("the job waits until its start can be stored", reason=error.message)
+            else:
+                log.info("job started", attempt=active.job.attempts)
+                return
+            await trio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+            tries += 1
+
+    async def _run_pipeline(self, active: ActiveJob, done: list[Outcome]) -> None:
+        running = frozenset(other.job.job_id for other in self.running())
+        await self._recovery.recover_target(active.job.spec.target, running)
+        if active.unproven:
+            outcome = await self._recovery.outcome_of(active.job, self._store)
+            if outcome is not None:
+                done.append(outcome)
+                return
+        await self._pipeline.run(active.job.request(), active.progress, done)
+
+    def _conclude(self, active: ActiveJob, outcome: Outcome | None, error: BaseException | None) -> Job:
+        """How a job that left its slot ended."""
+        if error is not None and not isinstance(error, ProvisionerError):
+            log.error("unexpected error in a job", exc_info=error)
+        job = conclude(
+            active.job,
+            outcome,
+            error,
+            cancel_requested=active.cancel_requested,
+            interrupted=active.interrupted,
+            staged=active.progress.has_begun(Stage.ALLOCATING),
+            timings=active.progress.timings(),
+            now=time.time(),
+        )
+        if job.status.ended and job.cache_hit is None:
+            job = msgspec.structs.replace(job, cache_hit=active.progress.cache_hit)
+        return job
+
+    def _ended(self, active: ActiveJob, job: Job) -> None:
+        """The end is on disk: tell everybody."""
+        active.job = job
+        self._notify(active, active.progress.stage)
+        del self.active[job.job_id]
+        active.release()
+        active.ended.set()
+        self._count()
+        if active.begun_at is not None:
+            seconds = time.monotonic() - active.begun_at
+            log.info("job ended", job_id=job.job_id, status=job.status, error=job.error, seconds=round(seconds, 3))
+            if job.status.ended:
+                self._count_end(job, seconds, active.progress.processed(Stage.CONVERTING))
+        if job.status.ended:
+            try:
+                self._on_end(job)
+            except Exception as error:
+                log.error("a listener failed at the end of a job", job_id=job.job_id, exc_info=error)
+
+    def _count_end(self, job: Job, seconds: float, written: int) -> None:
+        self._metrics.job_ended(
+            job.status.value,
+            seconds,
+            written=written,
+            cache_hit=job.cache_hit,
+            provisioned_by=job.volume.provisioned_by.value if job.volume else None,
+            stages=job.timings if job.status is Status.COMPLETED else None,
+        )
+
+    def _count(self) -> None:
+        self._metrics.active_jobs.set(len(self.active))
+        self._metrics.queue_depth.set(len(self._queue))
+
+    def _notify(self, active: ActiveJob, stage: Stage) -> None:
+        job, snapshot = active.job, active.progress.snapshot()
+        self._notifier.notify(
+            JobEvent(
+                job_id=job.job_id,
+                status=job.status.value,
+                stage=stage.value,
+                percent=100.0 if job.status is Status.COMPLETED else snapshot.percent,
+                volume_name=job.spec.volume_name,
+                image_url=job.spec.image_url,
+                correlation_id=job.spec.correlation_id,
+                error=job.error,
+                at=time.time(),
+            )
+        )

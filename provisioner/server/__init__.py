@@ -1,0 +1,1 @@
+"""Connections: addresses, TLS handshakes, limits, and hypercorn behind them. Knows no route."""

@@ -1,0 +1,128 @@
+"""Work-arounds for hypercorn 0.18 and quart-trio 0.12, all in one place, each with what upstream does.
+
+``tests/provisioner/server/test_hypercorn_quirks.py`` shows every fault in the pinned versions; a test there that fails
+says that upstream has fixed its fault, and that the work-around of the same number can go. While number 1, 2 or 3 is
+needed, ``pyproject.toml`` pins ``hypercorn<0.19``: ``HttpConnection`` overrides private methods of ``TCPServer``.
+
+1. A fault of one connection ends the server. ``trio/run.py`` serves every connection in one nursery and catches
+   nothing: data for an HTTP/2 stream that has been answered is a KeyError (issue 329, pull requests 312 and 334), bytes
+   after a websocket upgrade are an AttributeError (issue 225). ``connections.serving`` has its own accept loop and
+   catches at each connection. ``_Streams`` drops such data, so that an answer may come before the end of a body.
+2. The idle timer stops for good at the first line of HTTP/2 without TLS (``protocol/h11.py``, ``_handle_events`` sends
+   ``Updated(idle=False)`` for the preface; not reported). ``HttpConnection`` starts it again.
+3. The idle timer runs on when the client has gone, and holds the connection until it ends (``trio/tcp_server.py``,
+   ``run``; not reported). ``HttpConnection`` stops it.
+4. The last step of an answer is cancelled. Sending the last piece tells hypercorn that the request is over; hypercorn
+   tells the app (``http.disconnect``), and quart-trio's ``asgi.py``, ``handle_messages``, cancels the task that is
+   sending. What follows in that task never runs: no connection is closed for being idle or because it was asked to
+   close (not reported). ``WholeResponses`` shields the last step.
+5. Sending is shielded from cancellation and has no deadline (``trio/tcp_server.py``, ``protocol_send``; not reported):
+   a client that does not read holds the connection, and the service's end. ``SendTimeoutStream`` has a deadline
+   for each chunk, below TLS, and ``connection_table.Connection.close`` closes the socket instead of cancelling.
+6. There is no ASGI TLS extension (issue 62): the app does not learn the client's certificate.
+   ``peer_tls.RecordingSSLObject`` carries it in a context variable.
+7. h11 0.16 takes a request with both Content-Length and Transfer-Encoding (h11 issue 90). RFC 9112, 6.1, wants the
+   connection closed after it, since a proxy in between may have read another length. ``has_ambiguous_length`` finds it.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+from hypercorn.events import Closed, RawData
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.trio.tcp_server import TCPServer
+
+from provisioner.contracts.shield import shielded
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+
+    from hypercorn.protocol.http_stream import HTTPStream
+    from hypercorn.protocol.ws_stream import WSStream
+    from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendEvent, Scope
+
+# Seconds for the last step of an answer; over HTTP/2 a client may hold back what is still to be sent.
+_LAST_STEP = 30.0
+# Bytes read at once.
+_CHUNK = 64 * 1024
+
+
+class HttpConnection(TCPServer):
+    """Hypercorn's connection, with an idle timer that runs if and only if the connection is idle (1, 2, 3)."""
+
+    async def _read_data(self) -> None:
+        self._accept_late_data()
+        data = b"-"
+        while data:
+            try:
+                data = bytes(await self.stream.receive_some(_CHUNK))
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                break
+            await self.protocol.handle(RawData(data))
+            self._accept_late_data()
+            await self._restart_idle_timer()
+        await self.protocol.handle(Closed())
+        await self.idle_task.stop()
+
+    def _accept_late_data(self) -> None:
+        protocol = self.protocol.protocol
+        if isinstance(protocol, H2Protocol) and not isinstance(protocol.streams, _Streams):
+            protocol.streams = _Streams(protocol.streams)
+
+    async def _restart_idle_timer(self) -> None:
+        protocol = self.protocol.protocol
+        if isinstance(protocol, H2Protocol) and not protocol.streams and self.idle_task._handle is None:  # noqa: SLF001
+            await self.idle_task.restart(self._task_group, self._idle_timeout)
+
+
+class _Streams(dict[int, "HTTPStream | WSStream"]):
+    """The streams of an HTTP/2 connection; data for one that has been answered is dropped (1).
+
+    It counts against the connection's flow control, and does not keep an idle connection open.
+    """
+
+    def __missing__(self, _stream_id: int) -> HTTPStream | WSStream:
+        return _ANSWERED
+
+
+class _AnsweredStream:
+    async def handle(self, event: object) -> None:
+        """Ignore the event."""
+
+
+_ANSWERED = cast("HTTPStream", _AnsweredStream())
+
+
+class WholeResponses:
+    """An app whose last step of each answer runs to its end (4): it readies or closes the connection."""
+
+    def __init__(self, app: ASGIFramework) -> None:
+        self._app = app
+
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: ASGIReceiveCallable,
+        send: Callable[[ASGISendEvent], Awaitable[None]],
+        sync_spawn: Callable[..., Any],  # noqa: ARG002 - hypercorn's names
+        call_soon: Callable[..., Any],  # noqa: ARG002
+    ) -> None:
+        async def send_whole(message: ASGISendEvent) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            with shielded("finish an answer", _LAST_STEP) if last else nullcontext():
+                await send(message)
+
+        await self._app(scope, receive, send_whole)
+
+
+def has_ambiguous_length(http_version: str, headers: Collection[str]) -> bool:
+    """Return whether two readers may see different ends of the request (7). ``headers``: names, in lower case.
+
+    HTTP/1.0 has no Transfer-Encoding; HTTP/2 has frames, and h2 refuses the header.
+    """
+    if http_version == "2" or "transfer-encoding" not in headers:
+        return False
+    return http_version == "1.0" or "content-length" in headers

@@ -1,0 +1,91 @@
+"""Where the API listens: binds the addresses and loads TLS before anything else is started.
+
+An address in use or a key that does not fit its certificate is reported in one sentence before any job is touched.
+Owns the sockets and the table of open connections; ``context`` owns the certificates, ``config`` the limits
+of a connection.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import trio
+from hypercorn.utils import repr_socket_addr
+
+from provisioner.config.schema import is_local
+from provisioner.contracts.errors import ConfigError
+from provisioner.server.config import server_config
+from provisioner.server.connection_table import ConnectionTable
+from provisioner.server.send_timeout import SendTimeoutStream
+from provisioner.tls.context import TlsContext
+
+if TYPE_CHECKING:
+    from provisioner.config import ServerSettings
+
+
+class Listener:
+    """The addresses of the API, its TLS state and its connections."""
+
+    def __init__(self, server: ServerSettings) -> None:
+        self.config = server_config(server)
+        self.tls = TlsContext(server)
+        self.connections = ConnectionTable(server.max_connections, server.max_connections_per_address)
+        self._allow_plain_http = server.allow_plain_http
+        self._sockets: list[socket.socket] = []
+
+    def bind(self) -> None:
+        """Load TLS and bind the addresses; no client is answered yet. Raises ConfigError."""
+        self.tls.load()
+        try:
+            self._sockets = self.config.create_sockets().insecure_sockets
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {', '.join(self.config.bind)}: {error.strerror}") from error
+        if self.tls.context is None and not self._allow_plain_http:
+            for sock in self._sockets:
+                _check_local(sock)  # the configuration check has not seen the address of a passed socket
+
+    def listen(self) -> tuple[list[str], list[trio.abc.Listener[trio.abc.Stream]]]:
+        """Let clients connect; return the urls and the listeners, in the same order."""
+        assert self._sockets, "bind() comes first"
+        urls: list[str] = []
+        listeners: list[trio.abc.Listener[trio.abc.Stream]] = []
+        for sock in self._sockets:
+            sock.listen(self.config.backlog)
+            plain = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+            scheme = "http" if self.tls.context is None else "https"
+            listeners.append(_TlsListener(plain, self.tls))
+            urls.append(f"{scheme}://{repr_socket_addr(sock.family, sock.getsockname())}")
+        return urls, listeners
+
+    def close_outdated(self) -> int:
+        """Close the connections whose client certificate an earlier TLS context accepted; return how many.
+
+        Which authority signed such a certificate is no longer known. A client that is still valid reconnects.
+        """
+        return self.connections.close_where(lambda connection: self.tls.is_outdated(connection.stream))
+
+
+class _TlsListener(trio.abc.Listener[trio.abc.Stream]):
+    """Takes the TLS context anew for each connection, so that new certificates need no new socket."""
+
+    def __init__(self, plain: trio.SocketListener, tls: TlsContext) -> None:
+        self._plain = plain
+        self._tls = tls
+
+    async def accept(self) -> trio.abc.Stream:
+        stream = SendTimeoutStream(await self._plain.accept())
+        return stream if self._tls.context is None else self._tls.wrap(stream)
+
+    async def aclose(self) -> None:
+        await self._plain.aclose()
+
+
+def _check_local(sock: socket.socket) -> None:
+    """Raise ConfigError if a socket for plain HTTP can be reached from another machine."""
+    if sock.family != socket.AF_UNIX and not is_local(f"{sock.getsockname()[0]}:0"):
+        raise ConfigError(
+            f"{repr_socket_addr(sock.family, sock.getsockname())}, a socket passed to the service, would be served "
+            "over plain HTTP, where tokens can be read on the way; give tls_certificate and tls_key, or set "
+            "allow_plain_http = true"
+        )

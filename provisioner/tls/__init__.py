@@ -1,0 +1,1 @@
+"""Facts about certificates: names, expiry, revocation. Knows no request and no role."""

@@ -1,0 +1,108 @@
+"""The TLS state of the server: the SSL context for new connections and what its files say of their expiry.
+
+Certificates can be replaced while the server runs: each new connection uses the context that is current then.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from provisioner.config import ServerSettings
+from provisioner.contracts.errors import ConfigError
+from provisioner.contracts.small_file import read_small
+from provisioner.tls.expiry import NO_TLS_FILES, TlsFiles, read_tls_files
+from provisioner.tls.peer_certificate import RecordingSSLObject
+
+T = TypeVar("T", bound=trio.abc.Stream)
+
+# Of TLS 1.2, only suites with forward secrecy and authenticated encryption; TLS 1.3 has no others.
+_CIPHERS = "ECDHE+AESGCM"
+_PROTOCOLS = ["h2", "http/1.1"]
+
+
+class TlsContext:
+    """The context of new connections; ``context`` is None if the server speaks plain HTTP."""
+
+    def __init__(self, server: ServerSettings | None = None) -> None:
+        self.server = server or ServerSettings()
+        self.context: ssl.SSLContext | None = None
+        self.tls_files: TlsFiles = NO_TLS_FILES
+
+    def load(self) -> None:
+        """Read the files of the settings. Raises ConfigError."""
+        self.context = _load(self.server)
+        self.tls_files = read_tls_files(self.server)
+
+    def reload(self, server: ServerSettings) -> bool:
+        """Use the files that ``server`` names for new connections; return whether an authority was removed.
+
+        Whether there is TLS at all stays as it was at the start. Raises ConfigError and keeps the old files.
+        """
+        fresh = TlsContext(server)
+        fresh.load()
+        if fresh.context is None or self.context is None:
+            return False
+        removed = self.tls_files.authorities - fresh.tls_files.authorities
+        self.context, self.tls_files, self.server = fresh.context, fresh.tls_files, server
+        return bool(removed)
+
+    def wrap(self, stream: T) -> trio.SSLStream[T]:
+        """Return the connection under TLS; its handshake is still to come."""
+        assert self.context is not None, "there is a certificate"
+        return trio.SSLStream(stream, self.context, server_side=True, https_compatible=True)
+
+    def is_outdated(self, stream: trio.abc.Stream) -> bool:
+        """Return whether the client of this connection presented a certificate to an earlier context."""
+        if not isinstance(stream, trio.SSLStream) or stream.context is self.context:
+            return False
+        try:
+            return bool(stream.getpeercert(binary_form=True))
+        except (ValueError, trio.NeedHandshakeError):
+            return True  # the handshake in progress is judged by the old authorities
+
+
+def _load(server: ServerSettings) -> ssl.SSLContext | None:
+    named = (server.tls_certificate, server.tls_key, server.client_ca, server.client_crl)
+    files = [name for name in named if name]
+    for name in files:
+        try:
+            read_small(Path(name))  # a pipe would hang OpenSSL, and its own errors do not name the file
+        except OSError as error:
+            raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
+    try:
+        return _make_context(server)
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error)
+        raise ConfigError(f"TLS cannot be set up from {', '.join(files)}: {_plain(reason)}") from error
+
+
+def _make_context(server: ServerSettings) -> ssl.SSLContext | None:
+    if server.tls_certificate is None or server.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_ciphers(_CIPHERS)
+    context.set_alpn_protocols(_PROTOCOLS)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if server.tls_minimum == "1.3" else ssl.TLSVersion.TLSv1_2
+    # With an empty password, a key under a password is refused; OpenSSL would ask for one at the terminal.
+    context.load_cert_chain(server.tls_certificate, server.tls_key, password="")
+    if server.client_ca:
+        context.load_verify_locations(server.client_ca)
+        required = server.client_certificate == "required"
+        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+    if server.client_crl:
+        context.load_verify_locations(server.client_crl)
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+    context.sslobject_class = RecordingSSLObject
+    # Every connection authenticates itself: a resumed TLS 1.3 session would carry no certificate.
+    context.num_tickets = 0
+    # Compression: RFC 9113, 9.2.1.
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    return context
+
+
+def _plain(reason: str) -> str:
+    return reason.replace("_", " ").lower()

@@ -1,0 +1,84 @@
+"""Carries a connection's verified client certificate to the app, as hypercorn does not (``hypercorn_quirks``, 6).
+
+Public hooks only: ``SSLContext.sslobject_class`` is the class that ``wrap_bio`` makes, which trio's TLS uses; and a
+task inherits the context variables of the task that started it, so what a handshake sets is seen by the requests of
+that connection and by no others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import ssl
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from provisioner.tls import certificates
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """A client certificate whose chain was verified. ``names``: the common name, then the alternative names.
+
+    ``issuer`` is the name as encoded, ``fingerprint`` SHA-256 in hex, ``not_after`` seconds since the epoch.
+    """
+
+    names: tuple[str, ...]
+    serial: int = 0
+    issuer: bytes = b""
+    fingerprint: str = ""
+    not_after: float = math.inf
+
+
+class HandshakeObserver(Protocol):
+    """Learns how the handshake of a connection judged the client's certificate."""
+
+    def accepted(self) -> None:
+        """The client presented a certificate, and it was verified."""
+
+    def refused(self, reason: str) -> None:
+        """The client's certificate was refused, or one was required and missing."""
+
+
+_peer: ContextVar[PeerCertificate | None] = ContextVar("peer_certificate", default=None)
+# Set for each connection before its handshake.
+handshake_observer: ContextVar[HandshakeObserver | None] = ContextVar("handshake_observer", default=None)
+
+
+def peer_certificate() -> PeerCertificate | None:
+    """Return the certificate of the connection that the running request came over."""
+    return _peer.get()
+
+
+class RecordingSSLObject(ssl.SSLObject):
+    """Records the peer's certificate when its handshake succeeds."""
+
+    def do_handshake(self) -> None:
+        observer = handshake_observer.get()
+        try:
+            super().do_handshake()  # raises SSLWantReadError until it is complete
+        except ssl.SSLCertVerificationError as error:
+            if observer is not None:
+                observer.refused(error.verify_message)
+            raise
+        if self.context.verify_mode is not ssl.CERT_NONE:
+            certificate = _read(self.getpeercert() or {}, self.getpeercert(binary_form=True))
+            _peer.set(certificate)
+            if certificate is not None and observer is not None:
+                observer.accepted()
+
+
+def _read(certificate: dict[str, Any], der: bytes | None) -> PeerCertificate | None:
+    if not certificate or not der:
+        return None
+    common = [value for rdn in certificate.get("subject", ()) for key, value in rdn if key == "commonName"]
+    alternative = [value for _, value in certificate.get("subjectAltName", ()) if isinstance(value, str)]
+    facts = certificates.certificate(der)
+    return PeerCertificate(
+        tuple(dict.fromkeys([*common, *alternative])),
+        facts.serial,
+        facts.issuer,
+        hashlib.sha256(der).hexdigest(),
+        facts.not_after,
+    )

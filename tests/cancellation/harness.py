@@ -1,0 +1,191 @@
+"""A daemon without its API for tests: real supervisor, pipeline, cache and store over fakes that hang or fail."""
+
+import hashlib
+import struct
+import sys
+import threading
+import traceback
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+import trio
+
+from provisioner.cache import ImageCache
+from provisioner.config import CacheSettings, JobSettings
+from provisioner.contracts import GIB, MIB, ByteSize, Duration
+from provisioner.contracts.testing import FakeConverter, FakeGuard, FakeSource, FakeTarget
+from provisioner.jobs import JobSpec, JobStore, Supervisor
+from provisioner.jobs.notify import Notifier
+from provisioner.observe.metrics import Metrics
+from provisioner.pipeline.run import Pipeline
+from provisioner.registry import BackEnds
+
+IMAGE = bytes(range(1, 252)) * 1200  # 300 kB, no zeros, no block like the next
+URL = "https://images.example.com/disk.raw"
+DIGEST = f"sha256:{hashlib.sha256(IMAGE).hexdigest()}"
+OLD = b"what the user had"
+
+# Another source, target and format, for the job that must not notice anything.
+OTHER_URL = "https://other.example.com/disk.qcow2"
+OTHER_IMAGE = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, MIB).ljust(64 * 1024, b"\0")
+OTHER_SPEC = JobSpec(
+    image_url=OTHER_URL,
+    volume_name="bystander",
+    volume_size_gb=1,
+    target="other",
+    checksum=f"sha256:{hashlib.sha256(OTHER_IMAGE).hexdigest()}",
+)
+SPEC = JobSpec(image_url=URL, image_type="raw", volume_name="web01", volume_size_gb=1, target="main", checksum=DIGEST)
+
+
+@dataclass
+class Harness:
+    """One host. ``source``, ``converter``, ``target`` and ``guard`` are made to hang or fail by the test."""
+
+    folder: Path
+    source: FakeSource = field(default_factory=lambda: FakeSource({URL: IMAGE}))
+    converter: FakeConverter = field(default_factory=FakeConverter)
+    target: FakeTarget | None = None
+    guard: FakeGuard = field(default_factory=FakeGuard)
+    jobs: JobSettings = field(default_factory=lambda: JobSettings(max_concurrent=2, shutdown_grace=Duration(0)))
+    cache_settings: CacheSettings = field(
+        default_factory=lambda: CacheSettings(min_free=ByteSize(0), download_attempts=1)
+    )
+
+    def __post_init__(self):
+        self.target = self.target or FakeTarget(self.folder / "main", name="main")
+        self.other = FakeTarget(self.folder / "other", name="other")
+        self.other_source = FakeSource({OTHER_URL: OTHER_IMAGE})
+        self.back_ends = BackEnds(
+            sources={"main": self.source, "other": self.other_source},
+            converters={"raw": self.converter, "qcow2": FakeConverter()},
+            targets={"main": self.target, "other": self.other},
+            guards={"guard": self.guard},
+            default_target="main",
+        )
+
+    @property
+    def fakes(self):
+        return {"source": self.source, "converter": self.converter, "target": self.target, "guard": self.guard}
+
+    def steps(self, fake):
+        return self.fakes[fake].steps
+
+    @asynccontextmanager
+    async def running(self):
+        """The parts, alive; leaving is a shutdown without grace. May be entered again: a restart."""
+        with plain_logs():
+            async with self._running():
+                yield self
+
+    @asynccontextmanager
+    async def _running(self):
+        self.store = JobStore(self.folder / "jobs.sqlite")
+        await self.store.open()
+        self.metrics = Metrics()
+        self.cache = ImageCache(self.folder / "cache", self.cache_settings)
+        self.pipeline = Pipeline(self.back_ends, self.cache, require_checksum=True)
+        self.supervisor = Supervisor(self.pipeline, self.store, self.jobs, self.metrics, Notifier({}))
+        in_vain = True
+        try:
+            async with trio.open_nursery() as outer:
+                outer.cancel_scope.deadline = trio.current_time() + 20  # a test that waits for what cannot come
+                await outer.start(self.cache.run)
+                await self.supervisor.recover()
+                async with trio.open_nursery() as jobs:
+                    jobs.start_soon(self.supervisor.run)
+                    try:
+                        yield self
+                    finally:
+                        jobs.cancel_scope.cancel()
+                in_vain = outer.cancel_scope.cancel_called
+                outer.cancel_scope.cancel()
+            assert not in_vain, "the test waited for what did not come"
+        finally:
+            await self.store.aclose()
+
+    @asynccontextmanager
+    async def only_store(self):
+        """The store of a daemon that does not run."""
+        store = JobStore(self.folder / "jobs.sqlite")
+        await store.open()
+        yield store
+        await store.aclose()
+
+    async def submit(self, spec=SPEC, key=None):
+        job = await self.supervisor.submit(spec, request_id="r", principal=None, idempotency_key=key)
+        return job.job_id
+
+    async def ended(self, job_id):
+        """The job, once it has ended."""
+        active = self.supervisor._workers.active.get(job_id)
+        if active is not None:
+            await active.ended.wait()
+        return await self.store.get(job_id)
+
+    async def run(self, spec=SPEC):
+        return await self.ended(await self.submit(spec))
+
+    # --- what must hold after any end ---
+
+    def assert_nothing_left(self):
+        assert self.target.leftovers() == []
+        assert self.other.leftovers() == []
+        assert list((self.folder / "cache" / ".lvp" / "partial").iterdir()) == []
+        assert self.source.open_now == 0
+        assert self.open_files() == []
+        assert busy_threads() == []
+        assert self.cache._downloads._by_key == {}
+        assert not self.cache._catalog.users
+        self.assert_cache_is_true()
+
+    def assert_cache_is_true(self):
+        """Every file in the cache is an entry, every entry a file, and its bytes are what its digest says."""
+        on_disk = {path.name for path in (self.folder / "cache").iterdir() if path.name != ".lvp"}
+        assert on_disk == {entry.file_name for entry in self.cache.entries()}
+        for entry in self.cache.entries():
+            data = Path(self.cache.path(entry)).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == entry.sha256
+
+    def open_files(self):
+        """What of ours is open, but for the databases."""
+        names = []
+        for link in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):  # the one that lists them
+                names.append(str(link.readlink()))
+        return [name for name in names if name.startswith(str(self.folder)) and ".sqlite" not in name]
+
+    def volume(self, name="web01"):
+        """The beginning of the volume, or None where there is none."""
+        path = self.target.folder / name
+        if not path.exists():
+            return None
+        with path.open("rb") as file:
+            return file.read(len(IMAGE)).rstrip(b"\0")
+
+    def put_old_volume(self):
+        """A volume that is there before the job."""
+        with (self.target.folder / "web01").open("wb") as file:
+            file.write(OLD)
+            file.truncate(GIB)
+
+
+@contextmanager
+def plain_logs():
+    """Tracebacks without rich, which takes seconds for each."""
+    before = structlog.get_config()
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, renderer])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def busy_threads():
+    """Stacks of threads other than this one that are in our code."""
+    here = threading.get_ident()
+    stacks = {ident: traceback.extract_stack(frame) for ident, frame in sys._current_frames().items() if ident != here}
+    return [stack for stack in stacks.values() if any("/provisioner/" in frame.filename for frame in stack)]

@@ -1,0 +1,116 @@
+"""LVM made to go wrong at each of its calls in turn, in each way. Owns the faults and the round, not what is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from provisioner.contracts.errors import ProvisionerError
+from tests.guest.lvm import harness
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from lvp_target_lvm.group import GroupTarget
+
+# What the tool does instead, as a shell's words; $c and $@ are the command, with what the error must say of it.
+FAULTS = {
+    "fails": ("echo '  Internal error: made up' >&2; exit 5", "made up"),
+    "hangs": ("sleep 1000", "did not end within"),
+    "claims to have done it": ("exit 0", ""),
+    "does it and claims to have failed": (
+        '/usr/sbin/lvm "$c" "$@"; echo "  Something went wrong." >&2; exit 5',
+        "Something went wrong",
+    ),
+    "does it and is killed": ('/usr/sbin/lvm "$c" "$@"; kill -9 $$', "exit status -9"),
+}
+# A healthy command takes far less than either, also on a machine that is busy.
+LIMIT = {"hangs": 8.0}
+USUAL_LIMIT = 60.0
+
+Step = tuple[str, int]  # the so-manieth call of a command
+
+
+@dataclass
+class FaultInjection:
+    """One piece of work. ``make`` gives a target for the folder of its tools and a time limit.
+
+    ``prepare`` brings about what the work starts from, ``work`` does it, ``judge`` looks at what is left and is told
+    whether the work succeeded.
+    """
+
+    make: Callable[[str, float], GroupTarget]
+    prepare: Callable[[], Awaitable[None]]
+    work: Callable[[GroupTarget], Awaitable[None]]
+    judge: Callable[[bool], None]
+    group: str
+    steps: list[Step] = field(default_factory=list)
+
+    async def undergo(self, folder: Path, fault: str) -> int:
+        """The fault at every step where it makes a difference; how many those were."""
+        await self.prepare()
+        await self.work(self.make(a_tool(folder, "", 0, ""), USUAL_LIMIT))
+        self.judge(True)
+        steps = list(_cases(_numbered((folder / "calls").read_text().split()), fault))
+        for command, number in steps:
+            try:
+                await self._one(folder, command, number, fault)
+            except Exception as error:
+                error.add_note(f"call {number} of {command} {fault}")
+                raise
+        return len(steps)
+
+    async def _one(self, folder: Path, command: str, number: int, fault: str) -> None:
+        await self.prepare()
+        target = self.make(a_tool(folder, command, number, FAULTS[fault][0]), LIMIT.get(fault, USUAL_LIMIT))
+        try:
+            await self.work(target)
+        except ProvisionerError as error:
+            done = False
+            said = " / ".join(str(link) for link in _chain(error))
+            assert FAULTS[fault][1] in said, said
+        else:
+            done = True
+        if any(name.startswith(("lvp.stage", "lvp.old", "lvp.gone")) for name in harness.volumes(self.group)):
+            await self.make("", USUAL_LIMIT).recover(frozenset())
+        self.judge(done)
+
+
+def a_tool(folder: Path, command: str, number: int, fault: str) -> str:
+    """A folder with an ``lvm`` that goes wrong at the so-manieth call of ``command``, once, and notes its calls."""
+    calls, tool = folder / "calls", folder / "lvm"
+    calls.write_text("")
+    tool.write_text(
+        f'#!/bin/sh\nc=$1; shift\necho "$c" >> {calls}\nif [ "$c" = "{command}" ]; then\n'
+        f'  if [ "$(grep -cx "$c" {calls})" = {number} ]; then {fault or ":"}; fi\nfi\n'
+        'exec /usr/sbin/lvm "$c" "$@"\n'
+    )
+    tool.chmod(0o755)
+    return str(folder)
+
+
+def _numbered(calls: list[str]) -> Iterator[Step]:
+    for at, command in enumerate(calls):
+        yield command, calls[: at + 1].count(command)
+
+
+def _cases(steps: Iterator[Step], fault: str) -> Iterator[Step]:
+    for command, number in steps:
+        is_report = command == "lvs"
+        if fault == "fails":
+            yield command, number
+        elif fault == "hangs":  # the same to us whatever the command was about
+            if number == 1:
+                yield command, number
+        elif fault == "does it and is killed":
+            if command in {"lvcreate", "lvrename", "lvextend"}:
+                yield command, number
+        elif not is_report:  # a report that lies has said nothing
+            yield command, number
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,182 @@
+"""What the audit log holds after real requests, what it never holds, and how long a guesser's tale gets."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import httpx
+import pytest
+import trio
+
+from provisioner.auth.audit_events import group_of
+from provisioner.config import AuthSettings, Limits
+from tests.provisioner.api.conftest import ABSENT, URL, job, running
+from tests.provisioner.api.served import served
+
+MAX_FAILURES = AuthSettings().max_failures
+
+
+class Books:
+    def __init__(self, service, file):
+        self.service, self.file = service, file
+
+    async def lines(self, count):
+        """The audit log once it has that many lines; a thread of its own writes it."""
+        with trio.fail_after(30):
+            while True:
+                found = [json.loads(line) for line in self.file.read_text().splitlines()]
+                if len(found) >= count:
+                    assert len(found) == count, found
+                    return found
+                await trio.sleep(0.005)
+
+
+@pytest.fixture
+async def books(tmp_path):
+    async with running(tmp_path, audit=tmp_path / "audit.log") as service:
+        yield Books(service, tmp_path / "audit.log")
+
+
+async def test_who_what_from_where_and_with_which_result(books):
+    ended = await books.service.done(job(correlation_id="deploy-1"))
+    await books.service.call("GET", "/api/v1/jobs")
+    await books.service.call("DELETE", "/api/v1/volumes/fake/web-01", role="operator")
+    await books.service.call("DELETE", "/api/v1/volumes/fake/web-01", headers={"X-Request-ID": "r-1"})
+    asked, ended_line, refused, removed = await books.lines(4)
+    shared = {"job_id": ended["job_id"], "target": "fake", "volume": "web-01", "source": "http://images.example"}
+    who = {"principal": "admin", "role": "admin", "via": "token"}
+    at = asked.pop("at")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", at)
+    assert asked == {
+        "event": "request", "method": "POST", "endpoint": "/api/v1/jobs", "status": 202, "address": asked["address"],
+        "request_id": "deploy-1", **who, **shared,
+    }  # fmt: skip
+    assert ended_line.items() >= {"event": "job", "status": "completed", "principal": "admin", "via": "token"}.items()
+    assert ended_line.items() >= shared.items()
+    assert (refused["status"], refused["reason"], refused["principal"]) == (403, "forbidden", "operator")
+    assert (removed["status"], removed["volume"], removed["request_id"]) == (200, "web-01", "r-1")
+    assert removed["endpoint"] == "/api/v1/volumes/{target}/{name}"
+
+
+async def test_ends_of_jobs_whoever_ends_them(tmp_path):
+    async with running(tmp_path, audit=tmp_path / "audit.log", work=False) as service:
+        books = Books(service, tmp_path / "audit.log")
+        job_id = (await (await service.submit(role="operator")).get_json())["job_id"]
+        await service.call("POST", f"/api/v1/jobs/{job_id}/cancel")
+        lines = await books.lines(3)
+    assert [(line["event"], line["status"], line["principal"]) for line in lines] == [
+        ("request", 202, "operator"),
+        ("job", "cancelled", "operator"),  # whose job it was
+        ("request", 200, "admin"),  # who cancelled it
+    ]
+    assert {line["job_id"] for line in lines} == {job_id}
+
+
+async def test_a_failed_job(books):
+    await books.service.done(job(image_url=ABSENT))
+    assert [line["status"] for line in await books.lines(2)] == [202, "failed"]
+
+
+async def test_what_is_outside_the_limits_is_told_with_what_it_was(books):
+    books.service.token["ci"] = books.service.tokens.create("ci", "operator", limits=Limits(volumes=["ci-*"]))
+    await books.service.submit(role="ci")
+    (line,) = await books.lines(1)
+    assert (line["status"], line["volume"], line["target"], line["principal"]) == (403, "web-01", "fake", "ci")
+
+
+async def test_no_secret_is_in_it(tmp_path):
+    """Secrets in every place a client can put one; the ones of a wrong client, too."""
+    async with running(tmp_path, audit=tmp_path / "audit.log", work=False) as service:
+        await _put_secrets_everywhere(Books(service, tmp_path / "audit.log"))
+
+
+async def _put_secrets_everywhere(books):
+    secret, signature = books.service.token["admin"], "X-Amz-Signature=5c7a"
+    other = "lvp_" + "A" * 43
+    await books.service.submit(job(secret, image_url=f"{URL}?{signature}", correlation_id=other))
+    await books.service.submit(job("x", image_url=f"http://u:hunter2@images.example/{secret}"))
+    await books.service.submit(job("y", image_url=f"http://elsewhere.example/{signature}", target=secret))
+    await books.service.submit(headers={"X-Request-ID": secret, "Idempotency-Key": other})
+    await books.service.call("POST", f"/api/v1/jobs/{secret}/cancel?token={other}")
+    await books.service.call("DELETE", f"/api/v1/volumes/{other}/{secret}?{signature}")
+    await books.service.call("DELETE", f"/api/v1/cache/images/{other}")
+    await books.service.call("POST", f"/api/v1/{secret}?{signature}")
+    await books.service.call("GET", f"/api/v1/{secret}", role=None, headers={"X-API-Token": other})
+    await books.service.call("GET", "/api/v1/jobs", role=None, headers={"Authorization": f"Bearer {other}"})
+    await books.service.call("GET", "/api/v1/jobs", role=None, headers={"Authorization": "Basic aHVudGVyMg=="})
+    text = json.dumps(await books.lines(11))
+    for word in (secret, other, signature, "hunter2", "aHVudGVyMg"):
+        assert word not in text
+
+
+async def test_a_guesser_is_slowed_and_told_of_briefly(tmp_path):
+    async with (
+        running(tmp_path, audit=tmp_path / "audit.log") as service,
+        served(service) as (url, _),
+        httpx.AsyncClient(base_url=url, trust_env=False) as client,
+    ):
+        answers = [
+            await client.get("/api/v1/jobs", headers={"X-API-Token": f"lvp_{number}"})
+            for number in range(MAX_FAILURES + 10)
+        ]
+        assert [answer.status_code for answer in answers] == [401] * MAX_FAILURES + [429] * 10
+        last = answers[-1]
+        assert last.json() == {
+            "error": "too many requests", "message": "too many failed authentications from this address", "code": 429
+        }  # fmt: skip
+        assert 1 <= int(last.headers["Retry-After"]) <= 60
+        good = await client.get("/api/v1/jobs", headers={"X-API-Token": service.token["viewer"]})
+        assert good.status_code == 200  # others behind the same address are not held up
+        assert (await client.get("/api/v1/jobs")).status_code == 401  # who shows nothing is told to show something
+        assert (await client.get("/health")).status_code == 200
+        text = (await client.get("/metrics")).text
+        assert f'authentication_failures_total{{presented="token"}} {MAX_FAILURES + 10}.0' in text
+        assert 'authentication_failures_total{presented="nothing"} 1.0' in text
+        lines = await Books(service, tmp_path / "audit.log").lines(MAX_FAILURES + 1)
+    assert [line["status"] for line in lines] == [401] * MAX_FAILURES + [429]
+    assert {line["address"] for line in lines} == {"127.0.0.1"}
+    assert not any("principal" in line for line in lines)
+
+
+async def test_what_the_unknown_do_outside_the_api_fills_no_disk(books):
+    for method, path in (("POST", "/health"), ("DELETE", "/nothing"), ("PUT", "/metrics")):
+        await books.service.call(method, path, role=None)
+    await books.service.call("POST", "/api/v1/cache/prune")
+    (line,) = await books.lines(1)
+    assert line["endpoint"] == "/api/v1/cache/prune"
+
+
+async def test_a_client_that_hangs_up_before_its_answer(tmp_path):
+    """What it asked for goes on, or not; that it asked is told."""
+    async with running(tmp_path, audit=tmp_path / "audit.log") as service, served(service) as (url, _):
+        reached, go_on = trio.Event(), trio.Event()
+
+        async def stuck(*_args, **_more):
+            reached.set()
+            await go_on.wait()
+
+        service.services.supervisor.remove_volume = stuck
+        stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+        head = (
+            f"DELETE /api/v1/volumes/fake/web-01 HTTP/1.1\r\nHost: x\r\nX-API-Token: {service.token['admin']}\r\n\r\n"
+        )
+        await stream.send_all(head.encode())
+        await reached.wait()
+        await stream.aclose()
+        (line,) = await Books(service, tmp_path / "audit.log").lines(1)
+    assert (line["status"], line["volume"], line["principal"]) == ("client gone", "web-01", "admin")
+
+
+@pytest.mark.parametrize(
+    ("address", "group"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("local", "local"),
+    ],
+)
+def test_who_counts_as_one(address, group):
+    assert group_of(address) == group

@@ -1,0 +1,192 @@
+"""Every route, for every role, by every way in that there is and is not, on real connections of HTTP/1.1 and HTTP/2."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives import hashes
+
+from provisioner.auth.throttle import FailureCounter
+from provisioner.config import AuthSettings
+from tests.provisioner.auth.test_roles import RANK, calls
+from tests.provisioner.tls.test_peer_certificate import ROLES, parsed, tls_harness
+
+pytestmark = pytest.mark.slow  # real TLS connections for every route and role
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+async def tls(tmp_path):
+    async with tls_harness(tmp_path) as made:
+        made.service.services.auditor._failures = FailureCounter(max_failures=10**6)  # limits are tested elsewhere
+        yield made
+
+
+@pytest.fixture(params=[False, True], ids=["HTTP/1.1", "HTTP/2"])
+def http2(request):
+    return request.param
+
+
+async def statuses(client, app):
+    """(method, path, least role) -> status, of every route."""
+    return {call: (await client.request(call[0], call[1])).status_code for call in calls(app)}
+
+
+@pytest.mark.parametrize("way", ["certificate", "token", "both"])
+async def test_every_route_for_every_role(tls, http2, way):
+    for role in RANK:
+        certificate = None if way == "token" else tls.ca.issue_cert(f"{role}.example")
+        headers = {} if way == "certificate" else {"X-API-Token": tls.service.token[role]}
+        async with tls.client(certificate, http2=http2, headers=headers) as client:
+            for (_, path, least), status in (await statuses(client, tls.service.app)).items():
+                if RANK.index(role) < RANK.index(least):
+                    assert status == 403, (path, role)
+                else:
+                    assert status not in {401, 403, 429}, (path, role)
+
+
+async def test_with_both_the_certificate_says_the_role(tls, http2):
+    headers = {"X-API-Token": tls.service.token["admin"]}
+    async with tls.client(tls.ca.issue_cert("viewer.example"), http2=http2, headers=headers) as client:
+        assert (await client.post("/api/v1/cache/prune")).status_code == 403
+
+
+async def test_a_known_certificate_needs_no_good_token_beside_it(tls, http2):
+    headers = {"X-API-Token": "lvp_wrong"}
+    assert (await tls.get(tls.ca.issue_cert("viewer.example"), http2=http2, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "way", ["neither", "wrong", "expired", "revoked", "unknown certificate", "wrong beside unknown"]
+)
+async def test_no_route_opens_to_whom_it_should_not(tls, http2, way):
+    tokens = tls.service.tokens
+    shown = {
+        "wrong": lambda: "lvp_" + "x" * 43,
+        "expired": lambda: tokens.create("old", "admin", time.time() - 1),
+        "revoked": lambda: (tokens.create("gone", "admin"), tokens.revoke("gone"))[0],
+        "wrong beside unknown": lambda: "lvp_" + "x" * 43,
+    }
+    headers = {"X-API-Token": shown[way]()} if way in shown else {}
+    certificate = tls.ca.issue_cert("unknown.example") if "unknown" in way else None
+    async with tls.client(certificate, http2=http2, headers=headers) as client:
+        assert set((await statuses(client, tls.service.app)).values()) == {401}
+
+
+@pytest.mark.parametrize("way", ["stranger's", "expired", "not yet valid"])
+async def test_certificates_that_do_not_hold_get_no_connection(tls, http2, way):
+    """Not even with an admin's token beside them."""
+    certificate = {
+        "stranger's": lambda: tls.stranger.issue_cert("admin.example"),
+        "expired": lambda: tls.ca.issue_cert(
+            "admin.example", not_before=NOW - timedelta(9), not_after=NOW - timedelta(1)
+        ),
+        "not yet valid": lambda: tls.ca.issue_cert(
+            "admin.example", not_before=NOW + timedelta(1), not_after=NOW + timedelta(9)
+        ),
+    }[way]()
+    async with tls.client(certificate, http2=http2, headers={"X-API-Token": tls.service.token["admin"]}) as client:
+        for method, path, _ in calls(tls.service.app):
+            with pytest.raises(httpx.TransportError):
+                await client.request(method, path)
+
+
+@pytest.mark.parametrize("kind", ["serial", "sha256"])
+async def test_refused_certificates_get_no_answer_but_401(tls, http2, kind):
+    """By serial number or fingerprint, as openssl prints them; also with a good token; on open connections too."""
+    issued = tls.ca.issue_cert("admin.example")
+    certificate = parsed(issued)
+    entry = {
+        "serial": f"serial:{certificate.serial_number:X}",
+        "sha256": "sha256:" + certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
+    }[kind]
+    headers = {"X-API-Token": tls.service.token["admin"]}
+    async with tls.client(issued, http2=http2, headers=headers) as client:
+        assert (await client.get("/api/v1/jobs")).status_code == 200
+        tls.service.services.authenticator.use(AuthSettings(certificate_roles=ROLES, revoked_certificates=[entry]))
+        assert set((await statuses(client, tls.service.app)).values()) == {401}
+        assert "revoked" in (await client.get("/api/v1/jobs")).json()["message"]
+        assert (await client.get("/health")).status_code == 200
+    assert (await tls.get(tls.ca.issue_cert("admin.example"), http2=http2)).status_code == 200
+
+
+async def test_a_listed_certificate_gets_no_connection_and_an_open_one_ends_being_good(tls, http2):
+    good, bad = tls.ca.issue_cert("viewer.example"), tls.ca.issue_cert("viewer.example")
+    tls.write_crl()
+    tls.reread(client_crl=tls.crl)
+    async with tls.client(bad, http2=http2) as client:
+        assert (await client.get("/api/v1/jobs")).status_code == 200
+        tls.write_crl(bad)
+        tls.reread(client_crl=tls.crl)
+        assert set((await statuses(client, tls.service.app)).values()) == {401}
+    await tls.refused(bad, http2=http2)
+    await tls.refused(bad, http2=http2, headers={"X-API-Token": tls.service.token["admin"]})
+    assert (await tls.get(good, http2=http2)).status_code == 200
+    assert (await tls.get(http2=http2, headers={"X-API-Token": tls.service.token["admin"]})).status_code == 200
+
+
+async def test_a_revocation_list_that_has_expired_lets_no_certificate_in(tls):
+    certificate = tls.ca.issue_cert("viewer.example")
+    tls.write_crl(ends=NOW - timedelta(minutes=1))
+    tls.reread(client_crl=tls.crl)
+    await tls.refused(certificate)
+    assert (await tls.get(headers={"X-API-Token": tls.service.token["admin"]})).status_code == 200
+
+
+@pytest.mark.parametrize("token", [False, True])
+async def test_an_open_connection_is_refused_when_its_list_expires(tls, http2, token):
+    """As a new connection would be; a token beside the certificate does not help."""
+    tls.write_crl()
+    tls.reread(client_crl=tls.crl)
+    headers = {"X-API-Token": tls.service.token["admin"]} if token else {}
+    async with tls.client(tls.ca.issue_cert("viewer.example"), http2=http2, headers=headers) as client:
+        assert (await client.get("/api/v1/jobs")).status_code == 200
+        lists = [replace(one, next_update=NOW.timestamp() - 1) for one in tls.listener.tls.tls_files.lists]
+        tls.service.services.authenticator.use_lists(lists)  # as if the clock had passed the end of the list
+        assert set((await statuses(client, tls.service.app)).values()) == {401}
+        assert "revocation list" in (await client.get("/api/v1/jobs")).json()["message"]
+        tls.service.services.authenticator.use_lists(tls.listener.tls.tls_files.lists)
+        assert (await client.get("/api/v1/jobs")).status_code == 200
+
+
+async def test_a_revocation_list_of_another_authority_lets_no_certificate_in(tls):
+    tls.write_crl(of=tls.stranger)
+    tls.reread(client_crl=tls.crl)
+    await tls.refused(tls.ca.issue_cert("viewer.example"))
+
+
+async def test_refused_handshakes_are_counted(tls):
+    await tls.refused(tls.stranger.issue_cert("admin.example"))
+    text = (await tls.get(path="/metrics")).text
+    assert 'libvirt_volume_provisioner_authentication_failures_total{presented="certificate"} 1.0' in text
+
+
+async def test_names_come_from_the_subject_and_every_alternative(tls):
+    settings = AuthSettings(
+        certificate_roles={"the subject": "admin", "alt.example": "viewer", "a@alt.example": "operator",
+                           "192.0.2.7": "operator"},
+        default_certificate_role="none",
+    )  # fmt: skip
+    tls.service.services.authenticator.use(settings)
+    for certificate, status in [
+        (tls.ca.issue_cert("x.example", common_name="the subject"), 200),
+        (tls.ca.issue_cert("x.example", "alt.example"), 403),
+        (tls.ca.issue_cert("a@alt.example"), 403),
+        (tls.ca.issue_cert("192.0.2.7"), 403),
+        (tls.ca.issue_cert("x.example"), 401),
+    ]:
+        async with tls.client(certificate) as client:
+            assert (await client.post("/api/v1/cache/prune")).status_code == status
+
+
+async def test_tls_1_2_only_where_it_is_allowed(tls, tmp_path):
+    version = ssl.TLSVersion.TLSv1_2
+    await tls.refused(tls.ca.issue_cert("viewer.example"), version=version)
+    tls.reread(tls_minimum="1.2")
+    assert (await tls.get(tls.ca.issue_cert("viewer.example"), version=version)).status_code == 200

@@ -1,0 +1,164 @@
+"""Every route for every role, tokens that end, and what a stolen token file is worth."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+
+import pytest
+
+from provisioner.api.routes import ROLES
+from provisioner.auth.tokens import TOKEN_PREFIX, TokenFile
+from provisioner.contracts.errors import ConfigError, ConflictError, NotFoundError
+from tests.provisioner.api.conftest import job
+
+RANK = ["viewer", "operator", "admin"]
+
+
+def calls(app):
+    """(method, path, least role) of every route under /api."""
+    for rule in app.url_map.iter_rules():
+        if rule.rule.startswith("/api/"):
+            path = re.sub(r"<\w+>", "x", rule.rule)
+            for method in sorted(rule.methods - {"HEAD"}):
+                yield method, path, ROLES[rule.endpoint]
+
+
+async def test_every_route_for_every_role(service):
+    for method, path, least in calls(service.app):
+        nobody = await service.call(method, path, role=None)
+        assert nobody.status_code == 401, (method, path)
+        assert "Bearer" in nobody.headers["WWW-Authenticate"]
+        for role in RANK:
+            status = (await service.call(method, path, role=role)).status_code
+            if RANK.index(role) < RANK.index(least):
+                assert status == 403, (method, path, role)
+            else:
+                assert status not in {401, 403}, (method, path, role)
+
+
+async def test_what_is_forbidden_is_not_done(service):
+    await service.done()
+    for method, path in (("DELETE", "/api/v1/volumes/fake/web-01"), ("POST", "/api/v1/cache/prune")):
+        body = await (await service.call(method, path, role="operator")).get_json()
+        assert body["error"] == "forbidden"
+        assert "admin" in body["message"]
+    assert (await service.submit(job("web-02"), role="viewer")).status_code == 403
+    assert (await (await service.call("GET", "/api/v1/jobs", role="viewer")).get_json())["count"] == 1
+    assert (await (await service.call("GET", "/api/v1/volumes", role="viewer")).get_json())["count"] == 1
+    assert (await (await service.call("GET", "/api/v1/cache/images", role="viewer")).get_json())["count"] == 1
+
+
+async def test_wrong_methods_need_a_credential_first(service):
+    assert (await service.call("PUT", "/api/v1/jobs", role=None)).status_code == 401
+    assert (await service.call("PUT", "/api/v1/nothing", role=None)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-API-Token": ""},
+        {"X-API-Token": "x"},
+        {"X-API-Token": "\xe9"},
+        {"X-API-Token": "lvp_" + "x" * 10000},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer x"},
+        {"Authorization": "Basic YTpi"},
+        {"Authorization": ""},
+    ],
+)
+async def test_what_is_no_token(service, headers):
+    assert (await service.call("GET", "/api/v1/jobs", role=None, headers=headers)).status_code == 401
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+async def test_a_bearer_token(service, scheme):
+    headers = {"Authorization": f"{scheme} {service.token['viewer']}"}
+    assert (await service.call("GET", "/api/v1/jobs", role=None, headers=headers)).status_code == 200
+
+
+async def test_a_token_in_the_url_is_none(service):
+    token = service.token["admin"]
+    assert (await service.call("GET", f"/api/v1/jobs?token={token}&X-API-Token={token}", role=None)).status_code == 401
+
+
+async def test_revocation_counts_at_once(service):
+    assert (await service.call("GET", "/api/v1/jobs", role="viewer")).status_code == 200
+    TokenFile(service.folder / "state" / "tokens.json").revoke("viewer")
+    assert (await service.call("GET", "/api/v1/jobs", role="viewer")).status_code == 401
+    assert (await service.call("GET", "/api/v1/jobs", role="operator")).status_code == 200
+
+
+async def test_a_new_token_counts_at_once(service):
+    token = TokenFile(service.folder / "state" / "tokens.json").create("new", "viewer")
+    assert (await service.call("GET", "/api/v1/jobs", role=None, headers={"X-API-Token": token})).status_code == 200
+
+
+async def test_without_the_file_nobody_gets_in(service):
+    (service.folder / "state" / "tokens.json").unlink()
+    assert (await service.call("GET", "/api/v1/jobs")).status_code == 401
+
+
+async def test_an_expired_token(service):
+    tokens = service.tokens
+    old, young = tokens.create("old", "admin", time.time() - 1), tokens.create("young", "admin", time.time() + 3600)
+    assert (await service.call("GET", "/api/v1/jobs", role=None, headers={"X-API-Token": old})).status_code == 401
+    assert (await service.call("GET", "/api/v1/jobs", role=None, headers={"X-API-Token": young})).status_code == 200
+
+
+def test_expiry_is_exact(tmp_path):
+    tokens = TokenFile(tmp_path / "tokens.json")
+    token = tokens.create("a", "viewer", 1000.0)
+    assert tokens.authenticate(token, 999.9).name == "a"
+    assert tokens.authenticate(token, 1000.0) is None
+
+
+def test_a_stolen_token_file_lets_nobody_in(tmp_path):
+    """It holds no token, and its digests cannot be presented; without the key none can be tried."""
+    tokens = TokenFile(tmp_path / "tokens.json")
+    token = tokens.create("a", "admin")
+    text = (tmp_path / "tokens.json").read_text()
+    digest = json.loads(text)["tokens"][0]["digest"]
+    assert token.startswith(TOKEN_PREFIX)
+    assert token.removeprefix(TOKEN_PREFIX) not in text
+    assert tokens.authenticate(digest, 0) is None
+    thief = tmp_path / "elsewhere"
+    thief.mkdir()
+    (thief / "tokens.json").write_text(text)
+    assert TokenFile(thief / "tokens.json").authenticate(token, 0) is None
+
+
+def test_files_are_private_whatever_the_umask(tmp_path):
+    old = os.umask(0)
+    try:
+        TokenFile(tmp_path / "state" / "tokens.json").create("a", "admin")
+    finally:
+        os.umask(old)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "state").iterdir()}
+    assert modes == {"tokens.json": "0o600", "tokens.key": "0o600", "tokens.lock": "0o600"}
+    assert oct((tmp_path / "state").stat().st_mode & 0o777) == "0o700"
+
+
+def test_names_are_unique_and_free_again_once_revoked(tmp_path):
+    tokens = TokenFile(tmp_path / "tokens.json")
+    first = tokens.create("a", "viewer")
+    with pytest.raises(ConflictError):
+        tokens.create("a", "admin")
+    tokens.revoke("a")
+    with pytest.raises(NotFoundError):
+        tokens.revoke("a")
+    second = tokens.create("a", "admin")
+    assert tokens.authenticate(first, 0) is None
+    assert tokens.authenticate(second, 0).role == "admin"
+
+
+def test_a_broken_file_is_said_and_left_alone(tmp_path):
+    (tmp_path / "tokens.json").write_text("{")
+    tokens = TokenFile(tmp_path / "tokens.json")
+    with pytest.raises(ConfigError, match="broken"):
+        tokens.list()
+    with pytest.raises(ConfigError, match="broken"):
+        tokens.create("a", "viewer")
+    assert (tmp_path / "tokens.json").read_text() == "{"

@@ -1,0 +1,36 @@
+"""The loop's priority, as the kernel tells it: of its thread, of the next one, and of the programs they start."""
+
+import subprocess
+import sys
+
+CODE = """
+import os, subprocess, sys, threading
+from provisioner.linux import loop_priority
+exec(sys.argv[1])
+print(loop_priority.raise_priority())
+ask = lambda pid=0: print(os.getpriority(os.PRIO_PROCESS, pid))
+ask()
+thread = threading.Thread(target=ask)
+thread.start()
+thread.join()
+child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+ask(child.pid)
+child.communicate()
+"""
+
+
+def said(first: str = "") -> list[str]:
+    ran = subprocess.run([sys.executable, "-c", CODE, first], check=True, capture_output=True, text=True)
+    return [line for line in ran.stdout.splitlines() if "no priority" not in line]
+
+
+def test_only_the_loop_goes_before_others() -> None:
+    assert said() == ["True", "-10", "0", "0"]
+
+
+def test_what_is_before_others_already_is_left_as_it_is() -> None:
+    assert said("os.nice(-15)") == ["False", "-15", "-15", "-15"]
+
+
+def test_who_may_not_goes_on_without() -> None:
+    assert said("os.setuid(65534)") == ["False", "0", "0", "0"]
