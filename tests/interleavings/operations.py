@@ -1,0 +1,83 @@
+"""The operations that are played against each other, all on the same volume and image."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from provisioner.contracts import Checksum
+from provisioner.contracts.errors import ProvisionerError
+from tests.cancellation.harness import DIGEST, SPEC
+
+if TYPE_CHECKING:
+    from tests.interleavings.host import Host
+
+
+async def submit(host: Host):
+    """A client asks for the volume; accepted, or refused because of what is going on."""
+    return await host.supervisor.submit(SPEC, request_id="r", principal=None, idempotency_key=None)
+
+
+async def hang_up(host: Host):
+    """A client asks for the volume and goes away before the answer."""
+    with trio.CancelScope() as scope:
+
+        async def leave() -> None:
+            await host.schedule.point("hang up")
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave)
+            with suppress(ProvisionerError):
+                await submit(host)
+            nursery.cancel_scope.cancel()
+
+
+async def cancel(host: Host):
+    """Cancel the newest job that is active."""
+    active = list(host.supervisor.active_ids - host.known) or sorted(host.supervisor.active_ids)
+    return await host.supervisor.cancel(active[-1] if active else "none")
+
+
+async def remove_volume(host: Host):
+    """Remove the volume."""
+    await host.supervisor.remove_volume("main", SPEC.volume_name)
+
+
+async def evict(host: Host):
+    """Remove the image from the cache."""
+    return await host.cache.remove(DIGEST)
+
+
+async def pin(host: Host):
+    """Pin the image in the cache."""
+    return await host.cache.pin(DIGEST, pinned=True)
+
+
+async def prune(host: Host):
+    """Remove every image that is neither pinned nor in use."""
+    return await host.cache.prune()
+
+
+async def drain(host: Host):
+    """The service is told to stop: no new jobs; running ones are interrupted and go on after the restart."""
+    await host.supervisor.drain()
+    host.stop_jobs()
+
+
+# --- what was there before ---
+
+
+async def a_volume(host: Host) -> None:
+    """The volume was provisioned by an earlier job; its image is in the cache."""
+    await submit(host)
+    await host.settle()
+    assert host.volume() is not None
+    assert host.cache.find(Checksum.parse(DIGEST), "", None) is not None
+
+
+async def a_foreign_volume(host: Host) -> None:
+    """A volume of that name is there which the service did not make."""
+    host.put_old_volume()

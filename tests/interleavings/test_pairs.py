@@ -1,0 +1,54 @@
+"""Pairs of operations in all orders of their awaits that deviate once from the usual, and random ones beyond."""
+
+import os
+
+import pytest
+
+from tests.interleavings import operations as op
+from tests.interleavings.host import scenario
+from tests.interleavings.schedule import explore
+
+# A longer walk by hand: INTERLEAVINGS=2000 make unit-plugins
+RANDOM_RUNS = int(os.environ.get("INTERLEAVINGS", "15"))
+PAIRS = [
+    (op.submit, op.submit, None),
+    (op.submit, op.submit, op.a_volume),
+    (op.submit, op.cancel, None),
+    (op.submit, op.cancel, op.a_foreign_volume),
+    (op.submit, op.remove_volume, op.a_volume),
+    (op.submit, op.evict, op.a_volume),
+    (op.submit, op.prune, op.a_volume),
+    (op.submit, op.pin, op.a_volume),
+    (op.submit, op.drain, op.a_volume),
+    (op.submit, op.drain, None),
+    (op.hang_up, op.submit, None),
+    (op.hang_up, op.drain, None),
+    (op.cancel, op.drain, None),
+    (op.remove_volume, op.remove_volume, op.a_volume),
+    (op.remove_volume, op.drain, op.a_volume),
+    (op.evict, op.pin, op.a_volume),
+    (op.evict, op.prune, op.a_volume),
+]
+TRIPLES = [
+    (op.submit, op.cancel, op.submit, op.a_volume),
+    (op.submit, op.remove_volume, op.cancel, op.a_volume),
+    (op.submit, op.cancel, op.drain, op.a_volume),
+    (op.submit, op.prune, op.evict, op.a_volume),
+]
+
+
+def name_of(case):
+    *operations, before = case
+    return "-".join(operation.__name__ for operation in operations) + (f"-{before.__name__}" if before else "")
+
+
+@pytest.mark.parametrize("case", PAIRS, ids=name_of)
+def test_pair(case):
+    *operations, before = case
+    explore(scenario(*operations, before=before), random_runs=RANDOM_RUNS, at_least=30)
+
+
+@pytest.mark.parametrize("case", TRIPLES, ids=name_of)
+def test_triple(case):
+    *operations, before = case
+    explore(scenario(*operations, before=before), random_runs=2 * RANDOM_RUNS)

@@ -1,0 +1,76 @@
+"""The walk bites: each fault of order that was once in the code, or nearly, is planted again and must be found."""
+
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from provisioner.cache.files import CacheFiles
+from provisioner.contracts.errors import ConflictError
+from provisioner.jobs import JobStore
+from provisioner.jobs.ends import Ends
+from provisioner.jobs.reservations import Reservation, Reservations
+from tests.interleavings import operations as op
+from tests.interleavings.host import scenario
+from tests.interleavings.schedule import explore
+
+
+async def lose_the_job(_store, _job):
+    """A deadline that swallows its own expiry: nothing was stored, and the caller goes on."""
+
+
+async def store_without_shield(store, job):
+    """A client that hangs up leaves a job on disk that nothing works on."""
+    await store.put(job)
+
+
+async def tell_before_storing(ends, active, job):
+    """The end is told although the store does not have it."""
+    ends._kept.pop(job.job_id, None)
+    ends._on_stored(active, job)
+    return True
+
+
+@contextmanager
+def look_without_holding(names, target, volume, holder):
+    """The old order: a removal looks whether a job has the name, and takes nothing."""
+    held = names._held.get((target, volume))
+    if held is not None:
+        raise ConflictError(held.holder())
+    yield
+
+
+def take_what_is_taken(names, target, volume, holder):
+    """Two jobs for one volume."""
+    made = names._held[target, volume] = Reservation(names, target, volume, holder)
+    return made
+
+
+def keep_the_file(_files, entries):
+    """The cache says removed, and the file stays."""
+    return list(entries), None
+
+
+FAULTS = {
+    "a lost 202": (JobStore, "add", lose_the_job, (op.submit, op.submit), None),
+    "an orphan after a hang-up": (JobStore, "add", store_without_shield, (op.hang_up, op.submit), None),
+    "an end that is not stored": (Ends, "_try", tell_before_storing, (op.submit, op.cancel), None),
+    "a removal beside a job": (
+        Reservations, "holding", look_without_holding, (op.submit, op.remove_volume), op.a_volume
+    ),
+    "two jobs for a volume": (Reservations, "reserve", take_what_is_taken, (op.submit, op.remove_volume), op.a_volume),
+    "an evicted file stays": (CacheFiles, "remove", keep_the_file, (op.submit, op.evict), op.a_volume),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_fault_is_found(monkeypatch, fault):
+    owner, name, planted, operations, before = FAULTS[fault]
+    monkeypatch.setattr(owner, name, planted)
+    found = None
+    with suppress(BaseExceptionGroup):
+        try:
+            explore(scenario(*operations, before=before), random_runs=60)
+        except Exception as error:
+            found = error
+    assert found is not None, "the walk did not find it"
+    assert "schedule (" in "".join(found.__notes__)
