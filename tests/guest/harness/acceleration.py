@@ -6,9 +6,10 @@
 import os
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
-from .cache import cache_directory, key_of
+from .cache import KEEP, cache_directory, key_of
 
 DEVICE = Path("/dev/kvm")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -30,6 +31,9 @@ def options(kernel: Path) -> tuple[str, ...]:
     verdict = cache_directory() / f"kvm-{key}"
     if not verdict.exists():
         works = boots(kernel)
+        for old in verdict.parent.glob("kvm-*"):
+            if time.time() - old.stat().st_mtime > KEEP:
+                old.unlink(missing_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=verdict.parent, delete=False) as file:
             file.write("yes" if works else "no")
         Path(file.name).rename(verdict)

@@ -85,7 +85,10 @@ def request(name: str = "web01", size: int = 32 * MIB, job: str = "job-1", diges
 
 
 def write(path: str, data: bytes, offset: int = 0) -> None:
-    """Put ``data`` onto a device, for good."""
+    """Put ``data`` onto a device, for good, and wait until udev, which looks at what was written, has closed it again.
+
+    The first call lets udev learn of the close, the second waits for the event that follows from it.
+    """
     fd = os.open(path, os.O_RDWR)
     try:
         while data:
@@ -94,6 +97,8 @@ def write(path: str, data: bytes, offset: int = 0) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+    for _ in range(2):
+        run("udevadm", "settle", "--timeout=60")
 
 
 def content(path: str, length: int = -1) -> bytes:

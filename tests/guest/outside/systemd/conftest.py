@@ -91,7 +91,8 @@ def put_packages(guest: Guest | Container, built: dict[str, Packages], plugin: P
 
 @pytest.fixture(autouse=True)
 def journal_of_failures(host: Host, request: pytest.FixtureRequest) -> Iterator[None]:
-    """What the service said, where a step failed."""
+    """Print the service's journal if a step fails; start each step with no starts counted against systemd's limit."""
+    host.guest.run(["systemctl", "reset-failed"])
     before = request.session.testsfailed
     yield
     if request.session.testsfailed > before:

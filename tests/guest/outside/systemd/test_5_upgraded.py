@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from tests.guest.outside.systemd.host import NAME, STATE, Host
+from tests.guest.outside.systemd.host import NAME, SERVICE, STATE, Host
 
 
 def test_upgrade_in_mid_job(host: Host) -> None:
+    """Also when systemd's limit of starts is used up: an upgrade is no crash loop."""
+    limit = f"/etc/systemd/system/{SERVICE}.d/limit.conf"
+    host.guest.put(b"[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=1\n", limit)
+    host.guest.sh(f"systemctl daemon-reload; systemctl reset-failed; systemctl restart {SERVICE}", silence=400)
     history = len(host.call("GET", "/api/v1/jobs")["jobs"])
     job_id = host.running_job("db-03")
     host.apt("install", "/root/1.1.0.deb")
     host.let_go()
     host.wait_until("the service is back", 300, lambda: host.state() == "active")
+    host.guest.sh(f"rm {limit}; systemctl daemon-reload")
     assert host.call("GET", "/health")["version"] == "1.1.0"
     assert host.completes(job_id, "db-03", "db-03")
     assert len(host.call("GET", "/api/v1/jobs")["jobs"]) == history + 1
