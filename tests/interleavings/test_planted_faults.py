@@ -58,7 +58,7 @@ FAULTS = {
         Reservations, "holding", look_without_holding, (op.submit, op.remove_volume), op.a_volume
     ),
     "two jobs for a volume": (Reservations, "reserve", take_what_is_taken, (op.submit, op.remove_volume), op.a_volume),
-    "an evicted file stays": (CacheFiles, "remove", keep_the_file, (op.submit, op.evict), op.a_volume),
+    "an evicted file stays": (CacheFiles, "remove", keep_the_file, (op.evict, op.pin), op.a_volume),
 }  # fmt: skip
 
 

@@ -286,12 +286,12 @@ def test_too_little_memory_is_said():
     code = """
 import io, lzma, resource, sys, tempfile
 from provisioner.contracts.errors import CacheError
-from provisioner.download.decompress import unpack
+from provisioner.download.decompress import decompress
 packed = lzma.compress(b"x" * 1000, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 64 << 20}])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), -1))
 try:
-    unpack("xz", io.BytesIO(packed), tempfile.TemporaryFile().fileno(), 1 << 20, 0)
+    decompress("xz", io.BytesIO(packed), tempfile.TemporaryFile().fileno(), 1 << 20, 0)
 except CacheError as error:
     sys.exit(error.message)
 """

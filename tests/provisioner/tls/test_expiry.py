@@ -72,6 +72,7 @@ def test_several_in_a_file():
 DER = SIGNER.public_bytes(serialization.Encoding.DER)
 
 
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @given(st.one_of(st.binary(max_size=200), st.integers(0, len(DER) - 1).flatmap(
     lambda at: st.binary(min_size=1, max_size=4).map(lambda put: DER[:at] + put + DER[at + len(put):]))))  # fmt: skip
 def test_what_is_broken_is_an_error_and_nothing_else(der):
