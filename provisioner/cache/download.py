@@ -166,7 +166,7 @@ class Download(CachedImage):
                 )
                 hashes.append(found)
             except Exception as error:
-                self.growing_file.fail(error)
+                self.growing_file.fail(as_provisioner_error(error))
                 raise
 
         async with trio.open_nursery() as nursery:
@@ -174,7 +174,7 @@ class Download(CachedImage):
             try:
                 await fetch(self.source, self.expectation.remote, self.growing_file, attempts, received)
             except BaseException as error:
-                self.growing_file.fail(error if isinstance(error, Exception) else self._failure())
+                self.growing_file.fail(as_provisioner_error(error) if isinstance(error, Exception) else self._failure())
                 raise
         return hashes[0]
 

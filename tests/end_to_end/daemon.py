@@ -176,7 +176,7 @@ def _parents() -> dict[int, int]:
 
 
 def holders_of(folder: Path) -> list[int]:
-    """Processes that have a file below ``folder`` open, whoever started them."""
+    """Processes that have a file below ``folder`` open, other than the lock that a daemon holds while it runs."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -184,7 +184,7 @@ def holders_of(folder: Path) -> list[int]:
                 targets = [str(fd.readlink()) for fd in (entry / "fd").iterdir()]
             except OSError:
                 continue
-            if any(target.startswith(f"{folder}/") for target in targets):
+            if any(target.startswith(f"{folder}/") and not target.endswith("/.lvp/lock") for target in targets):
                 found.append(int(entry.name))
     return found
 

@@ -48,7 +48,7 @@ def test_the_same_image_again_downloads_nothing(daemon, server, images):
         ("wrong.qcow2", "qcow2", ("sha256", "expected")),
         ("large.qcow2", "qcow2", ("GiB",)),
         ("absent.qcow2", "qcow2", ("404",)),
-        ("text.qcow2", "qcow2", ("qcow2",)),
+        ("text.qcow2", "qcow2", ("HTML",)),
         ("disguised.raw", "raw", ("qcow2",)),
         ("cut.qcow2", "qcow2", ()),
         ("http://no-such-host.invalid/x.qcow2", "qcow2", ("no-such-host.invalid",)),

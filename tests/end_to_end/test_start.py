@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -104,11 +105,15 @@ def test_a_state_directory_that_is_a_file(make_daemon):
     refused(daemon, str(daemon.folder / "state"))
 
 
-def test_a_database_that_is_none(make_daemon):
+def test_damaged_database_is_set_aside(make_daemon):
+    """The service starts without a history, keeps the file, and says so in one sentence."""
     daemon = make_daemon()
     (daemon.folder / "state").mkdir(parents=True)
     (daemon.folder / "state" / "jobs.sqlite").write_text("this is no database, and long enough to be sure of it\n" * 99)
-    refused(daemon, "jobs.sqlite")
+    daemon.start()
+    assert daemon.call("GET", "/api/v1/jobs").json()["count"] == 0
+    assert [path for path in (daemon.folder / "state").iterdir() if re.match(r"jobs\.sqlite\..*damaged", path.name)]
+    assert any("jobs.sqlite" in line and "damaged" in line for line in daemon.log_file.read_text().splitlines())
 
 
 def test_a_broken_token_file_lets_nobody_in(make_daemon):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Lying:
-    """``answers`` are by path, without the query: the file's bytes, or what talks to the client in its own words."""
+    """``answers``: by path, with or without the query, the file's bytes or a function that talks to the client."""
 
     port: int
     answers: dict[str, bytes | Callable[[Talk], None]] = field(default_factory=dict)
@@ -33,7 +33,8 @@ class Talk(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.close_connection = True
         self.server.lying.asked.append(self.path)
-        answer = self.server.lying.answers.get(self.path.partition("?")[0])
+        answers = self.server.lying.answers
+        answer = answers.get(self.path, answers.get(self.path.partition("?")[0]))
         if callable(answer):
             answer(self)
             return

@@ -29,7 +29,7 @@ OLDER, NEWER = "sha256:" + "01" * 32, "sha256:" + "02" * 32
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lvp_target_lvm.devices.NODE_PATIENCE", 3.0)
+    monkeypatch.setattr("lvp_target_lvm.devices.NODE_TIMEOUT", 3.0)
     monkeypatch.setattr("lvp_target_lvm.thin._BASE_GRACE", 0.0)
 
 
