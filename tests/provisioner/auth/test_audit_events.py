@@ -139,7 +139,7 @@ async def test_guesser_is_throttled(tmp_path):
     assert not any("principal" in line for line in lines)
 
 
-async def test_unknown_paths_are_not_recorded(books):
+async def test_requests_outside_api_unrecorded(books):
     for method, path in (("POST", "/health"), ("DELETE", "/nothing"), ("PUT", "/metrics")):
         await books.service.call(method, path, role=None)
     await books.service.call("POST", "/api/v1/cache/prune")
