@@ -1,8 +1,8 @@
-"""The composition root: makes the parts, and owns who lives inside whom and in which order they stop.
+"""The composition root: creates the parts of the service and owns the order in which they start and stop.
 
-Starting: the state directory is locked and the addresses are taken, before anything is touched; then store, cache,
-recovery, job slots, and the API; ``READY=1`` only when all of it stands. Stopping: the API takes no new jobs, running
-ones get their grace and are rolled back after it, then cache, store and back ends close.
+Start: lock the state directory and bind the addresses, then start store, cache, recovery, workers and the API;
+``READY=1`` when all of them run. Stop: the API accepts no new jobs, running ones get a grace period and are then rolled
+back, then cache, store and back ends close.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Seconds between two looks at what the uses of tokens have shown; rarely is there anything to write.
+# Seconds between writes of token uses; there is rarely anything to write.
 _SETTLE = 60.0
-# A thread that writes the token file bounds itself: it waits a second for the lock at most.
+# Seconds for the thread that writes the token file; it waits at most one second for the lock.
 _SETTLE_TIMEOUT = 5.0
-# For each part of the service, at its end.
+# Seconds to close each part of the service.
 _CLOSE_TIMEOUT = 10.0
 
 
 def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status, 1 where it could not run. Raises ConfigError.
+    """Serve until SIGTERM or SIGINT; return the exit status, 1 on failure. Raises ConfigError.
 
-    ``read_again`` is what SIGHUP asks for the configuration; without it SIGHUP stops the service too.
+    SIGHUP calls ``read_again`` for the configuration; without it SIGHUP stops the service too.
     """
     logs.configure(config.log.format, config.log.level)
     try:
@@ -78,7 +78,7 @@ def _run(config: Config, read_again: Callable[[], Config] | None) -> int:
         with state_lock.locked(Path(config.state_directory)):
             listener = Listener(config.server)
             listener.bind()
-            # What is loaded now stays for good: looking through it again and again would stop the loop for 50 ms.
+            # Objects loaded so far stay for good; scanning them in each collection would pause the loop for 50 ms.
             gc.freeze()
             loop_priority.raise_priority()
             trio.run(partial(_main, config, back_ends, listener, read_again), strict_exception_groups=True)
@@ -90,7 +90,7 @@ def _run(config: Config, read_again: Callable[[], Config] | None) -> int:
 def _report(error: BaseException) -> int:
     cause = first_cause(error)
     if any(not isinstance(leaf, ProvisionerError | OSError) for leaf in leaves(error)):
-        log.critical("the service broke", exc_info=error)
+        log.critical("the service failed unexpectedly", exc_info=error)
     else:
         log.critical("the service cannot run", reason=str(cause))
     return 1
@@ -122,7 +122,7 @@ async def _main(
 
 @asynccontextmanager
 async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listener) -> AsyncIterator[Services]:
-    """Everything the API serves, made in order and closed in reverse."""
+    """Create the parts of the service in order, and close them in reverse."""
     metrics = Metrics()
     logs.report_drops(lambda sink, count: metrics.log_dropped.labels(sink).inc(count))
     store = JobStore(Path(config.database))
@@ -148,18 +148,18 @@ async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listene
 
 
 async def _close(what: str, close: Callable[[], Awaitable[None]]) -> None:
-    """Close one part at the end of the service. A failure is logged: the other parts must be closed all the same."""
+    """Close one part of the service. Log a failure, since the other parts must be closed too."""
     try:
         with shielded(f"close the {what}", _CLOSE_TIMEOUT):
             await close()
-    except Exception as error:  # noqa: BLE001 - the end of the service, whatever a plugin raises
-        log.error("a part of the service did not close", part=what, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+        log.error("a part of the service could not be closed", part=what, reason=str(error))
 
 
 async def _serve(
     services: Services, listener: Listener, signals: AsyncIterator[int], reloader: Reloader | None
 ) -> None:
-    """The API from its first request to its last, and the jobs' grace at the end."""
+    """Serve the API until a signal, then let running jobs finish within their grace period."""
     stop = trio.Event()
     async with serving(create_app(services), listener, services.auditor) as urls, trio.open_nursery() as front:
         systemd.notify("READY=1\nSTATUS=Ready")
@@ -171,7 +171,7 @@ async def _serve(
                 continue
             log.info("stopping", signal=signal.Signals(signum).name, active_jobs=services.supervisor.active_count)
             break
-        systemd.notify("STOPPING=1\nSTATUS=Stopping: running jobs have their grace")
+        systemd.notify("STOPPING=1\nSTATUS=Stopping: waiting for running jobs")
         await services.supervisor.drain()
         stop.set()
     log.info("the API has stopped")
@@ -179,7 +179,7 @@ async def _serve(
 
 @asynccontextmanager
 async def _writing(audit: AuditLog, file: str | None) -> AsyncIterator[None]:
-    """Keep the audit log open, from the first request to the last end of a job. Raises ConfigError."""
+    """Keep the audit log open while the block runs. Raises ConfigError."""
     with ExitStack() as opened:
         try:
             opened.enter_context(audit.open())
@@ -190,11 +190,11 @@ async def _writing(audit: AuditLog, file: str | None) -> AsyncIterator[None]:
         finally:
             with shielded("write the last audit lines", _CLOSE_TIMEOUT):  # ``close`` itself takes less
                 if not await trio.to_thread.run_sync(audit.close, limiter=trio.CapacityLimiter(1)):
-                    log.error("the audit log takes no lines; the last ones are lost", file=file)
+                    log.error("the audit log cannot be written; its last lines are lost", file=file)
 
 
 async def _settle_tokens(tokens: TokenFile) -> None:
-    """Write down when tokens were used, and move them to the newest key: once a minute, and at the end."""
+    """Write token uses and key moves to the token file once a minute, and at the end."""
     try:
         while True:
             await trio.sleep(_SETTLE)
@@ -204,12 +204,12 @@ async def _settle_tokens(tokens: TokenFile) -> None:
 
 
 async def _settle_once(tokens: TokenFile) -> None:
-    """Write down token uses. What cannot be written is kept in memory and written the next time."""
+    """Write token uses. What cannot be written stays in memory until the next time."""
     try:
         with shielded("write down when tokens were used", _SETTLE_TIMEOUT):
             await trio.to_thread.run_sync(tokens.settle)
     except (ProvisionerError, OSError) as error:
-        log.warning("the last use of tokens could not be written down", reason=str(error))
+        log.warning("the last use of tokens could not be saved", reason=str(error))
 
 
 async def _keep_watchdog(stop: trio.Event) -> None:
@@ -221,9 +221,9 @@ async def _keep_watchdog(stop: trio.Event) -> None:
 
 
 def _leave_client_token(config: Config, tokens: TokenFile) -> None:
-    """At the first start of the embedded default: a token for the client beside the server.
+    """Create the token of the local client at the first start of the embedded default.
 
-    A locked token file does not keep the service from starting; the token is then made at the next start.
+    If the token file is locked, the service starts without it and creates the token at the next start.
     """
     where = config.auth.client_token
     if where is None or Path(where).exists():
@@ -234,7 +234,7 @@ def _leave_client_token(config: Config, tokens: TokenFile) -> None:
             tokens.revoke(name)
         token = tokens.create(name, "operator")
     except UnavailableError as error:
-        log.error("the client token was not made; restart the service to try again", reason=error.message)
+        log.error("the client token was not created; restart the service to try again", reason=error.message)
         return
     try:
         fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -242,4 +242,4 @@ def _leave_client_token(config: Config, tokens: TokenFile) -> None:
         raise ConfigError(f"the client token cannot be written to {where}: {error.strerror}") from error
     with os.fdopen(fd, "w") as file:
         file.write(token + "\n")
-    print(f"an operator's token is in {where} (mode 0600)", file=sys.stderr)  # noqa: T201 - said to who starts it
+    print(f"an operator's token is in {where} (mode 0600)", file=sys.stderr)  # noqa: T201 - for the person who starts it

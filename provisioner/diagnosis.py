@@ -1,4 +1,4 @@
-"""Checks a host before the daemon runs on it: the findings of every back end and of the directories it writes.
+"""Checks a host before the daemon runs on it: every back end and the directories the daemon writes.
 
 Owns the checks that belong to no back end; changes nothing.
 """
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from provisioner.contracts import BlockTarget, Converter
     from provisioner.registry import BackEnds
 
-# A target whose tools hang must not hang the doctor.
+# Seconds for each back end: its tools may hang.
 _TIMEOUT = 60.0
 
 
 async def examine(config: Config, back_ends: BackEnds) -> dict[str, list[Finding]]:
-    """Findings by what they are about: ``host``, each target by name, then the converters that have any."""
+    """Return findings by subject: ``host``, each target by name, then the converters that have any."""
     findings = {"host": await trio.to_thread.run_sync(_host, config)}
     for name, target in back_ends.targets.items():
         findings[f"target {name}"] = await _back_end("target", target)
@@ -42,7 +42,7 @@ async def _back_end(kind: str, back_end: BlockTarget | Converter) -> list[Findin
             return list(await back_end.diagnose())
         except ProvisionerError as error:
             return [Finding(False, error.message, f"see the {kind}'s table in the configuration")]
-    return [Finding(False, f"no answer within {_TIMEOUT:g} s", "look at what it works on")]
+    return [Finding(False, f"no answer within {_TIMEOUT:g} s", "check its devices and tools")]
 
 
 def _host(config: Config) -> list[Finding]:
@@ -63,12 +63,12 @@ def _host(config: Config) -> list[Finding]:
         found.append(
             Finding(there, f"qemu-img is {'' if there else 'not '}installed", "install qemu-utils (rpm: qemu-img)")
         )
-    found.append(Finding(time.time() > 1.7e9, "the clock is set", "set it: certificates and history depend on it"))
+    found.append(Finding(time.time() > 1.7e9, "the clock is set", "set it: certificates and history need the time"))
     return found
 
 
 def _folder(what: str, path: str, min_free: int = 0) -> Finding:
-    """The folder, or the nearest one above it that is there, can be written and has room."""
+    """Check that the folder, or its nearest existing parent, is writable and has space."""
     place = Path(path)
     while not place.exists():
         place = place.parent
@@ -84,7 +84,7 @@ def _folder(what: str, path: str, min_free: int = 0) -> Finding:
 
 
 def _readable(what: str, path: Path) -> Finding:
-    return Finding(os.access(path, os.R_OK), f"{what} {path}", "put it there, readable for the service's user")
+    return Finding(os.access(path, os.R_OK), f"{what} {path}", "create it, readable by the service's user")
 
 
 def _private(what: str, path: Path) -> Finding:

@@ -1,6 +1,6 @@
-"""The pluggy host: finds installed back ends and makes those the config names.
+"""The pluggy host: finds installed back ends and creates those that the configuration names.
 
-Owns loading, duplicate and misspelt hooks, and the check of each back end's own settings. Knows no back end.
+Owns loading, the checks for duplicate and misspelt hooks, and each back end's settings check. Knows no back end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-# What a back end is called in the config -> the hook that brings it.
+# Kind of back end -> the hook that provides it.
 KINDS = {
     "source": "lvp_image_sources",
     "converter": "lvp_converters",
@@ -44,7 +44,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """One back end that could be named in the config, and the distribution that brings it."""
+    """One installed back end and the distribution that provides it."""
 
     kind: str
     name: str
@@ -54,7 +54,7 @@ class PluginInfo:
 
 @dataclass(slots=True)
 class BackEnds:
-    """The back ends of one configuration, made and ready."""
+    """The back ends of one configuration, ready for use."""
 
     sources: Mapping[str, ImageSource] = field(default_factory=dict)
     converters: Mapping[str, Converter] = field(default_factory=dict)  # by image format
@@ -64,7 +64,7 @@ class BackEnds:
     default_target: str = ""
 
     def source_for(self, url: str) -> ImageSource:
-        """The source configured for ``url``. Raises InvalidRequestError or UrlNotAllowedError."""
+        """Return the source configured for ``url``. Raises InvalidRequestError or UrlNotAllowedError."""
         parsed = ImageUrl.parse(url)
         for source in self.sources.values():
             if source.owns(url):
@@ -72,26 +72,26 @@ class BackEnds:
         raise UrlNotAllowedError(f"{parsed.without_query} belongs to no configured source; nothing was fetched")
 
     def target(self, name: str | None) -> BlockTarget:
-        """The target of that name, or the default one. Raises InvalidRequestError."""
+        """Return the target of that name, or the default one. Raises InvalidRequestError."""
         found = self.targets.get(name or self.default_target)
         if found is None:
             raise InvalidRequestError(f"no block target {name!r} is configured; there are: {_names(self.targets)}")
         return found
 
     def converter(self, image_format: str) -> Converter:
-        """The converter for that image format. Raises InvalidRequestError."""
+        """Return the converter for that image format. Raises InvalidRequestError."""
         found = self.converters.get(image_format)
         if found is None:
             raise InvalidRequestError(f"image_type {image_format!r} is not known; there are: {_names(self.converters)}")
         return found
 
     async def aclose(self) -> None:
-        """Close every back end, each whatever the others do."""
+        """Close every back end, even if others fail."""
         groups = (self.observers, self.guards, self.converters, self.sources, self.targets)
         for back_end in dict.fromkeys(back_end for group in groups for back_end in group.values()):
             try:
                 await back_end.aclose()
-            except Exception as error:  # noqa: BLE001 - the boundary: one that breaks must not keep the others open
+            except Exception as error:  # noqa: BLE001 - the boundary: one failure must not keep the others open
                 log.warning("a back end could not be closed", back_end=type(back_end).__name__, reason=str(error))
 
 
@@ -119,17 +119,17 @@ class Registry:
         taken = self._origins.get((kind, back_end.name))
         if taken is not None:
             raise PluginError(
-                f"two plugins bring a {kind} named {back_end.name!r}: {taken[0]} and {distribution}; remove one"
+                f"two plugins provide a {kind} named {back_end.name!r}: {taken[0]} and {distribution}; remove one"
             )
         self._back_ends[kind][back_end.name] = back_end
         self._origins[kind, back_end.name] = (distribution, version)
 
     def describe(self) -> list[PluginInfo]:
-        """What is installed, for people."""
+        """Return what is installed, sorted by kind and name."""
         return [PluginInfo(kind, name, *self._origins[kind, name]) for kind, name in sorted(self._origins)]
 
     def build(self, config: Config) -> BackEnds:
-        """Make what ``config`` names. Raises ConfigError with one line for each fault."""
+        """Create the back ends that ``config`` names. Raises ConfigError with one line per error."""
         faults = Faults("config")
         made = BackEnds(
             sources=self._make("source", "sources", config.sources, config, faults),
@@ -164,7 +164,7 @@ class Registry:
             back_end = self._back_ends[kind].get(table["plugin"])
             if back_end is None:
                 known = _names(self._back_ends[kind])
-                faults.add(f"{path}.plugin", f"no installed plugin brings {table['plugin']!r}; allowed: {known}")
+                faults.add(f"{path}.plugin", f"no installed plugin provides {table['plugin']!r}; allowed: {known}")
                 continue
             core_keys = {"plugin", "default"} if kind == "target" else {"plugin"}
             own = {key: value for key, value in table.items() if key not in core_keys}
@@ -179,7 +179,7 @@ class Registry:
 
 
 def load() -> Registry:
-    """The registry of everything installed under the entry point group. Raises PluginError."""
+    """Return the registry of every plugin in the entry point group. Raises PluginError."""
     registry = Registry()
     for entry in sorted(entry_points(group=PROJECT), key=lambda item: item.name):
         try:
@@ -194,14 +194,14 @@ def load() -> Registry:
 
 
 def _registered(manager: pluggy.PluginManager, hook: str, name: str) -> Iterable[BackEnd[Any]]:
-    """What the one plugin of ``manager`` brings by that hook."""
+    """Return the back ends that ``manager``'s only plugin provides through the hook."""
     try:
         back_ends = [back_end for brought in getattr(manager.hook, hook)() for back_end in brought]
     except Exception as error:
         raise PluginError(f"plugin {name} cannot be used: its hook {hook} failed: {error}") from error
     for back_end in back_ends:
         if not isinstance(back_end, BackEnd):
-            raise PluginError(f"plugin {name} cannot be used: its hook {hook} must bring BackEnd, not {back_end!r}")
+            raise PluginError(f"plugin {name} cannot be used: its hook {hook} must return BackEnd, not {back_end!r}")
     return back_ends
 
 

@@ -1,8 +1,8 @@
-"""Configuration and certificates read again while jobs and connections go on: at SIGHUP, and TLS files as they change.
+"""Reloads the configuration on SIGHUP, and TLS files when they change, without stopping jobs or connections.
 
-Owns what can change without a restart (who may do what, the log's level, certificates) and says what cannot. A file
-with faults, one that is no regular file or cannot be read in time, or a key that does not fit its certificate, is
-refused as a whole and everything stays as it was.
+Owns what can change without a restart (permissions, the log level, certificates) and reports what cannot. A file that
+is invalid, not a regular file or not readable in time, or a key that does not match its certificate, is rejected as a
+whole, and the old state stays.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-# Read anew for each connection, so that their files may change and move; whether there is one at all may not.
+# Their files may change and move without a restart; whether each is set may not.
 _TLS_FILES = ("tls_certificate", "tls_key", "client_ca", "client_crl")
 _TLS_SETTINGS = ("tls_minimum", "client_certificate", "warn_before_expiry")
-# Seconds for files to be read; a file system that hangs must not keep the next signal from being heard.
+# Seconds for files to be read; a file system that hangs must not block the next reload.
 READ_TIMEOUT = 10.0
-# Seconds between two looks at the TLS files: stat calls only.
+# Seconds between checks of the TLS files: stat calls only.
 _LOOK = 5.0
-# Seconds between two warnings that something ends soon.
+# Seconds between two warnings about the same expiry.
 _REMIND = 86400.0
 
 
 class Reloader:
-    """Takes in what ``read`` returns, as far as that goes. ``started`` is what the service was started with."""
+    """Applies the configuration that ``read`` returns. ``started`` is the one the service started with."""
 
     def __init__(
         self, started: Config, read: Callable[[], Config], listener: Listener, authenticator: Authenticator
@@ -56,30 +56,30 @@ class Reloader:
         self._server = started.server
         self._stamp = _stamp(self._server)
         self._wanted = trio.Event()
-        # One: a thread that hangs is not joined by a second one.
+        # One thread: if it hangs, no second one is started.
         self._reading = trio.CapacityLimiter(1)
 
     def request(self) -> None:
-        """Have ``run`` reload, once more if it is reloading just now."""
+        """Make ``run`` reload; if it is reloading already, once more afterwards."""
         self._wanted.set()
 
     async def run(self) -> None:
-        """Until cancelled: reload as often as it is requested."""
+        """Reload on each request, until cancelled."""
         while True:
             await self._wanted.wait()
             self._wanted = trio.Event()
             await self.reload()
 
     async def reload(self) -> None:
-        """Read, check, apply, and say what came of it; never raises for what an operator wrote."""
+        """Read, check and apply the configuration and log the result; never raise for an invalid one."""
         systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = await self._in_thread(self._checked)
             await self._reread(config.server)
         except ProvisionerError as error:
-            log.error("the new configuration is refused, the old one stays", reason=str(error))
-        except Exception as error:  # the boundary: a plugin's fault must not end the service
-            log.error("the new configuration is refused, the old one stays", exc_info=error)
+            log.error("the new configuration is invalid; the old one stays in force", reason=str(error))
+        except Exception as error:  # the boundary: a plugin's error must not end the service
+            log.error("the new configuration is invalid; the old one stays in force", exc_info=error)
         else:
             self._server = config.server
             self._authenticator.use(config.auth, self._listener.tls.tls_files.lists)
@@ -89,7 +89,7 @@ class Reloader:
         systemd.notify("READY=1")
 
     async def watch(self) -> None:
-        """Until cancelled: take in TLS files that change, and warn, day by day, of what ends soon."""
+        """Reload TLS files that change, and warn daily about what expires soon, until cancelled."""
         reminded = -math.inf
         while True:
             if trio.current_time() - reminded >= _REMIND:
@@ -99,26 +99,26 @@ class Reloader:
             await self.look()
 
     async def look(self) -> None:
-        """Read the TLS files again where one has changed since the last time. Never raises for what is in them."""
+        """Reload the TLS files if one has changed since the last time. Never raise for their content."""
         try:
             stamp = await self._in_thread(_stamp, self._server)
-        except ConfigError:  # a file system that hangs; the next look tries again
+        except ConfigError:  # a file system hangs; the next check retries
             return
         if stamp == self._stamp:
             return
         try:
             await self._reread(self._server)
         except ProvisionerError as error:
-            # Perhaps only half of it is there yet: the other half changes the stamp again.
-            log.warning("changed TLS files are refused, the old ones stay in force", reason=str(error))
+            # Perhaps only one of two files is replaced yet: the other one changes the stamp again.
+            log.warning("the changed TLS files are invalid; the old ones stay in force", reason=str(error))
         else:
             self._authenticator.use_lists(self._listener.tls.tls_files.lists)
-            log.info("TLS files have changed and count for new connections")
+            log.info("TLS files changed; new connections use them")
             self._warn()
         self._stamp = stamp
 
     def warnings(self) -> list[str]:
-        """What ends soon, a sentence each."""
+        """Return a sentence for each file that has expired or expires soon."""
         return self._listener.tls.tls_files.warnings(time.time(), self._server.warn_before_expiry)
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
@@ -131,7 +131,7 @@ class Reloader:
         await self._in_thread(_check_files, server)
         if await trio.to_thread.run_sync(self._listener.tls.reload, server):
             log.info(
-                "an authority of clients is gone, and the connections made before",
+                "a client authority was removed, its open connections closed",
                 count=self._listener.close_outdated(),
             )
 
@@ -141,7 +141,7 @@ class Reloader:
 
     def _checked(self) -> Config:
         config = self._read()
-        registry.load().build(config)  # the back ends' tables too; nothing of it is kept
+        registry.load().build(config)  # also checks the back ends' tables; the result is discarded
         return config
 
 
@@ -156,7 +156,7 @@ def _check_files(server: ServerSettings) -> None:
 
 
 def _stamp(server: ServerSettings) -> tuple[tuple[int, int] | None, ...]:
-    """Changes when a TLS file does, also by being replaced or by a link that points elsewhere now."""
+    """Return a value that changes when a TLS file is changed or replaced, or its link points elsewhere."""
     return tuple(_file_stamp(getattr(server, key)) for key in _TLS_FILES)
 
 
@@ -169,15 +169,15 @@ def _file_stamp(file: str | None) -> tuple[int, int] | None:
 
 
 def needs_restart(started: Config, wanted: Config) -> list[str]:
-    """The keys of ``wanted`` that the running service does not have yet, nor can take in."""
+    """Return the keys of ``wanted`` that only take effect after a restart."""
     return sorted(_differences(_fixed(started), _fixed(wanted)))
 
 
 def _fixed(config: Config) -> dict[str, object]:
-    """What a running service keeps, as plain values by dotted key."""
+    """Return the settings that need a restart, as plain values by dotted key."""
     plain = msgspec.to_builtins(config, enc_hook=str)
     server, auth, audit = plain.pop("server"), plain.pop("auth"), plain.pop("audit")
-    # A list can come and go; whether there is TLS, and client certificates, cannot.
+    # A revocation list can be added and removed at run time; TLS and client certificates cannot.
     server |= {key: server[key] is not None for key in _TLS_FILES if key != "client_crl"}
     for key in ("client_crl", *_TLS_SETTINGS):
         del server[key]

@@ -1,1 +1,1 @@
-"""Who calls and what the caller may do: certificates, tokens, roles, limits, the audit trail."""
+"""Authentication, authorization and auditing: certificates, tokens, roles, limits, the audit trail."""

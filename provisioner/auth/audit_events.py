@@ -1,7 +1,7 @@
-"""Events for the audit log: requests, refusals, ends of jobs. Limits the lines of a client that guesses.
+"""Events for the audit log: requests, refused handshakes, ended jobs. Limits the lines of failed authentications.
 
-Failed authentications are counted here for each address; past its share it is answered 429 and its lines end, so that
-nobody fills the disk by failing.
+Failed authentications are counted per address. Above the limit the address gets 429 and no further lines, so that
+failures cannot fill the disk.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from provisioner.observe.audit import AuditLog
     from provisioner.observe.metrics import Metrics
 
-# Characters of a field that a caller fills.
+# Maximum characters of a field that the caller controls.
 _LONGEST = 255
-# Where a connection has no address: a unix socket.
+# The address of connections over a unix socket.
 LOCAL = "local"
 
 
 class Auditor:
-    """Between the API and the audit log."""
+    """The API's interface to the audit log."""
 
     def __init__(self, log: AuditLog, metrics: Metrics, max_failures: int) -> None:
         self._log = log
@@ -36,20 +36,20 @@ class Auditor:
         self._failures = FailureCounter(max_failures)
 
     def failed(self, address: str, presented: str) -> tuple[float | None, bool]:
-        """Count a failed authentication: as ``FailureCounter.failed``, which says what comes back."""
+        """Count a failed authentication; return what ``FailureCounter.failed`` returns."""
         self._metrics.auth_failures.labels(presented).inc()
         return self._failures.failed(group_of(address), time.monotonic())
 
     def warnings(self) -> list[str]:
-        """A sentence if the audit log is not written now."""
+        """Return a sentence if the audit log cannot be written at present."""
         return self._log.warnings()
 
     def connection_refused(self) -> None:
-        """An address has all the connections it may have."""
+        """Count a connection that was refused or closed because of a limit."""
         self._metrics.connections_refused.inc()
 
     def handshake_refused(self, address: str, reason: str, *, written: bool = True) -> None:
-        """Count a client certificate that was refused, and write it down if ``written``."""
+        """Count a refused client certificate, and record it if ``written``."""
         _, is_news = self.failed(address, "certificate")
         if is_news and written:
             self._log.note(AuditRecord(event="handshake", status="refused", reason=reason, address=address))
@@ -66,7 +66,7 @@ class Auditor:
         reason: str | None = None,
         about: dict[str, str] | None = None,
     ) -> None:
-        """A request was answered. ``about``: what it concerned, as fields of AuditRecord."""
+        """Record an answered request. ``about``: what it concerned, as fields of AuditRecord."""
         if isinstance(status, int) and not is_audited(method, status):
             return
         self._log.note(
@@ -85,7 +85,7 @@ class Auditor:
         )
 
     def job_ended(self, job: Job) -> None:
-        """A job has ended, whoever ended it; the principal is who asked for it."""
+        """Record the end of a job; the principal is the one that requested the job."""
         via, known, name = (job.principal or "").partition(":")
         if not known:  # the service's own jobs
             via, name = "", via
@@ -105,7 +105,7 @@ class Auditor:
 
 
 def source_of(url: str) -> str | None:
-    """Scheme and host of an image's url: what may be told of it. A path or query may hold a signature."""
+    """Return the scheme and host of an image's url; path and query may contain a signature."""
     try:
         image = ImageUrl.parse(url)
     except InvalidRequestError:
@@ -114,7 +114,7 @@ def source_of(url: str) -> str | None:
 
 
 def group_of(address: str) -> str:
-    """Who counts as one: an IPv4 address; of IPv6 the /64, since whoever has one address there has all of them."""
+    """Return the group an address is counted in: an IPv4 address itself, the /64 of an IPv6 address."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Who calls, and what the caller's role allows. Decisions are pure; credentials come from the request."""
+"""Identifies callers and checks their roles. Pure decisions on the credentials of a request."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from provisioner.tls.certificates import RevocationList
     from provisioner.tls.peer_certificate import PeerCertificate
 
-# Each role may do what the ones before it may.
+# Each role includes the ones before it.
 _RANK: dict[str, int] = {"viewer": 0, "operator": 1, "admin": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller we know. ``via`` is ``certificate`` or ``token``."""
+    """An authenticated caller. ``via`` is ``certificate`` or ``token``."""
 
     name: str
     role: Role
@@ -37,12 +37,12 @@ class Principal:
 
     @property
     def id(self) -> str:
-        """Tells the holder of a token from that of a certificate of the same name."""
+        """A unique id: a token and a certificate of the same name differ."""
         return f"{self.via}:{self.name}"
 
 
 class Authenticator:
-    """Knows callers by certificate first, by token second."""
+    """Identifies callers by certificate first, by token second."""
 
     def __init__(self, settings: AuthSettings, tokens: TokenFile, lists: Iterable[RevocationList] = ()) -> None:
         self._settings = settings
@@ -51,13 +51,13 @@ class Authenticator:
         self._revoked: Revoked = revoked(settings.revoked_certificates, self._lists)
 
     def use(self, settings: AuthSettings, lists: Iterable[RevocationList] | None = None) -> None:
-        """Judge by these from the next request on. The token file stays the one it was made with."""
+        """Use these settings from the next request on. The token file does not change."""
         self._settings = settings
         self._lists = self._lists if lists is None else list(lists)
         self._revoked = revoked(settings.revoked_certificates, self._lists)
 
     def use_lists(self, lists: Iterable[RevocationList]) -> None:
-        """Judge by these revocation lists from the next request on, on connections that stand already, too."""
+        """Use these revocation lists from the next request on, also on open connections."""
         self.use(self._settings, lists)
 
     def identify(self, certificate: PeerCertificate | None, headers: Headers) -> Principal:
@@ -103,14 +103,14 @@ class Authenticator:
 
 
 def presented(certificate: PeerCertificate | None, headers: Headers) -> str:
-    """By what a caller wanted to be known: ``token``, ``certificate`` or ``nothing``."""
+    """Return the kind of credential that a caller presented: ``token``, ``certificate`` or ``nothing``."""
     if _presented_token(headers) is not None:
         return "token"
     return "nothing" if certificate is None else "certificate"
 
 
 def has_token(header_names: Iterable[bytes]) -> bool:
-    """Return whether the request claims to carry a token, by the names of its headers in lower case."""
+    """Return whether the request has a header for a token. The names are in lower case."""
     return any(name in {b"x-api-token", b"authorization"} for name in header_names)
 
 

@@ -1,6 +1,6 @@
-"""What a caller may touch beside its role: volume names, targets, sources. Pure; roles are in ``authenticator``.
+"""A caller's limits besides its role: volume names, targets, sources. Pure; roles are in ``authenticator``.
 
-Reading is not limited: whoever may read sees all jobs, images and volumes of the host.
+Reading is not limited: every caller that may read sees all jobs, images and volumes of the host.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_volume(principal: Principal, target: str, volume: str) -> None:
-    """Raise ForbiddenError where the caller's limits do not cover that volume on that target."""
+    """Raise ForbiddenError if the caller's limits do not cover the volume on the target."""
     limits = principal.limits
     if limits.targets is not None and target not in limits.targets:
         raise _refused(principal, f"the target {target!r}", limits.targets)
@@ -29,7 +29,7 @@ def check_volume(principal: Principal, target: str, volume: str) -> None:
 
 
 def check_source(principal: Principal, url: str, source: str | None) -> None:
-    """Raise ForbiddenError where the caller's limits do not cover that url. ``source``: name of the source it is of."""
+    """Raise ForbiddenError if the caller's limits do not cover the url. ``source``: the name of its source."""
     allowed = principal.limits.sources
     if allowed is not None and not covers(allowed, url, source):
         image = ImageUrl.parse(url)
@@ -37,17 +37,17 @@ def check_source(principal: Principal, url: str, source: str | None) -> None:
 
 
 def check_whole_cache(principal: Principal) -> None:
-    """Raise ForbiddenError where the caller is limited to some sources: what it asks for concerns images of all."""
+    """Raise ForbiddenError if the caller is limited to some sources: the request affects images of all."""
     if principal.limits.sources is not None:
-        raise ForbiddenError(f"{principal.name} is limited to some sources; this is about all cached images")
+        raise ForbiddenError(f"{principal.name} is limited to some sources; this affects all cached images")
 
 
 def check_cancel(principal: Principal, job: Job) -> None:
-    """Raise ForbiddenError where a limited caller is about to cancel somebody else's job."""
+    """Raise ForbiddenError if a limited caller tries to cancel another caller's job."""
     limits = principal.limits
     limited = any(kind is not None for kind in (limits.volumes, limits.targets, limits.sources))
     if limited and job.principal != principal.id:
-        raise ForbiddenError(f"{principal.name} is limited, and cancels its own jobs only; this is another's")
+        raise ForbiddenError(f"{principal.name} cancels its own jobs only; this one is another caller's")
 
 
 def _refused(principal: Principal, what: str, allowed: Iterable[str]) -> ForbiddenError:

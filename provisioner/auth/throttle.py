@@ -1,6 +1,6 @@
 """Throttles clients that guess credentials: counts failures per address in a table of limited size.
 
-A caller with a good credential is never held up, whatever others behind its address do. The clock is passed in.
+A caller with a valid credential is never throttled, even behind such an address. The caller passes the time.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 WINDOW = 60.0
-# Addresses remembered; beyond it the one that failed longest ago is forgotten.
+# Addresses in the table; when it is full, the one that failed longest ago is dropped.
 MAX_ADDRESSES = 10_000
 
 
@@ -21,13 +21,13 @@ class FailureCounter:
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
 
     def failed(self, address: str, now: float) -> tuple[float | None, bool]:
-        """Count a failure: the seconds to wait where the address has had its share, else None; and whether it is news.
+        """Count a failure; return the seconds to wait if the address is over its limit (else None) and whether to log.
 
-        News are all up to the share, and the first one past it.
+        All failures up to the limit and the first one above it are logged.
         """
         recent = [at for at in self._failures.pop(address, []) if at > now - self._window]
         news = len(recent) <= self._max_failures
-        # No more than the limit is kept: what is over it would only lengthen the memory, not the wait.
+        # Keep no more than the limit: older failures take memory and do not change the wait.
         recent = [*recent[-self._max_failures :], now]
         self._failures[address] = recent
         if len(self._failures) > MAX_ADDRESSES:

@@ -1,6 +1,6 @@
-"""The server keys under which token digests are kept: a file beside the tokens, another file, or a systemd credential.
+"""The server keys of the token digests, kept in a file beside the tokens, another file, or a systemd credential.
 
-One key a line, in hex, the newest first. Older ones stay until no token needs them. Blocking, but small.
+One key per line, in hex, the newest first. Older ones stay until no token needs them. Blocking, but small.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _LINE = re.compile(r"[0-9a-f]{64}")
 
 
 def key_id(key: bytes) -> str:
-    """A name for the key that tells nothing of it."""
+    """Return an id of the key that reveals nothing about it."""
     return hashlib.sha256(b"token key id\0" + key).hexdigest()[:16]
 
 
 class KeyFile:
-    """The keys, newest first. ``writable`` is false where somebody else provides them."""
+    """The keys, newest first. ``writable`` is false if they are provided from outside."""
 
     def __init__(self, path: Path | None, reference: SecretRef | None = None) -> None:
-        """``path`` is used without a ``reference``. Of one, ``file:`` is as good as a path."""
+        """``path`` is used without a ``reference``. A ``file:`` reference is treated as a path."""
         self._reference = reference
         if reference is not None:
             path = Path(reference.partition(":")[2]) if reference.startswith("file:") else None
@@ -43,16 +43,16 @@ class KeyFile:
 
     @property
     def writable(self) -> bool:
-        """Whether keys are made and forgotten here."""
+        """Whether this program creates and removes keys."""
         return self._path is not None
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The location of the keys, for messages."""
         return str(self._path or self._reference)
 
     def stamp(self) -> tuple[int, int] | None:
-        """Changes when the file does."""
+        """Return a value that changes when the file does."""
         try:
             status = self._path.stat() if self._path is not None else None
         except OSError:
@@ -60,16 +60,16 @@ class KeyFile:
         return None if status is None else (status.st_ino, status.st_mtime_ns)
 
     def read(self) -> list[bytes]:
-        """The keys; empty where there is no file yet. Raises ConfigError where they cannot be had."""
+        """Return the keys; empty if there is no file yet. Raises ConfigError if they cannot be read."""
         try:
             text = read_small(self._path).decode() if self._path is not None else self._from_reference()
         except FileNotFoundError:
             if self.writable:
                 return []
-            raise ConfigError(f"the token key {self.where} is not there; tokens cannot be checked") from None
+            raise ConfigError(f"the token key {self.where} is missing; tokens cannot be checked") from None
         except KeyError:  # no credentials, or no such variable
             raise ConfigError(
-                f"the token key {self.where} is not to be had outside the service; name its file with --key-file"
+                f"the token key {self.where} is available only inside the service; name its file with --key-file"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the token key {self.where} cannot be read: {error}") from error
@@ -83,19 +83,19 @@ class KeyFile:
         return self._reference.read(dict(os.environ))
 
     def newest(self) -> bytes:
-        """The key for new tokens; the first is made here. Raises ConfigError."""
+        """Return the key for new tokens; create the first one. Raises ConfigError."""
         keys = self.read()
         return keys[0] if keys else self.add()
 
     def add(self) -> bytes:
-        """Make a new key, which is the newest from now on. Raises ConfigError where that is not ours to do."""
+        """Create a new key, which becomes the newest. Raises ConfigError if the keys are not writable."""
         self._check_writable()
         key = secrets.token_bytes(_KEY_BYTES)
         self._write([key, *self.read()])
         return key
 
     def keep(self, wanted: Collection[str]) -> None:
-        """Forget the keys that no token needs: all but the newest and those of these ids."""
+        """Remove the keys that no token needs: all but the newest and those with these ids."""
         if not self.writable:
             return
         keys = self.read()
@@ -104,7 +104,7 @@ class KeyFile:
             self._write(kept)
 
     def check_private(self) -> None:
-        """Raise ConfigError where others can read the file: then a stolen token file may be worth something."""
+        """Raise ConfigError if others can read the file: with it, guesses can be tested on a stolen token file."""
         if self._path is None or not self._path.exists():
             return
         mode = stat.S_IMODE(self._path.stat().st_mode)
@@ -113,7 +113,7 @@ class KeyFile:
 
     def _check_writable(self) -> None:
         if not self.writable:
-            raise ConfigError(f"the token key {self.where} is provided from outside and has to be changed there")
+            raise ConfigError(f"the token key {self.where} is provided from outside; change it there")
 
     def _write(self, keys: list[bytes]) -> None:
         assert self._path is not None, "checked before"
@@ -121,12 +121,12 @@ class KeyFile:
 
 
 def token_keys(config: Config) -> KeyFile:
-    """Where the config keeps the keys."""
+    """Return the key file that the configuration names."""
     return KeyFile(Path(config.token_file).with_suffix(".key"), config.auth.token_key)
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Whole or not at all, and never readable by others, not even for a moment."""
+    """Write the file atomically; it is never readable by others."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -135,7 +135,7 @@ def write_private(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(fd)
         temporary.replace(path)
-    except OSError as error:  # a full disk, say, whose error names no file
+    except OSError as error:  # such as a full disk, whose error names no file
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:

@@ -1,7 +1,7 @@
 """API tokens: 256 random bits shown once; the file keeps their HMAC-SHA256 under a server key, nothing else.
 
-A stolen token file lets nobody in: it holds no token, and without the key (kept elsewhere) none can be tried either.
-Blocking, but small: a look at two files' times for each call; ``settle`` alone writes, and is for a thread.
+A stolen token file grants no access: it holds no token, and guesses cannot be tested without the key, kept elsewhere.
+Blocking: authentication takes two ``stat`` calls. ``settle`` writes and belongs in a thread.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TOKEN_PREFIX = "lvp_"  # noqa: S105 - a mark by which secret scanners know a token
+TOKEN_PREFIX = "lvp_"  # noqa: S105 - a prefix that secret scanners recognize
 _SECRET_BYTES = 32
-# Uses closer together than this are one for the file: no write for each request.
+# Seconds between two recorded uses of a token, to avoid a write for each request.
 LAST_USE_GRAIN = 600.0
 # Seconds to wait for another program's lock on the file: a command's work takes milliseconds. ``settle`` waits less, as
 # it is called again.
@@ -38,9 +38,9 @@ _LOCK_PAUSE = 0.02
 
 
 class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One token as the file keeps it. Times in seconds since the epoch; ``expires_at`` None: never.
+    """One token in the file. Times are in seconds since the epoch; ``expires_at`` None means never.
 
-    ``key`` is the id of the key its digest is under; empty in a file older than key ids.
+    ``key`` is the id of its digest's key; empty in files older than key ids.
     """
 
     name: str
@@ -58,7 +58,7 @@ class _File(msgspec.Struct, kw_only=True):
 
 
 class TokenFile:
-    """The tokens in ``path``. Without ``keys`` the key is beside it with the suffix ``.key``, made when needed."""
+    """The tokens in ``path``. Without ``keys`` the key is beside it with the suffix ``.key``, created when needed."""
 
     def __init__(self, path: Path, keys: KeyFile | None = None) -> None:
         self._path = path
@@ -72,13 +72,13 @@ class TokenFile:
         self._noting = threading.Lock()  # over these two; never held during I/O
 
     def prepare(self) -> None:
-        """At the daemon's start: the key is there, and nobody else's to read. Raises ConfigError."""
+        """Create the key if missing, at the daemon's start. Raises ConfigError if others can read it."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._keys_at.check_private()
         self._keys_at.newest()
 
     def create(self, name: str, role: Role, expires_at: float | None = None, limits: Limits | None = None) -> str:
-        """Make a token and return it; it is not to be had again. Raises ConflictError where the name is taken."""
+        """Create a token and return it; it cannot be shown again. Raises ConflictError if the name is taken."""
         token = TOKEN_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
         with self._locked(LOCK_TIMEOUT) as content:
             if any(record.name == name for record in content.tokens):
@@ -98,11 +98,11 @@ class TokenFile:
         return token
 
     def list(self) -> list[TokenRecord]:
-        """Every token, without its secret, which is not kept. Raises ConfigError where the file is broken."""
+        """Return every token, without its secret. Raises ConfigError if the file is malformed."""
         return self._read().tokens
 
     def revoke(self, name: str) -> None:
-        """Forget a token; it is refused from now on. Raises NotFoundError."""
+        """Remove a token; it is refused from now on. Raises NotFoundError."""
         with self._locked(LOCK_TIMEOUT) as content:
             kept = [record for record in content.tokens if record.name != name]
             if len(kept) == len(content.tokens):
@@ -110,9 +110,9 @@ class TokenFile:
             content.tokens[:] = kept
 
     def rotate_key(self, *, forget: bool = False) -> tuple[str, ...]:
-        """A new key. Names of the tokens still under old ones: each moves to the new one when it is next used.
+        """Create a new key; return the names of all tokens, each of which moves to the new key at its next use.
 
-        With ``forget`` the old keys go at once, and these tokens with them. Raises ConfigError.
+        With ``forget``, remove the old keys and these tokens at once. Raises ConfigError.
         """
         with self._locked(LOCK_TIMEOUT) as content:
             keys = self._keys_at.read()
@@ -126,9 +126,9 @@ class TokenFile:
         return tuple(left)
 
     def authenticate(self, token: str, now: float) -> TokenRecord | None:
-        """The record of a presented token; None where it is unknown or has expired.
+        """Return the record of a presented token; None if it is unknown or has expired.
 
-        Takes the same time whatever the token: every digest is compared, in constant time.
+        Takes the same time for every token: every digest is compared, in constant time.
         """
         self._refresh()
         digests = {key_id(key): _digest(key, token) for key in self._keys}
@@ -146,14 +146,14 @@ class TokenFile:
         return found
 
     def settle(self) -> None:
-        """Write down uses and key moves that are not in the file yet; after a failure they wait for the next call.
+        """Write pending uses and key moves to the file; after a failure they wait for the next call.
 
         Raises ConfigError, UnavailableError (the file is locked) or OSError.
         """
         with self._noting:
             used, moved = dict(self._used), dict(self._moved)
         self._audit(used, moved)
-        with self._noting:  # only what has not changed while it was written
+        with self._noting:  # keep what changed during the write
             self._used = {name: at for name, at in self._used.items() if used.get(name) != at}
             self._moved = {name: move for name, move in self._moved.items() if moved.get(name) != move}
 
@@ -171,7 +171,7 @@ class TokenFile:
             content.tokens[:] = [_settled(one, known.get(one.name), late, moved, newest) for one in content.tokens]
 
     def _refresh(self) -> None:
-        """Take in what ``lvp token`` changed: revocation counts at once."""
+        """Read what ``lvp token`` changed, so that a revocation takes effect at once."""
         try:
             status = self._path.stat()
         except OSError:
@@ -189,11 +189,11 @@ class TokenFile:
         except FileNotFoundError:
             return _File()
         except (msgspec.MsgspecError, ValueError) as error:
-            raise ConfigError(f"the token file {self._path} is broken: {error}") from error
+            raise ConfigError(f"the token file {self._path} is malformed: {error}") from error
 
     @contextmanager
     def _locked(self, seconds: float) -> Iterator[_File]:
-        """Yield the file's content and write it back atomically; two programs at once take turns.
+        """Yield the file's content and write it back atomically, under a lock.
 
         Raises UnavailableError if another program holds the lock for longer than ``seconds``.
         """
@@ -212,7 +212,7 @@ class TokenFile:
 
 
 def _lock(fd: int, path: Path, seconds: float) -> None:
-    """Take the lock, trying for ``seconds``: a stopped program may hold it for ever. Raises UnavailableError."""
+    """Take the lock, trying for ``seconds``: a stopped program may hold it forever. Raises UnavailableError."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -235,7 +235,7 @@ def _settled(
     moved: dict[str, tuple[str, str]],
     newest: str,
 ) -> TokenRecord:
-    """The record with what its uses have shown; one that has meanwhile been replaced stays as it is."""
+    """Return the record with its last use and new key; one that was replaced meanwhile stays unchanged."""
     if seen is None or record.digest != seen.digest:
         return record
     key, digest = moved.get(record.name, ("", ""))

@@ -1,1 +1,1 @@
-"""The service manager and the kernel: systemd's protocol, priorities, the lock on the state directory."""
+"""Interfaces to systemd and the kernel: systemd's protocol, priorities, the lock on the state directory."""

@@ -1,7 +1,7 @@
-"""Sets this process's I/O class, which decides its priority beside the guests' disk requests.
+"""Sets this process's I/O class: its priority relative to the guests' disk requests.
 
-Set once, before there are threads: threads and child processes inherit it. Schedulers that know classes (mq-deadline,
-bfq) heed it for reads, direct writes and flushes; "none", as NVMe disks often have it, does not.
+Set once, before any thread starts: threads and child processes inherit it. The schedulers mq-deadline and bfq apply it
+to reads, direct writes and flushes; "none", common for NVMe disks, ignores it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SYSCALLS = {"x86_64": 251, "aarch64": 30, "riscv64": 30}
 
 
 def value_of(io_class: str) -> int | None:
-    """The kernel's number for ``idle`` or ``best-effort:0`` to ``best-effort:7``; None for ``none``."""
+    """Return the kernel's number for ``idle`` or ``best-effort:0`` to ``best-effort:7``; None for ``none``."""
     if io_class == "none":
         return None
     name, _, level = io_class.partition(":")
@@ -30,7 +30,7 @@ def value_of(io_class: str) -> int | None:
 
 
 def apply(io_class: str) -> None:
-    """Put the calling thread, and all it starts, into that class. Where that fails the service runs all the same."""
+    """Set the I/O class of the calling thread and all it starts. If that fails, log a warning and continue."""
     value, number = value_of(io_class), _SYSCALLS.get(platform.machine())
     if value is None:
         return

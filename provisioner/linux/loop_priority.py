@@ -1,8 +1,8 @@
 """Gives the event loop's thread priority over this process's other threads and child processes.
 
-Threads that hash, inflate and copy keep every processor busy; the loop, which needs little, would stand in line with
+Threads that hash, decompress and copy keep every processor busy, and the loop, which needs little time, would wait for
 them. Measured with two cold provisions on two processors: `/health` at the 99th percentile 29 ms without, 20 ms with.
-Threads and programs started later begin at the ordinary priority again; to have that in one call takes `sched_setattr`.
+`sched_setattr` also resets threads and programs started later to the ordinary priority.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SYSCALLS = {"x86_64": 314, "aarch64": 274, "riscv64": 274}
 
 
 def raise_priority() -> bool:
-    """Put the calling thread before the others; whether it could be. Where not, the service runs all the same."""
+    """Raise the calling thread's priority and return whether it changed. The service also runs without it."""
     number = _SYSCALLS.get(platform.machine())
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     if number is None or nice <= NICE:
@@ -34,7 +34,7 @@ def raise_priority() -> bool:
     attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, _ORDINARY, _RESET_ON_FORK, NICE, 0, 0, 0, 0)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(number, 0, attributes, 0) != 0:
-        # An ordinary user may not; that is no fault.
+        # Expected for an unprivileged user.
         log.debug("the event loop has no priority", reason=os.strerror(ctypes.get_errno()))
         return False
     return True

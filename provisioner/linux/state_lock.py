@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def locked(state_directory: Path) -> Iterator[None]:
-    """Hold the directory, made where it is missing. The kernel lets go of it whatever way the process ends.
+    """Lock the directory while the block runs; create it if missing. The kernel releases the lock if the process dies.
 
-    Raises ConfigError where another process holds it or it cannot be used.
+    Raises ConfigError if another process holds the lock or the directory cannot be used.
     """
     path = state_directory / "lock"
     try:
@@ -32,7 +32,7 @@ def locked(state_directory: Path) -> Iterator[None]:
         except BlockingIOError as error:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
             raise ConfigError(
-                f"another instance (process {holder}) works on the state directory {state_directory}; stop it first"
+                f"another instance (process {holder}) uses the state directory {state_directory}; stop it first"
             ) from error
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

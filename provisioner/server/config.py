@@ -1,4 +1,4 @@
-"""Hypercorn's configuration: the limits and timeouts of a connection, each with its reason. Opens nothing."""
+"""Hypercorn's configuration: the limits and timeouts of a connection, each with its reason. Opens no socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Seconds that requests in progress get when the API stops.
 _SHUTDOWN_GRACE = 3.0
-# Seconds for a TLS handshake; a client that does not speak TLS holds its place no longer.
+# Seconds for a TLS handshake; a client that does not speak TLS is disconnected after them.
 _HANDSHAKE_TIMEOUT = 10.0
 # Seconds between requests, and for the head of the first. Clients that poll a job pause for less.
 _IDLE_TIMEOUT = 10.0
@@ -26,7 +26,7 @@ _MAX_STREAMS = 20
 def server_config(server: ServerSettings) -> HypercornConfig:
     """Return hypercorn's configuration. Sockets passed by systemd replace the configured addresses.
 
-    TLS is ``context``'s: hypercorn gets streams that are wrapped already.
+    Hypercorn does no TLS: its streams are already wrapped (``tls.context``).
     """
     config = HypercornConfig()
     config.bind = [f"fd://{fd}" for fd in systemd.passed_sockets()] or list(server.bind)

@@ -1,9 +1,8 @@
-"""Which connections may stay open when there is no room for all: the table of open ones and the rule for closing some.
+"""The table of open connections, and the rule for which to close when it is full.
 
 A client that has authenticated (a client certificate in the handshake, or a request with a valid token) keeps its
-connection. Room for a new connection is made among the others: first of the address that has most of them, and there
-the one that has been silent longest. So neither silent clients behind the same address nor a few greedy addresses keep
-an operator out.
+connection. A new connection replaces one of the others: of the address that has most of them, the one that has been
+silent longest. So neither silent clients behind the same address nor a few greedy addresses lock an operator out.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ class Connection:
         self.group = group
         self.authenticated = False
         self.closed = False
-        """Whether this service has closed it before its end."""
+        """Whether this service closed it."""
         self.requests = 0
         """Requests in progress."""
 
     @property
     def last_received(self) -> float:
-        """When the client last sent something, on trio's clock; at first when it connected."""
+        """When the client last sent something, on trio's clock; initially when it connected."""
         return float(self._transport.last_received)  # type: ignore[attr-defined]
 
     @property
@@ -43,7 +42,7 @@ class Connection:
         return getattr(self.stream, "transport_stream", self.stream)
 
     def close(self) -> None:
-        """Close the socket under the tasks that use it: hypercorn shields sending from cancellation."""
+        """Close the socket while tasks use it: they cannot be cancelled, as hypercorn shields sending."""
         self.closed = True
         self._transport.socket.close()  # type: ignore[attr-defined]
 
@@ -69,18 +68,18 @@ class ConnectionTable:
         self._by_stream: dict[trio.abc.Stream, Connection] = {}
         self._changed = trio.lowlevel.ParkingLot()
         self.on_refused: Callable[[], None] = lambda: None
-        """Called for each connection that is refused or closed for want of room."""
+        """Called for each connection that is refused or closed because the table is full."""
 
     def __len__(self) -> int:
         return len(self._open)
 
     async def wait_for_room(self, group: str) -> None:
-        """Return when the next connection of the address can be judged by ``admit``, and not only refused for now."""
+        """Wait until ``admit`` can admit a connection of the address or refuse it because of the address's limit."""
         while self._is_full() and not self._has_its_share(group) and self._to_replace(group) is None:
             await self._changed.park()
 
     def admit(self, stream: trio.abc.Stream, group: str) -> Connection | None:
-        """Return the new connection's entry, or None if it has to be refused. May close another to make room."""
+        """Return the new connection's entry, or None if it is refused. May close another to make room."""
         if self._has_its_share(group) or self._is_full():
             own = [one for one in self._open if one.group == group]
             victim = first_to_close(own) if self._has_its_share(group) else self._to_replace(group)
@@ -100,17 +99,17 @@ class ConnectionTable:
         return sum(one.group == group for one in self._open)
 
     def _has_its_share(self, group: str) -> bool:
-        return group != LOCAL and self._count(group) >= self._per_address  # callers of a unix socket look the same
+        return group != LOCAL and self._count(group) >= self._per_address  # shared by all unix socket clients
 
     def _to_replace(self, group: str) -> Connection | None:
         return first_to_close(self._open) or _idle_of_larger_group(self._open, self._count(group) + 1)
 
     def of(self, stream: trio.abc.Stream) -> Connection:
-        """Return the entry of a stream that was admitted and is not released."""
+        """Return the entry of an admitted stream that is not yet released."""
         return self._by_stream[stream]
 
     def release(self, connection: Connection) -> None:
-        """Take the connection out of the table; it has ended."""
+        """Remove an ended connection from the table."""
         self._open.discard(connection)
         self._by_stream.pop(connection.stream, None)
         self._changed.unpark_all()
@@ -136,8 +135,8 @@ class ConnectionTable:
 def first_to_close(candidates: set[Connection] | list[Connection]) -> Connection | None:
     """Return the connection that others may replace; None if all have authenticated.
 
-    Of the address with most such connections: one without a request in progress before others, then the one whose
-    client has been silent longest.
+    It is of the address with most such connections: preferably without a request in progress, then the one whose client
+    has been silent longest.
     """
     open_to_all = [one for one in candidates if not one.authenticated]
     share = Counter(one.group for one in open_to_all)
@@ -145,7 +144,7 @@ def first_to_close(candidates: set[Connection] | list[Connection]) -> Connection
 
 
 def _idle_of_larger_group(candidates: set[Connection], size: int) -> Connection | None:
-    """Return an authenticated connection without a request, of the largest address if that has over ``size``."""
+    """Return an authenticated connection without a request, of the address with most connections, if over ``size``."""
     share = Counter(one.group for one in candidates)
     idle = [one for one in candidates if not one.requests and share[one.group] > size]
     return min(idle, key=lambda one: (-share[one.group], one.last_received), default=None)

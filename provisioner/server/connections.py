@@ -1,7 +1,7 @@
-"""Serves the API on the listener's connections. A fault of one connection ends that connection and no other.
+"""Serves the API on the listener's connections. An error on one connection ends only that connection.
 
-Owns the accept loop and what is logged of refused handshakes and broken connections; which connections stay open when
-there is no room for all is ``connection_table``'s.
+Owns the accept loop and the log of refused handshakes and failed connections. ``connection_table`` decides which
+connections stay open when it is full.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ T = TypeVar("T", bound=trio.abc.Stream)
 
 @asynccontextmanager
 async def serving(app: QuartTrio, listener: Listener, auditor: Auditor) -> AsyncIterator[list[str]]:
-    """Answer requests while the block runs; yields the urls. Requests in progress at its end get a short grace."""
+    """Answer requests while the block runs; yield the urls. Requests in progress then get a short grace period."""
     server = _Server(app, listener, auditor)
     urls, sockets = listener.listen()
     limited = [_LimitedListener(socket, listener.connections) for socket in sockets]
@@ -60,7 +60,7 @@ async def serving(app: QuartTrio, listener: Listener, auditor: Auditor) -> Async
 
 
 class _Server:
-    """Handles one connection after another; what they share."""
+    """The state that all connections share, and the handler of one connection."""
 
     def __init__(self, app: ASGIFramework, listener: Listener, auditor: Auditor) -> None:
         self.context = WorkerContext(None)
@@ -71,7 +71,7 @@ class _Server:
         listener.connections.on_refused = auditor.connection_refused
 
     async def handle(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
-        """Serve the connection to its end; never raises for a fault of it."""
+        """Serve the connection to its end; never raise because of an error on it."""
         address = _address(stream)
         connection = self._listener.connections.of(stream)
         current.set(connection)
@@ -79,9 +79,9 @@ class _Server:
         try:
             state = LifespanState(ConnectionState({}))
             await HttpConnection(self._app, self._listener.config, self.context, state, stream)
-        except* Exception as group:  # noqa: BLE001 - the boundary: one connection must not reach another
+        except* Exception as group:  # noqa: BLE001 - the boundary: an error on one connection must not end another
             if not connection.closed and self._broken.allows(connection.group, trio.current_time()):
-                log.warning("a connection broke", reason=repr(first_cause(group)))
+                log.warning("a connection failed", reason=repr(first_cause(group)))
         finally:
             self._listener.connections.release(connection)
             await trio.aclose_forcefully(stream)
@@ -93,20 +93,20 @@ class _Server:
         self._auditor.handshake_refused(address, reason, written=written)
 
     async def report_suppressed(self) -> None:
-        """Until cancelled, log now and then how many lines were left out."""
+        """Log how many lines were left out, once per window, until cancelled."""
         while True:
             await trio.sleep(WINDOW)
             self.log_suppressed()
 
     def log_suppressed(self) -> None:
         """Log how many lines were left out since the last time, if any were."""
-        for limit, kind in ((self._refused, "refused client certificates"), (self._broken, "broken connections")):
+        for limit, kind in ((self._refused, "refused client certificates"), (self._broken, "failed connections")):
             if count := limit.take_suppressed():
                 log.warning("further events were not logged", kind=kind, count=count)
 
 
 class _Handshake:
-    """Passes on how the handshake of one connection judged the client's certificate."""
+    """The observer of one connection's handshake: records whether the client's certificate was accepted."""
 
     def __init__(self, connection: Connection, on_refused: Callable[[str], None]) -> None:
         self._connection = connection
@@ -117,7 +117,7 @@ class _Handshake:
 
 
 class _Scheduled:
-    """An app whose callers without a credential take turns, and whose connections know of requests in progress."""
+    """An app that queues requests without a credential and counts each connection's requests in progress."""
 
     def __init__(self, app: ASGIFramework, connections: ConnectionTable) -> None:
         self._app = app
@@ -139,7 +139,7 @@ class _Scheduled:
             async with self._queue.turn(connection.group, scope["path"]) as leave:
 
                 async def leave_and_send(message: ASGISendEvent) -> None:
-                    leave()  # a client that does not read its answer must not hold the place
+                    leave()  # a client that does not read its response must not hold the slot
                     await send(message)
 
                 await self._app(scope, receive, leave_and_send)
@@ -151,7 +151,7 @@ async def _close_after_grace(listener: Listener) -> None:
 
 
 def _address(stream: trio.abc.Stream) -> str:
-    """Return the peer's address; ``local`` for a unix socket, or if the peer has already gone."""
+    """Return the peer's address; ``local`` for a unix socket, or if the peer has disconnected."""
     try:
         peer = getattr(stream, "transport_stream", stream).socket.getpeername()  # type: ignore[union-attr]
     except OSError:
@@ -166,7 +166,7 @@ async def _accept(
 
 
 class _LimitedListener(trio.abc.Listener[T], Generic[T]):
-    """Accepts what the table admits. Without room, one connection waits here and the rest in the kernel's queue."""
+    """A listener that accepts what the table admits. When full, one connection waits here, others in the kernel."""
 
     def __init__(self, listener: trio.abc.Listener[T], connections: ConnectionTable) -> None:
         self._listener = listener

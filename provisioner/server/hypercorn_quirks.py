@@ -1,27 +1,27 @@
-"""Work-arounds for hypercorn 0.18 and quart-trio 0.12, all in one place, each with what upstream does.
+"""Workarounds for hypercorn 0.18 and quart-trio 0.12, each with the upstream bug it works around.
 
-``tests/provisioner/server/test_hypercorn_quirks.py`` shows every fault in the pinned versions; a test there that fails
-says that upstream has fixed its fault, and that the work-around of the same number can go. While number 1, 2 or 3 is
+``tests/provisioner/server/test_hypercorn_quirks.py`` shows every bug in the pinned versions. If a test there fails,
+upstream has fixed the bug, and the workaround of the same number can be removed. While number 1, 2 or 3 is
 needed, ``pyproject.toml`` pins ``hypercorn<0.19``: ``HttpConnection`` overrides private methods of ``TCPServer``.
 
-1. A fault of one connection ends the server. ``trio/run.py`` serves every connection in one nursery and catches
+1. An error on one connection ends the server. ``trio/run.py`` serves every connection in one nursery and catches
    nothing: data for an HTTP/2 stream that has been answered is a KeyError (issue 329, pull requests 312 and 334), bytes
    after a websocket upgrade are an AttributeError (issue 225). ``connections.serving`` has its own accept loop and
    catches at each connection. ``_Streams`` drops such data, so that an answer may come before the end of a body.
 2. The idle timer stops for good at the first line of HTTP/2 without TLS (``protocol/h11.py``, ``_handle_events`` sends
    ``Updated(idle=False)`` for the preface; not reported). ``HttpConnection`` starts it again.
-3. The idle timer runs on when the client has gone, and holds the connection until it ends (``trio/tcp_server.py``,
-   ``run``; not reported). ``HttpConnection`` stops it.
+3. The idle timer keeps running after the client has disconnected, and holds the connection until it fires
+   (``trio/tcp_server.py``, ``run``; not reported). ``HttpConnection`` stops it.
 4. The last step of an answer is cancelled. Sending the last piece tells hypercorn that the request is over; hypercorn
    tells the app (``http.disconnect``), and quart-trio's ``asgi.py``, ``handle_messages``, cancels the task that is
    sending. What follows in that task never runs: no connection is closed for being idle or because it was asked to
    close (not reported). ``WholeResponses`` shields the last step.
 5. Sending is shielded from cancellation and has no deadline (``trio/tcp_server.py``, ``protocol_send``; not reported):
-   a client that does not read holds the connection, and the service's end. ``SendTimeoutStream`` has a deadline
+   a client that does not read blocks the connection and the service's shutdown. ``SendTimeoutStream`` has a deadline
    for each chunk, below TLS, and ``connection_table.Connection.close`` closes the socket instead of cancelling.
 6. There is no ASGI TLS extension (issue 62): the app does not learn the client's certificate.
-   ``peer_tls.RecordingSSLObject`` carries it in a context variable.
-7. h11 0.16 takes a request with both Content-Length and Transfer-Encoding (h11 issue 90). RFC 9112, 6.1, wants the
+   ``peer_certificate.RecordingSSLObject`` carries it in a context variable.
+7. h11 0.16 accepts a request with both Content-Length and Transfer-Encoding (h11 issue 90). RFC 9112, 6.1, wants the
    connection closed after it, since a proxy in between may have read another length. ``has_ambiguous_length`` finds it.
 """
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from hypercorn.protocol.ws_stream import WSStream
     from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendEvent, Scope
 
-# Seconds for the last step of an answer; over HTTP/2 a client may hold back what is still to be sent.
+# Seconds for the last step of a response; an HTTP/2 client may delay it with flow control.
 _LAST_STEP = 30.0
 # Bytes read at once.
 _CHUNK = 64 * 1024

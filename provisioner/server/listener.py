@@ -1,7 +1,7 @@
-"""Where the API listens: binds the addresses and loads TLS before anything else is started.
+"""The API's listener: binds the addresses and loads TLS before anything else starts.
 
-An address in use or a key that does not fit its certificate is reported in one sentence before any job is touched.
-Owns the sockets and the table of open connections; ``context`` owns the certificates, ``config`` the limits
+An address in use or a key that does not fit its certificate is reported before any job is touched.
+Owns the sockets and the table of open connections; ``tls.context`` owns the certificates, ``config`` the limits
 of a connection.
 """
 
@@ -35,7 +35,7 @@ class Listener:
         self._sockets: list[socket.socket] = []
 
     def bind(self) -> None:
-        """Load TLS and bind the addresses; no client is answered yet. Raises ConfigError."""
+        """Load TLS and bind the addresses; no client can connect yet. Raises ConfigError."""
         self.tls.load()
         try:
             self._sockets = self.config.create_sockets().insecure_sockets
@@ -67,7 +67,7 @@ class Listener:
 
 
 class _TlsListener(trio.abc.Listener[trio.abc.Stream]):
-    """Takes the TLS context anew for each connection, so that new certificates need no new socket."""
+    """A listener that uses the current TLS context for each connection, so new certificates need no new socket."""
 
     def __init__(self, plain: trio.SocketListener, tls: TlsContext) -> None:
         self._plain = plain
@@ -86,6 +86,6 @@ def _check_local(sock: socket.socket) -> None:
     if sock.family != socket.AF_UNIX and not is_local(f"{sock.getsockname()[0]}:0"):
         raise ConfigError(
             f"{repr_socket_addr(sock.family, sock.getsockname())}, a socket passed to the service, would be served "
-            "over plain HTTP, where tokens can be read on the way; give tls_certificate and tls_key, or set "
+            "over plain HTTP, which exposes tokens on the network; set tls_certificate and tls_key, or "
             "allow_plain_http = true"
         )

@@ -1,4 +1,4 @@
-"""A bound on log lines that clients can cause: per address and in total, with a count of those left out."""
+"""A limit on log lines that clients can cause: per address and in total, with a count of those left out."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections import Counter
 
 # Seconds of a window.
 WINDOW = 60.0
-# Lines of one address and of all in a window: enough to see what goes wrong, and under 20 MiB a day.
+# Lines per window, of one address and of all: enough to diagnose a problem, and under 20 MiB a day.
 PER_ADDRESS = 20
 TOTAL = 100
 
 
 class LogLimit:
-    """Counts lines in windows of fixed length. The clock is passed in."""
+    """A counter of lines in windows of fixed length. The caller passes the time."""
 
     def __init__(self, per_address: int = PER_ADDRESS, total: int = TOTAL, window: float = WINDOW) -> None:
         self._per_address = per_address

@@ -1,22 +1,22 @@
-"""A client that stops reading is disconnected, and does not delay the end of the service.
+"""Disconnects clients that stop reading, so that they cannot delay shutdown.
 
-Hypercorn sends under a shield that not even the service's end gets through (``hypercorn_quirks``, 5). So the deadline
-is here, below TLS, and for each chunk sent: a slow connection gets through, a dead one does not.
+Hypercorn shields sending from cancellation, even at shutdown (``hypercorn_quirks``, 5). So the deadline is here, below
+TLS, and applies to each chunk: a slow connection passes, a dead one fails.
 """
 
 from __future__ import annotations
 
 import trio
 
-# Seconds for each chunk to be sent, and its size: a client slower than 2 KiB a second does not count as reading.
+# Seconds for each chunk to be sent, and its size: a client slower than about 2 KiB/s is disconnected.
 _SEND_TIMEOUT = 30.0
-_PIECE = 64 * 1024
+_CHUNK = 64 * 1024
 
 
 class SendTimeoutStream(trio.abc.HalfCloseableStream):
     """A socket's stream with a deadline for sending. Hypercorn takes the addresses from ``socket``.
 
-    ``last_received`` is when the peer last sent something, on trio's clock; at first when it connected.
+    ``last_received`` is when the peer last sent something, on trio's clock; initially when it connected.
     """
 
     def __init__(self, stream: trio.SocketStream, timeout: float = _SEND_TIMEOUT) -> None:
@@ -26,14 +26,14 @@ class SendTimeoutStream(trio.abc.HalfCloseableStream):
         self.last_received = trio.current_time()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Raises BrokenResourceError if a chunk could not be sent in time."""
+        """Send the data. Raises BrokenResourceError if a chunk cannot be sent in time."""
         view = memoryview(data)
-        for at in range(0, len(view), _PIECE):
+        for at in range(0, len(view), _CHUNK):
             with trio.move_on_after(self._timeout) as scope:
-                await self._stream.send_all(view[at : at + _PIECE])
+                await self._stream.send_all(view[at : at + _CHUNK])
             if scope.cancelled_caught:
                 await trio.aclose_forcefully(self._stream)
-                raise trio.BrokenResourceError(f"the peer took nothing for {self._timeout:g} s")
+                raise trio.BrokenResourceError(f"the peer did not read for {self._timeout:g} s")
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()

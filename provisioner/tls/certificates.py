@@ -1,7 +1,7 @@
-"""What certificates and revocation lists say that Python's ``ssl`` does not tell: expiry dates, issuers, serials.
+"""Facts from certificates and revocation lists that Python's ``ssl`` lacks: expiry dates, issuers, serials.
 
 Reads files that an operator wrote and certificates that OpenSSL has verified; verifies nothing itself. ``cryptography``
-is loaded with the first use, so only by a service with TLS: 0.07 s and 12 MiB, of which the first inspected image would
+is imported on first use, so only by a service with TLS: 0.07 s and 12 MiB, of which the first inspected image would
 take 8 MiB anyway (oslo.utils imports it).
 """
 
@@ -19,7 +19,10 @@ _CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTA
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """``issuer`` is the name as encoded, ``data`` the whole certificate; ``not_after`` in seconds since the epoch."""
+    """The facts of one certificate. ``issuer`` is the encoded name, ``data`` the whole certificate.
+
+    ``not_after`` is in seconds since the epoch.
+    """
 
     serial: int
     issuer: bytes
@@ -29,7 +32,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class RevocationList:
-    """``serials`` that ``issuer`` has revoked. ``next_update`` is None if the list does not say when it expires."""
+    """The ``serials`` that ``issuer`` has revoked. ``next_update`` is None if the list does not say when it expires."""
 
     issuer: bytes
     next_update: float | None
@@ -37,7 +40,7 @@ class RevocationList:
 
 
 def certificates(pem: bytes) -> list[Certificate]:
-    """Return every certificate in the text. Raises ValueError if one is malformed or there is none."""
+    """Return every certificate in ``pem``. Raises ValueError if one is malformed or there is none."""
     from cryptography import x509
 
     try:
@@ -47,7 +50,7 @@ def certificates(pem: bytes) -> list[Certificate]:
 
 
 def certificate(der: bytes) -> Certificate:
-    """Return what one certificate says. Raises ValueError."""
+    """Return the facts of one certificate. Raises ValueError if it is malformed."""
     from cryptography import x509
 
     try:
@@ -57,7 +60,7 @@ def certificate(der: bytes) -> Certificate:
 
 
 def revocation_lists(pem: bytes) -> list[RevocationList]:
-    """Return every revocation list in the text. Raises ValueError if one is malformed."""
+    """Return every revocation list in ``pem``. Raises ValueError if one is malformed."""
     from cryptography import x509
 
     lists = [x509.load_pem_x509_crl(block) for block in _CRL.findall(pem)]

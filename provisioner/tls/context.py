@@ -1,6 +1,6 @@
-"""The TLS state of the server: the SSL context for new connections and what its files say of their expiry.
+"""The TLS state of the server: the SSL context for new connections and the expiry dates of its files.
 
-Certificates can be replaced while the server runs: each new connection uses the context that is current then.
+Certificates can be replaced while the server runs: each new connection uses the current context.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from provisioner.tls.peer_certificate import RecordingSSLObject
 
 T = TypeVar("T", bound=trio.abc.Stream)
 
-# Of TLS 1.2, only suites with forward secrecy and authenticated encryption; TLS 1.3 has no others.
+# For TLS 1.2, only suites with forward secrecy and authenticated encryption; TLS 1.3 has no others.
 _CIPHERS = "ECDHE+AESGCM"
 _PROTOCOLS = ["h2", "http/1.1"]
 
 
 class TlsContext:
-    """The context of new connections; ``context`` is None if the server speaks plain HTTP."""
+    """The TLS state for new connections; ``context`` is None if the server speaks plain HTTP."""
 
     def __init__(self, server: ServerSettings | None = None) -> None:
         self.server = server or ServerSettings()
@@ -40,7 +40,7 @@ class TlsContext:
     def reload(self, server: ServerSettings) -> bool:
         """Use the files that ``server`` names for new connections; return whether an authority was removed.
 
-        Whether there is TLS at all stays as it was at the start. Raises ConfigError and keeps the old files.
+        TLS cannot be turned on or off by this. Raises ConfigError and keeps the old files.
         """
         fresh = TlsContext(server)
         fresh.load()
@@ -51,7 +51,7 @@ class TlsContext:
         return bool(removed)
 
     def wrap(self, stream: T) -> trio.SSLStream[T]:
-        """Return the connection under TLS; its handshake is still to come."""
+        """Return the stream wrapped in TLS, before its handshake."""
         assert self.context is not None, "there is a certificate"
         return trio.SSLStream(stream, self.context, server_side=True, https_compatible=True)
 
@@ -62,7 +62,7 @@ class TlsContext:
         try:
             return bool(stream.getpeercert(binary_form=True))
         except (ValueError, trio.NeedHandshakeError):
-            return True  # the handshake in progress is judged by the old authorities
+            return True  # the handshake in progress uses the old authorities
 
 
 def _load(server: ServerSettings) -> ssl.SSLContext | None:
@@ -87,7 +87,7 @@ def _make_context(server: ServerSettings) -> ssl.SSLContext | None:
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols(_PROTOCOLS)
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if server.tls_minimum == "1.3" else ssl.TLSVersion.TLSv1_2
-    # With an empty password, a key under a password is refused; OpenSSL would ask for one at the terminal.
+    # The empty password makes an encrypted key fail; otherwise OpenSSL would prompt on the terminal.
     context.load_cert_chain(server.tls_certificate, server.tls_key, password="")
     if server.client_ca:
         context.load_verify_locations(server.client_ca)
@@ -97,7 +97,7 @@ def _make_context(server: ServerSettings) -> ssl.SSLContext | None:
         context.load_verify_locations(server.client_crl)
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     context.sslobject_class = RecordingSSLObject
-    # Every connection authenticates itself: a resumed TLS 1.3 session would carry no certificate.
+    # Disable session resumption: a resumed TLS 1.3 session would carry no certificate.
     context.num_tickets = 0
     # Compression: RFC 9113, 9.2.1.
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION

@@ -1,6 +1,6 @@
-"""When certificates and revocation lists expire, and which client certificates are revoked.
+"""Expiry dates of certificates and revocation lists, and the warnings about them.
 
-Read beside the TLS context, from the same files. Knows when to warn; who is warned is others'.
+Read together with the TLS context, from the same files. Callers decide where warnings go.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """``expires``: which paper ends when, in seconds since the epoch; of several in a file the first to end counts.
+    """Facts of the TLS files. ``expires``: the earliest expiry in each file, in seconds since the epoch.
 
-    ``authorities``: the certificates in the file of those that sign clients', as encoded.
+    ``authorities``: the encoded certificates of the client CA file.
     """
 
     expires: dict[str, float]
@@ -41,7 +41,7 @@ class TlsFiles:
     authorities: frozenset[bytes] = frozenset()
 
     def warnings(self, now: float, before: float) -> list[str]:
-        """A sentence for each paper that has ended, or ends within ``before`` seconds."""
+        """Return a sentence for each file that has expired or expires within ``before`` seconds."""
         return [_warning(tls_file, end, now) for tls_file, end in self.expires.items() if end - now <= before]
 
 
@@ -49,7 +49,7 @@ NO_TLS_FILES = TlsFiles({})
 
 
 def read_tls_files(server: ServerSettings) -> TlsFiles:
-    """The papers of the TLS files there are. Raises ConfigError."""
+    """Return the facts of the configured TLS files. Raises ConfigError."""
     expires: dict[str, float] = {}
     authorities: frozenset[bytes] = frozenset()
     for tls_file, file in (("server", server.tls_certificate), ("client_ca", server.client_ca)):
@@ -73,7 +73,7 @@ def _parsed(file: str, parse: Callable[[bytes], list[T]]) -> list[T]:
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from error
     if not found:
-        raise ConfigError(f"{file}: nothing of the kind is in it")
+        raise ConfigError(f"{file} contains no PEM block of the expected kind")
     return found
 
 
@@ -85,6 +85,6 @@ def _first_expiry(tls_file: str, expires: Iterable[float]) -> dict[str, float]:
 def _warning(tls_file: str, end: float, now: float) -> str:
     day = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d")
     if end <= now:
-        return f"{_NAMES[tls_file]} has ended on {day}"
+        return f"{_NAMES[tls_file]} expired on {day}"
     days = int((end - now) // 86400)
-    return f"{_NAMES[tls_file]} ends on {day}, in {days} day{'' if days == 1 else 's'}"
+    return f"{_NAMES[tls_file]} expires on {day}, in {days} day{'' if days == 1 else 's'}"

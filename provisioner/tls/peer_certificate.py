@@ -1,4 +1,4 @@
-"""Carries a connection's verified client certificate to the app, as hypercorn does not (``hypercorn_quirks``, 6).
+"""Passes a connection's verified client certificate to the app, which hypercorn does not (``hypercorn_quirks``, 6).
 
 Public hooks only: ``SSLContext.sslobject_class`` is the class that ``wrap_bio`` makes, which trio's TLS uses; and a
 task inherits the context variables of the task that started it, so what a handshake sets is seen by the requests of
@@ -32,7 +32,7 @@ class PeerCertificate:
 
 
 class HandshakeObserver(Protocol):
-    """Learns how the handshake of a connection judged the client's certificate."""
+    """A receiver of the result of the client certificate check in a handshake."""
 
     def accepted(self) -> None:
         """The client presented a certificate, and it was verified."""
@@ -47,12 +47,12 @@ handshake_observer: ContextVar[HandshakeObserver | None] = ContextVar("handshake
 
 
 def peer_certificate() -> PeerCertificate | None:
-    """Return the certificate of the connection that the running request came over."""
+    """Return the client certificate of the current request's connection."""
     return _peer.get()
 
 
 class RecordingSSLObject(ssl.SSLObject):
-    """Records the peer's certificate when its handshake succeeds."""
+    """An SSLObject that records the peer's certificate when its handshake succeeds."""
 
     def do_handshake(self) -> None:
         observer = handshake_observer.get()

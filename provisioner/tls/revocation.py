@@ -1,7 +1,7 @@
-"""Certificates that are refused although they verify: what counts as revoked, and when a revocation list has expired.
+"""Revocation of client certificates: which are revoked, and whether their revocation list has expired.
 
-OpenSSL applies the lists in the handshake. Here they are applied to each request, so that a connection that is already
-open is refused as soon as a new list revokes its certificate or the list in force expires.
+OpenSSL applies the lists in the handshake. Here they are applied to each request, so that requests on an open
+connection are refused as soon as a new list revokes its certificate or the list in force expires.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """By serial number, of any issuer; by fingerprint; by an issuer's list.
+    """Revoked certificates: by serial number of any issuer, by fingerprint, and by an issuer's list.
 
     ``list_ends``: when the last list of each issuer expires, in seconds since the epoch.
     """
@@ -30,7 +30,7 @@ class Revoked:
     list_ends: Mapping[bytes, float] = field(default_factory=dict)
 
     def covers(self, certificate: PeerCertificate) -> bool:
-        """Return whether that certificate is revoked."""
+        """Return whether the certificate is revoked."""
         return (
             certificate.serial in self.serials
             or certificate.fingerprint in self.fingerprints
@@ -38,9 +38,9 @@ class Revoked:
         )
 
     def is_outdated(self, certificate: PeerCertificate, now: float) -> bool:
-        """Return whether no list in force covers the certificate's issuer any more, as OpenSSL would find.
+        """Return whether every list of the certificate's issuer has expired, as OpenSSL would decide.
 
-        An issuer whose lists cannot be told, since its name is encoded in another way there, depends on all lists.
+        If no list matches the issuer, since its name is encoded differently there, the list that expires last decides.
         """
         if not self.list_ends:
             return False

@@ -117,7 +117,7 @@ def test_certificates_change_under_an_open_connection(make_daemon, tmp_path):
         return answer
 
     warning = meets(old).json()["warnings"]
-    assert warning[0].startswith("the server's certificate ends on ")
+    assert warning[0].startswith("the server's certificate expires on ")
     text = httpx.get(f"{daemon.url}/metrics", verify=trusting(old), trust_env=False, timeout=TIMEOUT).text
     assert 'libvirt_volume_provisioner_certificate_expiry_timestamp_seconds{certificate="server"}' in text
     with httpx.Client(base_url=daemon.url, verify=trusting(old), trust_env=False, timeout=TIMEOUT) as standing:
@@ -129,7 +129,7 @@ def test_certificates_change_under_an_open_connection(make_daemon, tmp_path):
         assert meets(old) is None
         assert standing.get("/health").status_code == 200
     assert daemon.stop() == 0
-    assert daemon.event("TLS files have changed and count for new connections")
+    assert daemon.event("TLS files changed; new connections use them")
 
 
 def test_an_authority_that_goes_takes_its_connections_with_it(make_daemon, tmp_path):
@@ -178,4 +178,4 @@ def test_an_authority_that_goes_takes_its_connections_with_it(make_daemon, tmp_p
         for connection in (stranger, old, kept):
             connection.close()
     assert daemon.stop() == 0
-    assert daemon.event("an authority of clients is gone, and the connections made before")["count"] == 2
+    assert daemon.event("a client authority was removed, its open connections closed")["count"] == 2

@@ -40,7 +40,7 @@ def test_configuration_that_is_a_pipe(daemon):
     file.unlink()
     os.mkfifo(file)
     daemon.process.send_signal(signal.SIGHUP)
-    refused = until(lambda: daemon.event("the new configuration is refused, the old one stays"))
+    refused = until(lambda: daemon.event("the new configuration is invalid; the old one stays in force"))
     assert refused["reason"] == f"{file}: cannot be read: not a regular file"
     file.unlink()
     file.write_text(text)
@@ -92,7 +92,7 @@ def test_audit_pipe_that_is_not_read(make_daemon, tmp_path):
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(TIMEOUT) == 0
     assert time.monotonic() - started < END
-    assert daemon.event("the audit log takes no lines; the last ones are lost")
+    assert daemon.event("the audit log cannot be written; its last lines are lost")
     os.close(reader)
 
 

@@ -37,7 +37,7 @@ def target(tmp_path_factory, images):
     assert daemon.process.poll() is None
     assert daemon.stop() == 0
     assert not daemon.events("a request failed")
-    assert not daemon.events("a connection broke")
+    assert not daemon.events("a connection failed")
 
 
 @schema.parametrize()

@@ -24,7 +24,7 @@ def leave(config):
     return tokens
 
 
-def test_the_first_start_leaves_a_token_for_the_client(config, tmp_path, capsys):
+def test_client_token_at_first_start(config, tmp_path, capsys):
     (tmp_path / "data").mkdir()
     tokens = leave(config)
     file = tmp_path / "data" / "client-token"
@@ -36,7 +36,7 @@ def test_the_first_start_leaves_a_token_for_the_client(config, tmp_path, capsys)
     assert file.read_text().strip() not in said
 
 
-def test_later_starts_leave_it_alone(config, tmp_path):
+def test_client_token_at_later_starts(config, tmp_path):
     (tmp_path / "data").mkdir()
     leave(config)
     token = (tmp_path / "data" / "client-token").read_text()
@@ -44,7 +44,7 @@ def test_later_starts_leave_it_alone(config, tmp_path):
     assert (tmp_path / "data" / "client-token").read_text() == token
 
 
-def test_a_lost_token_is_replaced_and_worthless(config, tmp_path):
+def test_client_token_replaced_when_lost(config, tmp_path):
     (tmp_path / "data").mkdir()
     leave(config)
     file = tmp_path / "data" / "client-token"
@@ -55,7 +55,7 @@ def test_a_lost_token_is_replaced_and_worthless(config, tmp_path):
     assert tokens.authenticate(file.read_text().strip(), 0).name == "client"
 
 
-def test_a_locked_token_file_does_not_stop_the_start(config, tmp_path, monkeypatch):
+def test_client_token_with_locked_file(config, tmp_path, monkeypatch):
     """The client token is made at the next start."""
     monkeypatch.setattr("provisioner.auth.tokens.LOCK_TIMEOUT", 0.0)
     (tmp_path / "data").mkdir()
@@ -68,7 +68,7 @@ def test_a_locked_token_file_does_not_stop_the_start(config, tmp_path, monkeypat
     assert (tmp_path / "data" / "client-token").exists()
 
 
-async def test_one_part_that_does_not_close_leaves_the_next(autojump_clock):
+async def test_close_continues_after_failure(autojump_clock):
     """Each part has a deadline of its own, and its failure is logged."""
     closed = []
 
@@ -89,7 +89,7 @@ async def test_one_part_that_does_not_close_leaves_the_next(autojump_clock):
     assert closed == [1]
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_run_with_unwritable_directory(tmp_path):
     config = embedded(tmp_path / "data", "127.0.0.1:0")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "client-token").symlink_to("/nonexistent/x")
@@ -105,7 +105,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
         (ExceptionGroup("", [RuntimeError("a bug")]), True),
     ],
 )
-def test_only_a_bug_is_reported_with_a_traceback(error, traceback, monkeypatch):
+def test_report_traceback_only_for_bugs(error, traceback, monkeypatch):
     said = []
     monkeypatch.setattr(daemon, "log", type("Log", (), {"critical": lambda *args, **more: said.append(more)}))
     assert daemon._report(error) == 1

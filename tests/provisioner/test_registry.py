@@ -63,7 +63,7 @@ def config(**tables):
 # --- loading ---
 
 
-def test_the_installed_back_ends_are_found_by_their_entry_points():
+def test_load_finds_installed_back_ends():
     kinds = {(info.kind, info.name) for info in registry.load().describe()}
     assert {
         ("source", "http"),
@@ -74,13 +74,13 @@ def test_the_installed_back_ends_are_found_by_their_entry_points():
     } <= kinds
 
 
-def test_two_plugins_with_one_name_are_refused(made):
+def test_add_duplicate_name(made):
     found, _ = made
-    with pytest.raises(PluginError, match=r"two plugins bring a source named 'web': first-dist and second; remove one"):
+    with pytest.raises(PluginError, match=r"two plugins provide a source named 'web': first-dist and second;"):
         found.add(plugin(lvp_image_sources=lambda: [BackEnd("web", FakeSource)]), "second")
 
 
-def test_one_name_may_stand_for_different_kinds(made):
+def test_add_same_name_of_other_kind(made):
     found, _ = made
     found.add(plugin(lvp_guards=lambda: [BackEnd("web", FakeGuard)]), "second")
     assert ("guard", "web", "second", "") in [(i.kind, i.name, i.distribution, i.version) for i in found.describe()]
@@ -92,24 +92,24 @@ def test_one_name_may_stand_for_different_kinds(made):
         ({"lvp_image_source": lambda: ()}, "lvp_image_source"),
         ({"lvp_guards": lambda surprise: []}, "surprise"),
         ({"lvp_guards": lambda: 1 / 0}, "its hook lvp_guards failed: division by zero"),
-        ({"lvp_guards": lambda: ["livirt"]}, "must bring BackEnd, not 'livirt'"),
+        ({"lvp_guards": lambda: ["livirt"]}, "must return BackEnd, not 'livirt'"),
         ({"lvp_guards": lambda: 5}, "its hook lvp_guards failed"),
     ],
     ids=["misspelt", "argument", "raises", "no back end", "no list"],
 )
-def test_a_plugin_that_does_not_fit_is_named(hooks, words):
+def test_add_invalid_plugin(hooks, words):
     with pytest.raises(PluginError, match="plugin odd cannot be used") as caught:
         Registry().add(plugin(**hooks), "odd")
     assert words in caught.value.message
 
 
-def test_a_plugin_without_hooks_brings_nothing():
+def test_add_plugin_without_hooks():
     found = Registry()
     found.add(SimpleNamespace(), "empty")
     assert found.describe() == []
 
 
-def test_a_plugin_that_cannot_be_imported_is_named(monkeypatch):
+def test_load_plugin_with_import_error(monkeypatch):
     class Broken:
         name, value, dist = "scp", "my_plugin", None
 
@@ -124,7 +124,7 @@ def test_a_plugin_that_cannot_be_imported_is_named(monkeypatch):
 # --- building ---
 
 
-def test_tables_become_back_ends_with_settings_of_their_own(made):
+def test_build_creates_back_ends(made):
     found, calls = made
     back_ends = found.build(config(sources={"lab": {"plugin": "web"}}))
     assert ("main", DiskSettings(folder="/a"), Path("/srv/x")) in calls
@@ -136,10 +136,10 @@ def test_tables_become_back_ends_with_settings_of_their_own(made):
 @pytest.mark.parametrize(
     ("tables", "line"),
     [
-        ({"sources": {"x": {"plugin": "ftp"}}}, "sources.x.plugin: no installed plugin brings 'ftp'; allowed: web"),
+        ({"sources": {"x": {"plugin": "ftp"}}}, "sources.x.plugin: no installed plugin provides 'ftp'; allowed: web"),
         (
             {"guards": {"x": {"plugin": "libvirt"}}},
-            "guards.x.plugin: no installed plugin brings 'libvirt'; allowed: none",
+            "guards.x.plugin: no installed plugin provides 'libvirt'; allowed: none",
         ),
         ({"sources": {"x": {"plugin": "web", "urls": []}}}, "sources.x.urls: unknown key; allowed: nothing"),
         ({"sources": {"x": {"plugin": "web", "default": True}}}, "sources.x.default: unknown key; allowed: nothing"),
@@ -156,19 +156,19 @@ def test_tables_become_back_ends_with_settings_of_their_own(made):
     ],
     ids=lambda value: value[:50] if isinstance(value, str) else "",
 )
-def test_what_a_table_gets_wrong_is_said(made, tables, line):
+def test_build_with_invalid_table(made, tables, line):
     with pytest.raises(ConfigError) as caught:
         made[0].build(config(**tables))
     assert caught.value.message == f"config: {line}"
 
 
-def test_every_table_s_fault_is_said_at_once(made):
+def test_build_reports_all_errors(made):
     with pytest.raises(ConfigError) as caught:
         made[0].build(config(sources={"a": {"plugin": "x"}, "b": {"plugin": "y"}}, guards={"c": {"plugin": "z"}}))
     assert len(caught.value.message.splitlines()) == 3
 
 
-def test_a_back_end_that_cannot_be_made_is_a_fault_of_its_table(made):
+def test_build_with_failing_factory(made):
     found, _ = made
 
     def create(settings, context):
@@ -186,7 +186,7 @@ def test_a_back_end_that_cannot_be_made_is_a_fault_of_its_table(made):
         ({"b": {"plugin": "disk", "folder": "/"}, "a": {"plugin": "disk", "folder": "/", "default": True}}, "a"),
     ],
 )
-def test_the_default_target_is_the_marked_one_or_the_first(made, tables, default):
+def test_build_default_target(made, tables, default):
     back_ends = made[0].build(config(targets=tables))
     assert back_ends.default_target == default
     assert back_ends.target(None) is back_ends.targets[default]
@@ -195,7 +195,7 @@ def test_the_default_target_is_the_marked_one_or_the_first(made, tables, default
 # --- asking ---
 
 
-def test_what_is_not_configured_is_refused_with_what_is(tmp_path):
+def test_lookup_of_unknown_names(tmp_path):
     back_ends = BackEnds(sources={"s": FakeSource({URL: b""})}, targets={"a": FakeTarget(tmp_path)}, default_target="a")
     with pytest.raises(UrlNotAllowedError, match=r"https://elsewhere\.example\.com/x belongs to no configured source"):
         back_ends.source_for("https://elsewhere.example.com/x?signature=secret")
@@ -207,7 +207,7 @@ def test_what_is_not_configured_is_refused_with_what_is(tmp_path):
         back_ends.converter("vmdk")
 
 
-async def test_all_are_closed_whatever_one_of_them_does(tmp_path):
+async def test_aclose_continues_after_failure(tmp_path):
     class Stuck(FakeSource):
         async def aclose(self):
             raise OSError("a socket is gone")

@@ -30,7 +30,7 @@ def config(**sections):
 
 
 class Server:
-    """A certificate's files, and what a client sees of a door that serves them."""
+    """A certificate's files, and what a client sees of a listener that uses them."""
 
     def __init__(self, folder):
         self.certificate, self.key, self.authority = folder / "server.pem", folder / "server.key", folder / "ca.pem"
@@ -55,7 +55,7 @@ class Server:
 
 
 async def handshake(listener, trusted, client_ca, name="localhost"):
-    """The common name the server saw; raises trio.BrokenResourceError where either side refuses."""
+    """The common name the server saw; raises trio.BrokenResourceError if either side refuses."""
     context = ssl.create_default_context()
     context.check_hostname = name is not None
     trusted.configure_trust(context)
@@ -85,7 +85,7 @@ def server(tmp_path):
 
 @pytest.fixture
 async def start(server, tmp_path):
-    """A reloader over a door that listens, and the list whose last entry is the file as it stands."""
+    """A reloader with an open listener, and the list whose last entry is the current configuration."""
     listeners = []
 
     def start(**sections):
@@ -108,7 +108,7 @@ async def start(server, tmp_path):
             await plain.aclose()
 
 
-async def test_certificate_key_and_authority_change_for_new_connections(start, server):
+async def test_reload_changes_certificates(start, server):
     reloader, _, listener, _ = start()
     old = server.ca
     assert await handshake(listener, old, old) == "client"
@@ -121,7 +121,7 @@ async def test_certificate_key_and_authority_change_for_new_connections(start, s
     assert await refused(listener, server.ca, old)  # the authority that is gone lets nobody in any more
 
 
-async def test_key_that_does_not_fit_is_refused_and_the_old_one_stays(start, server):
+async def test_reload_with_mismatched_key(start, server):
     reloader, files, listener, authenticator = start(auth={"certificate_roles": {"client": "viewer"}})
     old = server.ca
     server.replace()
@@ -135,7 +135,7 @@ async def test_key_that_does_not_fit_is_refused_and_the_old_one_stays(start, ser
     assert authenticator._settings.certificate_roles == {"client": "viewer"}  # not by halves
 
 
-async def test_roles_and_log_level_change(start, server):
+async def test_reload_changes_roles_and_log_level(start, server):
     reloader, files, _, authenticator = start(auth={"certificate_roles": {"client": "viewer"}})
     root = logging.getLogger()
     before = root.level
@@ -153,16 +153,16 @@ async def test_roles_and_log_level_change(start, server):
 @pytest.mark.parametrize(
     "wrong", [ConfigError("config.toml: is not TOML"), config(targets={"files": {"plugin": "no-such-plugin"}})]
 )
-async def test_file_with_faults_is_refused(start, wrong):
+async def test_reload_with_invalid_file(start, wrong):
     reloader, files, _, authenticator = start()
     files.append(wrong)
     with structlog.testing.capture_logs() as lines:
         await reloader.reload()
-    assert lines[0]["event"] == "the new configuration is refused, the old one stays"
+    assert lines[0]["event"] == "the new configuration is invalid; the old one stays in force"
     assert authenticator._settings is files[0].auth
 
 
-async def test_service_manager_hears_of_the_reload(start, monkeypatch, tmp_path):
+async def test_reload_notifies_service_manager(start, monkeypatch, tmp_path):
     reloader, *_ = start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
@@ -173,7 +173,7 @@ async def test_service_manager_hears_of_the_reload(start, monkeypatch, tmp_path)
     assert second == b"READY=1"
 
 
-def test_what_needs_a_restart_is_named():
+def test_needs_restart_names_keys():
     started = config(jobs={"max_concurrent": 2}, log={"level": "info"})
     wanted = config(
         jobs={"max_concurrent": 4},
@@ -186,11 +186,11 @@ def test_what_needs_a_restart_is_named():
     assert needs_restart(started, started) == []
 
 
-def test_a_certificate_where_there_was_none_needs_a_restart(server):
+def test_needs_restart_for_first_certificate(server):
     assert "server.tls_certificate" in needs_restart(config(), config(server=server.section))
 
 
-async def test_files_that_change_are_taken_in_without_a_signal(start, server):
+async def test_look_reloads_changed_files(start, server):
     reloader, _, listener, _ = start()
     old = server.ca
     await reloader.look()
@@ -199,14 +199,14 @@ async def test_files_that_change_are_taken_in_without_a_signal(start, server):
         await reloader.look()
         await reloader.look()  # once is enough
     assert [line["event"] for line in lines] == [
-        "an authority of clients is gone, and the connections made before",
-        "TLS files have changed and count for new connections",
+        "a client authority was removed, its open connections closed",
+        "TLS files changed; new connections use them",
     ]
     assert await handshake(listener, server.ca, server.ca) == "client"
     assert await refused(listener, old, server.ca)
 
 
-async def test_half_a_change_is_refused_and_the_whole_taken_in(start, server):
+async def test_look_with_half_a_change(start, server):
     reloader, _, listener, _ = start()
     old, key = server.ca, server.key.read_bytes()
     server.replace()
@@ -222,7 +222,7 @@ async def test_half_a_change_is_refused_and_the_whole_taken_in(start, server):
     assert await handshake(listener, server.ca, server.ca) == "client"
 
 
-async def test_what_ends_soon_is_warned_of(start, server):
+async def test_watch_warns_of_expiry(start, server):
     reloader, files, _, _ = start()
     assert reloader.warnings() == []
     files.append(config(server={**server.section, "warn_before_expiry": "400000d"}))
@@ -231,10 +231,10 @@ async def test_what_ends_soon_is_warned_of(start, server):
     warned = [line["event"] for line in lines if line["log_level"] == "warning"]
     assert len(warned) == 2
     assert warned == reloader.warnings()
-    assert warned[0].startswith("the server's certificate ends on ")
+    assert warned[0].startswith("the server's certificate expires on ")
 
 
-def test_limits_and_lists_need_no_restart(server):
+def test_needs_restart_ignores_limits_and_lists(server):
     wanted = config(
         server={**server.section, "client_crl": "/x", "tls_minimum": "1.2", "warn_before_expiry": "1d"},
         auth={"certificates": {"ci": {"role": "viewer"}}, "revoked_certificates": ["serial:1"], "max_jobs": 3},
@@ -246,7 +246,7 @@ def test_limits_and_lists_need_no_restart(server):
 
 
 @pytest.mark.parametrize("what", ["pipe", "device", "large", "deep"])
-async def test_file_that_is_no_configuration(start, what, tmp_path):
+async def test_reload_with_file_of_wrong_type(start, what, tmp_path):
     """SIGHUP with such a file is answered at once, and the old configuration stays."""
     reloader, _, _, authenticator = start()
     before, path = authenticator._settings, tmp_path / "config.toml"
@@ -259,13 +259,13 @@ async def test_file_that_is_no_configuration(start, what, tmp_path):
     reloader._read = lambda: load(path)
     with structlog.testing.capture_logs() as lines, trio.fail_after(60):
         await reloader.reload()
-    assert [line["event"] for line in lines] == ["the new configuration is refused, the old one stays"]
+    assert [line["event"] for line in lines] == ["the new configuration is invalid; the old one stays in force"]
     assert str(path) in lines[0]["reason"]
     assert authenticator._settings is before
 
 
 @pytest.mark.parametrize("key", ["tls_certificate", "tls_key", "client_ca", "client_crl"])
-async def test_tls_file_that_is_a_pipe(start, server, tmp_path, key):
+async def test_reload_with_pipe_as_tls_file(start, server, tmp_path, key):
     reloader, files, listener, _ = start()
     os.mkfifo(tmp_path / "pipe")
     files.append(config(server={**server.section, key: str(tmp_path / "pipe")}))
@@ -275,7 +275,7 @@ async def test_tls_file_that_is_a_pipe(start, server, tmp_path, key):
     assert await handshake(listener, server.ca, server.ca) == "client"
 
 
-async def test_file_system_that_hangs(start, server, monkeypatch, nursery):
+async def test_reload_with_hanging_file_system(start, server, monkeypatch, nursery):
     """The old configuration stays, the next request is heard, and there is never a second thread."""
     monkeypatch.setattr("provisioner.reload.READ_TIMEOUT", 0.1)
     reloader, files, _, authenticator = start()
@@ -308,9 +308,9 @@ async def test_file_system_that_hangs(start, server, monkeypatch, nursery):
             await trio.sleep(0.01)
 
 
-async def test_fault_of_a_plugin_is_a_refusal(start):
+async def test_reload_with_failing_plugin(start):
     reloader, files, _, _ = start()
     files.append(TypeError("a plugin's bug"))
     with structlog.testing.capture_logs() as lines:
         await reloader.reload()
-    assert lines[0]["event"] == "the new configuration is refused, the old one stays"
+    assert lines[0]["event"] == "the new configuration is invalid; the old one stays in force"

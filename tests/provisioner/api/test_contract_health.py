@@ -25,9 +25,13 @@ async def test_health(idle, path):
 
 
 async def test_health_warns_and_keeps_its_status(service):
-    service.services.warnings = lambda: ["the server's certificate ends on 2024-01-20, in 5 days"]
+    warning = "the server's certificate expires on 2024-01-20, in 5 days"
+    service.services.warnings = lambda: [warning]
     body = await held(await service.call("GET", "/health", role=None), "Health")
-    assert (body["status"], body["warnings"]) == ("healthy", ["the server's certificate ends on 2024-01-20, in 5 days"])
+    assert (body["status"], body["warnings"]) == (
+        "healthy",
+        ["the server's certificate expires on 2024-01-20, in 5 days"],
+    )
     service.services.warnings = list
     assert "warnings" not in await held(await service.call("GET", "/health", role=None), "Health")
 

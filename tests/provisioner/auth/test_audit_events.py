@@ -38,7 +38,7 @@ async def books(tmp_path):
         yield Books(service, tmp_path / "audit.log")
 
 
-async def test_who_what_from_where_and_with_which_result(books):
+async def test_request_record(books):
     ended = await books.service.done(job(correlation_id="deploy-1"))
     await books.service.call("GET", "/api/v1/jobs")
     await books.service.call("DELETE", "/api/v1/volumes/fake/web-01", role="operator")
@@ -59,7 +59,7 @@ async def test_who_what_from_where_and_with_which_result(books):
     assert removed["endpoint"] == "/api/v1/volumes/{target}/{name}"
 
 
-async def test_ends_of_jobs_whoever_ends_them(tmp_path):
+async def test_job_end_record(tmp_path):
     async with running(tmp_path, audit=tmp_path / "audit.log", work=False) as service:
         books = Books(service, tmp_path / "audit.log")
         job_id = (await (await service.submit(role="operator")).get_json())["job_id"]
@@ -73,19 +73,19 @@ async def test_ends_of_jobs_whoever_ends_them(tmp_path):
     assert {line["job_id"] for line in lines} == {job_id}
 
 
-async def test_a_failed_job(books):
+async def test_failed_job_record(books):
     await books.service.done(job(image_url=ABSENT))
     assert [line["status"] for line in await books.lines(2)] == [202, "failed"]
 
 
-async def test_what_is_outside_the_limits_is_told_with_what_it_was(books):
+async def test_forbidden_request_record(books):
     books.service.token["ci"] = books.service.tokens.create("ci", "operator", limits=Limits(volumes=["ci-*"]))
     await books.service.submit(role="ci")
     (line,) = await books.lines(1)
     assert (line["status"], line["volume"], line["target"], line["principal"]) == (403, "web-01", "fake", "ci")
 
 
-async def test_no_secret_is_in_it(tmp_path):
+async def test_records_contain_no_secrets(tmp_path):
     """Secrets in every place a client can put one; the ones of a wrong client, too."""
     async with running(tmp_path, audit=tmp_path / "audit.log", work=False) as service:
         await _put_secrets_everywhere(Books(service, tmp_path / "audit.log"))
@@ -110,7 +110,7 @@ async def _put_secrets_everywhere(books):
         assert word not in text
 
 
-async def test_a_guesser_is_slowed_and_told_of_briefly(tmp_path):
+async def test_guesser_is_throttled(tmp_path):
     async with (
         running(tmp_path, audit=tmp_path / "audit.log") as service,
         served(service) as (url, _),
@@ -139,7 +139,7 @@ async def test_a_guesser_is_slowed_and_told_of_briefly(tmp_path):
     assert not any("principal" in line for line in lines)
 
 
-async def test_what_the_unknown_do_outside_the_api_fills_no_disk(books):
+async def test_requests_outside_api_unrecorded(books):
     for method, path in (("POST", "/health"), ("DELETE", "/nothing"), ("PUT", "/metrics")):
         await books.service.call(method, path, role=None)
     await books.service.call("POST", "/api/v1/cache/prune")
@@ -147,7 +147,7 @@ async def test_what_the_unknown_do_outside_the_api_fills_no_disk(books):
     assert line["endpoint"] == "/api/v1/cache/prune"
 
 
-async def test_a_client_that_hangs_up_before_its_answer(tmp_path):
+async def test_client_disconnects_early(tmp_path):
     """What it asked for goes on, or not; that it asked is told."""
     async with running(tmp_path, audit=tmp_path / "audit.log") as service, served(service) as (url, _):
         reached, go_on = trio.Event(), trio.Event()
@@ -178,5 +178,5 @@ async def test_a_client_that_hangs_up_before_its_answer(tmp_path):
         ("local", "local"),
     ],
 )
-def test_who_counts_as_one(address, group):
+def test_group_of(address, group):
     assert group_of(address) == group

@@ -35,7 +35,7 @@ def limited(**limits):
         ({"targets": ["fast"], "volumes": ["ci-*"]}, "fast", "web", False),
     ],
 )
-def test_volumes_and_targets(limits, target, volume, allowed):
+def test_check_volume(limits, target, volume, allowed):
     if allowed:
         check_volume(limited(**limits), target, volume)
     else:
@@ -58,7 +58,7 @@ def test_volumes_and_targets(limits, target, volume, allowed):
         (["other", "https://*.x/"], "https://a.x/b", True),
     ],
 )
-def test_sources(sources, url, allowed):
+def test_check_source(sources, url, allowed):
     if allowed:
         check_source(limited(sources=sources), url, "images")
     else:
@@ -77,7 +77,7 @@ async def forbidden(response, words):
     assert words in body["message"]
 
 
-async def test_a_job_outside_the_limits_is_not_begun(idle):
+async def test_job_outside_limits(idle):
     ci = token(idle, "ci", volumes=["ci-*"])
     await forbidden(await idle.submit(job("web-01"), role=ci), "ci may not use a volume 'web-01'; allowed: ci-*")
     other = token(idle, "other", targets=["slow"])
@@ -88,7 +88,7 @@ async def test_a_job_outside_the_limits_is_not_begun(idle):
 
 
 @pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/cache/fetch"])
-async def test_sources_for_jobs_and_fetches(idle, path):
+async def test_source_outside_limits(idle, path):
     pub = token(idle, "pub", sources=["http://images.example/pub/"])
     body = job() if path.endswith("jobs") else {"image_url": URL, "image_type": "raw"}
     await forbidden(await idle.call("POST", path, json=body, role=pub), "may not use images from http://images.example")
@@ -96,13 +96,13 @@ async def test_sources_for_jobs_and_fetches(idle, path):
     assert (await idle.call("POST", path, json=body, role=named)).status_code == 202
 
 
-async def test_a_foreign_url_is_still_an_invalid_request(idle):
+async def test_url_of_no_source_is_invalid(idle):
     pub = token(idle, "pub", sources=["http://elsewhere.example/"])
     answer = await idle.submit(job(image_url="http://elsewhere.example/x"), role=pub)
     assert answer.status_code == 400
 
 
-async def test_a_cached_image_of_another_source_is_not_had_by_its_digest(tmp_path):
+async def test_digest_of_image_from_other_source(tmp_path):
     async with running(tmp_path) as service:
         await service.done(job(checksum=f"sha512:{hashlib.sha512(IMAGE).hexdigest()}"))
         pub = token(service, "pub", "admin", sources=["http://images.example/other/"])
@@ -123,7 +123,7 @@ async def test_a_cached_image_of_another_source_is_not_had_by_its_digest(tmp_pat
         assert (await service.call("POST", f"/api/v1/cache/images/{digest}/verify", role=own)).status_code == 200
 
 
-async def test_a_job_carries_its_callers_limits(idle):
+async def test_job_keeps_limits_of_its_caller(idle):
     """It looks for its image later, when another source's may have come into the cache."""
     pub = token(idle, "pub", sources=["http"])
     for role, limits in ((pub, ["http"]), ("operator", None)):
@@ -134,7 +134,7 @@ async def test_a_job_carries_its_callers_limits(idle):
         assert "allowed_sources" not in body
 
 
-async def test_removing_a_volume_outside_the_limits(tmp_path):
+async def test_remove_volume_outside_limits(tmp_path):
     async with running(tmp_path) as service:
         await service.done()
         ci = token(service, "ci", "admin", volumes=["ci-*"])
@@ -146,7 +146,7 @@ async def test_removing_a_volume_outside_the_limits(tmp_path):
         assert (await service.call("DELETE", "/api/v1/volumes/fake/web-01", role=web)).status_code == 200
 
 
-async def test_a_limited_caller_cancels_its_own_jobs_only(idle):
+async def test_cancel_by_limited_caller(idle):
     one, two = token(idle, "one", volumes=["*"]), token(idle, "two", volumes=["*"])
     job_id = (await (await idle.submit(role=one)).get_json())["job_id"]
     await forbidden(await idle.call("POST", f"/api/v1/jobs/{job_id}/cancel", role=two), "its own jobs only")
@@ -156,7 +156,7 @@ async def test_a_limited_caller_cancels_its_own_jobs_only(idle):
     assert (await idle.call("POST", "/api/v1/jobs/x/cancel", role=two)).status_code == 404
 
 
-async def test_jobs_at_once_are_counted_for_each_caller(idle):
+async def test_max_jobs_per_caller(idle):
     ci = token(idle, "ci", max_jobs=2)
     ids = [(await (await idle.submit(job(f"v-{n}"), role=ci)).get_json())["job_id"] for n in range(2)]
     third = await idle.submit(job("v-2"), role=ci)
@@ -168,13 +168,13 @@ async def test_jobs_at_once_are_counted_for_each_caller(idle):
     assert (await idle.submit(job("v-2"), role=ci)).status_code == 202
 
 
-async def test_an_idempotent_repeat_is_no_further_job(idle):
+async def test_max_jobs_ignores_idempotent_repeat(idle):
     ci, key = token(idle, "ci", max_jobs=1), {"Idempotency-Key": "k"}
     first = await (await idle.submit(role=ci, headers=key)).get_json()
     assert await (await idle.submit(role=ci, headers=key)).get_json() == first
 
 
-async def test_a_default_for_all_and_an_own_number(tmp_path):
+async def test_max_jobs_default_and_own(tmp_path):
     async with running(tmp_path, work=False, auth=AuthSettings(max_jobs=1)) as service:
         more = token(service, "more", max_jobs=2)
         assert (await service.submit(job("a"), role="operator")).status_code == 202

@@ -51,13 +51,13 @@ async def test_every_route_for_every_role(tls, http2, way):
                     assert status not in {401, 403, 429}, (path, role)
 
 
-async def test_with_both_the_certificate_says_the_role(tls, http2):
+async def test_certificate_wins_over_token(tls, http2):
     headers = {"X-API-Token": tls.service.token["admin"]}
     async with tls.client(tls.ca.issue_cert("viewer.example"), http2=http2, headers=headers) as client:
         assert (await client.post("/api/v1/cache/prune")).status_code == 403
 
 
-async def test_a_known_certificate_needs_no_good_token_beside_it(tls, http2):
+async def test_certificate_with_invalid_token(tls, http2):
     headers = {"X-API-Token": "lvp_wrong"}
     assert (await tls.get(tls.ca.issue_cert("viewer.example"), http2=http2, headers=headers)).status_code == 200
 
@@ -65,7 +65,7 @@ async def test_a_known_certificate_needs_no_good_token_beside_it(tls, http2):
 @pytest.mark.parametrize(
     "way", ["neither", "wrong", "expired", "revoked", "unknown certificate", "wrong beside unknown"]
 )
-async def test_no_route_opens_to_whom_it_should_not(tls, http2, way):
+async def test_routes_without_valid_credential(tls, http2, way):
     tokens = tls.service.tokens
     shown = {
         "wrong": lambda: "lvp_" + "x" * 43,
@@ -80,7 +80,7 @@ async def test_no_route_opens_to_whom_it_should_not(tls, http2, way):
 
 
 @pytest.mark.parametrize("way", ["stranger's", "expired", "not yet valid"])
-async def test_certificates_that_do_not_hold_get_no_connection(tls, http2, way):
+async def test_invalid_certificate_gets_no_connection(tls, http2, way):
     """Not even with an admin's token beside them."""
     certificate = {
         "stranger's": lambda: tls.stranger.issue_cert("admin.example"),
@@ -98,7 +98,7 @@ async def test_certificates_that_do_not_hold_get_no_connection(tls, http2, way):
 
 
 @pytest.mark.parametrize("kind", ["serial", "sha256"])
-async def test_refused_certificates_get_no_answer_but_401(tls, http2, kind):
+async def test_revoked_certificate_gets_401(tls, http2, kind):
     """By serial number or fingerprint, as openssl prints them; also with a good token; on open connections too."""
     issued = tls.ca.issue_cert("admin.example")
     certificate = parsed(issued)
@@ -116,7 +116,7 @@ async def test_refused_certificates_get_no_answer_but_401(tls, http2, kind):
     assert (await tls.get(tls.ca.issue_cert("admin.example"), http2=http2)).status_code == 200
 
 
-async def test_a_listed_certificate_gets_no_connection_and_an_open_one_ends_being_good(tls, http2):
+async def test_certificate_on_revocation_list(tls, http2):
     good, bad = tls.ca.issue_cert("viewer.example"), tls.ca.issue_cert("viewer.example")
     tls.write_crl()
     tls.reread(client_crl=tls.crl)
@@ -131,7 +131,7 @@ async def test_a_listed_certificate_gets_no_connection_and_an_open_one_ends_bein
     assert (await tls.get(http2=http2, headers={"X-API-Token": tls.service.token["admin"]})).status_code == 200
 
 
-async def test_a_revocation_list_that_has_expired_lets_no_certificate_in(tls):
+async def test_expired_revocation_list(tls):
     certificate = tls.ca.issue_cert("viewer.example")
     tls.write_crl(ends=NOW - timedelta(minutes=1))
     tls.reread(client_crl=tls.crl)
@@ -140,7 +140,7 @@ async def test_a_revocation_list_that_has_expired_lets_no_certificate_in(tls):
 
 
 @pytest.mark.parametrize("token", [False, True])
-async def test_an_open_connection_is_refused_when_its_list_expires(tls, http2, token):
+async def test_open_connection_when_list_expires(tls, http2, token):
     """As a new connection would be; a token beside the certificate does not help."""
     tls.write_crl()
     tls.reread(client_crl=tls.crl)
@@ -155,7 +155,7 @@ async def test_an_open_connection_is_refused_when_its_list_expires(tls, http2, t
         assert (await client.get("/api/v1/jobs")).status_code == 200
 
 
-async def test_a_revocation_list_of_another_authority_lets_no_certificate_in(tls):
+async def test_revocation_list_of_other_authority(tls):
     tls.write_crl(of=tls.stranger)
     tls.reread(client_crl=tls.crl)
     await tls.refused(tls.ca.issue_cert("viewer.example"))
@@ -167,7 +167,7 @@ async def test_refused_handshakes_are_counted(tls):
     assert 'libvirt_volume_provisioner_authentication_failures_total{presented="certificate"} 1.0' in text
 
 
-async def test_names_come_from_the_subject_and_every_alternative(tls):
+async def test_certificate_names(tls):
     settings = AuthSettings(
         certificate_roles={"the subject": "admin", "alt.example": "viewer", "a@alt.example": "operator",
                            "192.0.2.7": "operator"},
@@ -185,7 +185,7 @@ async def test_names_come_from_the_subject_and_every_alternative(tls):
             assert (await client.post("/api/v1/cache/prune")).status_code == status
 
 
-async def test_tls_1_2_only_where_it_is_allowed(tls, tmp_path):
+async def test_tls_1_2_only_if_allowed(tls, tmp_path):
     version = ssl.TLSVersion.TLSv1_2
     await tls.refused(tls.ca.issue_cert("viewer.example"), version=version)
     tls.reread(tls_minimum="1.2")

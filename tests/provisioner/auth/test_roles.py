@@ -39,7 +39,7 @@ async def test_every_route_for_every_role(service):
                 assert status not in {401, 403}, (method, path, role)
 
 
-async def test_what_is_forbidden_is_not_done(service):
+async def test_forbidden_request_changes_nothing(service):
     await service.done()
     for method, path in (("DELETE", "/api/v1/volumes/fake/web-01"), ("POST", "/api/v1/cache/prune")):
         body = await (await service.call(method, path, role="operator")).get_json()
@@ -51,7 +51,7 @@ async def test_what_is_forbidden_is_not_done(service):
     assert (await (await service.call("GET", "/api/v1/cache/images", role="viewer")).get_json())["count"] == 1
 
 
-async def test_wrong_methods_need_a_credential_first(service):
+async def test_wrong_method_without_credential(service):
     assert (await service.call("PUT", "/api/v1/jobs", role=None)).status_code == 401
     assert (await service.call("PUT", "/api/v1/nothing", role=None)).status_code == 401
 
@@ -69,53 +69,53 @@ async def test_wrong_methods_need_a_credential_first(service):
         {"Authorization": ""},
     ],
 )
-async def test_what_is_no_token(service, headers):
+async def test_invalid_token(service, headers):
     assert (await service.call("GET", "/api/v1/jobs", role=None, headers=headers)).status_code == 401
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-async def test_a_bearer_token(service, scheme):
+async def test_bearer_token(service, scheme):
     headers = {"Authorization": f"{scheme} {service.token['viewer']}"}
     assert (await service.call("GET", "/api/v1/jobs", role=None, headers=headers)).status_code == 200
 
 
-async def test_a_token_in_the_url_is_none(service):
+async def test_token_in_url_is_ignored(service):
     token = service.token["admin"]
     assert (await service.call("GET", f"/api/v1/jobs?token={token}&X-API-Token={token}", role=None)).status_code == 401
 
 
-async def test_revocation_counts_at_once(service):
+async def test_revoked_token_is_refused_at_once(service):
     assert (await service.call("GET", "/api/v1/jobs", role="viewer")).status_code == 200
     TokenFile(service.folder / "state" / "tokens.json").revoke("viewer")
     assert (await service.call("GET", "/api/v1/jobs", role="viewer")).status_code == 401
     assert (await service.call("GET", "/api/v1/jobs", role="operator")).status_code == 200
 
 
-async def test_a_new_token_counts_at_once(service):
+async def test_new_token_is_accepted_at_once(service):
     token = TokenFile(service.folder / "state" / "tokens.json").create("new", "viewer")
     assert (await service.call("GET", "/api/v1/jobs", role=None, headers={"X-API-Token": token})).status_code == 200
 
 
-async def test_without_the_file_nobody_gets_in(service):
+async def test_missing_token_file(service):
     (service.folder / "state" / "tokens.json").unlink()
     assert (await service.call("GET", "/api/v1/jobs")).status_code == 401
 
 
-async def test_an_expired_token(service):
+async def test_expired_token(service):
     tokens = service.tokens
     old, young = tokens.create("old", "admin", time.time() - 1), tokens.create("young", "admin", time.time() + 3600)
     assert (await service.call("GET", "/api/v1/jobs", role=None, headers={"X-API-Token": old})).status_code == 401
     assert (await service.call("GET", "/api/v1/jobs", role=None, headers={"X-API-Token": young})).status_code == 200
 
 
-def test_expiry_is_exact(tmp_path):
+def test_token_expiry_is_exact(tmp_path):
     tokens = TokenFile(tmp_path / "tokens.json")
     token = tokens.create("a", "viewer", 1000.0)
     assert tokens.authenticate(token, 999.9).name == "a"
     assert tokens.authenticate(token, 1000.0) is None
 
 
-def test_a_stolen_token_file_lets_nobody_in(tmp_path):
+def test_stolen_token_file_is_useless(tmp_path):
     """It holds no token, and its digests cannot be presented; without the key none can be tried."""
     tokens = TokenFile(tmp_path / "tokens.json")
     token = tokens.create("a", "admin")
@@ -130,7 +130,7 @@ def test_a_stolen_token_file_lets_nobody_in(tmp_path):
     assert TokenFile(thief / "tokens.json").authenticate(token, 0) is None
 
 
-def test_files_are_private_whatever_the_umask(tmp_path):
+def test_token_files_are_private(tmp_path):
     old = os.umask(0)
     try:
         TokenFile(tmp_path / "state" / "tokens.json").create("a", "admin")
@@ -141,7 +141,7 @@ def test_files_are_private_whatever_the_umask(tmp_path):
     assert oct((tmp_path / "state").stat().st_mode & 0o777) == "0o700"
 
 
-def test_names_are_unique_and_free_again_once_revoked(tmp_path):
+def test_token_names_are_unique(tmp_path):
     tokens = TokenFile(tmp_path / "tokens.json")
     first = tokens.create("a", "viewer")
     with pytest.raises(ConflictError):
@@ -154,7 +154,7 @@ def test_names_are_unique_and_free_again_once_revoked(tmp_path):
     assert tokens.authenticate(second, 0).role == "admin"
 
 
-def test_a_broken_file_is_said_and_left_alone(tmp_path):
+def test_malformed_token_file_is_kept(tmp_path):
     (tmp_path / "tokens.json").write_text("{")
     tokens = TokenFile(tmp_path / "tokens.json")
     with pytest.raises(ConfigError, match="broken"):

@@ -4,12 +4,12 @@ from provisioner.auth import throttle
 from provisioner.auth.throttle import FailureCounter
 
 
-def test_a_few_failures_are_nothing():
+def test_failed_below_limit():
     counter = FailureCounter(max_failures=3)
     assert [counter.failed("a", now) for now in (1, 2, 3)] == [(None, True)] * 3
 
 
-def test_more_must_wait_until_the_window_has_passed():
+def test_failed_above_limit():
     counter = FailureCounter(max_failures=3, window=60)
     for now in (0, 10, 20):
         counter.failed("a", now)
@@ -18,14 +18,14 @@ def test_more_must_wait_until_the_window_has_passed():
     assert counter.failed("a", 200) == (None, True)
 
 
-def test_addresses_do_not_share_a_count():
+def test_failed_counts_per_address():
     counter = FailureCounter(max_failures=1)
     counter.failed("a", 0)
     assert counter.failed("a", 1)[0] is not None
     assert counter.failed("b", 1)[0] is None
 
 
-def test_the_memory_is_bounded(monkeypatch):
+def test_failed_table_is_bounded(monkeypatch):
     monkeypatch.setattr(throttle, "MAX_ADDRESSES", 100)
     counter = FailureCounter(max_failures=5)
     for number in range(1000):

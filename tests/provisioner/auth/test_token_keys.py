@@ -28,7 +28,7 @@ def keys(tmp_path):
     return (tmp_path / "tokens.key").read_text().split()
 
 
-def test_the_key_is_made_at_the_first_start(tokens, tmp_path):
+def test_prepare_creates_key(tokens, tmp_path):
     tokens.prepare()
     (key,) = keys(tmp_path)
     assert len(bytes.fromhex(key)) == 32
@@ -37,14 +37,14 @@ def test_the_key_is_made_at_the_first_start(tokens, tmp_path):
     assert keys(tmp_path) == [key]
 
 
-def test_a_key_others_can_read_is_refused(tokens, tmp_path):
+def test_prepare_with_readable_key(tokens, tmp_path):
     tokens.prepare()
     (tmp_path / "tokens.key").chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
         tokens.prepare()
 
 
-def test_after_a_rotation_tokens_move_when_they_are_used(tokens, tmp_path):
+def test_rotation_moves_used_tokens(tokens, tmp_path):
     used, unused = tokens.create("used", "viewer"), tokens.create("unused", "viewer")
     (old,) = keys(tmp_path)
     assert TokenFile(tmp_path / "tokens.json").rotate_key() == ("used", "unused")
@@ -60,7 +60,7 @@ def test_after_a_rotation_tokens_move_when_they_are_used(tokens, tmp_path):
     assert {record.key for record in tokens.list()} == {key_id(bytes.fromhex(keys(tmp_path)[0]))}
 
 
-def test_two_rotations_in_a_row_lose_no_token(tokens, tmp_path):
+def test_two_rotations_keep_tokens(tokens, tmp_path):
     token = tokens.create("a", "viewer")
     for _ in range(2):
         tokens.rotate_key()
@@ -71,14 +71,14 @@ def test_two_rotations_in_a_row_lose_no_token(tokens, tmp_path):
     assert tokens.authenticate(token, NOW).name == "a"
 
 
-def test_revoking_the_last_token_of_an_old_key_forgets_it(tokens, tmp_path):
+def test_revoke_removes_unused_key(tokens, tmp_path):
     tokens.create("a", "viewer")
     tokens.rotate_key()
     tokens.revoke("a")
     assert len(keys(tmp_path)) == 1
 
 
-def test_old_keys_can_be_forgotten_at_once(tokens, tmp_path):
+def test_rotation_with_forget(tokens, tmp_path):
     token = tokens.create("a", "viewer")
     assert tokens.authenticate(token, NOW) is not None
     assert TokenFile(tmp_path / "tokens.json").rotate_key(forget=True) == ("a",)
@@ -87,7 +87,7 @@ def test_old_keys_can_be_forgotten_at_once(tokens, tmp_path):
     assert tokens.list() == []
 
 
-def test_a_token_made_anew_under_its_name_is_not_moved_by_the_old_ones_use(tokens, tmp_path):
+def test_settle_skips_replaced_token(tokens, tmp_path):
     old = tokens.create("a", "viewer")
     tokens.rotate_key()
     tokens.authenticate(old, NOW)
@@ -99,7 +99,7 @@ def test_a_token_made_anew_under_its_name_is_not_moved_by_the_old_ones_use(token
     assert tokens.authenticate(new, NOW).role == "admin"
 
 
-def test_a_token_revoked_meanwhile_does_not_come_back(tokens, tmp_path):
+def test_settle_skips_revoked_token(tokens, tmp_path):
     token = tokens.create("a", "viewer")
     tokens.authenticate(token, NOW)
     TokenFile(tmp_path / "tokens.json").revoke("a")
@@ -107,7 +107,7 @@ def test_a_token_revoked_meanwhile_does_not_come_back(tokens, tmp_path):
     assert tokens.list() == []
 
 
-def test_a_file_from_before_key_ids_is_read(tokens, tmp_path):
+def test_file_without_key_ids(tokens, tmp_path):
     token = tokens.create("a", "viewer")
     file = tmp_path / "tokens.json"
     content = json.loads(file.read_text())
@@ -121,7 +121,7 @@ def test_a_file_from_before_key_ids_is_read(tokens, tmp_path):
     assert tokens.authenticate(token, NOW).name == "a"
 
 
-def test_last_use_is_written_coarsely_and_not_for_each_request(tokens, tmp_path):
+def test_last_use_is_written_rarely(tokens, tmp_path):
     token = tokens.create("a", "viewer")
     file = tmp_path / "tokens.json"
     tokens.authenticate(token, NOW)
@@ -141,7 +141,7 @@ def test_last_use_is_written_coarsely_and_not_for_each_request(tokens, tmp_path)
     assert tokens.list()[0].last_used_at == NOW + 100 + LAST_USE_GRAIN
 
 
-def test_a_wrong_or_expired_token_is_no_use(tokens):
+def test_last_use_ignores_invalid_token(tokens):
     token = tokens.create("a", "viewer", NOW)
     tokens.authenticate(token, NOW)
     tokens.authenticate("lvp_wrong", NOW)
@@ -221,7 +221,7 @@ def test_commands_while_the_file_is_locked(tokens, stopped_command, monkeypatch,
         command(tokens)
 
 
-def test_a_lock_that_is_released_in_time(tokens, stopped_command, monkeypatch):
+def test_commands_with_lock_released_in_time(tokens, stopped_command, monkeypatch):
     pauses = []
 
     def pause(seconds):
@@ -233,13 +233,13 @@ def test_a_lock_that_is_released_in_time(tokens, stopped_command, monkeypatch):
     assert len(pauses) == 1
 
 
-def test_limits_are_kept(tokens):
+def test_limits_are_stored(tokens):
     limits = Limits(volumes=["ci-*"], targets=["fast"], sources=["https://x/"], max_jobs=3)
     token = tokens.create("a", "operator", limits=limits)
     assert tokens.authenticate(token, NOW).limits == limits
 
 
-def test_a_key_from_a_credential(tmp_path, monkeypatch):
+def test_key_from_credential(tmp_path, monkeypatch):
     """Made outside, read-only here; two lines are a rotation."""
     folder = tmp_path / "credentials"
     folder.mkdir()
@@ -266,14 +266,14 @@ def test_a_key_from_a_credential(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "abc", "11" * 31, "zz" * 32, "11" * 32 + "\nx"])
-def test_a_credential_that_is_no_key(tmp_path, monkeypatch, content):
+def test_key_from_invalid_credential(tmp_path, monkeypatch, content):
     (tmp_path / "k").write_text(content)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     with pytest.raises(ConfigError, match="64 hex digits"):
         TokenFile(tmp_path / "t.json", KeyFile(None, SecretRef.parse("credential:k"))).prepare()
 
 
-def test_a_credential_outside_the_service(tmp_path, monkeypatch):
+def test_key_from_missing_credential(tmp_path, monkeypatch):
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     store = TokenFile(tmp_path / "t.json", KeyFile(None, SecretRef.parse("credential:k")))
     with pytest.raises(ConfigError, match="--key-file"):
@@ -281,7 +281,7 @@ def test_a_credential_outside_the_service(tmp_path, monkeypatch):
     assert not (tmp_path / "t.json").exists()
 
 
-def test_a_key_in_a_file_elsewhere(tmp_path):
+def test_key_in_other_file(tmp_path):
     place = tmp_path / "elsewhere.key"
     store = TokenFile(tmp_path / "t.json", KeyFile(tmp_path / "t.key", SecretRef.parse(f"file:{place}")))
     token = store.create("a", "viewer")
@@ -291,7 +291,7 @@ def test_a_key_in_a_file_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("right", [0, 1, 20, 46])
-def test_every_token_is_judged_by_whole_digests_compared_in_constant_time(tokens, monkeypatch, right):
+def test_authenticate_in_constant_time(tokens, monkeypatch, right):
     """However much of it is right: one HMAC of it, held against every digest with ``compare_digest``, no way around."""
     names = ["a", "b", "c"]
     made = {name: tokens.create(name, "viewer") for name in names}

@@ -136,7 +136,7 @@ def test_cancel_of_an_ended_job_is_refused(lvp, server):
 
 def test_health_tells_what_will_need_somebody(lvp, server):
     server.on("GET", "/health", "HealthWarning")
-    assert lvp("health").out.splitlines()[1:] == ["warning: the server's certificate ends on 2024-01-20, in 5 days"]
+    assert lvp("health").out.splitlines()[1:] == ["warning: the server's certificate expires on 2024-01-20, in 5 days"]
 
 
 def test_something_else_that_answers_is_named(lvp, server):

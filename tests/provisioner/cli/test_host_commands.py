@@ -100,7 +100,7 @@ def test_check_asks_the_plugins(run, config_file):
     config_file.write_text(config_file.read_text().replace('plugin = "file"', 'plugin = "flie"'))
     ended = run("config", "check", config_file)
     assert ended.status == 1
-    assert "targets.disks.plugin: no installed plugin brings 'flie'" in ended.err
+    assert "targets.disks.plugin: no installed plugin provides 'flie'" in ended.err
 
 
 def test_show_can_be_read_again(run, config_file):

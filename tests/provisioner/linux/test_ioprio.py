@@ -25,12 +25,12 @@ child.communicate()
 @pytest.mark.parametrize(
     ("io_class", "said"), [("idle", "idle"), ("best-effort:7", "best-effort: prio 7"), ("none", "none: prio 0")]
 )
-def test_threads_and_programs_have_it(io_class, said):
+def test_apply_covers_threads_and_programs(io_class, said):
     ran = subprocess.run([sys.executable, "-c", CODE, io_class], check=True, capture_output=True, text=True)
     assert ran.stdout.split("\n\n")[:-1] == [said] * 3
 
 
 @pytest.mark.parametrize("io_class", ["best-effort", "best-effort:8", "realtime:0", ""])
-def test_what_is_no_class(io_class):
+def test_config_rejects_invalid_io_class(io_class):
     with pytest.raises(ConfigError, match=r"jobs\.io_class"):
         parse({"jobs": {"io_class": io_class}, "targets": {"main": {"plugin": "file"}}}, "config")

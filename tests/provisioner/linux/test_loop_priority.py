@@ -24,13 +24,13 @@ def said(first: str = "") -> list[str]:
     return [line for line in ran.stdout.splitlines() if "no priority" not in line]
 
 
-def test_only_the_loop_goes_before_others() -> None:
+def test_raise_priority_of_the_loop_only() -> None:
     assert said() == ["True", "-10", "0", "0"]
 
 
-def test_what_is_before_others_already_is_left_as_it_is() -> None:
+def test_raise_priority_when_already_high() -> None:
     assert said("os.nice(-15)") == ["False", "-15", "-15", "-15"]
 
 
-def test_who_may_not_goes_on_without() -> None:
+def test_raise_priority_without_permission() -> None:
     assert said("os.setuid(65534)") == ["False", "0", "0", "0"]

@@ -18,7 +18,7 @@ with state_lock.locked(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_second_process_is_told_who_holds_it(tmp_path):
+def test_locked_names_the_holder(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path / "state")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
@@ -33,7 +33,7 @@ def test_a_second_process_is_told_who_holds_it(tmp_path):
         assert (tmp_path / "state" / "lock").read_text() == f"{os.getpid()}\n"
 
 
-def test_a_place_that_cannot_be_made_is_named(tmp_path):
+def test_locked_with_unusable_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ConfigError, match=r"state directory .*file/state cannot be used"),

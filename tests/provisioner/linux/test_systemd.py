@@ -34,12 +34,12 @@ def test_notify_on_an_abstract_socket(monkeypatch):
         assert listening.recv(100) == b"STOPPING=1"
 
 
-def test_nobody_to_notify(monkeypatch):
+def test_notify_without_manager(monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     systemd.notify("READY=1")
 
 
-def test_a_manager_that_is_gone_or_does_not_listen_ends_nothing(manager, monkeypatch):
+def test_notify_with_unreachable_manager(manager, monkeypatch):
     for _ in range(10_000):  # far more than its queue holds; none may wait
         systemd.notify("WATCHDOG=1")
     monkeypatch.setenv("NOTIFY_SOCKET", "/nonexistent/notify")

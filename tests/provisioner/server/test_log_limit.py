@@ -8,7 +8,7 @@ from provisioner.server.log_limit import LogLimit
 from tests.provisioner.tls.test_peer_certificate import tls_harness
 
 
-def test_each_address_has_its_lines():
+def test_allows_limit_per_address():
     limit = LogLimit(per_address=2, total=10)
     assert [limit.allows("a", 0) for _ in range(4)] == [True, True, False, False]
     assert limit.allows("b", 0)
@@ -16,14 +16,14 @@ def test_each_address_has_its_lines():
     assert limit.take_suppressed() == 0
 
 
-def test_all_addresses_together_have_a_limit():
+def test_allows_limit_in_total():
     limit = LogLimit(per_address=2, total=10)
     assert sum(limit.allows(f"address {number}", 0) for number in range(1000)) == 10
     assert len(limit._written) <= 11
     assert limit.take_suppressed() == 990
 
 
-def test_a_new_window_starts_anew():
+def test_allows_after_window():
     limit = LogLimit(per_address=1, total=1, window=60)
     assert [limit.allows("a", now) for now in (100, 159, 160)] == [True, False, True]
 

@@ -116,11 +116,11 @@ def test_warnings_come_in_time_and_say_what_and_when():
     tls_files = TlsFiles({"server": 10 * day, "client_ca": 100 * day, "client_crl": 2 * day})
     assert tls_files.warnings(0, 1 * day) == []
     assert tls_files.warnings(9.5 * day, 1 * day) == [
-        "the server's certificate ends on 1970-01-11, in 0 days",
-        "the revocation list of client certificates has ended on 1970-01-03",
+        "the server's certificate expires on 1970-01-11, in 0 days",
+        "the revocation list of client certificates expired on 1970-01-03",
     ]
     assert tls_files.warnings(99 * day, 1 * day)[1:2] == [
-        "the authority of client certificates ends on 1970-04-11, in 1 day"
+        "the authority of client certificates expires on 1970-04-11, in 1 day"
     ]
 
 

@@ -132,7 +132,7 @@ async def tls(tmp_path):
 
 @pytest.mark.parametrize("http2", [False, True])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_a_certificate_lets_in_and_none_does_not(tls, http2, version):
+async def test_certificate_authenticates(tls, http2, version):
     nobody = await tls.get(http2=http2, version=version)
     assert (nobody.status_code, nobody.json()["error"]) == (401, "unauthorized")
     known = await tls.get(tls.ca.issue_cert("viewer.example"), http2=http2, version=version)
@@ -143,7 +143,7 @@ async def test_a_certificate_lets_in_and_none_does_not(tls, http2, version):
 
 @pytest.mark.parametrize("http2", [False, True])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_certificates_that_do_not_hold_are_refused_in_the_handshake(tls, http2, version):
+async def test_handshake_with_invalid_certificate(tls, http2, version):
     expired = tls.ca.issue_cert("viewer.example", not_before=NOW - timedelta(9), not_after=NOW - timedelta(1))
     early = tls.ca.issue_cert("viewer.example", not_before=NOW + timedelta(1), not_after=NOW + timedelta(9))
     rogue = tls.stranger.issue_cert("viewer.example")
@@ -153,13 +153,13 @@ async def test_certificates_that_do_not_hold_are_refused_in_the_handshake(tls, h
     assert (await tls.get(tls.ca.issue_cert("viewer.example"))).status_code == 200
 
 
-async def test_a_token_does_not_make_a_bad_certificate_good(tls):
+async def test_invalid_certificate_with_token(tls):
     headers = {"X-API-Token": tls.service.token["admin"]}
     await tls.refused(tls.stranger.issue_cert("viewer.example"), headers=headers)
     assert (await tls.get(headers=headers)).status_code == 200
 
 
-async def test_certificates_can_be_required(tmp_path):
+async def test_required_client_certificate(tmp_path):
     async with tls_harness(tmp_path, client_certificate="required") as tls:
         await tls.refused()
         await tls.refused(headers={"X-API-Token": tls.service.token["admin"]})
@@ -180,18 +180,18 @@ async def test_old_protocols_are_refused(tls):
 @pytest.mark.parametrize(
     ("name", "status"), [("viewer.example", 403), ("operator.example", 403), ("admin.example", 200)]
 )
-async def test_the_certificate_says_the_role(tls, name, status):
+async def test_role_by_alternative_name(tls, name, status):
     async with tls.client(tls.ca.issue_cert(name)) as client:
         assert (await client.post("/api/v1/cache/prune")).status_code == status
 
 
-async def test_the_common_name_counts_as_well(tls):
+async def test_role_by_common_name(tls):
     certificate = tls.ca.issue_cert("somewhere.example", common_name="admin.example")
     async with tls.client(certificate) as client:
         assert (await client.post("/api/v1/cache/prune")).status_code == 200
 
 
-async def test_a_certificate_nobody_named(tls, tmp_path):
+async def test_certificate_without_grant(tls, tmp_path):
     assert (await tls.get(tls.ca.issue_cert("unknown.example"))).status_code == 401
     (tmp_path / "2").mkdir()
     async with (
@@ -203,7 +203,7 @@ async def test_a_certificate_nobody_named(tls, tmp_path):
         assert (await client.post("/api/v1/cache/prune")).status_code == 403
 
 
-async def test_a_resumed_session_proves_itself_anew(tls):
+async def test_no_session_resumption(tls):
     """TLS 1.3 would resume without a certificate; no ticket is given for that."""
     certificate = tls.ca.issue_cert("viewer.example")
     context = tls.context(certificate)
@@ -216,7 +216,7 @@ async def test_a_resumed_session_proves_itself_anew(tls):
 
 
 @pytest.mark.parametrize("http2", [False, True])
-async def test_interleaved_connections_are_not_taken_for_one_another(tls, http2):
+async def test_interleaved_connections(tls, http2):
     """Each answer names its own connection's certificate, however the requests cross."""
     names = [f"viewer-{number}.example" for number in range(5)]
     tls.service.services.authenticator._settings.certificate_roles.update(dict.fromkeys(names, "viewer"))
@@ -238,7 +238,7 @@ async def test_interleaved_connections_are_not_taken_for_one_another(tls, http2)
     assert all(expected == found for expected, found in seen)
 
 
-async def test_new_certificates_count_for_new_connections(tls, tmp_path):
+async def test_new_certificates_for_new_connections(tls, tmp_path):
     server = tls.service.services.config.server
     other = trustme.CA()
     file = tmp_path / "server.pem"
@@ -263,7 +263,7 @@ async def test_new_certificates_count_for_new_connections(tls, tmp_path):
     assert (await tls.get(tls.ca.issue_cert("viewer.example"))).status_code == 200
 
 
-async def test_a_client_that_says_nothing_holds_nobody_up(tls):
+async def test_silent_client_blocks_no_other(tls):
     port = int(tls.url.rpartition(":")[2])
     silent = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(20)]
     broken = await trio.open_tcp_stream("127.0.0.1", port)
