@@ -67,7 +67,7 @@ unit-plugins:
 # In the make that a target below starts, what the suites need is there: they start in the order that is given.
 NEEDS := $(if $(READY),,setup-test)
 WHEEL := $(if $(READY),,wheel)
-SUITES := $(MAKE) --no-print-directory READY=yes -j2 --output-sync=target
+SUITES := $(MAKE) --no-print-directory READY=yes --keep-going -j2 --output-sync=target
 
 # Two suites at a time, each one's output in one piece at its end: the emulated guest leaves a processor idle.
 test: setup-test lint wheel
