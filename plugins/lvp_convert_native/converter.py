@@ -15,11 +15,8 @@ from lvp_convert_native.qcow2_queue import Qcow2Queue
 from lvp_convert_native.raw import RawQueue, RawReader
 from lvp_convert_native.sink import Sink
 from lvp_convert_native.workers import Inflating, Progress, run_threads, write_runs
-from provisioner.contracts import MIB, ByteSize, Converter
+from provisioner.contracts import MIB, ByteSize, Converter, RateLimiter, run_long, undoing
 from provisioner.contracts.errors import ConvertError, CorruptImageError
-from provisioner.contracts.rate_limit import RateLimiter
-from provisioner.contracts.shield import undoing
-from provisioner.contracts.threads import run_long
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lvp_convert_native.image_file import ImageFile
     from lvp_convert_native.runs import Run, RunQueue, RunReader
     from lvp_convert_native.sink import Sink
-    from provisioner.contracts.rate_limit import RateLimiter
+    from provisioner.contracts import RateLimiter
 
 # The clusters of a run may lie anywhere: of a longer stretch of the file most is other runs'.
 MAX_SPENT = 2 * RUN_BYTES

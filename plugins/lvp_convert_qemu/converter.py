@@ -13,10 +13,8 @@ import trio
 from lvp_convert_qemu import commands
 from lvp_convert_qemu.errors import as_error
 from lvp_convert_qemu.verify import examine
-from provisioner.contracts import Converter, Device, Finding, ImageView, blockdev, run_tool
+from provisioner.contracts import Converter, Device, Finding, ImageView, blockdev, run_long, run_tool, undoing
 from provisioner.contracts.errors import ConvertError, ImageTooLargeError, ToolError
-from provisioner.contracts.shield import undoing
-from provisioner.contracts.threads import run_long
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from provisioner.contracts import SecretRef, UrlPrefix
+from provisioner.contracts import SecretRef, TransportSettings, UrlPrefix
 from provisioner.contracts.errors import InvalidRequestError
-from provisioner.contracts.http import TransportSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

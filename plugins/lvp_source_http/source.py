@@ -10,9 +10,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from provisioner.contracts import BackEndContext, HttpTransport, ImageSource, ImageUrl, RemoteImage, UrlPrefix
+from provisioner.contracts import (
+    BackEndContext,
+    HttpTransport,
+    ImageSource,
+    ImageUrl,
+    RemoteImage,
+    UrlPrefix,
+    read_secret,
+)
 from provisioner.contracts.errors import InvalidRequestError, SourceError, UrlNotAllowedError
-from provisioner.contracts.http import read_secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

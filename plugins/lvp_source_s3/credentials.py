@@ -19,8 +19,8 @@ from minio.credentials.providers import (
     Provider,
 )
 
+from provisioner.contracts import read_secret
 from provisioner.contracts.errors import SourceError
-from provisioner.contracts.http import read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from provisioner.contracts import ImageUrl, SecretRef
+from provisioner.contracts import ImageUrl, SecretRef, TransportSettings
 from provisioner.contracts.errors import InvalidRequestError
-from provisioner.contracts.http import TransportSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,9 +17,8 @@ import msgspec
 from lvp_target_file.disk import NO_ATTRIBUTES, opened, sync, translated
 from lvp_target_file.holders import users_of
 from lvp_target_file.names import StagedFile, staged_name
-from provisioner.contracts import Capacity, Finding, Provenance, StageRequest, VolumeUser
+from provisioner.contracts import Capacity, Finding, Provenance, StageRequest, VolumeUser, write_probe
 from provisioner.contracts.errors import TargetUnavailableError, VolumeExistsError
-from provisioner.contracts.write_probe import write_probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,8 @@ from lvp_target_file import swaps
 from lvp_target_file.folder import LOCK, Entry, Folder
 from lvp_target_file.names import StagedFile
 from lvp_target_file.placement import check_name, place
-from provisioner.contracts import BlockTarget, Device, Finding, Placement, StagedVolume, StageRequest, Volume
+from provisioner.contracts import BlockTarget, Device, Finding, Placement, StagedVolume, StageRequest, Volume, undoing
 from provisioner.contracts.errors import NotFoundError, VolumeExistsError, VolumeInUseError
-from provisioner.contracts.shield import undoing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

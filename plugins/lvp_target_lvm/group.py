@@ -19,14 +19,13 @@ from lvp_target_lvm.lvm import Lvm
 from lvp_target_lvm.placement import Plan, is_users, place, refuse_open, snapshots_of
 from lvp_target_lvm.removal import remove_wiped
 from lvp_target_lvm.staging import Staged, Staging
-from provisioner.contracts import BlockTarget, Device, Placement, Volume
+from provisioner.contracts import BlockTarget, Device, Placement, Volume, undoing
 from provisioner.contracts.errors import (
     NotFoundError,
     ProvisionerError,
     VolumeExistsError,
     VolumeInUseError,
 )
-from provisioner.contracts.shield import undoing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

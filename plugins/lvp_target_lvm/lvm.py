@@ -14,9 +14,8 @@ import trio
 from lvp_target_lvm import report
 from lvp_target_lvm.errors import Meaning, as_error, meaning_of
 from lvp_target_lvm.rwlock import RWLock, lock_of
-from provisioner.contracts import ToolResult, run_tool
+from provisioner.contracts import ShieldExpiredError, ToolResult, run_tool, shielded
 from provisioner.contracts.errors import ProvisionerError, TargetError, TargetUnavailableError, ToolError
-from provisioner.contracts.shield import ShieldExpiredError, shielded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from lvp_target_lvm import devices, names
 from lvp_target_lvm.holders import in_use
+from provisioner.contracts import undoing
 from provisioner.contracts.errors import TargetError, VolumeInUseError
-from provisioner.contracts.shield import undoing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -33,11 +33,14 @@ from provisioner.contracts import blockdev, errors
 from provisioner.contracts.converter import Converter, ImageView
 from provisioner.contracts.guard import Guard, Observer
 from provisioner.contracts.hookspecs import PROJECT, BackEnd, BackEndContext, NoSettings, hookimpl
-from provisioner.contracts.http.transport import HttpOptions, HttpTransport
+from provisioner.contracts.http import Explain, HttpOptions, HttpTransport, Prepare, TransportSettings, read_secret
 from provisioner.contracts.ownership import PlaceLock
+from provisioner.contracts.rate_limit import RateLimiter
 from provisioner.contracts.settings import ByteSize, Duration, SecretRef
+from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.source import ImageSource, ImageStream, pwrite_all
 from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume
+from provisioner.contracts.threads import run_long
 from provisioner.contracts.tool import ToolResult, last_words, run_tool
 from provisioner.contracts.types import (
     GIB,
@@ -57,6 +60,7 @@ from provisioner.contracts.types import (
     VolumeUser,
 )
 from provisioner.contracts.urls import ImageUrl, UrlPrefix
+from provisioner.contracts.write_probe import write_probe
 
 __all__ = [
     "GIB",
@@ -73,6 +77,7 @@ __all__ = [
     "Converter",
     "Device",
     "Duration",
+    "Explain",
     "Finding",
     "Guard",
     "HttpOptions",
@@ -86,13 +91,17 @@ __all__ = [
     "Observer",
     "PlaceLock",
     "Placement",
+    "Prepare",
     "Provenance",
     "ProvisionedBy",
+    "RateLimiter",
     "RemoteImage",
     "SecretRef",
+    "ShieldExpiredError",
     "StageRequest",
     "StagedVolume",
     "ToolResult",
+    "TransportSettings",
     "UrlPrefix",
     "Volume",
     "VolumeUser",
@@ -101,5 +110,10 @@ __all__ = [
     "hookimpl",
     "last_words",
     "pwrite_all",
+    "read_secret",
+    "run_long",
     "run_tool",
+    "shielded",
+    "undoing",
+    "write_probe",
 ]

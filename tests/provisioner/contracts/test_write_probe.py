@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from provisioner.contracts import write_probe as module
 from provisioner.contracts.write_probe import write_probe
 
 # In a mount namespace of its own.
@@ -54,7 +53,7 @@ def test_without_nameless_files(tmp_path, monkeypatch):
             raise OSError(95, "Operation not supported")
         return real(path, flags, *more, **named)
 
-    monkeypatch.setattr(module.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     write_probe(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
