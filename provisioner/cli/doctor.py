@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def doctor(config_file: Path | None, data_dir: Path | None) -> None:
     """Check this host: volume groups, pools, free space, tools, permissions, and what the host scans.
 
-    One line for each thing looked at; below what is wrong stands how to mend it. Changes nothing. The exit status is
+    Prints one line for each check and, below a problem, how to fix it. Changes nothing. The exit status is
     0 when nothing is wrong.
     """
     with cli_errors():
