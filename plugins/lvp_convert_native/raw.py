@@ -1,4 +1,4 @@
-"""Raw images as runs: the filesystem's holes where the file is whole, else one stretch of bytes after the other."""
+"""Splits raw images into runs. Skips the filesystem's holes if the file is complete."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RawQueue:
         self._lock = threading.Lock()
 
     def take(self) -> Run | None:
-        """The next run."""
+        """Return the next run, or None at the end."""
         with self._lock:
             run = next(self._runs, None)
         if run is not None and run.is_zero:  # a hole of the file: blocks may have been lost

@@ -35,7 +35,7 @@ class Run:
 
     @property
     def is_zero(self) -> bool:
-        """Whether nothing has to be read for it."""
+        """Whether the run is all zeros, so that nothing has to be read."""
         return self.host is None and self.entries is None
 
 
@@ -43,7 +43,7 @@ class RunQueue(Protocol):
     """Hands out each run of an image once, to any number of threads."""
 
     def take(self) -> Run | None:
-        """The next run, or None when all are out. May block until a table of the image has arrived."""
+        """Return the next run, or None at the end. May block until a table of the image has arrived."""
 
 
 class RunReader(Protocol):

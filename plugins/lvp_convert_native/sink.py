@@ -1,4 +1,4 @@
-"""The device being written: direct I/O where it is to be had, zeros by the device's help, one flush at the end."""
+"""Writes the device: direct I/O if available, zeroing by the device, one flush at the end."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from lvp_convert_native.buffers import Buffer
     from provisioner.contracts import Device
 
-# One request for zeros: some devices write them by hand at 100 MB/s, and a cancel is to be heard within a second.
+# Bytes per zeroing request: some devices zero at only 100 MB/s, and a cancel must take effect within a second.
 ZERO_STEP = 64 * 1024**2
-# Shorter zeros between data are written as data: a request of its own costs more.
+# Shorter zeros between data are written as data: a separate request costs more.
 ZERO_MIN = 1024**2
 
 # linux/fs.h
@@ -72,7 +72,7 @@ class Sink:
             os.close(self._direct)
 
     def write(self, buffer: Buffer, length: int, at: int) -> None:
-        """Put the first ``length`` bytes of ``buffer`` at ``at``; zeros among them as cheaply as can be."""
+        """Write the first ``length`` bytes of ``buffer`` at ``at``; skip or zero ranges of zeros."""
         with _writing(self._path):
             for start, stop, is_data in buffer.extents(length):
                 if is_data or not (self._reads_zero or stop - start >= ZERO_MIN):
@@ -99,7 +99,7 @@ class Sink:
                 start = step
 
     def _zero(self, start: int, stop: int) -> None:
-        """A device zeroes whole blocks only; the image's end inside one is written."""
+        """Zero the range in whole blocks; zero the partial block at the image's end separately."""
         whole = max(stop // PAGE * PAGE, start)
         for begin, end in ((start, whole), (whole, stop)):
             if begin < end:

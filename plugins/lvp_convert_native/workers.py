@@ -1,4 +1,4 @@
-"""A few threads that read runs and write them. Owns their life: none outlives the call, the first failure ends all."""
+"""Threads that read and write runs. No thread outlives the call, and the first failure stops all."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from lvp_convert_native.sink import Sink
     from provisioner.contracts import RateLimiter
 
-# The clusters of a run may lie anywhere: of a longer stretch of the file most is other runs'.
+# The clusters of a run may lie anywhere; most of a longer stretch of the file belongs to other runs.
 MAX_SPENT = 2 * RUN_BYTES
 
 
 class Progress:
-    """Adds up what the threads did; the sum reported never falls."""
+    """A thread-safe byte counter; the reported sum never decreases."""
 
     def __init__(self, report: Callable[[int], None]) -> None:
         self._report = report
@@ -50,7 +50,7 @@ class Inflating:
         self._slots = threading.Semaphore(len(os.sched_getaffinity(0)))
 
     def read(self, reader: RunReader, run: Run, into: memoryview) -> None:
-        """Read ``run``, in its turn where that costs the processor."""
+        """Read ``run``; wait for a slot if it may have to be inflated."""
         if run.entries is None:
             reader.read(run, into)
         else:

@@ -21,5 +21,5 @@ __all__ = ["QemuConverter", "QemuSettings", "lvp_converters"]
 
 @hookimpl
 def lvp_converters() -> Sequence[BackEnd[Converter]]:
-    """Bring the qemu-img converter."""
+    """Return the qemu-img converter."""
     return [BackEnd("qemu-img", QemuConverter, QemuSettings)]

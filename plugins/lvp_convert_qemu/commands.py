@@ -1,4 +1,4 @@
-"""qemu-img's command lines, and the reading of its progress. Pure: runs nothing.
+"""Builds qemu-img's command lines and parses its progress output. Pure: runs nothing.
 
 The source is described as JSON and the target as options: both name a driver for every layer, so that nothing
 is probed, and a descriptor's path below /proc, so that no image's or volume's name is ever parsed.
@@ -36,7 +36,7 @@ _MARK_LENGTH = 32
 
 
 def source(fd: int, image_format: str) -> str:
-    """The image behind ``fd``, as qemu-img's file name argument."""
+    """Return qemu-img's file name argument for the image behind ``fd``."""
     file = {"driver": "file", "filename": f"/proc/self/fd/{fd}", "locking": "off"}
     return "json:" + json.dumps({**_DRIVERS[image_format], "file": file})
 
@@ -69,7 +69,7 @@ def convert(
 
 
 def info(settings: QemuSettings, fd: int, image_format: str) -> list[str]:
-    """Tell what QEMU makes of the image behind ``fd``, as JSON."""
+    """Return the command that prints QEMU's information about the image behind ``fd`` as JSON."""
     return [*sandboxed(settings, [fd]), "info", "--output=json", source(fd, image_format)]
 
 
@@ -104,7 +104,7 @@ class Progress:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next piece; whether there was progress."""
+        """Parse the next chunk; return whether there was progress."""
         text = self._rest + chunk
         self._rest = text[-_MARK_LENGTH:]
         marks = _PROGRESS.findall(text)

@@ -105,7 +105,7 @@ class QemuConverter(Converter):
 
 @asynccontextmanager
 async def _opened(path: str) -> AsyncIterator[int]:
-    """The device, open from before it is written until it is on stable storage."""
+    """Open the device; keep it open until its data is on stable storage."""
     try:
         fd = await _in_thread(os.open, path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -118,7 +118,7 @@ async def _opened(path: str) -> AsyncIterator[int]:
 
 
 def _takes_direct(device_fd: int) -> bool:
-    """Whether the device can be written past the page cache; some filesystems have no such way."""
+    """Return whether the device supports direct I/O; some filesystems do not."""
     try:
         os.close(os.open(f"/proc/self/fd/{device_fd}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC))
     except OSError as error:

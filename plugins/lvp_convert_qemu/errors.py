@@ -12,18 +12,18 @@ _MEMORY = re.compile(r"[Cc]annot allocate memory|[Ff]ailed to allocate|Could not
 _IMAGE = re.compile(
     r"corrupt|truncated|Could not open|error while reading|[Ii]nvalid|[Uu]nsupported|not supported|too (?:big|large)"
 )
-# The image as we name it, which is nothing a reader of the error knows.
+# Our internal name of the image, which means nothing to the user.
 _OURS = re.compile(r"'?json:\{.*?\}\}'?:?\s*|/proc/self/fd/\d+")
 
 
 def as_error(error: ToolError) -> ProvisionerError:
-    """The project's error for a qemu-img that failed; the tool's own where nothing better is known."""
+    """Return the project's error for a failed qemu-img, or the tool's error if none matches."""
     said = plain(error.stderr)
     if error.status is None:
         return error
     if _FULL.search(said):
         return NoSpaceError("no space was left while the image was written onto the volume")
-    if _MEMORY.search(said) or error.status == -6:  # glib aborts where it gets no memory
+    if _MEMORY.search(said) or error.status == -6:  # glib aborts when out of memory
         return ConvertError("qemu-img ran into its memory limit (memory_limit): the image asks for too much")
     if "error while writing" in said:
         return ConvertError(f"writing onto the volume failed: {said}")
@@ -33,5 +33,5 @@ def as_error(error: ToolError) -> ProvisionerError:
 
 
 def plain(stderr: str) -> str:
-    """The last words without what only qemu-img and we know."""
+    """Return the last lines of stderr without internal names."""
     return last_words(_OURS.sub("", stderr).replace("qemu-img: ", ""))

@@ -4,14 +4,14 @@
 
     [guards.libvirt]
     plugin = "libvirt"
-    defined = true              # also what a domain that is shut off would use
+    defined = true              # also protect the volumes of domains that are shut off
 
     [observers.libvirt]
     plugin = "libvirt-pools"
     pools = ["vg0"]
 
-It asks ``virsh``, not libvirt's Python binding: the binding is compiled against one libvirt, and its calls block in C
-where nothing can cancel them, while a program that waits for a libvirtd that hangs is ended with its time. virsh is on
+The plugin calls ``virsh`` instead of libvirt's Python binding. The binding is compiled against one libvirt, and its
+calls block in C and cannot be cancelled; a virsh that waits for a hung libvirtd is killed after a timeout. virsh is on
 every libvirt host, and a check takes two or three calls of some 20 ms. The guard's connection is read-only.
 """
 
@@ -27,11 +27,11 @@ __all__ = ["GuardSettings", "LibvirtGuard", "PoolRefresher", "PoolSettings", "lv
 
 @hookimpl
 def lvp_guards() -> Sequence[BackEnd[Guard]]:
-    """The guard ``libvirt``."""
+    """Return the guard ``libvirt``."""
     return [BackEnd("libvirt", LibvirtGuard, GuardSettings)]
 
 
 @hookimpl
 def lvp_observers() -> Sequence[BackEnd[Observer]]:
-    """The observer ``libvirt-pools``."""
+    """Return the observer ``libvirt-pools``."""
     return [BackEnd("libvirt-pools", PoolRefresher, PoolSettings)]

@@ -10,7 +10,7 @@ from provisioner.contracts.errors import TargetUnavailableError
 
 @dataclass(frozen=True, slots=True)
 class PoolVolume:
-    """A volume named by its storage pool, as ``<source pool="..." volume="..."/>`` has it."""
+    """A volume named by its storage pool, as in ``<source pool="..." volume="..."/>``."""
 
     pool: str
     volume: str
@@ -27,12 +27,12 @@ class Domain:
 
 
 def read_domains(descriptions: str) -> list[Domain]:
-    """The domains in ``descriptions``, one document after the other. Raises TargetUnavailableError."""
+    """Return the domains in ``descriptions``, a sequence of XML documents. Raises TargetUnavailableError."""
     return [_domain(element) for element in _parse(descriptions).iter("domain")]
 
 
 def pool_folder(description: str) -> str | None:
-    """The folder in which a pool's volumes have their paths; None where it has none on this host."""
+    """Return the folder that holds a pool's volumes; None if it has none on this host."""
     return _parse(description).findtext("pool/target/path")
 
 
@@ -46,7 +46,7 @@ def _parse(documents: str) -> ET.Element:
 def _domain(element: ET.Element) -> Domain:
     paths: set[str] = set()
     volumes: set[PoolVolume] = set()
-    # Disks with their backing files and mirrors, file systems, passed-through storage: wherever a source is named.
+    # All elements that name a source: disks with backing files and mirrors, file systems, passed-through storage.
     for source in element.iterfind("devices//source"):
         paths.update(path for key in ("dev", "file") if (path := source.get(key, "")).startswith("/"))
         if "pool" in source.attrib and "volume" in source.attrib:

@@ -1,4 +1,4 @@
-"""The guard: which domains use a volume. Owns asking libvirt, and knowing one device under its many names."""
+"""Finds the domains that use a volume. Queries libvirt and matches the different names of one device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lvp_guard_libvirt.settings import GuardSettings
     from provisioner.contracts import BackEndContext, Volume
 
-# Descriptions asked for in one call: some 8 KiB each, and a tool's output is kept up to 1 MiB.
+# Descriptions per call: each is some 8 KiB, and a tool's output is kept up to 1 MiB.
 _AT_ONCE = 40
 
 
@@ -40,7 +40,7 @@ class LibvirtGuard(Guard):
         uuids = await self._uuids()
         found: list[Domain] = []
         for start in range(0, len(uuids), _AT_ONCE):
-            # virsh goes on past a domain that is gone by now; its status is that of the last one only.
+            # virsh continues if a domain is gone; its exit status is that of the last command.
             lines = [f"dumpxml {uuid}" for uuid in uuids[start : start + _AT_ONCE]]
             found += read_domains(await self._virsh.ask("; ".join([*lines, "echo"])))
         missing = set(uuids) - {domain.uuid for domain in found}
@@ -59,7 +59,7 @@ class LibvirtGuard(Guard):
         try:
             return pool_folder(await self._virsh.ask("pool-dumpxml", f"--pool={pool}"))
         except TargetUnavailableError as error:
-            if "pool not found" in error.message:  # a domain that is shut off can name one that is no more
+            if "pool not found" in error.message:  # a domain that is shut off can name a removed pool
                 return None
             raise
 
@@ -78,9 +78,9 @@ def _paths(volumes: Iterable[PoolVolume], folders: dict[str, str | None]) -> lis
 
 
 def _identity(path: str) -> tuple[object, ...]:
-    """The same for every name of one device or file: /dev/vg0/web-01, /dev/mapper/vg0-web--01, /dev/dm-3."""
+    """Return a key shared by all names of one device or file: /dev/vg0/web-01, /dev/mapper/vg0-web--01, /dev/dm-3."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - the symbolic link's end is what is meant
+        status = os.stat(path)  # noqa: PTH116 - follows symbolic links
     except OSError:
         return ("path", os.path.realpath(path))
     if stat.S_ISBLK(status.st_mode):

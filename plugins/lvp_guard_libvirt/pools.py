@@ -1,4 +1,4 @@
-"""The observer: storage pools look again when a volume was made, so that ``virsh vol-list`` shows it."""
+"""Refreshes storage pools after a volume is created, so that ``virsh vol-list`` shows it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PoolRefresher(Observer):
-    """Refreshes every pool it was given; a job does not say which of them its volume is in."""
+    """Refreshes every configured pool; an event does not say which pool its volume is in."""
 
     def __init__(self, settings: PoolSettings, _context: BackEndContext) -> None:
         self._virsh = Virsh(settings)

@@ -1,4 +1,4 @@
-"""What the tables with ``plugin = "libvirt"`` and ``plugin = "libvirt-pools"`` may say. Reads nothing."""
+"""Settings of the plugins ``libvirt`` and ``libvirt-pools``. Reads nothing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from provisioner.contracts import Duration
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How libvirt is reached.
+    """The connection to libvirt.
 
-    ``uri`` as virsh takes it; a socket elsewhere is ``qemu+unix:///system?socket=/run/libvirt/libvirt-sock``.
+    ``uri`` is a virsh connection URI; a socket elsewhere is ``qemu+unix:///system?socket=/run/libvirt/libvirt-sock``.
     """
 
     uri: str = "qemu:///system"
     virsh: str = "/usr/bin/virsh"
-    # A libvirtd that is up answers at once; one that restarts is back within seconds.
+    # A running libvirtd answers at once; a restart takes seconds.
     timeout: Duration = Duration(20)
 
     def __post_init__(self) -> None:
@@ -28,7 +28,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 class GuardSettings(ConnectionSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of the guard ``libvirt``."""
 
-    # A volume of a domain that is shut off is what automation replaces when it makes that domain anew.
+    # Off by default: automation that recreates a domain replaces its volume while the domain is shut off.
     defined: bool = False
 
 
@@ -38,7 +38,7 @@ class PoolSettings(ConnectionSettings, frozen=True, forbid_unknown_fields=True, 
     pools: list[str]
 
     def __post_init__(self) -> None:
-        # A struct's methods have no cell for a bare super().
+        # A bare super() does not work in a msgspec struct.
         ConnectionSettings.__post_init__(self)
         if not self.pools or not all(self.pools):
             raise ValueError("pools must name at least one storage pool")

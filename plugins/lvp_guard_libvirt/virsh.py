@@ -1,4 +1,4 @@
-"""Runs ``virsh`` and translates its errors. Knows no domain and no pool."""
+"""Runs ``virsh`` and translates its errors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 class Virsh:
-    """One connection's settings; each call is a process of its own."""
+    """A virsh client for one connection; each call runs its own process."""
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
 
     async def ask(self, *words: str) -> str:
-        """What virsh prints, over a read-only connection. Raises TargetUnavailableError."""
+        """Return the output of a command on a read-only connection. Raises TargetUnavailableError."""
         return await self._run("--readonly", *words)
 
     async def tell(self, *words: str) -> str:
-        """The same, over one that may change things."""
+        """Return the output of a command on a read-write connection. Raises TargetUnavailableError."""
         return await self._run(*words)
 
     async def _run(self, *words: str) -> str:

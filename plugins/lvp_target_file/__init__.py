@@ -6,9 +6,9 @@
     plugin = "file"
     directory = "/var/lib/libvirt/images"
 
-Volume ``web01`` is the file ``web01.raw``. Where it came from is kept in an extended attribute of the file
-itself: it can neither outlive the file nor be taken for another's. Volumes under construction stand in
-``.lvp/stage`` below the folder, on the same filesystem, under a name that begins with their job's id.
+Volume ``web01`` is the file ``web01.raw``. Its provenance is stored in an extended attribute of the file itself, so
+it cannot outlive the file or be mistaken for another file's. Staged volumes are in ``.lvp/stage`` below the folder,
+on the same filesystem; their names hold the installation's id and the job's id.
 """
 
 from collections.abc import Sequence
@@ -22,5 +22,5 @@ __all__ = ["FileSettings", "FileTarget", "lvp_block_targets"]
 
 @hookimpl
 def lvp_block_targets() -> Sequence[BackEnd[BlockTarget]]:
-    """Bring the file target."""
+    """Return the file target."""
     return [BackEnd("file", FileTarget, FileSettings)]

@@ -1,4 +1,4 @@
-"""Opening files and making directories' changes last, with OSErrors as the target's errors. Blocking."""
+"""Opens files and syncs directories; translates OSErrors into the target's errors. Blocking."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_ATTRIBUTES = {errno.EOPNOTSUPP, errno.ENOSYS}
 
 @contextmanager
 def opened(path: Path, flags: int) -> Iterator[int]:
-    """A descriptor for the block's time; a file that is made is its owner's alone."""
+    """Open a file for the duration of the block; a new file gets mode 0600."""
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         yield fd

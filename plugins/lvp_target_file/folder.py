@@ -1,6 +1,6 @@
-"""The folder on disk: what a volume's file is, how it is made, published, taken away. Decides nothing.
+"""The folder on disk: creates, inspects and publishes the files of volumes.
 
-Every method blocks for a moment: call it in a thread. OSErrors come out as the target's errors.
+Methods block briefly: call them in a thread. OSErrors are raised as the target's errors.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 SUFFIX = ".raw"
 LOCK = ".lvp/lock"
 ATTRIBUTE = "user.lvp.provenance"
-# All attributes of a file share one block on ext4; a presigned url may be as long as that.
+# On ext4 all attributes of a file share one block, and a presigned URL can be that long.
 MAX_URL = 2048
-# One fallocate at most, so that a cancel is heard between two.
+# Bytes per fallocate call; cancellation is checked between calls.
 _ALLOCATE_STEP = 1024**3
 
 
 class _Mark(msgspec.Struct, frozen=True):
-    """What the attribute holds. It counts only on the very file it was made for, under its own name."""
+    """The content of the attribute. Valid only for the file and name it was written for."""
 
     name: str
     inode: int
@@ -44,7 +44,7 @@ class _Mark(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What stands under a volume's name. ``provenance`` is None where this service did not make it."""
+    """The file at a volume's path. ``provenance`` is None if this service did not create it."""
 
     name: str
     path: Path
@@ -57,11 +57,11 @@ class Entry:
 
     @property
     def is_plain(self) -> bool:
-        """A regular file with no other name: the only thing that may be replaced."""
+        """Whether this is a regular file with a single link; only such a file may be replaced."""
         return self.is_file and self.status.st_nlink == 1
 
     def is_still(self, other: Entry | None) -> bool:
-        """Whether ``other``, looked up later, is the same file."""
+        """Return whether ``other``, looked up later, is the same file."""
         return other is not None and os.path.samestat(self.status, other.status)
 
 
@@ -91,7 +91,7 @@ class Folder:
         return self.stages / staged_name(self.owner, request.job_id, request.name)
 
     def look(self, volume: str) -> Entry | None:
-        """What stands under that name, whatever it is."""
+        """Return the entry at the volume's path, of any file type; None if there is none."""
         path = self.file_of(volume)
         with translated("look at", path):
             self.check_there()
@@ -102,7 +102,7 @@ class Folder:
             return Entry(volume, path, status, _read_mark(path, volume, status))
 
     def own(self) -> list[Entry]:
-        """Every volume this service made here."""
+        """Return every volume that this service created here."""
         with translated("list", self.path):
             names = sorted(path.name.removesuffix(SUFFIX) for path in self.path.iterdir() if path.suffix == SUFFIX)
         entries = [self.look(name) for name in names]
@@ -114,7 +114,7 @@ class Folder:
         return Capacity(about.f_blocks * about.f_frsize, about.f_bavail * about.f_frsize)
 
     def check(self) -> None:
-        """Write something small to the disk, and leave nothing behind."""
+        """Check that the disk is writable; leave no file behind."""
         with translated("write into", self.path):
             write_probe(self.path)
 
@@ -123,20 +123,20 @@ class Folder:
             return users_of(path)
 
     def make(self, request: StageRequest, *, allocate: bool, check: Callable[[], None]) -> None:
-        """Make the staged file, all zeros. ``check`` may raise to stop an allocation."""
+        """Create the staged file, all zeros. ``check`` may raise to stop the allocation."""
         staged, size = self.stage_of(request), request.size_bytes
         with translated("make", staged):
             self.stages.mkdir(mode=0o700, parents=True, exist_ok=True)
-            staged.unlink(missing_ok=True)  # an earlier attempt of this very job
+            staged.unlink(missing_ok=True)  # left by an earlier attempt of this job
             with opened(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
-                _write_mark(fd, request.name, request.provenance)  # fails now where it could never be committed
+                _write_mark(fd, request.name, request.provenance)  # fail early if attributes are unsupported
                 os.ftruncate(fd, size)
                 for start in range(0, size if allocate else 0, _ALLOCATE_STEP):
                     check()
                     os.posix_fallocate(fd, start, min(_ALLOCATE_STEP, size - start))
 
     def finish(self, request: StageRequest, provenance: Provenance, over: Entry | None) -> None:
-        """Give the staged file all it needs to stand under its name: the mark, and the owner and mode of ``over``."""
+        """Write the provenance to the staged file and copy the owner and mode of ``over``; sync it."""
         staged = self.stage_of(request)
         with translated("publish", staged), opened(staged, os.O_RDWR) as fd:
             if over is not None:
@@ -146,19 +146,19 @@ class Folder:
             os.fsync(fd)
 
     def publish(self, request: StageRequest) -> None:
-        """Put the staged file under its name, which is free. Raises VolumeExistsError."""
+        """Move the staged file to its final name. Raises VolumeExistsError if the name is taken."""
         with translated("publish", self.file_of(request.name)):
             _link_new(self.stage_of(request), self.file_of(request.name))
             sync(self.path)
 
     def staged(self) -> list[StagedFile]:
-        """Every file that is no volume yet, or no longer."""
+        """Return every file in the stage directory."""
         with translated("list", self.stages):
             found = sorted(self.stages.iterdir()) if self.stages.is_dir() else []
         return [StagedFile.read(path) for path in found]
 
     def diagnose(self, *, shared: bool = False) -> list[Finding]:
-        """What of this folder volumes stand on: that it is there, ours to write in, and keeps attributes."""
+        """Return findings: the folder exists, is writable and supports extended attributes."""
         if not self.path.is_dir():
             return [Finding(False, f"{self.path} is no folder", "create it, or mount what belongs there")]
         return [
@@ -176,7 +176,7 @@ class Folder:
         ]
 
     def _ownership(self, shared: bool) -> list[Finding]:
-        """Findings about other installations: at work now, or with staged volumes left here."""
+        """Return findings about other installations that are running or left staged volumes here."""
         if (holder := self.lock.held_by_other()) is not None:
             return [
                 Finding(
@@ -202,7 +202,7 @@ class Folder:
 
 
 def _link_new(staged: Path, final: Path) -> None:
-    """A rename that refuses to replace. Cut short between the two, recovery takes the first name away."""
+    """Rename without replacing. If interrupted between link and unlink, recovery removes the staged name."""
     try:
         os.link(staged, final)
     except FileExistsError as error:

@@ -12,5 +12,5 @@ __all__ = ["LvmSettings", "PlainTarget", "ThinCloneTarget", "ThinSettings", "Thi
 
 @hookimpl
 def lvp_block_targets() -> Sequence[BackEnd[BlockTarget]]:
-    """The back ends ``lvm`` and ``thin-lvm``."""
+    """Return the back ends ``lvm`` and ``thin-lvm``."""
     return [BackEnd("lvm", PlainTarget, LvmSettings), BackEnd("thin-lvm", make_thin_target, ThinSettings)]

@@ -1,4 +1,4 @@
-"""Base volumes: which there are, and which go first when room is needed. Pure."""
+"""Lists base volumes and the order in which they are evicted. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def bases_in(inventory: Inventory, pool: str) -> list[Lv]:
-    """Every committed base of the pool."""
+    """Return every committed base of the pool."""
     return [
         lv
         for lv in inventory.volumes.values()
@@ -22,10 +22,10 @@ def bases_in(inventory: Inventory, pool: str) -> list[Lv]:
 
 
 def eviction_order(inventory: Inventory, pool: str, used: Mapping[str, float], pinned: Collection[str]) -> list[Lv]:
-    """The bases that may go, least recently used first.
+    """Return the bases that may be evicted, least recently used first.
 
-    ``used`` is when this process last used a base, by its name; what happened before it started is told by the
-    youngest volume with the base's image. ``pinned`` ones are under a job.
+    ``used`` maps a base's name to the time this process last used it. For use before the process started, the
+    creation time of the newest volume with the same image counts. ``pinned`` bases are in use by a job.
     """
     made: dict[str, float] = {}
     for lv in inventory.volumes.values():

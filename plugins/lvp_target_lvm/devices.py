@@ -1,4 +1,4 @@
-"""The device nodes of volumes: waiting for them, asking the kernel about them, wiping them. Calls no tool."""
+"""Waits for, inspects and wipes the device nodes of volumes. Calls no tool."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from provisioner.contracts.errors import TargetError, TargetUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# udev makes the node a moment after LVM has returned; on a host that boots many guests the moment is seconds.
+# udev creates the node shortly after LVM returns; this takes seconds on a host that boots many guests.
 NODE_TIMEOUT = 30.0
 _POLL = 0.05
 
 
 def path_of(group: str, volume: str) -> str:
-    """``/dev/VG/LV``; the names below /dev/mapper are not promised."""
+    """Return ``/dev/VG/LV``; names below /dev/mapper are not a stable interface."""
     return f"/dev/{group}/{volume}"
 
 
 async def appeared(path: str, number: int | None = None) -> int:
-    """Wait for the node ``path`` (of the device ``number``, where that is given) and return the device's number.
+    """Wait for the node ``path`` (of the device ``number``, if given) and return its device number.
 
-    Raises TargetUnavailableError where it does not come.
+    Raises TargetUnavailableError if the node does not appear in time.
     """
     with trio.move_on_after(NODE_TIMEOUT):
         while True:
@@ -42,27 +42,27 @@ async def appeared(path: str, number: int | None = None) -> int:
 
 
 async def size_of(path: str) -> int:
-    """The device's size in bytes, as the kernel has it."""
+    """Return the device's size in bytes, as the kernel reports it."""
     return await trio.to_thread.run_sync(_size_of, path)
 
 
 async def sectors_written(path: str) -> int | None:
-    """How many sectors were written to the device since it was activated; None where the kernel does not say."""
+    """Return the number of sectors written since the device was activated; None if unknown."""
     return await trio.to_thread.run_sync(_sectors_written, path)
 
 
 async def is_there(major: int, minor: int, mapper_name: str) -> bool:
-    """Whether the kernel has that device, under that name: a number alone may be another volume's by now."""
+    """Return whether the device exists under that name; its number may have been reused by another volume."""
     return await trio.to_thread.run_sync(_mapper_name_of, major, minor) == mapper_name
 
 
 async def zero(path: str) -> None:
-    """Write zeros over the whole device, with its help where it has any."""
+    """Zero the whole device, using its zeroing support if it has any."""
     await _over(path, blockdev.zero_range)
 
 
 async def discard(path: str) -> None:
-    """Tell the device that none of its content is needed. One that cannot be told is left as it is."""
+    """Discard the whole device. Leave it unchanged if it does not support discards."""
     await _over(path, blockdev.discard_range)
 
 
@@ -80,7 +80,7 @@ async def _over(path: str, work: Callable[[int, int, int, Callable[[], None]], o
 
 @contextmanager
 def _opened(path: str) -> Iterator[int]:
-    # O_EXCL: a device that is mounted or under device-mapper is refused by the kernel itself.
+    # O_EXCL: the kernel refuses a device that is mounted or used by device-mapper.
     fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     try:
         yield fd
@@ -118,8 +118,8 @@ def _sectors_written(path: str) -> int | None:
     if number is None:
         return None
     try:
-        # Documentation/admin-guide/iostats: the seventh number is sectors written; discards are the fifteenth
-        # less one, and destroy content all the same.
+        # Documentation/admin-guide/iostats: field 7 is sectors written, field 14 is sectors discarded. Discards
+        # destroy content too.
         numbers = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat").read_text().split()
         return int(numbers[6]) + (int(numbers[13]) if len(numbers) > 13 else 0)
     except (OSError, IndexError, ValueError):

@@ -1,8 +1,8 @@
 """The target ``thin-lvm``: volumes in a thin pool, and clones of bases in constant time.
 
-A clone costs one report, which the job's earlier looks share, and three changes: ``lvcreate -s``, ``lvextend``,
-``lvrename``. Its tags are complete when it is made, since a base's digest is known, and what the changes did is seen in
-the kernel instead of in more reports.
+A clone needs one LVM report, shared with the job's earlier lookups, and three changes: ``lvcreate -s``, ``lvextend``,
+``lvrename``. The base's digest is known, so the tags are complete at creation. The results of the changes are checked
+in the kernel instead of with more reports.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from lvp_target_lvm.settings import ThinSettings
     from provisioner.contracts import BackEndContext, Finding, StagedVolume, StageRequest
 
-# Between the look that finds a base and the job that clones it lies less than this, in seconds; no eviction comes
-# between them.
+# Seconds for which a base is not evicted after a lookup found it, so that the job can clone it.
 _BASE_GRACE = 60.0
 
 
@@ -69,7 +68,7 @@ class ThinTarget(GroupTarget):
         return watched(why_stop, self._settings.watch_interval)
 
     async def _overwritten(self, inventory: Inventory, staging: Staging) -> Staged:
-        # Before anything is done to the old volume: stopped half-way, its content would be lost for nothing.
+        # Check before the old volume is touched: stopping half-way would lose its content for nothing.
         if (refusal := why_full(with_reserve(self._settings), pool_of(self._settings, inventory))) is not None:
             raise NoSpaceError(f"{refusal} for overwriting in place; the volume {staging.request.name} is kept")
         return await super()._overwritten(inventory, staging)
@@ -88,7 +87,7 @@ class ThinTarget(GroupTarget):
         await self.lvm.change("lvcreate", "--type", "thin", "--name", name, *size, *pool, *words, "-kn")
 
     async def _fresh(self, inventory: Inventory, path: str, size: int) -> Device:
-        # A pool that does not zero gives new chunks out as their last owner left them, all but what is written.
+        # A pool that does not zero returns a previous owner's data in the unwritten parts of new chunks.
         zeroing = pool_of(self._settings, inventory).zero
         return Device(path, size, reads_zero=zeroing, zero_tail=self._settings.stale_data != "keep")
 
@@ -97,7 +96,7 @@ class ThinTarget(GroupTarget):
         emptied = self._settings.stale_data == "discard" and pool.discards != "ignore"
         if emptied:
             await devices.discard(path)
-        # Discarded chunks are unmapped, and so read as zero; a size of whole extents is one of whole chunks mostly.
+        # Discarded chunks are unmapped and read as zero. A size in whole extents is usually one in whole chunks.
         whole = pool.chunk_size > 0 and size % pool.chunk_size == 0
         keep = self._settings.stale_data == "keep"
         return Device(path, size, reads_zero=emptied and whole and pool.zero, zero_tail=not keep)
@@ -106,7 +105,7 @@ class ThinTarget(GroupTarget):
         await devices.discard(path)
 
     def _wipes(self) -> bool:
-        # Zeros would take pool space to write, and tear chunks off a base; the pool zeroes what it gives out again.
+        # Writing zeros would allocate pool space and unshare chunks of a base; the pool zeroes chunks on reuse.
         return self._settings.stale_data == "discard"
 
 
@@ -149,7 +148,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
     @asynccontextmanager
     async def stage_clone(self, base: Base, request: StageRequest) -> AsyncIterator[StagedVolume]:
         self.check_name(request.name)
-        # A snapshot shares the base's data: what it writes of its own is the guest's.
+        # A snapshot shares the base's data; only the guest's own writes take space.
         request = replace(request, data_bytes=None, provenance=replace(request.provenance, image_digest=base.digest))
         with self._using(base.name):
             inventory = await self._with_room(request, look=self.lvm.recent_inventory)
@@ -163,7 +162,10 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
                 yield Staged(staging, Device(staging.path, size, reads_zero=False, zero_tail=False), number, self._undo)
 
     async def _snapshot(self, base: Base, staging: Staging, size: int) -> int:
-        """Snapshot and extend; the device's number. A size here would make a snapshot of the old kind."""
+        """Create the snapshot, extend it and return its device number.
+
+        With a size, ``lvcreate -s`` would create a snapshot that is not thin.
+        """
         tagged = staging.tag_options()
         origin = f"{self._group}/{base.name}"
         try:
@@ -186,7 +188,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
         most_bases: int | None = None,
         look: Callable[[], Awaitable[Inventory]] | None = None,
     ) -> Inventory:
-        """The inventory once bases made room for ``request``, as far as they can, least recently used first."""
+        """Evict bases until ``request`` fits or none is left, least recently used first; return the inventory."""
         stuck: set[str] = set()
         look = look or self.lvm.inventory
         while True:
@@ -198,7 +200,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
             going = next((lv.name for lv in self._evictable(inventory) if lv.name not in stuck), None)
             if going is None:
                 return inventory
-            # Once each, whatever comes of it: what is still there at the next look stays.
+            # Try each base once; one that cannot be removed stays.
             stuck.add(going)
             with suppress(TargetError):
                 await self.lvm.change("lvremove", f"{self._group}/{going}")
@@ -213,7 +215,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
         return eviction_order(inventory, self._settings.pool, self._last_used, recently | set(self._under_job))
 
     def _forget_gone(self, inventory: Inventory) -> None:
-        """Forget when bases were used that are no more. The look may be a second old: not those used just now."""
+        """Drop the usage times of removed bases, except recent ones: the inventory may be a second old."""
         for name, at in list(self._last_used.items()):
             if name not in inventory.volumes and time.time() - at >= _BASE_GRACE:
                 del self._last_used[name]
@@ -246,5 +248,5 @@ class StagedBase(Staged):
 
 
 def make_thin_target(settings: ThinSettings, context: BackEndContext) -> ThinTarget:
-    """The target the settings ask for."""
+    """Return the target that the settings ask for."""
     return ThinCloneTarget(settings, context) if settings.clone else ThinTarget(settings, context)
