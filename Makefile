@@ -11,7 +11,7 @@ export LVP_RELEASE := $(RELEASE)
 
 .PHONY: help demo test check lint unit-core unit-plugins test-here test-parts test-whole test-minio test-guest \
   test-guest-lvm test-guest-service test-guest-package test-guest-all test-short test-short-here test-short-guest test-clean \
-  test-some bench bench-guest soak packages lock clean setup-demo setup-test wheel
+  test-some test-soak bench bench-guest soak packages lock clean setup-demo setup-test wheel
 
 help:
 	@printf '%s\n' \
@@ -72,7 +72,7 @@ SUITES := $(MAKE) --no-print-directory READY=yes --keep-going -j2 --output-sync=
 # Two suites at a time, each one's output in one piece at its end: the emulated guest leaves a processor idle.
 test: setup-test lint wheel
 	@$(SUITES) \
-	  test-guest-lvm test-whole test-guest-service test-parts test-guest-package test-minio  # the long ones first
+	  test-guest-lvm test-whole test-guest-service test-soak test-parts test-guest-package test-minio  # the long ones first
 
 # What CI runs on the second release: what differs there is Python, LVM, libvirt and QEMU, not the project's own logic.
 test-short: setup-test wheel
@@ -103,6 +103,12 @@ test-whole: $(NEEDS)
 
 test-minio: $(NEEDS)
 	@$(PYTEST) -m minio tests/minio tests/plugins
+
+# Random operations and faults against a real daemon with MinIO; see contrib/soak/README.md.
+SOAK_MINUTES := 5
+SEED := 1
+soak test-soak: $(NEEDS)
+	@$(PY) contrib/soak/soak.py --minutes $(SOAK_MINUTES) --seed $(SEED)
 
 wheel: setup-test
 	@rm -rf build/wheel && $(PY) -m build --no-isolation --wheel --outdir build/wheel . >/dev/null
@@ -137,12 +143,6 @@ bench: setup-test
 
 bench-guest: setup-test wheel
 	@$(PY) contrib/bench/clone.py --guest --wheel build/wheel/*.whl
-
-# Random operations and faults against a real daemon with MinIO; see contrib/soak/README.md.
-SOAK_MINUTES := 5
-SEED := 1
-soak: setup-test
-	@$(PY) contrib/soak/soak.py --minutes $(SOAK_MINUTES) --seed $(SEED)
 
 MINUTES := 10
 TARGETS :=
