@@ -157,8 +157,8 @@ def test_token_names_are_unique(tmp_path):
 def test_malformed_token_file_is_kept(tmp_path):
     (tmp_path / "tokens.json").write_text("{")
     tokens = TokenFile(tmp_path / "tokens.json")
-    with pytest.raises(ConfigError, match="broken"):
+    with pytest.raises(ConfigError, match="malformed"):
         tokens.list()
-    with pytest.raises(ConfigError, match="broken"):
+    with pytest.raises(ConfigError, match="malformed"):
         tokens.create("a", "viewer")
     assert (tmp_path / "tokens.json").read_text() == "{"
