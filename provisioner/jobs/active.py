@@ -1,4 +1,4 @@
-"""A job that has not ended, and what is needed to follow it and to stop it."""
+"""A job that has not ended, with its progress and its cancel scope."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ActiveJob:
     """``job`` is what clients see: its end appears there only when the store has it.
 
-    ``stopped`` is set when the job does nothing any more, ``ended`` when its end is stored. ``unproven``: it was found
+    ``stopped`` is set when the job no longer runs, ``ended`` when its end is stored. ``unproven``: it was found
     after a restart, and its target could not be asked whether the job had made its volume before.
     """
 
@@ -35,17 +35,17 @@ class ActiveJob:
 
     @classmethod
     def reserving(cls, job: Job, reservations: Reservations) -> ActiveJob:
-        """The job, holding its volume's name. Raises ConflictError if that is taken."""
+        """Return the job with its volume's name reserved. Raises ConflictError if the name is taken."""
         active = cls(job)
         if job.spec.volume_name is not None:
             active.reservation = reservations.reserve(job.spec.target or "", job.spec.volume_name, active.describe)
         return active
 
     def describe(self) -> str:
-        """What to tell those who want the same volume."""
+        """Return the message for a request that wants the same volume."""
         return f"job {self.job.job_id} for the volume {self.job.spec.volume_name} is still {self.job.status}"
 
     def release(self) -> None:
-        """Give the volume's name back."""
+        """Release the reservation of the volume's name."""
         if self.reservation is not None:
             self.reservation.release()

@@ -1,4 +1,4 @@
-"""Ends of jobs on their way to the store. An end that cannot be stored is kept and retried, and told to nobody.
+"""Stores the ends of jobs. An end that cannot be stored is kept and retried, and not reported until then.
 
 Until its end is stored a job counts as active: it is shown as it was, and its volume's name stays reserved. So no newer
 job for the volume can be accepted before, and a restart that finds the job unfinished on disk may run it again.
@@ -40,20 +40,20 @@ class Ends:
         self._reason = ""
 
     def unstored(self) -> str | None:
-        """Which ends wait for the store and why, or None."""
+        """Return which ends wait for the store and why, or None."""
         if not self._kept or not self._reason:
             return None
         which = f"{len(self._kept)} jobs" if len(self._kept) > 1 else f"job {next(iter(self._kept))}"
         return f"the end of {which} could not be stored yet: {self._reason}"
 
     async def store(self, active: ActiveJob, job: Job) -> None:
-        """Store that ``active`` ended as ``job``, although the task is cancelled; what fails is left to ``retry``."""
+        """Store that ``active`` ended as ``job``, even if the task is cancelled; leave failures to ``retry``."""
         self._kept[job.job_id] = (active, job)
         active.stopped.set()
         await self._try(active, job)
 
     async def retry(self) -> None:
-        """Try what could not be stored again and again, until cancelled."""
+        """Retry ends that could not be stored, until cancelled."""
         while True:
             await self._failed.wait()
             self._failed = trio.Event()
@@ -64,7 +64,7 @@ class Ends:
                 await self._try_all()
 
     async def last_try(self) -> None:
-        """At the service's end: try once more what is kept, and say what is left."""
+        """Try once more when the service stops, and log the ends that are still not stored."""
         await self._try_all()
         for active, job in self._kept.values():
             log.error(

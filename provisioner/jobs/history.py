@@ -39,7 +39,7 @@ class Rows(NamedTuple):
 
 
 def read(rows: Iterable[tuple[int, bytes, bytes]]) -> Rows:
-    """Jobs out of rows of sequence number, id and body."""
+    """Decode jobs from rows of sequence number, id and body."""
     found = Rows([], [])
     for seq, job_id, body in rows:
         job = _decode(job_id, body)
@@ -60,24 +60,24 @@ def _decode(job_id: bytes, body: bytes) -> Job | None:
 
 
 def one(db: sqlite3.Connection, job_id: str) -> Rows:
-    """The job of that id."""
+    """Return the job with that id."""
     return read(db.execute("SELECT seq, job_id, body FROM jobs WHERE job_id = ?", (job_id,)))
 
 
 def newest_of_key(db: sqlite3.Connection, key: str) -> Rows:
-    """The newest job of an idempotency key."""
+    """Return the newest job with that idempotency key."""
     query = "SELECT seq, job_id, body FROM jobs WHERE idempotency_key = ? ORDER BY seq DESC LIMIT 1"
     return read(db.execute(query, (key,)))
 
 
 def unfinished(db: sqlite3.Connection) -> Rows:
-    """Pending and running jobs, oldest first."""
+    """Return pending and running jobs, oldest first."""
     query = "SELECT seq, job_id, body FROM jobs WHERE status IN ('pending', 'running') ORDER BY seq"
     return read(db.execute(query))
 
 
 def newer(db: sqlite3.Connection, job: Job) -> str | None:
-    """Id of a job for the same volume that was accepted after ``job``."""
+    """Return the id of a job for the same volume that was accepted after ``job``."""
     row = db.execute(
         "SELECT job_id FROM jobs WHERE volume_name = ? AND target IS ? "
         "AND seq > (SELECT seq FROM jobs WHERE job_id = ?) ORDER BY seq DESC LIMIT 1",
@@ -87,13 +87,13 @@ def newer(db: sqlite3.Connection, job: Job) -> str | None:
 
 
 def order(db: sqlite3.Connection, job_id: str) -> int | None:
-    """The sequence number of a job, None if it is not in the store (any more)."""
+    """Return the sequence number of a job, or None if it is not in the store."""
     row = db.execute("SELECT seq FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
     return None if row is None else row[0]
 
 
 def page(db: sqlite3.Connection, wanted: JobFilter, offset: int, limit: int) -> tuple[Rows, int]:
-    """One page, newest first, and how many jobs there are in all."""
+    """Return one page, newest first, and the total number of jobs."""
     source, values, count = _matching(db, wanted)
     if count <= offset:
         return Rows([], []), count
@@ -126,7 +126,7 @@ def _matching(db: sqlite3.Connection, wanted: JobFilter) -> tuple[str, tuple[str
         if wanted.status is None:
             return "SELECT seq FROM jobs INDEXED BY jobs_seq", (), count
         return "SELECT seq FROM jobs INDEXED BY jobs_status WHERE status = ?1", (wanted.status,), count
-    # Of two names the one with fewer jobs is looked through for the other.
+    # With two names, scan the jobs of the rarer one for the other.
     _, index, _, counts = min(names, key=lambda name: sum(name[3].values()))
     values = tuple(value for _, _, value, _ in names)
     conditions = " AND ".join(f"{name[0]} = ?{number}" for number, name in enumerate(names, 1))

@@ -30,7 +30,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fingerprint(self) -> str:
-        """The same for the same request: what an idempotency key is held against."""
+        """Return a digest that is equal for equal requests, to compare under an idempotency key."""
         request = msgspec.to_builtins(self)
         del request["allowed_sources"]
         return hashlib.sha256(msgspec.json.encode(request)).hexdigest()
@@ -47,7 +47,7 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in seconds since the epoch; ``attempts`` counts the slots it has had; ``timings`` seconds per stage."""
+    """Times in seconds since the epoch; ``attempts`` counts how often it was started; ``timings`` seconds per stage."""
 
     job_id: str
     spec: JobSpec
@@ -65,7 +65,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     timings: dict[str, float] | None = None
 
     def request(self) -> Request:
-        """What the pipeline is asked to do."""
+        """Return the request for the pipeline."""
         spec = self.spec
         return Request(
             job_id=self.job_id,
@@ -80,13 +80,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def started(self, now: float) -> Job:
-        """In its slot."""
+        """Return the job as running."""
         return msgspec.structs.replace(
             self, status=after(self.status, Event.START), updated_at=now, attempts=self.attempts + 1
         )
 
     def completed(self, outcome: Outcome, timings: dict[str, float], now: float) -> Job:
-        """Ended well."""
+        """Return the job as completed."""
         volume = outcome.volume
         return msgspec.structs.replace(
             self,
@@ -107,17 +107,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def failed(self, error: str, now: float, timings: dict[str, float] | None = None) -> Job:
-        """Ended badly; ``error`` is one sentence for a person."""
+        """Return the job as failed; ``error`` is one sentence for a person."""
         return msgspec.structs.replace(
             self, status=after(self.status, Event.FAIL), updated_at=now, error=error, timings=timings
         )
 
     def cancelled(self, now: float) -> Job:
-        """Ended because a client asked for it."""
+        """Return the job as cancelled by a client."""
         return msgspec.structs.replace(self, status=after(self.status, Event.CANCEL), updated_at=now)
 
     def interrupted(self, now: float) -> Job:
-        """Rolled back by a shutdown or found running by a restart; it waits again."""
+        """Return the job as pending again, after a shutdown or a restart."""
         return msgspec.structs.replace(self, status=after(self.status, Event.INTERRUPT), updated_at=now)
 
 
@@ -154,7 +154,7 @@ def conclude(
     timings: dict[str, float],
     now: float,
 ) -> Job:
-    """How a job that left its slot ended. An outcome counts whatever came after it: the volume stands."""
+    """Return the job as it ended. An outcome counts even if an error followed: the volume exists."""
     if outcome is not None:
         return job.completed(outcome, timings, now)
     if isinstance(error, RollbackError):
@@ -167,6 +167,6 @@ def conclude(
 
 
 def describe(error: BaseException | None, *, staged: bool) -> str:
-    """One sentence: the cause, and what was rolled back."""
+    """Return one sentence: the cause, and what was rolled back."""
     cause = error.message if isinstance(error, ProvisionerError) else f"internal error ({type(error).__name__})"
     return f"{cause}; the staged volume was removed" if staged else cause

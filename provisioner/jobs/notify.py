@@ -1,4 +1,4 @@
-"""Tells observers about jobs without ever waiting for one."""
+"""Sends job events to observers without waiting for them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Notifier:
         self._queues: dict[str, trio.MemorySendChannel[JobEvent]] = {}
 
     def notify(self, event: JobEvent) -> None:
-        """Queue the event for everybody."""
+        """Queue the event for every observer."""
         for name, queue in self._queues.items():
             try:
                 queue.send_nowait(event)

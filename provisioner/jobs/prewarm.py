@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# They are nobody's first need: whoever asks for a volume goes before them.
+# Jobs that clients submit go first.
 _PRIORITY = -1000
 # After a submit that was refused (a full queue, say) the next try comes sooner than the schedule.
 _RETRY = 300.0
@@ -29,7 +29,7 @@ _RETRY = 300.0
 async def prewarm(supervisor: Supervisor, images: Sequence[PrewarmSettings]) -> None:
     """Submit a fetch of each image now and then every so often, until cancelled.
 
-    A cached image costs a look at its server; it is downloaded again only where the server has another.
+    For a cached image this only asks its server; it is downloaded again only if the server has a different one.
     """
     async with trio.open_nursery() as nursery:
         for image in images:

@@ -14,7 +14,7 @@ _SWEEP = 64
 
 
 class PriorityQueue(Generic[T]):
-    """Put never blocks; get waits. ``discard`` takes one out of the line before its turn, and drops it at once."""
+    """Put never blocks; get waits. ``discard`` removes an item before its turn and frees it at once."""
 
     def __init__(self) -> None:
         # The heap has tickets only: an item that is discarded is freed, though its ticket is swept out later.
@@ -29,7 +29,7 @@ class PriorityQueue(Generic[T]):
         return len(self._items)
 
     def put(self, item: T, priority: int) -> None:
-        """Join the line."""
+        """Add the item to the queue."""
         self._sequence += 1
         self._items[self._sequence] = item
         self._sequence_of[id(item)] = self._sequence
@@ -37,18 +37,18 @@ class PriorityQueue(Generic[T]):
         self._waiting.unpark()
 
     def discard(self, item: T) -> None:
-        """Leave the line; the item must be in it."""
+        """Remove the item, which must be in the queue."""
         del self._items[self._sequence_of.pop(id(item))]
         if len(self._heap) > 2 * len(self._items) + _SWEEP:
             self._heap = [entry for entry in self._heap if entry[1] in self._items]
             heapq.heapify(self._heap)
 
     def stop(self) -> None:
-        """Serve no more items; those that wait in the line stay in it."""
+        """Serve no more items; waiting items stay in the queue."""
         self._stopped = True
 
     async def get(self) -> T:
-        """The next in line."""
+        """Return the next item; wait until there is one."""
         await trio.lowlevel.checkpoint()
         while self._stopped or not self._items:
             await self._waiting.park()

@@ -1,4 +1,4 @@
-"""Connections that only read, apart from the writer's: a list is never waited for by a submit. Owns no query."""
+"""Read-only connections beside the writer's, so a submit never waits for a list. Owns no query."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Seconds until a caller is told that the database does not answer: clients commonly give up after 30.
+# Seconds until a query fails because the database does not answer: clients commonly give up after 30.
 TIMEOUT = 10.0
 # Seconds that one query may run; the longest there is takes a tenth of one in a million jobs.
 _QUERY_TIME = 5.0
@@ -38,7 +38,7 @@ class Readers:
             self._idle.append(connect(path))
 
     def close(self) -> None:
-        """Close what no query uses now. Blocks."""
+        """Close the idle connections. Blocks."""
         while self._idle:
             self._idle.pop().close()
 

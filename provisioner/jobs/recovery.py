@@ -1,4 +1,4 @@
-"""What an earlier life left: debris on the targets, and jobs that were found unfinished. Owns no job.
+"""Recovery after a restart: leftovers on the targets and unfinished jobs. Owns no job.
 
 A job runs again only if nothing has overtaken it: neither a job for the same volume that was accepted later, nor a
 volume under its name that such a job made.
@@ -27,14 +27,14 @@ log = structlog.get_logger(__name__)
 
 
 class Recovery:
-    """The targets, and which of them are still to be looked through."""
+    """The targets, and which of them still need recovery."""
 
     def __init__(self, targets: Mapping[str, BlockTarget]) -> None:
         self._targets = targets
         self._due = set(targets)
 
     async def recover_all(self) -> None:
-        """Recover every target. One that cannot be stays due: the others can work."""
+        """Recover every target. A target that fails stays due, so the others can work."""
         for name in sorted(self._due):
             try:
                 await self.recover_target(name, frozenset())
@@ -50,7 +50,7 @@ class Recovery:
         self._due.discard(target)
 
     async def outcome_of(self, job: Job, store: JobStore) -> Outcome | None:
-        """What the job made before the restart, or None if it may run.
+        """Return what the job made before the restart, or None if it may run.
 
         Raises OvertakenError if it must not run any more, and ProvisionerError if its target cannot be asked.
         """

@@ -1,7 +1,7 @@
-"""Which volumes are worked on: each by one holder at a time, a job or a removal. Owns the only record of that.
+"""Reserved volume names. A volume has one holder at a time, a job or a removal. Owns the only record of them.
 
-A name is taken in one step, without an await, before anything is stored or looked at, and given back when the holder's
-end is on disk. Whoever changes a volume holds its reservation, so no two can overlap.
+A name is taken in one step, without an await, before anything is stored or looked up, and released when the holder's
+end is on disk. Every change of a volume needs its reservation, so no two can overlap.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Reservation:
         self.holder = holder
 
     def release(self) -> None:
-        """Give the name back. Once is enough; more do no harm."""
+        """Release the name. Safe to call more than once."""
         self._names.forget(self)
 
 
@@ -36,7 +36,7 @@ class Reservations:
         self._held: dict[tuple[str, str], Reservation] = {}
 
     def reserve(self, target: str, volume: str, holder: Callable[[], str]) -> Reservation:
-        """Take the name. ``holder`` says who has it, to those who are refused meanwhile. Raises ConflictError."""
+        """Take the name. ``holder`` returns the message for requests refused meanwhile. Raises ConflictError."""
         held = self._held.get((target, volume))
         if held is not None:
             raise ConflictError(held.holder())
@@ -45,7 +45,7 @@ class Reservations:
 
     @contextmanager
     def holding(self, target: str, volume: str, holder: str) -> Iterator[None]:
-        """Hold the name for the length of the block. Raises ConflictError."""
+        """Hold the name during the block. Raises ConflictError."""
         reservation = self.reserve(target, volume, lambda: holder)
         try:
             yield

@@ -28,7 +28,7 @@ class ServiceClock:
         self._since = steady()
 
     def resume(self, seconds: float, wall: float) -> None:
-        """Go on from what ``saved`` returned in the life before this one."""
+        """Continue from what ``saved`` returned in the previous run of the service."""
         downtime = self._wall() - wall
         self._base = seconds + min(max(downtime, 0.0), LONGEST_DOWNTIME)
         self._since = self._steady()

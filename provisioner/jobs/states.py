@@ -1,10 +1,10 @@
-"""The life of a job, as a table.
+"""The job state machine, as a transition table.
 
-A job is accepted as ``pending`` and waits for a slot. In its slot it is ``running``. From there it ends once, and
-an ended job never changes again. A restart of the daemon finds jobs that were running: what they had made is rolled
-back, and they wait anew (``retry``) or have failed (``fail``, or too many attempts). A shutdown does the same ahead
-of time (``interrupt``). Cancelling a running job is not a transition of its own: the job ends as ``cancelled`` when
-its rollback has ended. A restart may find a waiting job whose volume a later job has made since: it fails.
+A job is accepted as ``pending`` and waits for a worker, which makes it ``running``. It ends once, and an ended job
+never changes again. After a restart, jobs found running are rolled back and either queued again (``retry``) or failed
+(``fail``, or too many attempts). A shutdown rolls running jobs back and queues them again (``interrupt``). Cancelling
+a running job is not a transition of its own: the job becomes ``cancelled`` when its rollback is done. A pending job
+fails at a restart if a later job has made its volume since.
 
         accept             start            complete
     o ---------> pending ---------> running ---------> completed
@@ -20,7 +20,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Where a job stands."""
+    """The status of a job."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -30,12 +30,12 @@ class Status(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """Return whether the status is final."""
         return self in {Status.COMPLETED, Status.FAILED, Status.CANCELLED}
 
 
 class Event(StrEnum):
-    """What happens to a job."""
+    """An event that changes a job's status."""
 
     START = "start"
     COMPLETE = "complete"
@@ -60,7 +60,7 @@ class ImpossibleTransitionError(Exception):
 
 
 def after(status: Status, event: Event) -> Status:
-    """The status that follows. Raises ImpossibleTransitionError."""
+    """Return the status that follows. Raises ImpossibleTransitionError."""
     try:
         return TRANSITIONS[status, event]
     except KeyError:

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 # Pages that skip more jobs than this take turns: one of them at a time, beside any number of cheap ones.
 _DEEP = 10_000
-# The answer of the last write probe stands for this long, in seconds: readiness is asked for by anybody, at any rate.
+# The answer of the last write probe stands for this long, in seconds: any client may ask for readiness, at any rate.
 _PROBE_EVERY = 5.0
 
 
@@ -72,7 +72,7 @@ class JobStore:
         self._lists = Readers(2, queue=64)
         self._deep = Readers(1, queue=4)
         self._withdrawn: set[str] = set()
-        """Ids of jobs that may be on disk although their client was told that they are not accepted."""
+        """Ids of jobs that may be on disk although their client got an error."""
         self._probing = trio.Lock()
         self._probed: tuple[float, str | None] = (-_PROBE_EVERY, None)
 
@@ -94,7 +94,7 @@ class JobStore:
     # --- changes ---
 
     async def add(self, job: Job) -> None:
-        """Insert a new job, although the caller is cancelled. Raises UnavailableError if it is not stored in time.
+        """Insert a new job, even if the caller is cancelled. Raises UnavailableError if it is not stored in time.
 
         Then it is withdrawn: if the disk still takes it later, the same thread removes it again before anything else is
         read or written. Only a crash between these two leaves it, and with it a job that runs at the next start.
@@ -154,10 +154,10 @@ class JobStore:
             return
         log.error("jobs in the store could not be read and were set aside (table unreadable_jobs)", job_ids=ids)
 
-    # --- questions ---
+    # --- queries ---
 
     async def get(self, job_id: str) -> Job | None:
-        """The job of that id."""
+        """Return the job with that id."""
         return await self._first(lambda: self._read(self._lookups, lambda db: history.one(db, job_id)))
 
     async def by_key(self, idempotency_key: str) -> Job | None:
@@ -173,7 +173,7 @@ class JobStore:
         return next((job for job in jobs if job.job_id not in self._withdrawn), None)
 
     async def unfinished(self) -> list[Job]:
-        """Pending and running jobs, oldest first."""
+        """Return pending and running jobs, oldest first."""
         jobs, unreadable = await self._read(self._lookups, history.unfinished)
         if unreadable:
             await self._set_aside(unreadable)
@@ -188,7 +188,7 @@ class JobStore:
         return await self._read(self._lookups, lambda db: history.order(db, job_id))
 
     async def page(self, wanted: JobFilter, offset: int, limit: int) -> tuple[list[Job], int]:
-        """One page, newest first, and how many there are in all."""
+        """Return one page, newest first, and the total number of jobs."""
         readers = self._deep if offset > _DEEP else self._lists
         (jobs, unreadable), count = await self._read(readers, lambda db: history.page(db, wanted, offset, limit))
         if unreadable:

@@ -77,7 +77,7 @@ class Supervisor:
     # --- life ---
 
     async def recover(self) -> None:
-        """Bring back what an earlier life left: debris away, unfinished jobs into the line. Before ``run``."""
+        """Clean up after an earlier run and queue its unfinished jobs. Call before ``run``."""
         await self._recovery.recover_all()
         for old in await self._store.unfinished():
             job, unproven = await self._after_restart(old)
@@ -115,7 +115,7 @@ class Supervisor:
             task_status.started()
 
     async def _prune(self) -> None:
-        """Forget jobs that ended longer ago than the configuration keeps them, now and every so often."""
+        """Forget jobs that ended longer ago than the configuration keeps them, now and periodically."""
         while True:
             pause = _PRUNE_EVERY
             try:
@@ -126,7 +126,7 @@ class Supervisor:
             await trio.sleep(pause)
 
     async def drain(self) -> None:
-        """No new jobs, neither from clients nor out of the line; wait for the running ones as the config grants."""
+        """Accept and start no more jobs; wait for the running ones as long as the configuration allows."""
         self.draining = True
         self._pipeline.cache.stop()
         self._workers.stop()
@@ -175,7 +175,7 @@ class Supervisor:
         return earlier
 
     async def _accept(self, job: Job, max_jobs: int | None) -> Job:
-        """Take the job in. Nothing is awaited between the checks, which take the volume's name, and the store."""
+        """Accept the job. Nothing is awaited between the checks, which take the volume's name, and the store."""
         active = self._admit(job, max_jobs)
         try:
             await self._store.add(job)  # shielded: a client that hangs up leaves no job that is stored but not queued
@@ -204,7 +204,7 @@ class Supervisor:
         return active
 
     def _checked(self, spec: JobSpec) -> JobSpec:
-        """Refuse what can be refused at once; fill in the default target."""
+        """Reject invalid requests early; fill in the default target."""
         if spec.checksum is not None:
             Checksum.parse(spec.checksum)
         back_ends = self._pipeline.back_ends
@@ -227,7 +227,7 @@ class Supervisor:
             raise TooManyRequestsError(f"you have {has} jobs pending or running, as many as you may; try again later")
 
     async def find(self, job_id: str) -> tuple[Job, Snapshot | None]:
-        """The job, and how far it is where it has not ended. Raises JobNotFoundError."""
+        """Return the job, and its progress if it has not ended. Raises JobNotFoundError."""
         active = self._workers.active.get(job_id)
         if active is not None:
             return active.job, active.progress.snapshot()
@@ -237,7 +237,7 @@ class Supervisor:
         return job, None
 
     def snapshot(self, job_id: str) -> Snapshot | None:
-        """How far an active job is."""
+        """Return the progress of an active job."""
         active = self._workers.active.get(job_id)
         return active.progress.snapshot() if active else None
 

@@ -1,6 +1,6 @@
 """Active jobs: queued, running and ending. What a job does is up to ``pipeline``.
 
-A job's error stays inside its slot. A job has ended, for everybody, when its rollback is done and its end is on disk.
+A job's error stays inside its worker. A job has ended when its rollback is done and its end is on disk.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _STORE_TIMEOUT = 10.0
 
 
 class Workers:
-    """Works on jobs, as many at once as it is asked to."""
+    """A pool of workers and the queue they serve."""
 
     def __init__(
         self,
@@ -66,19 +66,19 @@ class Workers:
 
     @property
     def waiting(self) -> int:
-        """Jobs in the line."""
+        """Return the number of jobs in the queue."""
         return len(self._queue)
 
     def running(self) -> list[ActiveJob]:
-        """Jobs in a slot."""
+        """Return the jobs that a worker runs."""
         return [active for active in self.active.values() if active.job.status is Status.RUNNING]
 
     def unstored(self) -> str | None:
-        """Which ends of jobs wait for the store and why, or None."""
+        """Return which ends of jobs wait for the store and why, or None."""
         return self._ends.unstored()
 
     def enqueue(self, active: ActiveJob) -> None:
-        """Put a pending job into the line; it is on disk already."""
+        """Queue a pending job that is already on disk."""
         self.active[active.job.job_id] = active
         active.progress.on_stage = lambda stage: self._notify(active, stage)
         self._queue.put(active, active.job.spec.priority)
@@ -86,11 +86,11 @@ class Workers:
         self._notify(active, Stage.QUEUED)
 
     def stop(self) -> None:
-        """No job leaves the line any more."""
+        """Start no more jobs from the queue."""
         self._queue.stop()
 
     async def cancel(self, active: ActiveJob) -> None:
-        """Take it out of the line, or out of its slot, and wait until it has ended.
+        """Remove the job from the queue, or stop it, and wait until it has ended.
 
         Raises UnavailableError if it has stopped, but that could not be stored in time: it is retried.
         """
@@ -140,7 +140,7 @@ class Workers:
         except* Exception as group:  # noqa: BLE001 - the boundary: a job's error must not reach another job
             error = first_cause(group)
         finally:
-            # The job's own scope is left: a cancel that is still felt here comes from the service's end.
+            # The job's own scope has exited, so a cancel still in effect here comes from the shutdown.
             active.interrupted |= trio.current_effective_deadline() == -math.inf
             await self._ends.store(active, self._conclude(active, done[0] if done else None, error))
 
@@ -170,7 +170,7 @@ class Workers:
         await self._pipeline.run(active.job.request(), active.progress, done)
 
     def _conclude(self, active: ActiveJob, outcome: Outcome | None, error: BaseException | None) -> Job:
-        """How a job that left its slot ended."""
+        """Return the job as it ended."""
         if error is not None and not isinstance(error, ProvisionerError):
             log.error("unexpected error in a job", exc_info=error)
         job = conclude(
@@ -188,7 +188,7 @@ class Workers:
         return job
 
     def _ended(self, active: ActiveJob, job: Job) -> None:
-        """The end is on disk: tell everybody."""
+        """Publish an end that is on disk."""
         active.job = job
         self._notify(active, active.progress.stage)
         del self.active[job.job_id]
