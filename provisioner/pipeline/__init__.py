@@ -1,1 +1,1 @@
-"""One job's way from a url to a volume: plan, run, undo."""
+"""The steps of one job, from url to volume: plan, run, roll back."""

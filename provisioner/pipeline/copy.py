@@ -1,6 +1,6 @@
 """Copying an image onto a staged volume: convert, verify, zero the tail, commit. Owns their order.
 
-Where the converter can, it works while the image still arrives; the digest is checked before commit all the same.
+A streaming converter works while the image is still downloading; the digest is always checked before commit.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-# A commit is let finish even when the job is cancelled; this bounds a device that hangs.
+# A commit finishes even if the job is cancelled; this limits how long a hung device can take.
 COMMIT_TIMEOUT = 120.0
-# Looking whether a commit that broke off happened all the same.
+# For looking up whether a failed commit made the volume after all.
 FIND_TIMEOUT = 30.0
 
 
@@ -95,7 +95,7 @@ class Copying:
             await self.image.checked()
 
     async def _check_image(self, volume_size: int) -> int:
-        """The image's virtual size in bytes, after every check its header allows."""
+        """Return the image's virtual size in bytes after checking its header."""
         info = await self.image.info()
         size = check_image(info, self.request.image_type, self.image.size, volume_size)
         if size is not None:
@@ -107,7 +107,7 @@ class Copying:
         return size
 
     async def _fill(self, device: Device, virtual_size: int) -> Entry:
-        """Make the device the image and zeros after it; the entry, verified."""
+        """Write the image and zeros after it to the device; return the verified entry."""
         view = self.image.view(self.request.image_type, virtual_size)
         self.progress.begin(Stage.CONVERTING, virtual_size)
 
@@ -124,7 +124,7 @@ class Copying:
 
 
 async def verified(image: CachedImage, progress: Progress) -> Entry:
-    """Wait for the image to be there and its digest to match, telling ``progress``. May be called again."""
+    """Wait for the download and the digest check, and update ``progress``. May be called again."""
     await image.downloaded()
     if not image.hit and not progress.ended(Stage.DOWNLOADING):
         progress.end(Stage.DOWNLOADING)
@@ -143,13 +143,13 @@ async def commit(
     check_guards: CheckGuards,
     progress: Progress,
 ) -> Volume:
-    """Ask the guards a last time, then let the target commit, whatever happens around it."""
+    """Check the guards a last time, then commit, shielded from cancellation."""
     progress.begin(Stage.FINALIZING)
     assert request.volume_name is not None
     await check_guards(target, request.volume_name)
     try:
         volume = await _bounded(lambda: staged.commit(digest))
-    except Exception as error:  # noqa: BLE001 - raised again where the volume does not stand
+    except Exception as error:  # noqa: BLE001 - raised again if the volume does not exist
         volume = await _committed_after_all(request, target, error)
     progress.end(Stage.FINALIZING)
     return volume

@@ -1,4 +1,4 @@
-"""Decisions of a job, pure: what was asked and what is known in, what to do next out."""
+"""A job's decisions, as pure functions of the request and of what is known."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Request:
 class Outcome:
     """What a completed job made. ``volume`` and ``provisioned_by`` are None for a fetch into the cache.
 
-    ``cache_hit`` and ``image_path`` are None where a restart forgot them.
+    ``cache_hit`` and ``image_path`` are None if a restart lost them.
     """
 
     cache_hit: bool | None
@@ -55,9 +55,9 @@ def stage_request(
     size: int | None = None,
     data: int | None = None,
 ) -> StageRequest:
-    """What a target is asked to stage for the job: its volume, or what ``name`` and ``size`` say instead.
+    """Return the stage request for the job's volume; ``name`` and ``size`` override the volume's.
 
-    ``data`` is how many bytes of it will be written, where that is known.
+    ``data`` is how many bytes of it will be written, if known.
     """
     # A volume outlives its job: the query, which may hold a signature, is not written into its tags.
     image_url = ImageUrl.parse(request.image_url).without_query
@@ -66,7 +66,7 @@ def stage_request(
 
 
 def data_bytes(image_type: str, file_size: int | None, virtual_size: int) -> int | None:
-    """About how many bytes of a volume an image will fill; None where nobody knows.
+    """Return about how many bytes of a volume an image will fill, or None if unknown.
 
     A format with tables leaves its holes out of the file, so the file's length tells (compressed, it is too low). A
     raw image's file holds its holes too: its length would refuse a sparse image for which there is room.
@@ -75,7 +75,7 @@ def data_bytes(image_type: str, file_size: int | None, virtual_size: int) -> int
 
 
 def check_fits(virtual_size: int, volume_size: int) -> None:
-    """Raise ImageTooLargeError where an image of that virtual size does not fit the volume (both in bytes)."""
+    """Raise ImageTooLargeError if an image of that virtual size does not fit the volume (both in bytes)."""
     if virtual_size > volume_size:
         raise ImageTooLargeError(
             f"the image needs {virtual_size} bytes, but the volume would have {volume_size}; "
@@ -84,15 +84,14 @@ def check_fits(virtual_size: int, volume_size: int) -> None:
 
 
 def decompressed_limit(request: Request) -> int:
-    """The most bytes a compressed image may unpack to: what fits, and for formats with tables room for those."""
+    """Return the most bytes an image may decompress to: what fits, plus room for tables if the format has any."""
     return request.volume_size if request.image_type == "raw" else request.volume_size * 9 // 8 + 64 * MIB
 
 
 def check_image(info: ImageInfo, declared: str, file_size: int | None, volume_size: int) -> int | None:
-    """The image's virtual size in bytes (None: not known yet), checked against what was asked for.
+    """Return the image's virtual size in bytes (None: not known yet), checked against what was asked for.
 
-    Raises ImageFormatError where the image is not what it was declared to be, ImageTooLargeError where it does
-    not fit.
+    Raises ImageFormatError if the image is not of the declared format, ImageTooLargeError if it does not fit.
     """
     if info.format != declared:
         raise ImageFormatError(f"the image was declared as {declared} but is {info.format}")
@@ -105,7 +104,7 @@ def check_image(info: ImageInfo, declared: str, file_size: int | None, volume_si
 
 
 def may_overlap(converter: Converter, placement: Placement, *, hit: bool, size_known: bool) -> bool:
-    """Whether the conversion may start before the image is verified.
+    """Return whether the conversion may start before the image is verified.
 
     Never in place: until the digest matched, the old content must stay.
     """
@@ -113,7 +112,7 @@ def may_overlap(converter: Converter, placement: Placement, *, hit: bool, size_k
 
 
 def check_checksum(checksum: Checksum | None, url: str, *, required: bool) -> None:
-    """Raise ChecksumMissingError where nobody vouches for the image and the config wants somebody to."""
+    """Raise ChecksumMissingError if the image has no checksum and the configuration requires one."""
     if checksum is None and required:
         raise ChecksumMissingError(
             f"no checksum is known for {shown(url)}: none in the request, no .sha256, .sha512, SHA256SUMS or "
@@ -124,8 +123,8 @@ def check_checksum(checksum: Checksum | None, url: str, *, required: bool) -> No
 def covers(allowed: Collection[str], url: str, source: str | None) -> bool:
     """Whether a caller limited to ``allowed``, names of sources and prefixes of urls, may have images from ``url``.
 
-    ``source`` is the name of the source that owns the url, None if none does. Raises InvalidRequestError for what is no
-    url.
+    ``source`` is the name of the source that owns the url, None if none does. Raises InvalidRequestError if
+    ``url`` is invalid.
     """
     if source in allowed:
         return True
@@ -134,6 +133,6 @@ def covers(allowed: Collection[str], url: str, source: str | None) -> bool:
 
 
 def check_users(volume: str, users: Sequence[VolumeUser]) -> None:
-    """Raise VolumeInUseError where anybody uses the volume."""
+    """Raise VolumeInUseError if the volume has users."""
     if users:
         raise VolumeInUseError(f"the volume {volume} is in use by {', '.join(str(user) for user in users)}")

@@ -1,6 +1,6 @@
-"""How far a job is, honestly: bytes of the stage that is furthest behind, a percent that never falls, an ETA.
+"""Progress of a job: bytes of the stage that is furthest behind, a percent that never falls, an ETA.
 
-No clock and no loop of its own: who measures passes the time in. ``advance`` may be called from any thread.
+It has no clock and no loop of its own: the caller passes the clock in. ``advance`` may be called from any thread.
 """
 
 from __future__ import annotations
@@ -79,45 +79,45 @@ class Progress:
     _percent: float = 0.0
 
     def begin(self, stage: Stage, total: int = 0, probe: Callable[[], int] | None = None) -> None:
-        """A stage starts; ``total`` bytes are to be processed in it, 0 where that has no meaning or is not known.
+        """Begin a stage of ``total`` bytes, 0 if that has no meaning or is not known.
 
-        ``probe`` tells how many are done, where nobody calls ``advance``.
+        ``probe`` returns how many are done, for stages that do not call ``advance``.
         """
         self._running[stage] = _Activity(self.clock(), total, probe)
         self.on_stage(self.stage)
 
     def restart(self) -> None:
-        """Begin anew: what was done so far was in vain. The percent does not fall."""
+        """Start over and discard the stages so far. The percent does not fall."""
         self._running.clear()
         self.begin(Stage.CHECKING_CACHE)
 
     def advance(self, stage: Stage, done: int) -> None:
-        """``done`` bytes of a stage are processed in all."""
+        """Record that ``done`` bytes of a stage are processed in total."""
         activity = self._running[stage]
         activity.told = max(activity.told, done)
 
     def end(self, stage: Stage) -> None:
-        """A stage is over."""
+        """End a stage."""
         activity = self._running[stage]
         activity.probe, activity.told = None, max(activity.done, activity.total)
         activity.ended = self.clock()
         self.on_stage(self.stage)
 
     def processed(self, stage: Stage) -> int:
-        """Bytes of a stage that are done, 0 where it has not begun."""
+        """Return the processed bytes of a stage, 0 if it has not begun."""
         return self._running[stage].done if stage in self._running else 0
 
     def has_begun(self, stage: Stage) -> bool:
-        """Whether the stage has begun, whatever came of it."""
+        """Return whether the stage has begun."""
         return stage in self._running
 
     def ended(self, stage: Stage) -> bool:
-        """Whether the stage has begun and is over."""
+        """Return whether the stage has begun and ended."""
         return stage in self._running and self._running[stage].ended is not None
 
     @property
     def stage(self) -> Stage:
-        """The running stage that is furthest behind; the last one begun where none runs."""
+        """Return the running stage that is furthest behind, or the last one begun if none runs."""
         open_stages = [stage for stage in _ORDER if stage in self._running and self._running[stage].ended is None]
         if open_stages:
             return open_stages[0]
@@ -125,7 +125,7 @@ class Progress:
         return begun[-1] if begun else Stage.QUEUED
 
     def timings(self) -> dict[str, float]:
-        """Seconds spent in each stage begun so far."""
+        """Return the seconds spent in each stage begun so far."""
         now = self.clock()
         return {
             stage.value: round((activity.ended or now) - activity.started, 3)
@@ -133,7 +133,7 @@ class Progress:
         }
 
     def snapshot(self) -> Snapshot:
-        """How far the job is now."""
+        """Return the current progress."""
         stage = self.stage
         activity = self._running.get(stage)
         if activity is None:

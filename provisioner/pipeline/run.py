@@ -1,4 +1,4 @@
-"""Runs one job: does what ``plan`` decided, in an order that keeps what must always hold.
+"""Runs one job: carries out what ``plan`` decides, in an order that keeps the invariants.
 
 Each step that needs undoing is a context whose exit undoes it (shielded, under a deadline), so that leaving by
 error or cancel, at whatever await, rolls back exactly what was done.
@@ -40,18 +40,18 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Pipeline:
-    """What jobs run on. ``require_checksum``: refuse images nobody vouches for."""
+    """The back ends and the cache that jobs use. ``require_checksum``: refuse images without a checksum."""
 
     back_ends: BackEnds
     cache: ImageCache
     require_checksum: bool
-    # One job makes a base, the others that want the same wait for it; each lock goes with the last of them.
+    # One job makes a base while others that need it wait; a lock is freed with its last user.
     _base_locks: WeakValueDictionary[tuple[str, str], trio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def run(self, request: Request, progress: Progress, done: list[Outcome]) -> None:
         """Do the whole job and put its outcome into ``done`` at the moment it is irrevocable.
 
-        Raises ProvisionerError; whatever it raises with ``done`` still empty, what the job made is gone again.
+        Raises ProvisionerError. If it raises while ``done`` is empty, everything the job made is rolled back.
         """
         progress.begin(Stage.CHECKING_CACHE)
         await self._check_target(request)
@@ -132,7 +132,7 @@ class Pipeline:
     async def _clone_known(
         self, request: Request, checksum: Checksum | None, progress: Progress, done: list[Outcome]
     ) -> bool:
-        """Clone at once where the target already holds the image; the cache is not even asked."""
+        """Clone at once if the target already has the image, without the cache."""
         if request.volume_name is None or checksum is None or checksum.algorithm != "sha256":
             return False
         may_use = self._may_use(request)
@@ -192,7 +192,7 @@ class Pipeline:
         return may_use
 
     async def _check_target(self, request: Request) -> None:
-        """Refuse early, before a byte is fetched, what could not be placed."""
+        """Reject a volume that cannot be placed before anything is downloaded."""
         if request.volume_name is None:
             return
         target = self.back_ends.target(request.target)
@@ -202,7 +202,7 @@ class Pipeline:
         await target.placement(stage_request(request, None))
 
     async def check_guards(self, target: BlockTarget, volume_name: str) -> None:
-        """Ask every guard whether somebody uses the volume. Raises VolumeInUseError."""
+        """Ask every guard whether the volume is in use. Raises VolumeInUseError."""
         if not self.back_ends.guards:
             return
         volume = await target.find(volume_name)
@@ -212,5 +212,5 @@ class Pipeline:
 
 
 async def _only_in_place(target: CloneTarget, request: Request) -> bool:
-    """Whether there is no room for a clone or a base, but the volume that is there may be overwritten."""
+    """Return whether there is no room for a clone or a base, but the volume that is there may be overwritten."""
     return await target.placement(stage_request(request, None)) is Placement.IN_PLACE
