@@ -96,7 +96,7 @@ def guest_data(harness):
         return file.read(len(GUEST))
 
 
-async def test_completed_is_told_when_it_is_stored(folder):
+async def test_completed_is_reported_once_stored(folder):
     """The volume stands, the store is locked: the job is shown as running, its name stays taken, readiness says why."""
     harness = Harness(folder)
     async with harness.running():
@@ -142,7 +142,7 @@ async def test_failed_on_a_full_disk(folder):
         harness.assert_nothing_left()
 
 
-async def test_cancel_is_told_when_it_is_stored(folder):
+async def test_cancel_returns_once_stored(folder):
     """A 503 while the store is locked, for running and waiting jobs; the end follows by itself."""
     harness = Harness(folder)
     harness.jobs = msgspec.structs.replace(harness.jobs, max_concurrent=1)
@@ -240,7 +240,7 @@ async def test_restart_after_an_end_that_was_never_stored(folder):
 
 @pytest.mark.parametrize("status", [Status.PENDING, Status.RUNNING])
 @pytest.mark.parametrize("removed", [False, True])
-async def test_restart_runs_nothing_that_is_overtaken(folder, status, removed):
+async def test_restart_skips_overtaken_jobs(folder, status, removed):
     """An older job was left unfinished on disk; a newer one for its volume completed, and a guest writes to it."""
     harness = Harness(folder)
     async with harness.running():

@@ -105,7 +105,7 @@ async def test_key_of_a_withdrawn_job(store, short):
     assert found == [None]
 
 
-async def test_questions_do_not_wait_for_a_change(store):
+async def test_reads_do_not_wait_for_writes(store):
     await store.put(a_job(1))
     frozen = FrozenConnection(store)
     frozen.freeze()
@@ -117,7 +117,7 @@ async def test_questions_do_not_wait_for_a_change(store):
         frozen.thaw()
 
 
-async def test_changes_do_not_wait_for_questions(store, monkeypatch):
+async def test_writes_do_not_wait_for_reads(store, monkeypatch):
     """Lists that take long hold neither a change nor a look-up, and only so many of them may wait."""
     release = trio.Event()
     hanging = []

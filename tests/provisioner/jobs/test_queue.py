@@ -31,7 +31,7 @@ async def test_priority_then_arrival():
 
 
 @given(st.lists(st.tuples(st.integers(-2, 2), st.booleans()), max_size=12))
-def test_whoever_leaves_is_never_served(people):
+def test_discarded_item_is_never_served(people):
     async def main():
         line, items = PriorityQueue(), []
         for number, (priority, _) in enumerate(people):
@@ -66,7 +66,7 @@ async def test_several_wait_and_each_gets_one():
     assert sorted(got) == ["a", "b"]
 
 
-async def test_after_the_stop_nobody_is_served(autojump_clock):
+async def test_stopped_queue_serves_no_items(autojump_clock):
     line = PriorityQueue()
     item = Item("a", 0)
     line.put(item, 0)

@@ -31,7 +31,7 @@ def test_every_event_in_every_status(status, event):
             after(status, event)
 
 
-def test_what_has_ended_stays_ended():
+def test_ended_status_is_final():
     assert {status for status in Status if status.ended} == {Status.COMPLETED, Status.FAILED, Status.CANCELLED}
     assert not any(after_ in ALLOWED for after_ in ALLOWED if after_[0].ended)
 
@@ -60,7 +60,7 @@ OUTCOME = Outcome(True, "/cache/x", Volume("web01", "main", "/dev/x", 5), Provis
         (None, ZeroDivisionError("secret"), False, False, Status.FAILED, "internal error (ZeroDivisionError)"),
     ],
 )  # fmt: skip
-def test_how_a_job_that_left_its_slot_ended(outcome, error, cancelled, interrupted, status, words):
+def test_conclude_by_outcome_and_error(outcome, error, cancelled, interrupted, status, words):
     """What stands counts first, then what could not be undone, then who wanted it to end."""
     ended = conclude(
         a_job(), outcome, error, cancel_requested=cancelled, interrupted=interrupted, staged=True, timings={}, now=9.0
@@ -88,7 +88,7 @@ def test_an_error_names_the_roll_back_only_where_there_was_one():
         (Status.COMPLETED, "fail", 1, Status.COMPLETED, None),
     ],
 )
-def test_what_a_restart_makes_of_a_job(status, on_restart, attempts, becomes, words):
+def test_after_restart_by_status_and_policy(status, on_restart, attempts, becomes, words):
     job = after_restart(a_job(status, attempts), None, on_restart, 3, 9.0)
     assert job.status is becomes
     assert words is None or words in job.error

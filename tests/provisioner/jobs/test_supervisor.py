@@ -43,7 +43,7 @@ async def stored(harness):
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-async def test_never_more_at_once_than_the_config_says(folder, slots):
+async def test_workers_respect_max_concurrent(folder, slots):
     harness = limited(Harness(folder), max_concurrent=slots)
     most = 0
     stat = harness.source.stat
@@ -75,7 +75,7 @@ async def hold_the_slot(harness):
     return job_id
 
 
-async def test_the_urgent_before_the_early(folder):
+async def test_queue_serves_priority_first(folder):
     harness = limited(Harness(folder), max_concurrent=1)
     async with harness.running():
         holder = await hold_the_slot(harness)
@@ -86,7 +86,7 @@ async def test_the_urgent_before_the_early(folder):
         assert [job.spec.volume_name for job in order] == ["v2", "v5", "v1", "v4", "v0", "v3"]
 
 
-async def test_a_job_s_crash_is_its_own(folder):
+async def test_job_crash_leaves_other_jobs_alone(folder):
     """A bug in one leaves the slots to the others."""
     harness = limited(Harness(folder), max_concurrent=1)
     harness.source.steps.fail_at = {"stat": KeyError("bug")}
@@ -128,7 +128,7 @@ async def test_what_cannot_be_is_refused_before_anything_is_kept(folder, change,
         assert harness.source.steps.log == []
 
 
-async def test_a_full_queue_sends_away(folder):
+async def test_submit_to_a_full_queue_is_refused(folder):
     harness = limited(Harness(folder), max_concurrent=1, max_queued=2)
     async with harness.running():
         await hold_the_slot(harness)
@@ -243,7 +243,7 @@ async def test_a_waiting_job_is_cancelled_without_having_run(folder):
         assert (await harness.run()).status is Status.COMPLETED
 
 
-async def test_what_cannot_be_cancelled_says_why(folder):
+async def test_cancel_refused_with_a_reason(folder):
     harness = Harness(folder)
     async with harness.running():
         job = await harness.run()
@@ -257,7 +257,7 @@ async def test_what_cannot_be_cancelled_says_why(folder):
 # --- stopping and starting ---
 
 
-async def test_draining_takes_no_job_from_anywhere(folder):
+async def test_drain_accepts_and_starts_no_jobs(folder):
     """Running ones may end; waiting ones wait on, on disk, and can be cancelled."""
     harness = limited(Harness(folder), max_concurrent=1, shutdown_grace=Duration(20))
     async with harness.running():

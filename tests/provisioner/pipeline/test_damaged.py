@@ -42,7 +42,7 @@ def converter(request, folder):
     return NativeConverter(NativeSettings(), BackEndContext("native", folder))
 
 
-async def test_a_damaged_image_is_fetched_anew(folder, converter):
+async def test_damaged_image_is_downloaded_again(folder, converter):
     harness = Harness(folder, converter=converter)
     async with harness.running():
         await harness.run()

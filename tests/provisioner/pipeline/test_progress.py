@@ -50,7 +50,7 @@ def test_a_stage_without_a_length_moves_nothing_until_it_ends():
     assert (shot.percent, shot.bytes_processed, shot.bytes_total, shot.eta_sec) == (1.0, 12345, 0, None)
 
 
-def test_every_stage_through_is_a_hundred():
+def test_all_stages_ended_is_100_percent():
     progress = Progress()
     for stage in STAGES:
         progress.begin(stage)
@@ -82,7 +82,7 @@ def test_bytes_told_late_do_not_turn_it_back():
     assert progress.snapshot().bytes_processed == 60
 
 
-def test_stages_are_told_as_they_come():
+def test_on_stage_is_called_for_each_stage():
     told = []
     progress = Progress(on_stage=told.append)
     for stage in (Stage.DOWNLOADING, Stage.VERIFYING):

@@ -45,7 +45,7 @@ async def test_a_volume_is_the_image_and_zeros_after_it(folder):
 
 
 @pytest.mark.parametrize("tail", [True, False])
-async def test_another_s_bytes_are_gone_from_the_tail(folder, monkeypatch, tail):
+async def test_tail_is_zeroed_on_a_reused_device(folder, monkeypatch, tail):
     """On a device that holds a pattern: zeros to its end, unless the target was told to keep what is there."""
     monkeypatch.setattr("provisioner.jobs.job.GIB", 4 * MIB)
     harness = Harness(folder, target=FakeTarget(folder / "main", name="main", stale=True))
@@ -261,7 +261,7 @@ async def test_who_waits_for_a_base_makes_it_when_its_maker_is_cancelled(folder)
         assert harness.volume("web02") == IMAGE
 
 
-async def test_a_base_of_a_lie_is_not_made(folder):
+async def test_base_with_a_wrong_digest_is_not_made(folder):
     harness = clone_harness(folder)
     async with harness.running():
         job = await harness.run(msgspec.structs.replace(SPEC, checksum=WRONG))
@@ -311,7 +311,7 @@ async def test_a_clone_too_small_for_its_base_is_refused(folder):
 
 
 @pytest.mark.parametrize("where", ["request", "sidecar", "nowhere"])
-async def test_somebody_must_vouch_for_an_image(folder, where):
+async def test_image_without_required_checksum(folder, where):
     images = {URL: IMAGE, **({f"{URL}.sha256": DIGEST[7:].encode()} if where == "sidecar" else {})}
     harness = Harness(folder, source=FakeSource(images))
     async with harness.running():
