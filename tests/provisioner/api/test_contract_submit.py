@@ -47,7 +47,7 @@ async def test_accepted(service):
         (job(checksum="sha256:12"), "^checksum: "),
         (job(checksum="md5:" + 32 * "0"), "^checksum: "),
         (job(priority=1001), "^priority: "),
-        (job(cheksum="x"), "^unknown field 'cheksum'; there are: image_url, volume_name"),
+        (job(cheksum="x"), "^unknown field 'cheksum'; allowed: image_url, volume_name"),
     ],
 )
 async def test_a_request_that_can_never_succeed(service, body, message):

@@ -59,7 +59,7 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
         ),
         (
             {"auth": {"certificates": {"ci": {"role": "operator", "sources": ["https://u:p@x/"]}}}},
-            "auth.certificates.ci: sources: 'https://...@x/' is no url prefix",
+            "auth.certificates.ci: sources: 'https://...@x/' is not a URL prefix",
         ),
         (
             {"auth": {"certificates": {"ci": {"role": "operator", "volumes": []}}}},
@@ -68,7 +68,7 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
         ({"auth": {"certificates": {"ci": {}}}}, "auth.certificates.ci.role: is missing; allowed:"),
         (
             {"auth": {"certificates": {"ci": {"role": "viewer"}}, "certificate_roles": {"ci": "admin"}}},
-            "auth: ci stands in certificate_roles and in certificates",
+            "auth: ci is in certificate_roles and in certificates",
         ),
         ({"auth": {"revoked_certificates": ["0a"]}}, "auth: revoked_certificates: '0a' is neither"),
         ({"server": {"client_crl": "c"}}, "server: client_crl needs client_ca"),
@@ -78,7 +78,7 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
         ({"server": {"bind": ["nowhere"]}}, "server: 'nowhere' is not an address"),
         ({"server": {"bind": ["127.0.0.1:65536"]}}, "server: '127.0.0.1:65536' is not an address"),
         ({"server": {"bind": ["0.0.0.0:80"]}}, "server: 0.0.0.0:80 would be served over plain HTTP"),
-        ({"server": {"tls_key": "k"}}, "server: tls_certificate and tls_key go together"),
+        ({"server": {"tls_key": "k"}}, "server: tls_certificate and tls_key must be set together"),
         ({"server": {"client_ca": "c"}}, "server: client_ca needs tls_certificate and tls_key"),
         ({"server": {"client_certificate": "required"}}, 'server: client_certificate = "required" needs client_ca'),
     ],
@@ -171,7 +171,7 @@ def test_the_embedded_default_is_valid_and_local(tmp_path):
     config = embedded(tmp_path, "127.0.0.1:0", ["https://images.example.com/"])
     assert config.sources["http"]["urls"][-1] == "https://images.example.com/"
     assert config.state_directory == str(tmp_path)
-    with pytest.raises(ConfigError, match="not a url prefix"):
+    with pytest.raises(ConfigError, match="not a URL prefix"):
         embedded(tmp_path, "127.0.0.1:0", ["nonsense"])
 
 

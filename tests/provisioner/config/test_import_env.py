@@ -63,7 +63,7 @@ def test_everything_is_taken_over(tmp_path):
         "targets": {"vg0": {"plugin": "lvm", "volume_group": "vg0"}},
     }
     assert "very secret" not in made.toml + " ".join(made.to_do)
-    assert "SOMETHING_ELSE is not known here and was left out" in made.to_do
+    assert "SOMETHING_ELSE is unknown and was left out" in made.to_do
     assert any("lvp token create" in sentence for sentence in made.to_do)
 
 
@@ -92,7 +92,7 @@ def test_pool_makes_it_thin(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("PORT=eighty", "PORT=eighty is no number"),
+        ("PORT=eighty", "PORT=eighty is not a number"),
         ("TLS_CERT=/a", "TLS was left out"),
         ("MINIO_ACCESS_KEY=a", "MINIO_ENDPOINT is missing"),
         ("", "LVM_VOLUME_GROUP is missing"),
