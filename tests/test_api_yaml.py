@@ -61,35 +61,35 @@ def test_document_is_valid_openapi():
 
 
 @pytest.mark.parametrize(("schema", "value"), [body[1:] for body in BODIES], ids=[body[0] for body in BODIES])
-def test_example_holds_against_its_schema(schema, value):
+def test_example_matches_schema(schema, value):
     assert faults(schema, value) == []
 
 
-def test_no_key_is_without_a_value():
+def test_no_key_without_value():
     """An unquoted comma in a flow mapping makes one."""
     assert not re.search(r"null", json.dumps(DOCUMENT))
 
 
-def test_a_wrong_example_would_be_noticed():
+def test_wrong_example_is_rejected():
     """The check above reaches through references, formats and enums."""
     job = {"job_id": "x", "status": "done", "created_at": "yesterday", "updated_at": "2024-01-14T10:30:00Z"}
     assert len(faults({"$ref": "#/components/schemas/Job"}, job)) == 3
 
 
-def test_error_examples_carry_their_response_code():
+def test_error_example_code_matches_response():
     for where, _, value in BODIES:
         status = where.split()[2]
         if status.startswith(("4", "5")):
             assert value["code"] == int(status), where
 
 
-def test_every_response_carries_a_request_id():
+def test_every_response_has_request_id():
     for path, method, operation in operations():
         for status, response in operation["responses"].items():
             assert "X-Request-ID" in resolve(response)["headers"], (path, method, status)
 
 
-def test_everything_under_api_needs_a_credential():
+def test_api_paths_need_credential():
     for path, method, operation in operations():
         security = operation.get("security", DOCUMENT["security"])
         assert bool(security and {} not in security) == path.startswith("/api/"), (path, method)
@@ -97,11 +97,11 @@ def test_everything_under_api_needs_a_credential():
             assert {"401", "403", "429", "500", "503"} <= operation["responses"].keys(), (path, method)
 
 
-def test_requests_refuse_unknown_fields():
+def test_requests_reject_unknown_fields():
     assert faults({"$ref": "#/components/schemas/FetchRequest"}, {"image_url": "https://x/y", "cheksum": "z"})
 
 
-def test_no_component_is_left_unused():
+def test_no_unused_component():
     named = [f"#/components/{kind}/{name}" for kind, parts in DOCUMENT["components"].items() for name in parts]
     used = set(re.findall(r'"(#/components/[^"]+)"', TEXT))
     used |= {f"#/components/securitySchemes/{name}" for entry in DOCUMENT["security"] for name in entry}

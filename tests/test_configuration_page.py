@@ -56,13 +56,13 @@ def rows(heading):
 
 
 @pytest.mark.parametrize("heading", STRUCTS)
-def test_every_key_is_on_the_page(heading):
+def test_page_lists_every_key(heading):
     keys = {info.encode_name for info in msgspec.structs.fields(STRUCTS[heading])}
     assert keys <= rows(heading).keys()
 
 
 @pytest.mark.parametrize("heading", STRUCTS)
-def test_no_key_is_on_the_page_that_is_not_there(heading):
+def test_page_lists_no_unknown_key(heading):
     own = {
         key
         for keys in re.findall(r"^\| (`[^|]+`) \|", SECTIONS[heading], re.MULTILINE)
@@ -76,7 +76,7 @@ def written(value):
 
 
 @pytest.mark.parametrize("heading", STRUCTS)
-def test_defaults_are_the_real_ones(heading):
+def test_page_defaults(heading):
     for info in msgspec.structs.fields(STRUCTS[heading]):
         default = info.default_factory() if info.default_factory is not msgspec.NODEFAULT else info.default
         if default in (msgspec.NODEFAULT, None, "") or (heading == "Top level" and info.name != "state_directory"):
@@ -84,6 +84,6 @@ def test_defaults_are_the_real_ones(heading):
         assert f"`{written(default)}`" in rows(heading)[info.encode_name], info.name
 
 
-def test_default_converters_are_the_real_ones():
+def test_page_default_converters():
     for image_format, converter in DEFAULT_CONVERTERS.items():
         assert f'`{image_format} = "{converter}"`' in rows("Top level")["converters"]

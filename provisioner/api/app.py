@@ -1,4 +1,4 @@
-"""The ASGI app: routes, and one shape for every error. ``middleware`` decides who may call."""
+"""The ASGI app: routes and error responses. ``middleware`` decides who may call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Seconds a client is told to wait where trying again may help.
+# The Retry-After of 429 and 503, in seconds.
 _RETRY_AFTER = 5
 _CATEGORIES = {
     400: "invalid request",
@@ -28,12 +28,12 @@ _CATEGORIES = {
     408: "request timeout",
     413: "payload too large",
 }
-# Seconds an answer may take to leave; a listing of a thousand jobs is 1 MiB.
+# Seconds to send a response; a list of a thousand jobs is 1 MiB.
 _RESPONSE_TIMEOUT = 60
 
 
 def create_app(services: Services) -> QuartTrio:
-    """The app over the daemon's parts."""
+    """Return the ASGI app for ``services``."""
     app = QuartTrio("libvirt-volume-provisioner", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = int(services.config.server.max_body)
     app.config["BODY_TIMEOUT"] = middleware.BODY_TIMEOUT

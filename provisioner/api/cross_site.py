@@ -1,8 +1,8 @@
-"""Refuses changes that a web page of another site makes a browser send. Pure decisions.
+"""Cross-site request protection: reject changes that another site's web page makes a browser send. Does no I/O.
 
-A browser presents the user's client certificate on its own, to whichever site a page makes it call. What a page can
-send to another site without asking first (a CORS preflight, which this service never grants) has a foreign ``Origin``,
-a ``Sec-Fetch-Site`` that says so, or the content type of a form. Other clients send neither header.
+A browser presents the user's client certificate to any site that a page calls. A request that a page can send to
+another site without a CORS preflight (which this service never grants) has a foreign ``Origin``, a ``Sec-Fetch-Site``
+that is not the own site, or the content type of a form. Other clients send neither header.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from werkzeug.datastructures import Headers
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-# What a page may send without a preflight (Fetch Standard, "CORS-safelisted request-header").
+# Content types that a page may send without a preflight (Fetch Standard, "CORS-safelisted request-header").
 _FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
 # "none": the user typed the address or opened a bookmark.
 _OWN_SITE = frozenset({"same-origin", "none"})
 
 
 def check_cross_site(method: str, media_type: str, headers: Headers, scheme: str) -> None:
-    """Raise ForbiddenError for a change that a page of another site sent, UnsupportedMediaTypeError for a form's type.
+    """Raise ForbiddenError if another site's page sent a change, UnsupportedMediaTypeError for a form's content type.
 
-    ``media_type`` is the content type without parameters, in lower case.
+    ``media_type`` is the content type in lower case, without parameters.
     """
     if method in _SAFE_METHODS:
         return
@@ -39,7 +39,7 @@ def check_cross_site(method: str, media_type: str, headers: Headers, scheme: str
 def is_own_origin(origin: str, scheme: str, host: str) -> bool:
     """Return whether the ``Origin`` header names the host that the request was sent to.
 
-    Behind a proxy that ends TLS this service sees plain HTTP although the page came over HTTPS.
+    Behind a proxy that terminates TLS, this service sees plain HTTP although the page was loaded over HTTPS.
     """
     its_scheme, separator, its_host = origin.partition("://")
     if not separator or not host or its_host.lower() != host.lower():

@@ -1,4 +1,4 @@
-"""Health, readiness and metrics: open to all, and cheap enough to be asked all the time."""
+"""Health, readiness and metrics endpoints. They need no credential by default and are cheap to poll."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from provisioner.observe.metrics import CONTENT_TYPE
 if TYPE_CHECKING:
     from provisioner.api.services import Services
 
-# Seconds that rendered metrics are kept: a flood of requests costs one rendering a second.
+# Seconds that rendered metrics are reused, so that frequent requests cost one rendering a second.
 PAGE_KEPT = 1.0
 
 
 def make_blueprint(services: Services) -> Blueprint:
-    """``/health`` and its kin, ``/readyz``, ``/metrics``."""
+    """Return the blueprint of ``/health``, ``/healthz``, ``/livez``, ``/readyz`` and ``/metrics``."""
     service = Blueprint("service", __name__)
     readiness = Readiness(services)
     page = _Page(services, readiness)
@@ -62,12 +62,12 @@ def make_blueprint(services: Services) -> Blueprint:
 
 
 class _Page:
-    """The metrics as text, rendered once a second at most and by one caller at a time, whoever else waits for it."""
+    """The metrics as text, rendered at most once a second and by one caller at a time."""
 
     def __init__(self, services: Services, readiness: Readiness) -> None:
         self._services, self._readiness = services, readiness
         self._rendering = trio.Lock()
-        self._thread = trio.CapacityLimiter(1)  # of its own: busy threads elsewhere must not hold it up
+        self._thread = trio.CapacityLimiter(1)  # separate, so that busy threads elsewhere cannot delay it
         self._text, self._at = b"", -math.inf
 
     async def text(self) -> bytes:
@@ -80,7 +80,7 @@ class _Page:
             return self._text
 
     async def _measure(self) -> None:
-        """Bring the gauges up to date that nothing else keeps."""
+        """Update the gauges that are not updated elsewhere."""
         metrics, cache = self._services.metrics, self._services.cache
         metrics.cache_bytes.set(cache.total_bytes)
         metrics.cache_images.set(len(cache.entries()))

@@ -1,7 +1,7 @@
-"""What happens before and after each request: who may do what, and what is recorded of it.
+"""Hooks before and after each request: authentication, authorization, metrics and audit.
 
-Owns the order: an id for the request, its length, the caller, the site it comes from, the role; and metrics and the
-audit log at its end.
+The order before a request: assign a request id, check the length, identify the caller, check the origin site, check
+the role. After it: count metrics and write the audit record.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _KNOWN_METHODS = {"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"}
-# Path and query. The longest sensible one, a volume's name of 255 characters all of them quoted, is under 1 KiB.
+# Path and query. The longest valid one, a volume name of 255 percent-encoded characters, is under 1 KiB.
 MAX_TARGET = 8192
-# Seconds a body may take; the largest is 64 KiB. A slower client is cut.
+# Seconds to receive a body of at most 64 KiB. A slower client is rejected with 408.
 BODY_TIMEOUT = 20
-# Answers about the caller's identity: worth an audit line although the caller is unknown.
+# Responses about the caller's identity. They are audited even if the caller is unknown.
 _REFUSALS = {401, 403, 429}
 
 
@@ -70,12 +70,12 @@ def add_hooks(app: QuartTrio, services: Services) -> None:
 
     @app.teardown_request
     async def gone(_error: BaseException | None) -> None:
-        if not g.get("written_down"):  # the client hung up before its answer; what it asked for may be done
+        if not g.get("written_down"):  # the client disconnected before the response; the change may be done
             _audit(services, "client gone")
 
 
 def _authorize(services: Services) -> None:
-    """Raise an error of the caller's unless the request may go on to its route."""
+    """Raise an error unless the request may continue to its route."""
     if has_ambiguous_length(request.http_version, {name.lower() for name in request.headers.keys()}):  # noqa: SIM118
         g.close_connection = True
         raise InvalidRequestError(
@@ -95,7 +95,7 @@ def _authorize(services: Services) -> None:
 
 
 def _least_role(endpoint: str) -> Role:
-    """Raises ForbiddenError for a route that the table of roles does not know: forgotten is not open."""
+    """Return the least role for a route. Raises ForbiddenError if ``ROLES`` does not list the route."""
     if endpoint == "service.metrics":
         return "viewer"
     role = ROLES.get(endpoint)
@@ -113,7 +113,7 @@ def _set_request_id() -> None:
 
 
 def _identify(services: Services) -> None:
-    """Find out who is calling. Failures of others behind the same address do not delay a valid credential."""
+    """Identify the caller. Failed attempts from the same address do not block a valid credential."""
     certificate = peer_certificate()
     try:
         g.principal = services.authenticator.identify(certificate, request.headers)
@@ -122,7 +122,7 @@ def _identify(services: Services) -> None:
         note_authentication(valid=False)
         shown = presented(certificate, request.headers)
         wait, g.is_news = services.auditor.failed(g.address, shown)
-        # A caller without a credential guesses nothing, and has to learn that one is needed.
+        # A request without a credential is not a guess: answer 401, so that the client learns that it needs one.
         if wait is None or shown == "nothing":
             raise
         raise TooManyRequestsError(

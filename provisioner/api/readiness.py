@@ -1,7 +1,7 @@
-"""Why the service cannot work now: the job store, the cache and each target are asked, each on its own.
+"""Readiness checks of the job store, the cache and each target.
 
-Owns the questions and how long a verdict counts. One that hangs is a reason, and delays neither the others nor the
-caller.
+The checks run independently and their results are reused for a few seconds. A check that hangs makes the service not
+ready, and delays neither the other checks nor the caller.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Seconds a verdict counts: the disks are not written for each question.
+# Seconds that a result is reused, so that not every request writes to the disks.
 FRESH = 3.0
 
 
 class Readiness:
-    """Asks the daemon's parts. A reason is a sentence; no reasons means ready."""
+    """The readiness checks of the daemon's parts. Each reason is a sentence; without reasons the service is ready."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -47,16 +47,16 @@ class Readiness:
         self._probes = {name: self._probe(question) for name, question in questions.items()}
 
     async def reasons(self) -> list[str]:
-        """Return why the service cannot work now; empty if it can."""
+        """Return why the service is not ready; empty if it is."""
         supervisor = self._services.supervisor
         known = ["the service is shutting down" if supervisor.draining else None, supervisor.unstored()]
         found: dict[str, str] = {}
         await _all(self._probes, found)
-        await _all(self._capacities, found)  # of two reasons for one target, the more general
+        await _all(self._capacities, found)  # overwrites the target's reason from above
         return sorted([*filter(None, known), *found.values()])
 
     async def measure(self) -> None:
-        """Bring the targets' gauges up to date, as far as the targets answer."""
+        """Update the gauges of the targets that answer."""
         await _all(self._capacities, {})
 
     def _probe(self, question: Callable[[], Awaitable[str | None]]) -> Probe[str | None]:
@@ -73,7 +73,7 @@ class Readiness:
 
 
 async def _all(probes: dict[str, Probe[str | None]], found: dict[str, str]) -> None:
-    """Ask all at once; put the reasons there are into ``found``, by name."""
+    """Run all probes concurrently and put their reasons into ``found``, by name."""
 
     async def ask(name: str, probe: Probe[str | None]) -> None:
         try:
@@ -91,8 +91,8 @@ async def _all(probes: dict[str, Probe[str | None]], found: dict[str, str]) -> N
 def _written(
     what: str, folder: Path, check: Callable[[], Awaitable[str | None]]
 ) -> Callable[[], Awaitable[str | None]]:
-    """A question: can the folder be written, and if so, what does ``check`` find?"""
-    limiter = trio.CapacityLimiter(1)  # of its own: busy threads elsewhere are no reason
+    """Return a check that the folder can be written, followed by ``check``."""
+    limiter = trio.CapacityLimiter(1)  # separate, so that busy threads elsewhere do not fail the check
 
     async def ask() -> str | None:
         try:
@@ -105,11 +105,11 @@ def _written(
 
 
 async def _asked(name: str, question: Callable[[], Awaitable[str | None]]) -> str | None:
-    """What the question answers; its errors are reasons too."""
+    """Return the reason that the check reports; an error is a reason too."""
     try:
         return await question()
     except ProvisionerError as error:
         return f"{name}: {error.message}"
-    except Exception as error:  # the boundary: one back end's bug is a reason, not a broken answer
+    except Exception as error:  # a bug in one back end is a reason, not a 500 response
         log.warning("a check failed", what=name, exc_info=error)
-        return f"{name}: it failed ({type(error).__name__}); the log has more"
+        return f"{name}: the check failed; see the log"

@@ -1,4 +1,4 @@
-"""The routes under ``/api/v1``: read the request, ask the part that knows, write the answer. No decisions here."""
+"""The routes under ``/api/v1``: parse the request, call the responsible part and render the response."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-# Jobs of a list turned into JSON before others get the event loop: less than a millisecond.
+# Jobs rendered before the event loop gets control again: less than a millisecond.
 _RENDERED_AT_ONCE = 100
 
-# The least role for each route. A route that is neither here nor in OPEN_ROUTES is refused to every caller.
+# The least role for each route. A route that is neither here nor in OPEN_ROUTES is forbidden to every caller.
 ROLES: dict[str, Role] = {
     "v1.submit_job": "operator",
     "v1.list_jobs": "viewer",
@@ -49,12 +49,12 @@ OPEN_ROUTES = frozenset(
 
 
 def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON response."""
+    """Return a JSON response."""
     return Response(msgspec.json.encode(body), status, headers, content_type="application/json")
 
 
 def make_blueprint(services: Services) -> Blueprint:
-    """All routes of the API, bound to the parts they serve."""
+    """Return the blueprint of all ``/api/v1`` routes."""
     api = Blueprint("v1", __name__, url_prefix="/api/v1")
     _add_jobs(api, services)
     _add_cache(api, services)
@@ -155,7 +155,7 @@ async def _accept(services: Services, spec: JobSpec) -> Response:
         raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
     _check_limits(services, spec)
     allowed = g.principal.limits.sources
-    if allowed is not None:  # the job looks for its image in the cache later, when there may be other images in it
+    if allowed is not None:  # checked again when the job looks in the cache, whose images may have changed
         spec = msgspec.structs.replace(spec, allowed_sources=list(allowed))
     job = await services.supervisor.submit(
         spec,
@@ -169,11 +169,11 @@ async def _accept(services: Services, spec: JobSpec) -> Response:
 
 
 def _check_limits(services: Services, spec: JobSpec) -> None:
-    """Raise ForbiddenError where the caller's limits do not cover the job, and InvalidRequestError and kin."""
+    """Raise ForbiddenError if the caller's limits do not cover the job, InvalidRequestError if the job is invalid."""
     about = {"volume": spec.volume_name, "target": spec.target, "source": source_of(spec.image_url)}
     g.about = {name: value for name, value in about.items() if value is not None}
     authorization.check_source(g.principal, spec.image_url, _source_name(services, spec.image_url))
-    if spec.checksum is not None:  # an image in the cache is found by its digest, wherever it came from
+    if spec.checksum is not None:  # the cache finds an image by digest, from any source
         _image_within_limits(services, spec.checksum)
     if spec.volume_name is not None:
         target = services.back_ends.target(spec.target).name
@@ -187,21 +187,21 @@ def _source_name(services: Services, url: str) -> str:
 
 
 def _image_within_limits(services: Services, checksum: str) -> str:
-    """The digest of a cached image, which the caller's limits cover. Raises ForbiddenError, InvalidRequestError."""
+    """Return the digest if the caller's limits cover the image. Raises ForbiddenError, InvalidRequestError."""
     digest = str(Checksum.parse(checksum))
     g.about = {**g.get("about", {}), "image": digest}
     entry = next((one for one in services.cache.entries() if digest in {one.digest, f"sha512:{one.sha512}"}), None)
     if entry is not None and g.principal.limits.sources is not None:
         try:
             source = _source_name(services, entry.url)
-        except (InvalidRequestError, SourceError):  # of a source that is configured no more
+        except (InvalidRequestError, SourceError):  # its source is no longer configured
             source = None
         authorization.check_source(g.principal, entry.url, source)
     return digest
 
 
 async def _body(kind: type[S]) -> S:
-    """The request's JSON body. A correlation id in it names the request, where the caller did not do so itself."""
+    """Return the request's JSON body. Its correlation id becomes the request id if the caller sent no request id."""
     if request.mimetype != "application/json":
         raise UnsupportedMediaTypeError("the body must be sent as application/json")
     data = await request.get_data(cache=False)
@@ -214,5 +214,5 @@ async def _body(kind: type[S]) -> S:
 
 
 def is_sane_id(text: str) -> bool:
-    """Whether a request id may be echoed: 1 to 128 visible ASCII characters."""
+    """Return whether a request id may be echoed: 1 to 128 visible ASCII characters."""
     return re.fullmatch(r"[\x21-\x7e]{1,128}", text) is not None

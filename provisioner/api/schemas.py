@@ -1,4 +1,4 @@
-"""What clients send and get, as ``api.yaml`` states it. Owns reading and wording; decides nothing."""
+"""Request and response bodies as ``api.yaml`` defines them, and the messages for invalid requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     image_url: Url
     volume_name: Name
-    # An int64 of GiB in bytes is the most a device can have.
+    # The most GiB whose size in bytes fits an int64.
     volume_size_gb: Annotated[int, Meta(ge=1, le=2**33 - 1)]
     image_type: Format = "qcow2"
     correlation_id: Name | msgspec.UnsetType = msgspec.UNSET
@@ -42,7 +42,7 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
 
     def spec(self) -> JobSpec:
-        """What is asked of the supervisor."""
+        """Return the job for the supervisor."""
         return JobSpec(
             image_url=self.image_url,
             image_type=self.image_type,
@@ -63,12 +63,12 @@ class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     checksum: Digest | msgspec.UnsetType = msgspec.UNSET
 
     def spec(self) -> JobSpec:
-        """What is asked of the supervisor."""
+        """Return the job for the supervisor."""
         return JobSpec(image_url=self.image_url, image_type=self.image_type, checksum=self.checksum or None)
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Which part of a list."""
+    """Query of a paginated list."""
 
     offset: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
@@ -77,13 +77,13 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 class JobPage(Page, frozen=True, kw_only=True):
     """Query of GET /jobs."""
 
-    # Not None: in a query "null" would be read as that, and a volume may be called so.
+    # Not None: msgspec reads "null" in a query as None, but "null" is a valid volume name.
     status: Status | msgspec.UnsetType = msgspec.UNSET
     volume_name: Name | msgspec.UnsetType = msgspec.UNSET
     correlation_id: Name | msgspec.UnsetType = msgspec.UNSET
 
     def wanted(self) -> JobFilter:
-        """Which jobs are asked for."""
+        """Return the filter for the job store."""
         return JobFilter(
             status=self.status or None,
             volume_name=self.volume_name or None,
@@ -92,7 +92,7 @@ class JobPage(Page, frozen=True, kw_only=True):
 
 
 def read_body(body: bytes, kind: type[S]) -> S:
-    """A JSON body as ``kind``. Raises InvalidRequestError saying which field is wrong and what it may be."""
+    """Decode a JSON body as ``kind``. Raises InvalidRequestError naming the wrong field and its valid values."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -100,7 +100,7 @@ def read_body(body: bytes, kind: type[S]) -> S:
 
 
 def read_query(query: Mapping[str, str], kind: type[S]) -> S:
-    """Query parameters as ``kind``; parameters it does not have are passed over. Raises InvalidRequestError."""
+    """Convert query parameters to ``kind`` and ignore unknown ones. Raises InvalidRequestError."""
     known = {name: query[name] for name in kind.__struct_fields__ if name in query}
     try:
         return msgspec.convert(known, kind, strict=False)
@@ -109,23 +109,23 @@ def read_query(query: Mapping[str, str], kind: type[S]) -> S:
 
 
 def _wording(message: str, kind: type[msgspec.Struct]) -> str:
-    """Msgspec's words turned so that the field comes first."""
+    """Rewrite msgspec's message so that the field comes first."""
     if missing := re.fullmatch(r"Object missing required field `(\w+)`", message):
         return f"{missing[1]} is required"
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL):
-        return f"unknown field {unknown[1]!r}; there are: {', '.join(kind.__struct_fields__)}"
+        return f"unknown field {unknown[1]!r}; allowed: {', '.join(kind.__struct_fields__)}"
     if placed := re.fullmatch(r"(.*) - at `\$\.(\w+)`", message, re.DOTALL):
         return f"{placed[2]}: {placed[1][0].lower()}{placed[1][1:]}".replace("`", "")
     return f"the body is not valid: {message}".replace("`", "")
 
 
 def timestamp(seconds: float) -> str:
-    """RFC 3339, UTC, whole seconds."""
+    """Return the time as RFC 3339 in UTC, in whole seconds."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def uptime(seconds: float) -> str:
-    """As ``2h30m45s``; leading parts that are zero are left out."""
+    """Return the duration as ``2h30m45s``, without leading zero parts."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -134,12 +134,12 @@ def uptime(seconds: float) -> str:
 
 
 def _without_query(url: str) -> str:
-    """The url as others may see it: a signature in its query opens the image to whoever reads it."""
+    """Return the URL without its query, which may hold a signature that grants access to the image."""
     return url.partition("?")[0]
 
 
 def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]:
-    """A job as the caller ``reader`` sees it; fields that do not apply are absent."""
+    """Return a job as ``reader`` may see it, without the fields that do not apply."""
     spec = job.spec
     optional = {
         "volume_name": spec.volume_name,
@@ -175,7 +175,7 @@ def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:
 
 
 def image_body(entry: Entry, path: str) -> dict[str, Any]:
-    """A cached image as clients see it."""
+    """Return a cached image as clients see it."""
     optional = {"virtual_size": entry.virtual_size, "compression": entry.compression}
     return {
         "path": path,
@@ -190,7 +190,7 @@ def image_body(entry: Entry, path: str) -> dict[str, Any]:
 
 
 def volume_body(volume: Volume) -> dict[str, Any]:
-    """A provisioned volume as clients see it."""
+    """Return a provisioned volume as clients see it."""
     origin = volume.provenance
     assert origin is not None, "only volumes this service made are listed"
     body = {

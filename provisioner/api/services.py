@@ -1,4 +1,4 @@
-"""What the API serves: the parts of the daemon a route may use."""
+"""The parts of the daemon that routes use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Services:
-    """Made by the daemon, handed to every route."""
+    """The daemon's parts, passed to every route."""
 
     config: Config
     back_ends: BackEnds
@@ -36,9 +36,9 @@ class Services:
     authenticator: Authenticator
     auditor: Auditor
     tokens: TokenFile
-    # What to say in /health beside the state, such as that a certificate ends soon.
+    # Warnings for /health and /readyz, such as a certificate that expires soon.
     warnings: Callable[[], list[str]] = list
-    # When which certificate ends, in seconds since the epoch.
+    # Expiry of each certificate, in seconds since the epoch.
     expires: Callable[[], dict[str, float]] = dict
     probes: Probes = field(default_factory=Probes)
     started_at: float = field(default_factory=time.monotonic)

@@ -1,4 +1,4 @@
-"""The volumes of all targets, listed at once; a target that hangs or fails hides only its own."""
+"""List the volumes of all targets concurrently. A target that hangs or fails hides only its own volumes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Seconds for a target's list. LVM's reports wait for changes under way.
+# Seconds to list a target. LVM's reports wait for changes in progress.
 _LIMIT = 10.0
 
 
 class VolumeListing:
-    """Lists what the targets hold. Each target has one listing under way at most."""
+    """The volumes of all targets, with at most one listing per target at a time."""
 
     def __init__(self, services: Services) -> None:
         self._probes: dict[str, Probe[Sequence[Volume]]] = {
@@ -32,9 +32,9 @@ class VolumeListing:
         }
 
     async def all(self) -> tuple[list[Volume], dict[str, str]]:
-        """Return the volumes by target and name, and by target the reasons why some are not among them.
+        """Return the volumes sorted by target and name, and the reason for each target that could not be listed.
 
-        Every list began after the call. Raises ProvisionerError if no target answers.
+        Every listing starts after the call. Raises ProvisionerError if no target answers.
         """
         volumes: list[Volume] = []
         failed: dict[str, ProvisionerError] = {}
@@ -46,9 +46,9 @@ class VolumeListing:
                 failed[name] = UnavailableError(f"target {name!r}: {error.message}")
             except ProvisionerError as error:
                 failed[name] = error
-            except Exception as error:  # the boundary: one back end's bug hides no other's volumes
+            except Exception as error:  # a bug in one back end must not hide the volumes of others
                 log.warning("a target could not be listed", target=name, exc_info=error)
-                failed[name] = UnavailableError(f"target {name!r} failed ({type(error).__name__}); the log has more")
+                failed[name] = UnavailableError(f"target {name!r} failed; see the log")
 
         async with trio.open_nursery() as nursery:
             for name, probe in self._probes.items():

@@ -1,4 +1,4 @@
-"""``[auth]`` and ``[audit]``: who may do what, within which limits, and where it is written down."""
+"""Settings of ``[auth]`` and ``[audit]``: roles, limits and the audit log."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _REVOKED = re.compile(r"(serial:(?:0x)?[0-9a-fA-F:]{1,80}|sha256:[0-9a-fA-F:]{64
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What a caller may touch, whatever its role. None: no limit of that kind."""
+    """What a caller may use, in addition to its role. None means no limit of that kind."""
 
     # Patterns with * and ?, such as "ci-*".
     volumes: list[str] | None = None
     targets: list[str] | None = None
-    # Names of configured sources, or url prefixes (they hold "://").
+    # Names of configured sources, or URL prefixes (which contain "://").
     sources: list[str] | None = None
-    # Pending and running ones together.
+    # Pending and running jobs together.
     max_jobs: Annotated[int, Meta(ge=1)] | None = None
 
     def __post_init__(self) -> None:
         for kind in ("volumes", "targets", "sources"):
-            # Read as "nothing" by one and as "anything" by another: so it is neither.
+            # An empty list is ambiguous: it could mean "nothing" or "anything".
             if getattr(self, kind) == []:
                 raise ValueError(f"{kind} must name at least one; leave it out for no limit")
         for source in self.sources or ():
@@ -37,57 +37,57 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 try:
                     UrlPrefix.parse(source)
                 except InvalidRequestError as error:
-                    raise ValueError(f"sources: {source!r} is no url prefix: {error.message}") from error
+                    raise ValueError(f"sources: {source!r} is not a URL prefix: {error.message}") from error
 
 
 class CertificateGrant(Limits, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """``[auth.certificates.NAME]``: role and limits of whoever holds a certificate of that name."""
+    """``[auth.certificates.NAME]``: role and limits for a certificate of that name."""
 
     role: Role
 
 
 class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[auth]``: who may do what."""
+    """``[auth]``: authentication and authorization."""
 
     # Default: tokens.json in the state directory.
     token_file: str | None = None
-    # Default: a file beside it. In a credential the key is not on the disk in the clear.
+    # Default: a file next to the token file. In a systemd credential the key is not stored in plain text.
     token_key: SecretRef | None = None
     # Certificate subject (common name or subject alternative name) -> role.
     certificate_roles: dict[str, Role] = msgspec.field(default_factory=dict)
-    # The same with limits.
+    # Certificate name -> role and limits.
     certificates: dict[str, CertificateGrant] = msgspec.field(default_factory=dict)
-    # A certificate the CA signed and neither of the two names. The CA vouches for operators.
+    # Role for a certificate that the CA signed and that neither of the two tables names.
     default_certificate_role: Role | Literal["none"] = "operator"
-    # Certificates refused although they are sound: "serial:HEX" or "sha256:FINGERPRINT".
+    # Certificates to reject although they are valid: "serial:HEX" or "sha256:FINGERPRINT".
     revoked_certificates: list[str] = msgspec.field(default_factory=list)
-    # Jobs that a caller may have pending or running, where its own entry does not say.
+    # Jobs that a caller may have pending or running, unless its own entry sets a limit.
     max_jobs: Annotated[int, Meta(ge=1)] | None = None
-    # Of one address in a minute, before it is answered 429. A person mistyping, or a script with an old token, stays
-    # below; a guesser does not.
+    # Failed authentications of one address per minute before the answer is 429. A mistyping user or a script with
+    # an old token stays below; a guessing attacker does not.
     max_failures: Annotated[int, Meta(ge=1)] = 20
-    # A token with the role operator is left here (mode 0600) at the first start, for a client on the same host.
+    # At the first start, write an operator token to this file (mode 0600) for a client on the same host.
     client_token: str | None = None
-    # Monitoring reads /metrics without credentials in the reference; false asks for a viewer.
+    # Serve /metrics without credentials. If false, it needs the role viewer.
     open_metrics: bool = True
 
     def __post_init__(self) -> None:
         twice = sorted(self.certificate_roles.keys() & self.certificates.keys())
         if twice:
-            raise ValueError(f"{', '.join(twice)} stands in certificate_roles and in certificates; one is enough")
+            raise ValueError(f"{', '.join(twice)} is in certificate_roles and in certificates; remove it from one")
         for entry in self.revoked_certificates:
             if not _REVOKED.fullmatch(entry):
                 raise ValueError(f'revoked_certificates: {entry!r} is neither "serial:HEX" nor "sha256:FINGERPRINT"')
 
     def grant(self, name: str) -> CertificateGrant | None:
-        """Role and limits of that certificate name; None where neither table has it."""
+        """Return the role and limits for a certificate name; None if neither table has it."""
         if name in self.certificates:
             return self.certificates[name]
         return CertificateGrant(role=self.certificate_roles[name]) if name in self.certificate_roles else None
 
 
 class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[audit]``: who did what, one JSON line each."""
+    """``[audit]``: the audit log, one JSON line per event."""
 
-    # Default: with the log.
+    # Default: write to the log.
     file: str | None = None

@@ -1,6 +1,6 @@
-"""From an environment file with ``MINIO_*`` and ``LVM_*`` settings to a configuration. Owns which key becomes what.
+"""Convert an environment file with ``MINIO_*`` and ``LVM_*`` settings into a configuration.
 
-Pure but for reading the file: secrets are never copied, the configuration points at a file they are to be put into.
+Secrets are never copied: the configuration refers to files that the administrator fills.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECRETS = "/etc/libvirt-volume-provisioner/secrets"
-# Each key that is understood, several names for one thing in the order of preference.
+# The known variables; synonyms are in order of preference.
 ENDPOINT = ("MINIO_ENDPOINT", "MINIO_URL")
 SECURE = ("MINIO_SECURE", "MINIO_USE_SSL")
 ACCESS_KEY = ("MINIO_ACCESS_KEY", "MINIO_ACCESS_KEY_ID")
@@ -44,14 +44,14 @@ CONCURRENT = ("MAX_CONCURRENT_JOBS", "MAX_CONCURRENT")
 
 @dataclass(slots=True)
 class Imported:
-    """A configuration as TOML, and what a person still has to do, a sentence each."""
+    """A configuration as TOML, and the remaining manual steps, one sentence each."""
 
     toml: str
     to_do: list[str] = field(default_factory=list)
 
 
 def import_env(path: Path) -> Imported:
-    """Turn the environment file ``path`` into a configuration. Raises ConfigError."""
+    """Convert the environment file ``path`` into a configuration. Raises ConfigError."""
     try:
         variables = parse_env(path.read_text())
     except OSError as error:
@@ -62,13 +62,16 @@ def import_env(path: Path) -> Imported:
 
 
 def parse_env(text: str) -> dict[str, str]:
-    """The assignments of an environment file, quoted as for systemd or a shell. Raises ValueError with the line."""
+    """Return the assignments of an environment file, quoted as for systemd or a shell.
+
+    Raises ValueError naming the line.
+    """
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         match = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*", line)
         if match is None:
             if line.strip() and not line.lstrip().startswith(("#", ";")):
-                raise ValueError(f"line {number} is no assignment such as NAME=value")
+                raise ValueError(f"line {number} is not an assignment such as NAME=value")
             continue
         try:
             found[match[1]] = " ".join(shlex.split(match[2], comments=match[2][:1] not in {"'", '"'}))
@@ -78,7 +81,7 @@ def parse_env(text: str) -> dict[str, str]:
 
 
 class _Import:
-    """One import: takes variables out as they are understood; what remains is reported."""
+    """One import. Known variables are removed as they are converted; the rest is reported."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._left = {name: value for name, value in variables.items() if value}
@@ -88,7 +91,7 @@ class _Import:
     def made(self) -> Imported:
         for section in (self._server, self._tokens, self._jobs, self._cache, self._log, self._source, self._target):
             section()
-        self._to_do += [f"{name} is not known here and was left out" for name in sorted(self._left)]
+        self._to_do += [f"{name} is unknown and was left out" for name in sorted(self._left)]
         return Imported(tomli_w.dumps(self._document), self._to_do)
 
     def _take(self, names: tuple[str, ...]) -> str | None:
@@ -103,7 +106,7 @@ class _Import:
     def _number(self, names: tuple[str, ...]) -> int | None:
         value = self._take(names)
         if value is not None and not value.isdigit():
-            self._to_do.append(f"{names[0]}={value} is no number and was left out")
+            self._to_do.append(f"{names[0]}={value} is not a number and was left out")
             return None
         return None if value is None else int(value)
 
@@ -116,16 +119,16 @@ class _Import:
         if certificate and key:
             self._put("server", tls_certificate=certificate, tls_key=key, client_ca=authority)
         elif certificate or key or authority:
-            self._to_do.append("a certificate needs a key, and a client CA both: TLS was left out")
+            self._to_do.append("a certificate needs a key, and a client CA needs both; TLS was left out")
 
     def _tokens(self) -> None:
         if self._take(TOKENS) is not None:
-            self._to_do.append("tokens are not copied, only their digests are kept here: lvp token create NAME")
+            self._to_do.append("tokens are not copied; create new ones with: lvp token create NAME")
 
     def _jobs(self) -> None:
         self._put("jobs", max_concurrent=self._number(CONCURRENT))
         if self._take(DATABASE) is not None:
-            self._to_do.append("the history of jobs is not taken over; a new one is kept in state_directory")
+            self._to_do.append("the job history is not imported; a new one starts in state_directory")
 
     def _cache(self) -> None:
         self._put("cache", directory=self._take(CACHE), download_attempts=self._number(RETRIES))
@@ -144,7 +147,7 @@ class _Import:
         bucket, region = self._take(BUCKET), self._take(REGION)
         if endpoint is None:
             if access or secret or bucket:
-                self._to_do.append(f"{ENDPOINT[0]} is missing: no source was made")
+                self._to_do.append(f"{ENDPOINT[0]} is missing; no source was added")
             return
         if "://" not in endpoint:
             scheme = "https" if (secure or "").lower() in {"1", "true", "yes", "on"} else "http"
@@ -162,7 +165,7 @@ class _Import:
     def _target(self) -> None:
         group, pool = self._take(GROUP), self._take(POOL)
         if group is None:
-            self._to_do.append(f"{GROUP[0]} is missing: add a table [targets.NAME]")
+            self._to_do.append(f"{GROUP[0]} is missing; add a table [targets.NAME]")
             return
         table = {"plugin": "thin-lvm" if pool else "lvm", "volume_group": group}
         self._document["targets"] = {group: table | ({"pool": pool} if pool else {})}

@@ -1,4 +1,4 @@
-"""Reading, making and writing configurations. Owns the file's syntax; the settings stand in ``schema``."""
+"""Load, build and dump configurations. ``schema`` defines the settings."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
     from provisioner.config.access import Limits
 
-# Hosts that are this machine: what the embedded default may fetch from.
+# The local host: the sources of the embedded default configuration.
 LOOPBACK_PREFIXES = ("http://127.0.0.1:*/", "http://localhost:*/", "http://[::1]:*/")
-# Bytes of a configuration file; one with a thousand tables has a tenth of it.
+# Largest configuration file in bytes; a file with a thousand tables is a tenth of it.
 MAX_SIZE = 1024 * 1024
 _SECRET_WORDS = ("token", "password", "secret", "authorization")
 
 
 def load(path: Path) -> Config:
-    """The configuration in ``path``. Raises ConfigError with one line for each fault."""
+    """Return the configuration in ``path``. Raises ConfigError with one line for each fault."""
     try:
         document = tomllib.loads(read_small(path, MAX_SIZE).decode())
     except OSError as error:
@@ -44,7 +44,7 @@ def load(path: Path) -> Config:
 
 
 def parse(document: Mapping[str, Any], origin: str) -> Config:
-    """A decoded TOML document as Config. ``origin`` names it in faults. Raises ConfigError."""
+    """Return a decoded TOML document as Config. ``origin`` names it in faults. Raises ConfigError."""
     faults = Faults(origin)
     config = decode_struct(document, Config, "", faults)
     if config is not None:
@@ -76,7 +76,7 @@ def _check_tables(config: Config, faults: Faults) -> None:
 
 
 def check_limits(path: str, limits: Limits, config: Config) -> None:
-    """Raise ConfigError where the limits name a target or a source that is not configured."""
+    """Raise ConfigError if the limits name a target or a source that is not configured."""
     faults = Faults(path)
     _check_names("", limits, config, faults)
     if faults.lines:
@@ -84,7 +84,7 @@ def check_limits(path: str, limits: Limits, config: Config) -> None:
 
 
 def _check_names(path: str, limits: Limits, config: Config, faults: Faults) -> None:
-    """A misspelt target or source would only ever forbid."""
+    """Report unknown targets and sources; a misspelt name would silently forbid everything."""
     named = {"targets": limits.targets or [], "sources": [name for name in limits.sources or [] if "://" not in name]}
     for kind, names in named.items():
         known = getattr(config, kind)
@@ -96,16 +96,16 @@ def _check_names(path: str, limits: Limits, config: Config, faults: Faults) -> N
 
 
 def embedded(data_dir: Path, bind: str, allow_sources: Sequence[str] = (), *, require_checksum: bool = True) -> Config:
-    """The configuration that needs no file: file volumes under ``data_dir``, images over http from this machine.
+    """Return a configuration without a file: file volumes under ``data_dir``, images over HTTP from this host.
 
-    ``allow_sources`` are further url prefixes to fetch from. Raises ConfigError.
+    ``allow_sources`` are additional URL prefixes to fetch from. Raises ConfigError.
     """
     root = data_dir.absolute()
     for prefix in allow_sources:
         try:
             UrlPrefix.parse(prefix)
         except InvalidRequestError as error:
-            raise ConfigError(f"{prefix}: not a url prefix: {error}") from error
+            raise ConfigError(f"{prefix}: not a URL prefix: {error}") from error
     return parse(
         {
             "state_directory": str(root),
@@ -120,7 +120,7 @@ def embedded(data_dir: Path, bind: str, allow_sources: Sequence[str] = (), *, re
 
 
 def dump(config: Config) -> str:
-    """The configuration as TOML, defaults filled in. Values of keys that look like secrets are left out."""
+    """Return the configuration as TOML with defaults. Values of keys that look like secrets are hidden."""
     document = msgspec.to_builtins(config, enc_hook=str)
     document["converters"] = {**DEFAULT_CONVERTERS, **document["converters"]}
     return tomli_w.dumps(_plain(document))

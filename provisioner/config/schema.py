@@ -1,6 +1,6 @@
-"""Every setting of the daemon's own, its type, and the reason of its default. Back ends bring their own settings.
+"""The daemon's settings, their types and the reasons for their defaults. Back ends define their own settings.
 
-A ``Config`` that exists is valid as far as one can tell without the plugins; the registry checks their tables.
+A ``Config`` instance is valid except for the plugins' tables, which the registry checks.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ def _check_address(address: str) -> None:
 
 
 def is_local(address: str) -> bool:
-    """Whether only programs of this machine can reach that address."""
+    """Return whether only local programs can reach the address."""
     host = address.rpartition(":")[0].strip("[]")
     return address.startswith("unix:") or host in {"::1", "localhost"} or host.startswith("127.")
 
 
 class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[server]``: where the API listens and how clients are met."""
+    """``[server]``: addresses, TLS and connection limits of the API."""
 
-    # Loopback: a fresh installation must not be reachable before its owner has said how.
+    # Loopback, so that a fresh installation is not reachable before it is configured.
     bind: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:8080"])
     tls_certificate: str | None = None
     tls_key: str | None = None
-    # With a CA, a client certificate it signed lets its holder in.
+    # Accept client certificates that this CA signed.
     client_ca: str | None = None
-    # Revocation lists of that CA (PEM, several after one another). A list that has expired lets no certificate in.
+    # Revocation lists of that CA (PEM, concatenated). If a list has expired, every client certificate is rejected.
     client_crl: str | None = None
-    # "optional" lets token holders in without a certificate.
+    # "optional" also accepts clients with a token and no certificate.
     client_certificate: Literal["required", "optional"] = "optional"
-    # Whatever is still maintained speaks 1.3.
+    # All maintained clients support TLS 1.3.
     tls_minimum: Literal["1.2", "1.3"] = "1.3"
-    # /health and the log warn when the server's certificate, the CA or its revocation list ends sooner than this.
+    # /health and the log warn if the server certificate, the CA or its revocation list expires within this time.
     warn_before_expiry: Duration = Duration(14 * 86400)
-    # Tokens over plain HTTP can be read on the way: off loopback this has to be said in so many words.
+    # Tokens can be intercepted over plain HTTP, so addresses other than loopback need this explicitly.
     allow_plain_http: bool = False
-    # The contract's number: health says "degraded" while more jobs than this are pending or running.
+    # /health reports "degraded" while more jobs than this are pending or running. The API contract sets 2.
     degraded_above: Natural = 2
-    # A job's request is under 1 KiB; this is the contract's limit.
+    # A job request is under 1 KiB; the API contract sets this limit.
     max_body: ByteSize = ByteSize(64 * 1024)
-    # Open connections; one client with keep-alive uses one.
+    # Open connections. A client with keep-alive uses one.
     max_connections: Positive = 256
-    # Of these, what one address may have, so that it cannot keep all others out.
+    # Open connections per address, so that one address cannot lock out the others.
     max_connections_per_address: Positive = 64
 
     def __post_init__(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key go together")
+            raise ValueError("tls_certificate and tls_key must be set together")
         if self.client_ca is not None and self.tls_certificate is None:
             raise ValueError("client_ca needs tls_certificate and tls_key")
         if self.client_crl is not None and self.client_ca is None:
@@ -75,36 +75,36 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             _check_address(address)
             if self.tls_certificate is None and not self.allow_plain_http and not is_local(address):
                 raise ValueError(
-                    f"{address} would be served over plain HTTP, where tokens can be read on the way; "
-                    "give tls_certificate and tls_key, or set allow_plain_http = true"
+                    f"{address} would be served over plain HTTP, where tokens can be intercepted; "
+                    "set tls_certificate and tls_key, or allow_plain_http = true"
                 )
 
 
 class JobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[jobs]``: how many, how long, and what a restart means."""
+    """``[jobs]``: concurrency, history, and what happens to jobs on a restart."""
 
-    # Two saturate a disk; more only make each slower. The contract's number.
+    # Two jobs saturate a disk; more only slow each other down. The API contract sets 2.
     max_concurrent: Positive = 2
-    # Past this the client is told to come back (429) rather than left waiting for hours.
+    # If the queue is full, the client gets 429 instead of waiting for hours.
     max_queued: Positive = 100
     on_restart: Literal["retry", "fail"] = "retry"
-    # A job that took the daemon down twice is not tried a fourth time.
+    # Limits how often a job that crashes the daemon is retried.
     max_attempts: Positive = 3
-    # Running jobs may end by themselves for this long at shutdown; systemd's own limit is 90 s.
+    # Time for running jobs to finish at shutdown; systemd's limit is 90 s.
     shutdown_grace: Duration = Duration(30)
-    # Ended jobs are shown for this long, counted in the time the service runs: a wrong clock deletes nothing.
+    # How long to keep ended jobs, counted in service uptime so that a wrong clock deletes nothing.
     keep_history: Duration = Duration(90 * 86400)
-    # The kernel's I/O class of all the service does. "none" is the kernel's default: guests' disks may be elsewhere.
+    # The I/O scheduling class of the service. "none" keeps the kernel's default: guests' disks may be elsewhere.
     io_class: Annotated[str, Meta(pattern=r"^(none|idle|best-effort:[0-7])$")] = "none"
 
 
 class PrewarmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[[cache.prewarm]]``: an image to have in the cache before anybody asks for it."""
+    """``[[cache.prewarm]]``: an image to download into the cache in advance."""
 
     url: str
     image_type: str = "qcow2"
     checksum: str | None = None
-    # Cloud images are published daily at the most.
+    # Cloud images are published at most daily.
     every: Duration = Duration(86400)
 
     def __post_init__(self) -> None:
@@ -118,27 +118,27 @@ class PrewarmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[cache]``: verified images kept on this host."""
+    """``[cache]``: the cache of verified images."""
 
     # Default: cache in the state directory.
     directory: str | None = None
-    # A few dozen cloud images; least recently used ones go first.
+    # A few dozen cloud images. The least recently used ones are evicted first.
     max_size: ByteSize = ByteSize(200 * 2**30)
-    # Never filled further: the cache usually shares its file system with something that matters.
+    # Free space to leave on the file system, which the cache usually shares with other data.
     min_free: ByteSize = ByteSize(2**30)
-    # An image nobody vouches for is refused unless this is switched off.
+    # Reject images without a checksum.
     require_checksum: bool = True
-    # Tries in which less than 64 KiB came in all; with the growing pauses, half a minute for a server to return.
+    # Attempts with less than 64 KiB received in total; with the backoff, a server has half a minute to return.
     download_attempts: Positive = 8
-    # "give-back": what an image takes of the host's page cache is given back at once, since guests' disks live there
-    # too. "keep" leaves it to the kernel: quicker where one image is put on many volumes one after the other.
+    # "give-back" drops images from the page cache after use, which guests' disks need too. "keep" leaves this to the
+    # kernel, which is faster if one image is written to many volumes in a row.
     page_cache: Literal["give-back", "keep"] = "give-back"
-    # Images to fetch at the start and to look at again on a schedule.
+    # Images to download at startup and to refresh on a schedule.
     prewarm: list[PrewarmSettings] = msgspec.field(default_factory=list)
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[log]``: standard error, one line an event."""
+    """``[log]``: the log on standard error, one line per event."""
 
     format: Literal["text", "json"] = "text"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -149,9 +149,9 @@ BackEndTable = dict[str, Any]
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole file."""
+    """The whole configuration file."""
 
-    # Job history, tokens and, unless they are given places of their own, cache and volumes.
+    # Job history and tokens; also cache and volumes unless they have a directory of their own.
     state_directory: str = "/var/lib/libvirt-volume-provisioner"
     server: ServerSettings = msgspec.field(default_factory=ServerSettings)
     auth: AuthSettings = msgspec.field(default_factory=AuthSettings)
@@ -160,7 +160,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     log: LogSettings = msgspec.field(default_factory=LogSettings)
     audit: AuditSettings = msgspec.field(default_factory=AuditSettings)
     sources: dict[str, BackEndTable] = msgspec.field(default_factory=dict)
-    # Image format -> converter: its name, or a table with "plugin" and its settings.
+    # Image format -> converter: a plugin name, or a table with "plugin" and its settings.
     converters: dict[str, str | BackEndTable] = msgspec.field(default_factory=dict)
     targets: dict[str, BackEndTable] = msgspec.field(default_factory=dict)
     guards: dict[str, BackEndTable] = msgspec.field(default_factory=dict)
@@ -168,19 +168,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def cache_directory(self) -> str:
-        """Where images are kept."""
+        """The directory of the image cache."""
         return self.cache.directory or f"{self.state_directory}/cache"
 
     @property
     def token_file(self) -> str:
-        """Where token digests are kept."""
+        """The file of token digests."""
         return self.auth.token_file or f"{self.state_directory}/tokens.json"
 
     @property
     def database(self) -> str:
-        """Where jobs are kept."""
+        """The job database."""
         return f"{self.state_directory}/jobs.sqlite"
 
 
-# What converts a format unless the config says otherwise. Native: measured faster than qemu-img, and no child process.
+# The default converters. "native" measured faster than qemu-img and needs no child process.
 DEFAULT_CONVERTERS: dict[str, str] = {"raw": "native", "qcow2": "native"}

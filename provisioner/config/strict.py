@@ -1,6 +1,6 @@
-"""Decoding a TOML document into frozen structs, with every fault found at once.
+"""Decode a TOML document into frozen structs and report every fault at once.
 
-Owns the wording of faults: where, what was found, what is allowed, which key was probably meant. Knows no setting.
+Each fault names the key, the value found and what is allowed, or suggests a similar key.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TYPE_NAMES = {
 
 @dataclass(slots=True)
 class Faults:
-    """Collects what is wrong with one file. ``origin`` names it in every line."""
+    """The faults of one file. ``origin`` names the file in every line."""
 
     origin: str
     lines: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Faults:
 
 
 def decode_struct(data: object, struct: type[S], path: str, faults: Faults) -> S | None:
-    """``data`` as ``struct``; None where anything in it is wrong, each fault then being in ``faults``."""
+    """Return ``data`` as ``struct``, or None after adding each fault to ``faults``."""
     if not isinstance(data, Mapping):
         faults.add(path, f"found {show(data)}, allowed: a table")
         return None
@@ -81,7 +81,7 @@ def _decode_value(value: object, kind: Any, path: str, faults: Faults) -> Any:
 
 
 def parse_hook(kind: type[T], value: object) -> T:
-    """Msgspec's hook for our own value types: each has a ``parse`` that raises ValueError with what is allowed."""
+    """Decode one of our value types for msgspec. Its ``parse`` raises ValueError saying what is allowed."""
     parse = getattr(kind, "parse", None)
     if parse is None:
         raise NotImplementedError
@@ -89,7 +89,7 @@ def parse_hook(kind: type[T], value: object) -> T:
 
 
 def show(value: object) -> str:
-    """A found value as a person would recognise it, cut short."""
+    """Return a value for a message, truncated to 60 characters."""
     text = msgspec.json.encode(value, enc_hook=str).decode()
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -101,7 +101,7 @@ def _unknown_key(key: str, known: Mapping[str, object]) -> str:
 
 
 def _struct_in(kind: Any) -> type[msgspec.Struct] | None:
-    """The struct in ``X``, ``X | None`` or ``Annotated[X, ...]``."""
+    """Return the struct in ``X``, ``X | None`` or ``Annotated[X, ...]``."""
     for candidate in (kind, *typing.get_args(kind)):
         if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
             return candidate
@@ -109,7 +109,7 @@ def _struct_in(kind: Any) -> type[msgspec.Struct] | None:
 
 
 def _allowed(message: str, kind: Any) -> str:
-    """Msgspec's words, turned into what is allowed."""
+    """Rewrite msgspec's message to say what is allowed."""
     message = message.split(" - at `", maxsplit=1)[0]
     if message.startswith("Expected"):
         wanted = message.removeprefix("Expected ").split(", got")[0]
@@ -120,12 +120,12 @@ def _allowed(message: str, kind: Any) -> str:
 
 
 def _plain_text(types: str) -> str:
-    """Msgspec's names of types (``int | null``) as TOML's reader knows them."""
+    """Translate msgspec's type names (``int | null``) for a user who writes TOML."""
     return " or ".join(_TYPE_NAMES.get(name, name) for name in types.split(" | ") if name != "null")
 
 
 def _choices(kind: Any) -> list[object]:
-    """The values of a Literal, also of one inside another type."""
+    """Return the values of a Literal, also of one nested in another type."""
     if typing.get_origin(kind) is typing.Literal:
         return list(typing.get_args(kind))
     return [value for inner in typing.get_args(kind) for value in _choices(inner)]

@@ -1,1 +1,1 @@
-"""What operators see: logs, metrics and the audit log."""
+"""Observability: logs, metrics and the audit log."""

@@ -1,8 +1,8 @@
-"""The audit log: who asked for what, from where, with which result; one JSON line each, never a secret.
+"""The audit log: one JSON line per event with caller, address, action and result, without secrets.
 
-A thread of its own writes the lines, so that a disk that hangs holds up no request; what it does not take is counted,
-and one line tells how many are missing. Without a file they go where the log goes, from the logger ``audit``, whatever
-the log's level.
+A separate thread writes the lines, so that a hanging disk delays no request. Lines that cannot be written are counted,
+and one line reports how many are missing. Without a file, the lines go to the log from the logger ``audit``,
+regardless of the log's level.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LOGGER = "audit"
-# Seconds for the last of them to be written when the service stops.
+# Seconds to write the remaining lines when the service stops.
 _LAST_LINES = 2.0
-# An API token in any field that a caller fills.
+# An API token in a field that the caller controls.
 _TOKEN = re.compile(r"lvp_[A-Za-z0-9_-]{12,}")
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that happened. ``event`` is ``request``, ``job`` (its end), ``handshake`` (refused), ``lost`` (lines).
+    """One audit event: ``request``, ``job`` (it ended), ``handshake`` (rejected) or ``lost`` (missing lines).
 
-    ``endpoint`` is the route's pattern, never the path as sent, which may hold anything; ``principal`` is absent where
-    nobody was recognised; ``source`` is scheme and host of the image; ``reason`` the error's category or words of ours.
+    ``endpoint`` is the route's pattern, never the path as sent, which may contain anything. ``principal`` is absent if
+    the caller was not authenticated. ``source`` is the scheme and host of the image. ``reason`` is the error's category
+    or a fixed text.
     """
 
     event: str = "request"
@@ -57,7 +58,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class AuditLog:
-    """Takes records; ``open`` must be entered for them to be written. ``lost`` is called with a number of lost ones."""
+    """The audit log. Enter ``open`` to write records; ``lost`` is called with the number of lost records."""
 
     def __init__(self, path: Path | None, lost: Callable[[int], None] = lambda _count: None) -> None:
         self._path = path
@@ -68,7 +69,7 @@ class AuditLog:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Write until the context is left, and close then. Raises OSError if it cannot be written."""
+        """Write records until the context exits, then close. Raises OSError if the file cannot be opened."""
         self._logger.setLevel(logging.INFO)
         if self._path is not None:
             self._file = _PrivateFile(self._path)
@@ -79,7 +80,10 @@ class AuditLog:
             self.close()
 
     def close(self) -> bool:
-        """Write what waits, for a few seconds at most: for a thread. Returns whether all of it was written."""
+        """Write the queued records, for a few seconds at most. Blocks: call it in a thread.
+
+        Returns whether all records were written.
+        """
         writer, self._writer = self._writer, None
         if writer is None or self._file is None:
             return True
@@ -88,7 +92,7 @@ class AuditLog:
         return done
 
     def note(self, record: AuditRecord) -> None:
-        """Put a record on its way. Never waits."""
+        """Queue a record without blocking."""
         line = _line_of(record)
         if self._writer is not None:
             self._writer.put(f"{line}\n".encode())
@@ -98,15 +102,15 @@ class AuditLog:
             self._lost(1)
 
     def warnings(self) -> list[str]:
-        """A sentence if lines do not reach the file now."""
+        """Return a warning if lines cannot be written to the file now."""
         trouble = self._writer.trouble() if self._writer is not None else None
         return [] if trouble is None else [f"the audit log {self._path} {trouble}"]
 
 
 class _PrivateFile:
-    """Follows the file when it is rotated away, and makes each new one for its owner's eyes only.
+    """A file with mode 0600 that is reopened after log rotation.
 
-    Every method but the first opening blocks as long as the disk, or the reader of a pipe, likes.
+    Every method except the constructor may block on the disk or on the reader of a pipe.
     """
 
     def __init__(self, path: Path) -> None:
@@ -132,10 +136,10 @@ class _PrivateFile:
             os.close(fd)
 
     def _open(self) -> int:
-        # Non-blocking only to open it: a pipe without a reader is an error, not a wait.
+        # Non-blocking only for the open: a pipe without a reader then fails instead of blocking.
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         os.set_blocking(fd, True)
-        if stat.S_ISREG(os.fstat(fd).st_mode):  # and not a device
+        if stat.S_ISREG(os.fstat(fd).st_mode):  # not a device
             os.fchmod(fd, 0o600)
         return fd
 
@@ -147,7 +151,7 @@ class _PrivateFile:
 
 
 def _line_of(record: AuditRecord) -> str:
-    """ASCII only: what does not print stays escaped, whoever reads the file."""
+    """Return the record as one line of ASCII, with every other character escaped."""
     stamp = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
     fields = {"at": stamp, "event": record.event, **msgspec.to_builtins(record)}
     return _TOKEN.sub("(a token)", json.dumps(fields, separators=(",", ":")))
@@ -159,5 +163,5 @@ def _lost_line(count: int) -> bytes:
 
 
 def is_audited(method: str, status: int) -> bool:
-    """Changes, and refusals of any kind of caller. Reads that were allowed are not audited."""
+    """Return whether a request is audited: changes and rejected callers are, allowed reads are not."""
     return method not in {"GET", "HEAD"} or status in {401, 403, 429}

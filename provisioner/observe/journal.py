@@ -1,6 +1,6 @@
-"""Log records to systemd's journal with their fields, in its native protocol. Owns detection, names and framing.
+"""Send log records with their fields to systemd's journal, in its native protocol.
 
-``journalctl LVP_JOB_ID=...`` then finds what concerns one job. Without the journal nothing here is used.
+``journalctl LVP_JOB_ID=...`` then finds the records of one job. This module is unused without the journal.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 SOCKET = "/run/systemd/journal/socket"
 PREFIX = "LVP_"
-# A datagram holds some 200 KiB; longer values (a traceback of groups in groups) lose their end.
+# A datagram holds about 200 KiB. Longer values, such as tracebacks of nested exception groups, are truncated.
 _LONGEST = 32 * 1024
 _PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
 
 def is_ours() -> bool:
-    """Whether standard error is a stream to the journal: how systemd says that fields are welcome."""
+    """Return whether standard error is connected to the journal, according to ``JOURNAL_STREAM``."""
     try:
         device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
         status = os.fstat(sys.stderr.fileno())
@@ -35,35 +35,35 @@ def is_ours() -> bool:
 
 
 def frame(fields: Mapping[str, object]) -> bytes:
-    """The fields as one datagram. Values may hold anything; names are made to fit."""
+    """Return the fields as one datagram. Values may contain anything; invalid characters in names become ``_``."""
     out = bytearray()
     for name, value in fields.items():
         key = re.sub(r"[^A-Z0-9_]", "_", name.upper()).encode()
         data = str(value).encode(errors="replace")[:_LONGEST]
-        # With the length in front a value may hold line ends, and cannot make up a field of its own.
+        # The length prefix allows newlines in a value and keeps it from forging another field.
         out += key + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
     return bytes(out)
 
 
 class Entry(NamedTuple):
-    """One record: the datagram for the journal, and its text for standard error if the journal does not take it."""
+    """One record: the datagram for the journal, and the text for standard error if the journal rejects it."""
 
     datagram: bytes
     text: str
 
     def size(self) -> int:
-        """Bytes, for the queue's limit."""
+        """Return the bytes that count towards the queue's limit."""
         return len(self.datagram)
 
 
 class Fields:
-    """Keeps a record's fields while its formatter runs; a handler formats one record at a time, under its own lock."""
+    """The fields of the record being formatted. A handler formats one record at a time, under its lock."""
 
     def __init__(self) -> None:
         self._fields: dict[str, object] = {}
 
     def take(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        """A processor of the formatter: keep the fields, and leave out what the journal says by itself."""
+        """Keep the fields and drop those that the journal adds itself. A processor of the formatter."""
         for key in ("timestamp", "level"):
             event.pop(key, None)
         self._fields = {
@@ -74,7 +74,7 @@ class Fields:
         return event
 
     def entry(self, record: logging.LogRecord, text: str) -> Entry:
-        """The record that was formatted last, as one entry."""
+        """Return the record that was formatted last as an entry."""
         fields = {
             "MESSAGE": text,
             "PRIORITY": _PRIORITY.get(record.levelno, 6),
@@ -86,15 +86,15 @@ class Fields:
 
 
 class Sender:
-    """Sends entries to the journal, and blocks while the journal does not read."""
+    """The connection to the journal. Sending blocks while the journal does not read."""
 
     def __init__(self, otherwise: Callable[[bytes], None]) -> None:
-        """``otherwise`` takes the line of an entry that the journal refuses: too long, or no journal there just now."""
+        """``otherwise`` gets the line of an entry that is too long, or sent while the journal is down."""
         self._otherwise = otherwise
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def send(self, entry: Entry) -> None:
-        """Raises OSError if neither took it."""
+        """Send an entry. Raises OSError if neither the journal nor ``otherwise`` accepts it."""
         try:
             self._socket.sendto(entry.datagram, SOCKET)
         except OSError:

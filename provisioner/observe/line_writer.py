@@ -1,7 +1,7 @@
-"""A thread of its own for each sink of log lines: a sink that hangs blocks that thread and nothing else.
+"""A writer thread for each sink of log lines, so that a hanging sink blocks only its own thread.
 
-Lines wait in a bounded queue and keep their order. If the queue is full, or a write fails, lines are dropped and
-counted; one notice stands in their place as soon as the sink takes lines again.
+Lines wait in a bounded queue and keep their order. If the queue is full or a write fails, lines are dropped and
+counted. Once the sink accepts lines again, one notice takes their place.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Bytes that wait at most: some 10,000 lines, seconds of the busiest log.
+# Limit of the queue in bytes: about 10,000 lines, seconds of the busiest log.
 ROOM = 4 * 1024 * 1024
-# What a waiting line takes beside its own bytes.
+# Memory of a queued line in addition to its bytes.
 _OVERHEAD = 200
-# A write that takes longer than this many seconds hangs.
+# Seconds after which a write counts as hanging.
 HUNG_AFTER = 5.0
 
 
 @dataclass(slots=True)
 class _Gap:
-    """Stands in the queue where lines were dropped."""
+    """Marks the place in the queue where lines were dropped."""
 
     count: int
 
 
 class LineWriter(Generic[T]):
-    """Writes items in the order of ``put``. The thread is a daemon: a sink that hangs keeps no process alive.
+    """A writer of items in the order of ``put``. The thread is a daemon, so a hanging sink keeps no process alive.
 
-    ``write`` blocks as long as it likes and raises OSError; ``size`` returns an item's bytes; ``notice`` makes the item
-    that tells of a number of dropped ones; ``dropped`` is called, from any thread, with each number of dropped items.
+    ``write`` may block and may raise OSError. ``size`` returns an item's bytes. ``notice`` returns the item that
+    reports a number of dropped items. ``dropped`` is called, from any thread, with each number of dropped items.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LineWriter(Generic[T]):
     ) -> None:
         self._write, self._size, self._notice, self._dropped = write, size, notice, dropped
         self._room = room
-        # Its lock is reentrant: a finalizer may log in the middle of ``put``.
+        # Its lock is reentrant, because a finalizer may log during ``put``.
         self._changed = threading.Condition()
         self._waiting: deque[T | _Gap] = deque()
         self._used = 0
@@ -64,10 +64,10 @@ class LineWriter(Generic[T]):
         self._thread.start()
 
     def put(self, item: T) -> None:
-        """Queue an item, or drop it. Never waits."""
+        """Queue an item, or drop it if the queue is full. Never blocks."""
         size = self._size(item) + _OVERHEAD
         with self._changed:
-            # Once full, the queue has to drain by half: one gap with one notice rather than one for every other line.
+            # A full queue must drain by half first, which gives one gap instead of one for every other line.
             self._full = self._used + size > self._room or (self._full and self._used > self._room // 2)
             taken = not self._full and not self._closing
             if taken:
@@ -83,7 +83,7 @@ class LineWriter(Generic[T]):
             self._dropped(1)
 
     def flush(self, seconds: float) -> bool:
-        """Wait until everything is written, for ``seconds`` at most, and not again if the sink hung the last time."""
+        """Wait until everything is written, for ``seconds`` at most. Do not wait if the previous flush timed out."""
         with self._changed:
             if self._given_up:
                 return False
@@ -92,7 +92,7 @@ class LineWriter(Generic[T]):
         return done
 
     def close(self, seconds: float) -> bool:
-        """Write what waits, for ``seconds`` at most, and end the thread. Returns whether nothing was left."""
+        """Write the queued items, for ``seconds`` at most, and end the thread. Returns whether all were written."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -102,17 +102,17 @@ class LineWriter(Generic[T]):
         with self._changed:
             left = sum(not isinstance(item, _Gap) for item in self._waiting)
             self._waiting.clear()
-        self._dropped(left + 1)  # and the one that is being written
+        self._dropped(left + 1)  # plus the one being written
         return False
 
     def trouble(self) -> str | None:
-        """Why lines do not reach the sink now, to follow its name in a sentence; None if they do."""
+        """Return why the sink accepts no lines now, as a sentence without its subject; None if it does."""
         since = self._busy_since
         if since is not None and (seconds := time.monotonic() - since) > HUNG_AFTER:
-            return f"has taken nothing for {seconds:.0f} s"
+            return f"has accepted nothing for {seconds:.0f} s"
         return None if self._failure is None else f"cannot be written: {self._failure}"
 
-    # All below runs in the thread.
+    # The methods below run in the writer thread.
 
     def _run(self) -> None:
         lost = 0
@@ -142,13 +142,13 @@ class LineWriter(Generic[T]):
         self._write(self._notice(count))
 
     def _try(self, write: Callable[[], None]) -> bool:
-        """Return whether it was written."""
+        """Return whether the write succeeded."""
         try:
             write()
         except OSError as error:
             self._failure = error.strerror or str(error)
             return False
-        except Exception as error:  # noqa: BLE001 - one item's fault must not end the thread
+        except Exception as error:  # noqa: BLE001 - one bad item must not end the thread
             self._failure = type(error).__name__
             return False
         self._failure = None

@@ -1,7 +1,6 @@
-"""Log lines, text or JSON, on standard error, or text with its fields into the journal if that is what listens.
+"""Logging as text or JSON on standard error, or as text with fields to the journal if it is connected.
 
-Owns their shape, and that writing them holds nothing up: a thread of its own writes them. Whoever logs binds job and
-request ids as context.
+A separate thread writes the lines, so that logging never blocks. Callers bind job and request ids as context.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Libraries that would tell every connection at "info".
+# Libraries that log every connection at "info".
 _QUIET = ("httpx", "httpcore", "hypercorn", "oslo_utils")
-# Seconds that the last lines may take when the process ends.
+# Seconds to write the remaining lines when the process exits.
 LAST_LINES = 2.0
 
 
 class LineHandler(logging.Handler, Generic[T]):
-    """Makes each record an item and leaves it to a writer. Formatting is done here: context belongs to the task."""
+    """A handler that formats each record in the calling task, whose context it needs, and queues it for a writer."""
 
     def __init__(
         self,
@@ -53,15 +52,15 @@ class LineHandler(logging.Handler, Generic[T]):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             item = self._encode(record, self.format(record))
-        except Exception:  # noqa: BLE001 - a value that cannot be shown must not break who logs it
+        except Exception:  # noqa: BLE001 - a value that cannot be formatted must not break the caller
             self._drop(1)
         else:
             self.writer.put(item)
 
     def _notice(self, count: int) -> T:
-        words = "log lines were dropped: %s did not take them"
+        words = "log lines were dropped: %s did not accept them"
         record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, f"{count} {words}", (self.sink,), None)
-        self.acquire()  # formatting keeps the record's fields for a moment
+        self.acquire()  # formatting stores the record's fields
         try:
             return self._encode(record, self.format(record))
         finally:
@@ -73,7 +72,7 @@ class LineHandler(logging.Handler, Generic[T]):
 
 
 def configure(log_format: str, level: str) -> None:
-    """Set up structlog and the standard library's logging alike. ``log_format`` is ``text`` or ``json``."""
+    """Set up structlog and the standard library's logging. ``log_format`` is ``text`` or ``json``."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -83,7 +82,7 @@ def configure(log_format: str, level: str) -> None:
         _without_queries,
     ]
     structlog.configure(
-        # The level is asked of the standard library's loggers each time: it can change while we run.
+        # Filter by the standard library's level on each call, because it can change at runtime.
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
@@ -107,26 +106,26 @@ def configure(log_format: str, level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    logging.captureWarnings(True)  # else they are printed
+    logging.captureWarnings(True)  # otherwise warnings are printed
     sys.unraisablehook = _unraisable  # likewise
     set_level(level)
     atexit.register(flush)
 
 
 def _renderers(log_format: str, fields: journal.Fields | None) -> list[Processor]:
-    if log_format == "json":  # ASCII only, everything else escaped
+    if log_format == "json":  # ASCII only; other characters are escaped
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(),
         pad_event_to=0,
-        # The default, rich's, takes seconds in the loop and prints local variables, secrets among them.
+        # The default (rich) blocks the event loop for seconds and prints local variables, including secrets.
         exception_formatter=_traceback,
     )
     return [_printable, *([fields.take] if fields else []), console]
 
 
 def set_level(level: str) -> None:
-    """From which level on lines are written, from now on."""
+    """Set the lowest level to log."""
     number = logging.getLevelNamesMapping()[level.upper()]
     logging.getLogger().setLevel(number)
     for name in _QUIET:
@@ -134,26 +133,26 @@ def set_level(level: str) -> None:
 
 
 def flush(seconds: float = LAST_LINES) -> None:
-    """Wait until the lines so far are written, for ``seconds`` at most."""
+    """Wait until all queued lines are written, for ``seconds`` at most."""
     for handler in _handlers():
         handler.writer.flush(seconds)
 
 
 def report_drops(report: Callable[[str, int], None]) -> None:
-    """Call ``report(sink, count)`` for the lines dropped so far and from now on."""
+    """Call ``report(sink, count)`` for the lines dropped so far, and for each later drop."""
     for handler in _handlers():
         report(handler.sink, handler.dropped)
         handler.on_drop = report
 
 
 def warnings() -> list[str]:
-    """A sentence for each sink that takes no lines now."""
+    """Return a warning for each sink that accepts no lines now."""
     troubles = {handler.sink: handler.writer.trouble() for handler in _handlers()}
     return [f"the log ({sink}) {trouble}" for sink, trouble in troubles.items() if trouble is not None]
 
 
 def _unraisable(found: sys.UnraisableHookArgs) -> None:
-    """Log an error that could not be raised, such as a finalizer's, in place of printing it."""
+    """Log an unraisable error, such as a finalizer's, instead of printing it."""
     error = found.exc_value
     trace = None if error is None else (type(error), error, found.exc_traceback)
     logging.getLogger(__name__).error("%s: %r", found.err_msg or "exception ignored in", found.object, exc_info=trace)
@@ -168,14 +167,14 @@ def _line(text: str) -> bytes:
 
 
 class _StandardError:
-    """Standard error as whole lines; blocks while nobody reads it."""
+    """Standard error, written in whole lines. Writing blocks while the reader is not reading."""
 
     def __init__(self) -> None:
         self._fd = sys.stderr.fileno()
         self._torn = False
 
     def write(self, line: bytes) -> None:
-        """Raises OSError."""
+        """Write a whole line. Raises OSError."""
         left = memoryview(b"\n" + line if self._torn else line)
         while left:
             written = os.write(self._fd, left)
@@ -184,7 +183,7 @@ class _StandardError:
 
 
 class _Shown:
-    """Text that the console renderer is to show as it stands."""
+    """Text that the console renderer prints unchanged."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -194,7 +193,7 @@ class _Shown:
 
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """The one place where text from elsewhere is made harmless; ``_traceback`` is its counterpart for exceptions."""
+    """Escape untrusted text in all fields; ``_traceback`` does the same for exceptions."""
     return {escape(key): _shown(key, value) for key, value in event.items()}
 
 
@@ -217,15 +216,15 @@ def _traceback(out: TextIO, exc_info: ExcInfo) -> None:
 
 
 def _without_nones(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Keys without a value only make a line longer."""
+    """Drop the fields without a value."""
     return {key: value for key, value in event.items() if value is not None}
 
 
 def _without_queries(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Cut the queries of urls off every field; the journal takes the fields themselves."""
+    """Remove the queries of URLs from every field, because the journal gets the fields too."""
     return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def _redacted(_logger: WrappedLogger, _method: str, line: object) -> str:
-    """The finished line once more: a traceback may show the url of a library's own error."""
+    """Redact the rendered line again, because a traceback may contain a URL."""
     return redact(str(line))

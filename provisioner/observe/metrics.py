@@ -1,6 +1,6 @@
-"""Prometheus metrics: every name, its meaning, and nothing about where the numbers come from.
+"""The Prometheus metrics: names, labels and help texts.
 
-Names and labels are a promise to whoever has built a dashboard or an alert on them.
+Dashboards and alerts depend on the names and labels, so keep them stable.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _JOB_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
 class Metrics:
-    """The service's metrics in a registry of their own."""
+    """The service's metrics, in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -44,12 +44,12 @@ class Metrics:
             buckets=_REQUEST_BUCKETS,
             registry=registry,
         )
-        self.jobs = Counter(f"{PREFIX}_jobs", "Jobs by what became of them.", ["status"], registry=registry)
+        self.jobs = Counter(f"{PREFIX}_jobs", "Jobs by status.", ["status"], registry=registry)
         for status in ("started", "completed", "failed", "cancelled"):
             self.jobs.labels(status)
         self.job_seconds = Histogram(
             f"{PREFIX}_job_duration_seconds",
-            "Time from a job's slot to its end.",
+            "Time from a job's start to its end.",
             ["status"],
             buckets=_JOB_BUCKETS,
             registry=registry,
@@ -63,7 +63,7 @@ class Metrics:
         )
         self.auth_failures = Counter(
             f"{PREFIX}_authentication_failures",
-            "Requests and handshakes refused for want of a valid credential, by what was presented.",
+            "Requests and handshakes rejected without a valid credential, by what was presented.",
             ["presented"],
             registry=registry,
         )
@@ -72,27 +72,27 @@ class Metrics:
         self.audit_lost = Counter(
             f"{PREFIX}_audit_lines_lost", "Audit lines that could not be written.", registry=registry
         )
-        self.log_dropped = Counter(
-            f"{PREFIX}_log_dropped", "Log lines that their sink did not take.", ["sink"], registry=registry
-        )
+        self.log_dropped = Counter(f"{PREFIX}_log_dropped", "Log lines dropped, by sink.", ["sink"], registry=registry)
         self.connections_refused = Counter(
-            f"{PREFIX}_connections_refused", "Connections refused, or closed to make room.", registry=registry
+            f"{PREFIX}_connections_refused",
+            "Connections rejected, or closed to make room.",
+            registry=registry,
         )
         self.expiry = Gauge(
             f"{PREFIX}_certificate_expiry_timestamp_seconds",
-            "When the server's certificate, the clients' authority or its revocation list ends.",
+            "Expiry of the server certificate, the client CA or its revocation list.",
             ["certificate"],
             registry=registry,
         )
         self.active_jobs = Gauge(f"{PREFIX}_active_jobs", "Jobs pending or running.", registry=registry)
-        self.queue_depth = Gauge(f"{PREFIX}_queue_depth", "Jobs waiting for a slot.", registry=registry)
+        self.queue_depth = Gauge(f"{PREFIX}_queue_depth", "Jobs waiting for a worker.", registry=registry)
         self.downloaded = Counter(f"{PREFIX}_downloaded_bytes", "Image bytes received.", registry=registry)
         self.written = Counter(f"{PREFIX}_written_bytes", "Image bytes converted onto volumes.", registry=registry)
         self.volumes = Counter(
-            f"{PREFIX}_volumes_provisioned", "Volumes made, by copy or by clone.", ["by"], registry=registry
+            f"{PREFIX}_volumes_provisioned", "Volumes provisioned, by copy or by clone.", ["by"], registry=registry
         )
         self.cache_lookups = Counter(
-            f"{PREFIX}_cache_lookups", "Jobs by whether their image was cached.", ["result"], registry=registry
+            f"{PREFIX}_cache_lookups", "Cache lookups by jobs, by result.", ["result"], registry=registry
         )
         for result in ("hit", "miss"):
             self.cache_lookups.labels(result)
@@ -102,16 +102,16 @@ class Metrics:
         self.cache_bytes = Gauge(f"{PREFIX}_cache_size_bytes", "Bytes of cached images.", registry=registry)
         self.cache_images = Gauge(f"{PREFIX}_cache_images", "Number of cached images.", registry=registry)
         self.target_free = Gauge(
-            f"{PREFIX}_target_free_bytes", "Room left on a block target.", ["target"], registry=registry
+            f"{PREFIX}_target_free_bytes", "Free space of a block target.", ["target"], registry=registry
         )
         self.target_size = Gauge(
             f"{PREFIX}_target_size_bytes", "Size of a block target.", ["target"], registry=registry
         )
         self.pool_data = Gauge(
-            f"{PREFIX}_thin_pool_data_percent", "Data space used of a thin pool.", ["target"], registry=registry
+            f"{PREFIX}_thin_pool_data_percent", "Used data space of a thin pool.", ["target"], registry=registry
         )
         self.pool_metadata = Gauge(
-            f"{PREFIX}_thin_pool_metadata_percent", "Metadata space used of a thin pool.", ["target"], registry=registry
+            f"{PREFIX}_thin_pool_metadata_percent", "Used metadata space of a thin pool.", ["target"], registry=registry
         )
         self.build = Gauge(
             f"{PREFIX}_build_info", "Always 1; the version is the label.", ["version"], registry=registry
@@ -131,7 +131,7 @@ class Metrics:
         provisioned_by: str | None = None,
         stages: Mapping[str, float] | None = None,
     ) -> None:
-        """Count a job that left its slot, ``seconds`` after it got it; ``written`` bytes were converted in it."""
+        """Count a job that ended ``seconds`` after a worker started it and converted ``written`` bytes."""
         self.written.inc(written)
         self.job_seconds.labels(status).observe(seconds)
         self.jobs.labels(status).inc()
@@ -143,5 +143,5 @@ class Metrics:
             self.stage_seconds.labels(stage).observe(spent)
 
     def render(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)

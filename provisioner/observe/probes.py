@@ -1,7 +1,7 @@
-"""Questions to things that may hang, such as a disk. Owns that one hung thing delays nobody and takes one task at most.
+"""Probes of resources that may hang, such as a disk. A hanging resource blocks one task and delays no caller.
 
-Each question is asked by one task at a time. Callers wait a moment for it and otherwise get the last answer, or learn
-since when there is none; a question that hangs goes on hanging and is not asked again meanwhile.
+One task at a time runs each probe. Callers wait briefly for its result, and otherwise get the previous result or an
+error saying how long it has been running. A probe that hangs is not started again until it ends.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 
 class NoAnswerError(UnavailableError):
-    """The question has hung for a while, or there is no answer to it yet."""
+    """The probe hangs, or has no result yet."""
 
 
 class Probes:
-    """The tasks that ask. ``run`` must be running."""
+    """The nursery of the probes' tasks. ``run`` must be running."""
 
     def __init__(self) -> None:
         self._nursery: trio.Nursery | None = None
@@ -36,7 +36,7 @@ class Probes:
             await trio.sleep_forever()
 
     def start(self, ask: Callable[[], Awaitable[None]]) -> None:
-        """Run ``ask``, which raises nothing, in the background."""
+        """Run ``ask`` in the background; it must not raise."""
         assert self._nursery is not None, "run() comes first"
         self._nursery.start_soon(ask)
 
@@ -50,10 +50,10 @@ class _Run(Generic[T]):
 
 
 class Probe(Generic[T]):
-    """One question. ``ask`` should be cancellable, or a shutdown waits for it.
+    """One probe. ``ask`` should be cancellable, otherwise a shutdown waits for it.
 
-    Callers wait ``patience`` seconds for a run; within ``limit`` seconds the previous answer, if it is no older than
-    ``stale`` seconds, stands in for one that is not there yet.
+    Callers wait until a run is ``patience`` seconds old. If the run is then under ``limit`` seconds old, they get the
+    previous result, provided it is younger than ``stale`` seconds.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Probe(Generic[T]):
         self._last: _Run[T] | None = None
 
     async def answer(self, age: float = 0.0) -> T:
-        """Return the answer of a run that began at most ``age`` seconds ago. Raises NoAnswerError, or its error."""
+        """Return the result of a run that began at most ``age`` seconds ago. Raises its error, or NoAnswerError."""
         wanted = trio.current_time() - age
         while self._last is None or self._last.begun < wanted:
             running = self._running or self._begin()
@@ -97,7 +97,7 @@ class Probe(Generic[T]):
         assert run is not None
         try:
             run.answer = await self._ask()
-        except Exception as error:  # noqa: BLE001 - handed on to whoever asks
+        except Exception as error:  # noqa: BLE001 - raised to the callers
             run.error = error
         self._running, self._last = None, run
         run.ended.set()

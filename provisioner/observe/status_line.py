@@ -1,4 +1,4 @@
-"""The line that ``systemctl status`` shows: an observer of jobs that tells the service manager."""
+"""The status line of ``systemctl status``, sent by an observer of jobs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from provisioner.contracts import JobEvent, Observer
 from provisioner.linux import systemd
 from provisioner.observe.escaping import escape
 
-# Jobs kept at most: the end of one may be lost to a full queue of events, and must not be counted for ever.
+# Most jobs to keep. A full event queue can lose the end of a job, which must not be counted forever.
 _MOST = 1000
 
 
@@ -30,7 +30,7 @@ class StatusLine(Observer):
             systemd.notify(f"STATUS={text}")
 
     def text(self) -> str:
-        """Return one line, whatever the names hold."""
+        """Return the status as one line, with names escaped."""
         running = [event for event in self._active.values() if event.status == "running"]
         waiting = len(self._active) - len(running)
         if not self._active:

@@ -4,6 +4,7 @@ import hashlib
 import struct
 import sys
 import threading
+import time
 import traceback
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -185,7 +186,17 @@ def plain_logs():
 
 
 def busy_threads():
-    """Stacks of threads other than this one that are in our code, but for log writers, which live as long as Python."""
+    """Stacks of threads other than this one that stay in our code, but for log writers, which live as long as Python.
+
+    A thread whose caller was cancelled (a write of the store) ends by itself a moment later, and is waited for.
+    """
+    stop = time.monotonic() + 10
+    while (stacks := _stacks_of_ours()) and time.monotonic() < stop:
+        time.sleep(0.001)
+    return stacks
+
+
+def _stacks_of_ours():
     here = threading.get_ident()
     stacks = {ident: traceback.extract_stack(frame) for ident, frame in sys._current_frames().items() if ident != here}
     ours = [stack for stack in stacks.values() if any("/provisioner/" in frame.filename for frame in stack)]

@@ -71,7 +71,7 @@ def test_standard_error_that_is_not_read(make_daemon):
             daemon.job_ended(job["job_id"])
         assert daemon.call("GET", "/health").status_code == 200
         warning = until(lambda: daemon.call("GET", "/readyz").json().get("warnings"))
-        assert warning[0].startswith("the log (stderr) has taken nothing for ")
+        assert warning[0].startswith("the log (stderr) has accepted nothing for ")
         started = time.monotonic()
         assert daemon.stop() == 0
         assert time.monotonic() - started < END
@@ -87,7 +87,7 @@ def test_audit_pipe_that_is_not_read(make_daemon, tmp_path):
     fill(pipe)
     assert daemon.call("POST", "/api/v1/jobs", {}).status_code == 400
     warning = until(lambda: daemon.call("GET", "/readyz").json().get("warnings"))
-    assert warning[0].startswith(f"the audit log {pipe} has taken nothing for ")
+    assert warning[0].startswith(f"the audit log {pipe} has accepted nothing for ")
     started = time.monotonic()
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(TIMEOUT) == 0

@@ -27,13 +27,13 @@ async def test_fetch_into_the_cache_and_remove(service):
     assert not await trio.Path(image["path"]).exists()
 
 
-async def test_fetch_of_nothing(service):
+async def test_fetch_without_url(service):
     response = await service.call("POST", "/api/v1/cache/fetch", json={})
     body = await refused(response, 400, "invalid request", ".")
     assert body["message"] == "image_url is required"
 
 
-async def test_a_used_image_is_not_removed(service):
+async def test_remove_image_in_use(service):
     service.converter.steps.hang_at = "flush"
     job_id = (await (await service.submit()).get_json())["job_id"]
     await service.converter.steps.reached.wait()
@@ -53,7 +53,7 @@ async def test_prune(service):
 
 
 @pytest.mark.parametrize("checksum", ["x", "sha256:12", "sha1:" + 40 * "0", "%00"])
-async def test_remove_of_what_is_no_checksum(service, checksum):
+async def test_remove_invalid_checksum(service, checksum):
     await refused(
         await service.call("DELETE", f"/api/v1/cache/images/{checksum}"), 400, "invalid request", "^checksum must be"
     )
@@ -71,12 +71,12 @@ async def test_volumes(service):
     await refused(await service.call("DELETE", "/api/v1/volumes/nowhere/web-01"), 404, "not found", "nowhere")
 
 
-async def test_a_used_volume_is_not_removed(service):
+async def test_remove_volume_in_use(service):
     await service.done()
     service.target.in_use.add("web-01")
     await refused(await service.call("DELETE", "/api/v1/volumes/fake/web-01"), 409, "conflict", "web-01")
 
 
-async def test_a_volume_under_a_job_is_not_removed(idle):
+async def test_remove_volume_with_active_job(idle):
     job_id = (await (await idle.submit()).get_json())["job_id"]
     await refused(await idle.call("DELETE", "/api/v1/volumes/fake/web-01"), 409, "conflict", job_id)

@@ -41,7 +41,7 @@ async def test_wrong_methods(service, method, path, allowed):
         await refused(response, 405, "method not allowed", ".")
 
 
-async def test_an_unexpected_error_leaks_nothing_but_its_id(service):
+async def test_unexpected_error_shows_only_request_id(service):
     service.target.steps.fail_at["remove"] = RuntimeError("secret of the inside")
     response = await service.call("DELETE", "/api/v1/volumes/fake/web-01", headers={"X-Request-ID": "req-1"})
     body = await refused(response, 500, "internal error", "req-1")
@@ -49,19 +49,19 @@ async def test_an_unexpected_error_leaks_nothing_but_its_id(service):
 
 
 @pytest.mark.parametrize("given", ["req-1", "x" * 128, "!~"])
-async def test_a_sane_request_id_comes_back(service, given):
+async def test_valid_request_id_is_echoed(service, given):
     for path in ("/health", "/api/v1/jobs", "/nothing"):
         assert (await service.call("GET", path, headers={"X-Request-ID": given})).headers["X-Request-ID"] == given
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "\xe9", "a\tb"])
-async def test_another_request_id_is_passed_over(service, given):
+async def test_invalid_request_id_is_replaced(service, given):
     for path in ("/health", "/api/v1/jobs", "/nothing"):
         response = await service.call("GET", path, headers={"X-Request-ID": given})
         assert re.fullmatch(UUID, response.headers["X-Request-ID"])
 
 
-async def test_the_correlation_id_names_the_request_unless_the_caller_did(idle):
+async def test_correlation_id_as_request_id(idle):
     response = await idle.submit(job("a", correlation_id="deploy-1"))
     assert response.headers["X-Request-ID"] == "deploy-1"
     response = await idle.submit(job("b", correlation_id="deploy-1"), headers={"X-Request-ID": "req-1"})
@@ -70,7 +70,7 @@ async def test_the_correlation_id_names_the_request_unless_the_caller_did(idle):
     assert re.fullmatch(UUID, response.headers["X-Request-ID"])
 
 
-async def test_errors_carry_the_request_id_too(service):
+async def test_errors_have_request_id(service):
     for role in (None, "viewer", "admin"):
         response = await service.submit({"image_url": 1}, role=role, headers={"X-Request-ID": "req-1"})
         assert response.status_code >= 400

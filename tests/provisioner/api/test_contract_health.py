@@ -24,7 +24,7 @@ async def test_health(idle, path):
         assert (await held(await idle.call("GET", path, role=None), "Health"))["status"] == status
 
 
-async def test_health_warns_and_keeps_its_status(service):
+async def test_health_warning_keeps_status(service):
     warning = "the server's certificate expires on 2024-01-20, in 5 days"
     service.services.warnings = lambda: [warning]
     body = await held(await service.call("GET", "/health", role=None), "Health")
@@ -44,7 +44,7 @@ async def test_too_many_failures(service):
     assert 1 <= int(response.headers["Retry-After"]) <= 60
 
 
-async def test_health_with_a_number_of_ones_own(tmp_path):
+async def test_health_configured_degraded_above(tmp_path):
     async with running(tmp_path, work=False, server=ServerSettings(degraded_above=0)) as service:
         await service.submit()
         assert (await held(await service.call("GET", "/health", role=None), "Health"))["status"] == "degraded"
@@ -54,21 +54,21 @@ async def test_ready(service):
     assert await held(await service.call("GET", "/readyz", role=None), "Ready") == {"status": "ready"}
 
 
-async def test_not_ready_says_why(service):
+async def test_readyz_reasons(service):
     service.target.steps.fail_at["capacity"] = TargetUnavailableError("volume group vg0 is not there")
     body = await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
     assert body["reasons"] == ["target 'fake': volume group vg0 is not there"]
     assert (await service.call("GET", "/metrics", role=None)).status_code == 200
 
 
-async def test_a_target_that_breaks_is_a_reason_and_no_fault_of_the_service(service):
+async def test_readyz_target_check_raises(service):
     service.target.steps.fail_at["capacity"] = RuntimeError("a bug of a back end")
     await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
     assert (await service.call("GET", "/metrics", role=None)).status_code == 200
 
 
-async def test_hung_target_hides_no_other(tmp_path):
-    """Of two targets one hangs: it is named everywhere, and what the other has is shown."""
+async def test_hung_target_keeps_others_visible(tmp_path):
+    """One of two targets hangs: it is reported, and the other is still shown."""
     other = FakeTarget(tmp_path / "other", name="other", total_bytes=7)
     async with running(tmp_path, more_targets=[other]) as service:
         await service.done(job("web-01", target="other"))
@@ -82,7 +82,7 @@ async def test_hung_target_hides_no_other(tmp_path):
         assert service.target.steps.log.count("capacity") - service.target.steps.log.count("placement") <= 1
 
 
-async def test_hung_target_hides_no_volumes(tmp_path, monkeypatch):
+async def test_hung_target_keeps_volumes_visible(tmp_path, monkeypatch):
     monkeypatch.setattr("provisioner.api.volume_listing._LIMIT", 0.2)
     other = FakeTarget(tmp_path / "other", name="other")
     async with running(tmp_path, more_targets=[other]) as service:
@@ -99,7 +99,7 @@ async def test_hung_target_hides_no_volumes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("folder", ["state", "state/cache"])
 @pytest.mark.parametrize("fault", ["frozen", "full"])
-async def test_disk_that_takes_nothing(tmp_path, monkeypatch, folder, fault):
+async def test_readyz_frozen_disk(tmp_path, monkeypatch, folder, fault):
     """A frozen disk is asked once, by one thread, and delays neither the other answers nor the end of the service."""
     gate, asked = threading.Event(), []
 
@@ -139,15 +139,15 @@ async def test_metrics_are_rendered_once_a_second(service, monkeypatch):
     assert len(rendered) == 1
 
 
-async def test_audit_log_that_hangs_is_a_warning(service):
-    """The service works on; who looks is told."""
-    service.services.auditor.warnings = lambda: ["the audit log /x has taken nothing for 9 s"]
+async def test_health_audit_log_hangs(service):
+    """The service keeps working and shows a warning."""
+    service.services.auditor.warnings = lambda: ["the audit log /x has accepted nothing for 9 s"]
     for path, schema in (("/readyz", "Ready"), ("/health", "Health")):
         body = await held(await service.call("GET", path, role=None), schema)
-        assert body["warnings"] == ["the audit log /x has taken nothing for 9 s"]
+        assert body["warnings"] == ["the audit log /x has accepted nothing for 9 s"]
 
 
-async def test_not_ready_while_an_end_is_not_stored(service, monkeypatch):
+async def test_readyz_job_end_not_stored(service, monkeypatch):
     """Nothing unstored looks done: the job is shown as active, its cancel is refused, and readiness says why."""
     store = service.services.store
     put = store.put

@@ -13,7 +13,7 @@ from tests.provisioner.api.document import held, refused
 UNKNOWN = "4f1c7e0a-93b5-4d62-8a0e-5b7d2c9e6f18"
 
 
-async def test_a_completed_job(service):
+async def test_completed_job(service):
     body = await service.done(job(correlation_id="deploy-4711"))
     await held(await service.call("GET", f"/api/v1/jobs/{body['job_id']}"), "Job")
     assert body["status"] == "completed"
@@ -31,7 +31,7 @@ async def test_a_completed_job(service):
     assert again["cache_hit"] is True
 
 
-async def test_a_failed_job(service):
+async def test_failed_job(service):
     body = await service.done(job(image_url=ABSENT))
     await held(await service.call("GET", f"/api/v1/jobs/{body['job_id']}"), "Job")
     assert body["status"] == "failed"
@@ -40,7 +40,7 @@ async def test_a_failed_job(service):
     assert "volume" not in body
 
 
-async def test_a_pending_job(idle):
+async def test_pending_job(idle):
     job_id = (await (await idle.submit()).get_json())["job_id"]
     body = await held(await idle.call("GET", f"/api/v1/jobs/{job_id}"), "Job")
     assert body["status"] == "pending"
@@ -51,7 +51,7 @@ async def test_a_pending_job(idle):
 
 @pytest.mark.parametrize("job_id", [UNKNOWN, "x", "%00", "a%2Fb", "%F0%9F%92%A9", "x" * 5000])
 @pytest.mark.parametrize(("method", "tail"), [("GET", ""), ("POST", "/cancel")])
-async def test_an_unknown_job(service, job_id, method, tail):
+async def test_unknown_job(service, job_id, method, tail):
     response = await service.call(method, f"/api/v1/jobs/{job_id}{tail}")
     if "%2F" in job_id:
         await refused(response, 404, "not found", "nothing at this path")
@@ -59,7 +59,7 @@ async def test_an_unknown_job(service, job_id, method, tail):
         assert await held(response, "Error", 404) == {"error": "job not found", "message": "job not found", "code": 404}
 
 
-async def test_the_list_of_jobs(service):
+async def test_list_jobs(service):
     made = [(await service.done(job(f"v{number}", correlation_id=f"c{number % 2}")))["job_id"] for number in range(4)]
     failed = (await service.done(job("v0", image_url=ABSENT)))["job_id"]
 
@@ -83,12 +83,12 @@ async def test_the_list_of_jobs(service):
      "status=done", "status=null", "limit=null", "status=",
      "volume_name=", "correlation_id=", "limit=%FF", "limit=1&limit=x&offset=-1"],
 )  # fmt: skip
-async def test_a_query_that_makes_no_sense(service, query):
+async def test_list_jobs_invalid_query(service, query):
     name = query.split("=", maxsplit=1)[0] if query.count("=") == 1 else "offset"
     await refused(await service.call("GET", f"/api/v1/jobs?{query}"), 400, "invalid request", f"^{name}: ")
 
 
-async def test_cancel_of_a_running_job_answers_when_it_is_rolled_back(service):
+async def test_cancel_running_job_waits_for_rollback(service):
     service.converter.steps.hang_at = "block"
     job_id = (await (await service.submit()).get_json())["job_id"]
     await service.converter.steps.reached.wait()
@@ -107,12 +107,12 @@ async def test_cancel_of_a_running_job_answers_when_it_is_rolled_back(service):
     )
 
 
-async def test_cancel_of_a_pending_job(idle):
+async def test_cancel_pending_job(idle):
     job_id = (await (await idle.submit()).get_json())["job_id"]
     assert (await held(await idle.call("POST", f"/api/v1/jobs/{job_id}/cancel"), "JobCancelled"))["job_id"] == job_id
 
 
-async def test_several_cancel_one_pending_job_at_once(idle):
+async def test_cancel_pending_job_concurrently(idle):
     job_id = (await (await idle.submit()).get_json())["job_id"]
     answers = []
 
@@ -127,7 +127,7 @@ async def test_several_cancel_one_pending_job_at_once(idle):
     assert (await (await idle.call("GET", f"/api/v1/jobs/{job_id}")).get_json())["status"] == "cancelled"
 
 
-async def test_cancel_of_a_completed_job(service):
+async def test_cancel_completed_job(service):
     job_id = (await service.done())["job_id"]
     response = await service.call("POST", f"/api/v1/jobs/{job_id}/cancel")
     assert await held(response, "Error", 400) == {

@@ -11,7 +11,7 @@ from tests.provisioner.api.conftest import DIGEST, IMAGE, URL, job, running
 from tests.provisioner.api.document import UUID, held, refused
 
 
-async def test_accepted(service):
+async def test_submit_accepted(service):
     response = await service.submit(job(correlation_id="deploy-4711", target="fake", checksum=f"sha256:{DIGEST}"))
     body = await held(response, "JobAccepted", 202)
     assert body.keys() == {"job_id"}
@@ -47,10 +47,10 @@ async def test_accepted(service):
         (job(checksum="sha256:12"), "^checksum: "),
         (job(checksum="md5:" + 32 * "0"), "^checksum: "),
         (job(priority=1001), "^priority: "),
-        (job(cheksum="x"), "^unknown field 'cheksum'; there are: image_url, volume_name"),
+        (job(cheksum="x"), "^unknown field 'cheksum'; allowed: image_url, volume_name"),
     ],
 )
-async def test_a_request_that_can_never_succeed(service, body, message):
+async def test_submit_invalid_request(service, body, message):
     await refused(await service.submit(body), 400, "invalid request", message)
     assert service.source.opens == []
     assert service.source.steps.log == []
@@ -61,19 +61,19 @@ async def test_a_request_that_can_never_succeed(service, body, message):
     "raw", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"\x00", b"{}{}", b"[" * 60000, b'{"image_url": "\\ud800"}']
 )
 @pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/cache/fetch"])
-async def test_broken_json(service, path, raw):
+async def test_submit_invalid_json(service, path, raw):
     response = await service.call("POST", path, data=raw, headers={"Content-Type": "application/json"})
     await refused(response, 400, "invalid request", ".")
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/json5", "x"])
-async def test_a_body_that_is_not_declared_as_json(service, kind):
+async def test_submit_wrong_content_type(service, kind):
     headers = {"Content-Type": kind} if kind else {}
     response = await service.call("POST", "/api/v1/jobs", data=b"{}", headers=headers)
     await refused(response, 415, "unsupported media type", "application/json")
 
 
-async def test_json_may_name_its_charset(service):
+async def test_submit_json_with_charset(service):
     headers = {"Content-Type": "Application/JSON; charset=utf-8"}
     await refused(
         await service.call("POST", "/api/v1/jobs", data=b"{}", headers=headers), 400, "invalid request", "image_url"
@@ -81,14 +81,14 @@ async def test_json_may_name_its_charset(service):
 
 
 @pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/cache/fetch"])
-async def test_a_body_over_64_kib(service, path):
+async def test_submit_body_too_large(service, path):
     fits = await service.call("POST", path, data=b" " * 65536, headers={"Content-Type": "application/json"})
     assert fits.status_code == 400
     over = await service.call("POST", path, data=b" " * 65537, headers={"Content-Type": "application/json"})
     await refused(over, 413, "payload too large", "64 KiB")
 
 
-async def test_a_second_job_for_the_volume(idle):
+async def test_submit_volume_with_active_job(idle):
     first = (await held(await idle.submit(), "JobAccepted", 202))["job_id"]
     await refused(await idle.submit(), 409, "conflict", first)
     await held(await idle.submit(job("web-02")), "JobAccepted", 202)
@@ -103,7 +103,7 @@ async def test_idempotency_key(idle):
     assert await held(someone_else, "JobAccepted", 202) != first
 
 
-async def test_idempotency_key_of_a_job_that_ended(service):
+async def test_idempotency_key_of_ended_job(service):
     key = {"Idempotency-Key": "k-1"}
     first = await held(await service.submit(headers=key), "JobAccepted", 202)
     await service.ended(first["job_id"])
@@ -111,11 +111,11 @@ async def test_idempotency_key_of_a_job_that_ended(service):
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\xe9"])
-async def test_an_idempotency_key_that_is_none(service, key):
+async def test_idempotency_key_invalid(service, key):
     await refused(await service.submit(headers={"Idempotency-Key": key}), 400, "invalid request", "Idempotency-Key")
 
 
-async def test_the_queue_is_full(tmp_path):
+async def test_submit_queue_full(tmp_path):
     async with running(tmp_path, work=False, jobs=JobSettings(max_queued=1)) as service:
         await held(await service.submit(), "JobAccepted", 202)
         response = await service.submit(job("web-02"))
@@ -123,7 +123,7 @@ async def test_the_queue_is_full(tmp_path):
         assert int(response.headers["Retry-After"]) >= 1
 
 
-async def test_shutting_down(service):
+async def test_submit_during_shutdown(service):
     await service.services.supervisor.drain()
     response = await service.submit()
     await refused(response, 503, "service unavailable", "stopping")

@@ -35,7 +35,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("headers", FOREIGN)
-async def test_no_route_changes_anything_for_another_site(tls, admin, headers):
+async def test_cross_site_change_is_rejected(tls, admin, headers):
     for method, path, _ in calls(tls.service.app):
         response = await admin.request(method, path, headers=headers)
         if method == "GET":
@@ -50,14 +50,14 @@ async def test_no_route_changes_anything_for_another_site(tls, admin, headers):
     ["text/plain", "TEXT/Plain; charset=utf-8", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
      "text/plain; application/json"],
 )  # fmt: skip
-async def test_no_route_takes_the_content_type_of_a_form(tls, admin, media_type):
+async def test_form_content_type_is_rejected(tls, admin, media_type):
     for method, path, _ in calls(tls.service.app):
         if method != "GET":
             response = await admin.request(method, path, headers={"Content-Type": media_type}, content=b"{}")
             assert response.status_code == 415, (method, path)
 
 
-async def test_a_prune_from_a_foreign_page_leaves_the_cache(tls, admin):
+async def test_cross_site_prune_is_rejected(tls, admin):
     """The attack that worked: text/plain, as a form sends it, with the browser's certificate."""
     await tls.service.done()
     entries = tls.service.services.cache.entries()
@@ -67,28 +67,28 @@ async def test_a_prune_from_a_foreign_page_leaves_the_cache(tls, admin):
     assert tls.service.services.cache.entries() == entries
 
 
-async def test_other_clients_need_no_new_header(tls, admin):
+async def test_clients_without_browser_headers(tls, admin):
     """As curl sends them: no Origin, no Sec-Fetch-Site, no content type without a body."""
     assert (await admin.post("/api/v1/jobs", json=job())).status_code == 202
     assert (await admin.post("/api/v1/cache/prune")).status_code == 200
     assert (await admin.delete("/api/v1/volumes/fake/absent")).status_code == 404
 
 
-async def test_a_page_of_the_service_itself_may_change(tls, admin):
+async def test_same_origin_change_is_allowed(tls, admin):
     for site in ("same-origin", "none"):
         headers = {"Origin": tls.url, "Sec-Fetch-Site": site}
         assert (await admin.post("/api/v1/cache/prune", headers=headers)).status_code == 200
 
 
 @pytest.mark.parametrize("http2", [False, True])
-async def test_the_own_origin_over_each_protocol(tls, http2):
+async def test_same_origin_over_each_protocol(tls, http2):
     async with tls.client(tls.ca.issue_cert("admin.example"), http2=http2) as client:
         own = await client.post("/api/v1/cache/prune", headers={"Origin": tls.url})
         foreign = await client.post("/api/v1/cache/prune", headers={"Origin": "https://evil.example"})
         assert (own.status_code, foreign.status_code) == (200, 403)
 
 
-async def test_no_answer_grants_another_site_anything(tls, admin):
+async def test_no_cors_headers(tls, admin):
     """A preflight is a wrong method, and no answer has a CORS header."""
     headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "DELETE"}
     for method, path, _ in calls(tls.service.app):
@@ -113,12 +113,12 @@ async def test_no_answer_grants_another_site_anything(tls, admin):
         ("ftp://a.example", "http", "a.example", False),
     ],
 )
-def test_the_own_origin(origin, scheme, host, own):
+def test_is_own_origin(origin, scheme, host, own):
     assert is_own_origin(origin, scheme, host) is own
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "BREW"])
-def test_methods_that_may_change_something(method):
+def test_check_cross_site_unsafe_methods(method):
     with pytest.raises(ForbiddenError):
         check_cross_site(method, "application/json", Headers({"Origin": "https://evil.example"}), "https")
     with pytest.raises(UnsupportedMediaTypeError):
@@ -127,5 +127,5 @@ def test_methods_that_may_change_something(method):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "TRACE"])
-def test_methods_that_only_read(method):
+def test_check_cross_site_safe_methods(method):
     check_cross_site(method, "text/plain", Headers({"Origin": "https://evil.example"}), "https")

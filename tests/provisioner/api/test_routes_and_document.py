@@ -51,11 +51,11 @@ def routes(app):
     }
 
 
-async def test_every_route_is_documented_and_the_other_way_round(service):
+async def test_routes_match_document(service):
     assert routes(service.app).keys() == DOCUMENTED.keys()
 
 
-async def test_every_operation_under_api_has_a_role(service):
+async def test_every_operation_has_a_role(service):
     endpoints = {rule.endpoint for rule in routes(service.app).values() if rule.rule.startswith("/api/")}
     assert endpoints == ROLES.keys()
 
@@ -67,7 +67,7 @@ async def test_every_route_is_open_or_has_a_role(service):
 
 
 @pytest.mark.parametrize("path", ["/api/v1/forgotten", "/forgotten"])
-async def test_a_route_without_a_role_is_refused_to_everyone(service, path):
+async def test_route_without_role_is_forbidden(service, path):
     """Forgotten in the table is closed, not open to every viewer; outside /api too."""
 
     async def forgotten():
@@ -82,7 +82,7 @@ async def test_a_route_without_a_role_is_refused_to_everyone(service, path):
             assert "no role" in (await response.get_json())["message"]
 
 
-async def test_path_parameters_are_called_as_documented(service):
+async def test_path_parameter_names_match_document(service):
     for method, path in routes(service.app):
         item = DOCUMENT["paths"][path]
         named = [*item.get("parameters", ()), *item[method.lower()].get("parameters", ())]
@@ -90,7 +90,7 @@ async def test_path_parameters_are_called_as_documented(service):
         assert {n["name"] for n in named if n["in"] == "path"} == set(re.findall(r"{(\w+)}", path)), path
 
 
-async def test_promised_metrics_are_there(service):
+async def test_documented_metrics_exist(service):
     await service.done()
     await service.call("GET", "/metrics", role=None)
     text = await (await service.call("GET", "/metrics", role=None)).get_data(as_text=True)
@@ -100,7 +100,7 @@ async def test_promised_metrics_are_there(service):
     assert re.search(rf"^libvirt_volume_provisioner_downloaded_bytes_total {len(IMAGE)}.0$", text, re.MULTILINE)
 
 
-async def test_metrics_count_by_the_route_and_never_by_the_path(service):
+async def test_metrics_endpoint_label_is_route(service):
     job_id = (await service.done())["job_id"]
     await service.call("GET", f"/{job_id}")
     text = await (await service.call("GET", "/metrics", role=None)).get_data(as_text=True)
@@ -111,7 +111,7 @@ async def test_metrics_count_by_the_route_and_never_by_the_path(service):
     assert job_id not in text
 
 
-async def test_a_made_up_method_makes_no_metric_of_its_own(service):
+async def test_metrics_unknown_method_is_other(service):
     await service.call("SMUGGLE", "/health")
     text = await (await service.call("GET", "/metrics", role=None)).get_data(as_text=True)
     assert "SMUGGLE" not in text
@@ -128,7 +128,7 @@ async def test_evictions_are_counted(tmp_path):
         assert f"libvirt_volume_provisioner_cache_size_bytes {len(IMAGE)}.0" in text
 
 
-async def test_metrics_can_be_closed(tmp_path):
+async def test_metrics_with_authentication(tmp_path):
     async with running(tmp_path, auth=AuthSettings(open_metrics=False)) as service:
         assert (await service.call("GET", "/metrics", role=None)).status_code == 401
         assert (await service.call("GET", "/metrics", role="viewer")).status_code == 200

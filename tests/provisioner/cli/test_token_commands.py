@@ -29,7 +29,7 @@ def test_a_token_with_limits(run, file):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--sources", "https://u:p@x/"], "is no url prefix"),
+        (["--sources", "https://u:p@x/"], "is not a URL prefix"),
         (["--max-jobs", "0"], "--max-jobs"),
     ],
 )

@@ -59,7 +59,7 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
         ),
         (
             {"auth": {"certificates": {"ci": {"role": "operator", "sources": ["https://u:p@x/"]}}}},
-            "auth.certificates.ci: sources: 'https://...@x/' is no url prefix",
+            "auth.certificates.ci: sources: 'https://...@x/' is not a URL prefix",
         ),
         (
             {"auth": {"certificates": {"ci": {"role": "operator", "volumes": []}}}},
@@ -68,7 +68,7 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
         ({"auth": {"certificates": {"ci": {}}}}, "auth.certificates.ci.role: is missing; allowed:"),
         (
             {"auth": {"certificates": {"ci": {"role": "viewer"}}, "certificate_roles": {"ci": "admin"}}},
-            "auth: ci stands in certificate_roles and in certificates",
+            "auth: ci is in certificate_roles and in certificates",
         ),
         ({"auth": {"revoked_certificates": ["0a"]}}, "auth: revoked_certificates: '0a' is neither"),
         ({"server": {"client_crl": "c"}}, "server: client_crl needs client_ca"),
@@ -78,21 +78,21 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
         ({"server": {"bind": ["nowhere"]}}, "server: 'nowhere' is not an address"),
         ({"server": {"bind": ["127.0.0.1:65536"]}}, "server: '127.0.0.1:65536' is not an address"),
         ({"server": {"bind": ["0.0.0.0:80"]}}, "server: 0.0.0.0:80 would be served over plain HTTP"),
-        ({"server": {"tls_key": "k"}}, "server: tls_certificate and tls_key go together"),
+        ({"server": {"tls_key": "k"}}, "server: tls_certificate and tls_key must be set together"),
         ({"server": {"client_ca": "c"}}, "server: client_ca needs tls_certificate and tls_key"),
         ({"server": {"client_certificate": "required"}}, 'server: client_certificate = "required" needs client_ca'),
     ],
     ids=lambda value: value[:60] if isinstance(value, str) else "",
 )  # fmt: skip
-def test_a_fault_says_where_what_and_what_instead(document, line):
+def test_parse_fault_message(document, line):
     with pytest.raises(ConfigError) as caught:
         parse({**TARGET, **document}, "/etc/x.toml")
     (said,) = caught.value.message.splitlines()
     assert said.startswith(f"/etc/x.toml: {line}")
 
 
-def test_all_faults_at_once():
-    """A person mends a file once, not once for each fault."""
+def test_parse_reports_all_faults():
+    """A user can fix all faults at once."""
     document = {
         "jobs": {"a": 1, "max_queued": 0},
         "cache": {"min_free": "x"},
@@ -107,7 +107,7 @@ def test_all_faults_at_once():
     ]  # fmt: skip
 
 
-def test_a_long_value_is_cut_short():
+def test_parse_long_value_is_truncated():
     with pytest.raises(ConfigError, match=r'found "x{50,60}\.\.\., allowed'):
         parse({**TARGET, "jobs": {"max_queued": "x" * 1000}}, "f")
 
@@ -116,7 +116,7 @@ def test_a_long_value_is_cut_short():
     ("content", "words"),
     [(b"[server", "is not TOML"), (b"\xff\xfe", "is not UTF-8 text (byte 0)"), (None, "cannot be read: No such file")],
 )
-def test_a_file_that_cannot_be_read(tmp_path, content, words):
+def test_load_unreadable_file(tmp_path, content, words):
     path = tmp_path / "config.toml"
     if content is not None:
         path.write_bytes(content)
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read(tmp_path, content, words):
     assert words in caught.value.message
 
 
-def test_defaults_stand_without_a_word():
+def test_parse_defaults():
     config = parse(TARGET, "f")
     assert config == Config(targets=TARGET["targets"])
     assert config.cache_directory == "/var/lib/libvirt-volume-provisioner/cache"
@@ -145,13 +145,13 @@ FULL = {
 }
 
 
-def test_what_is_shown_is_read_the_same():
+def test_dump_round_trip():
     config = parse(FULL, "f")
     assert parse(tomllib.loads(dump(config)), "again") == config
 
 
 @given(st.integers(1, 99), st.integers(0, 2**60), st.floats(0, 1e7, allow_nan=False).map(lambda value: round(value, 3)))
-def test_numbers_survive(count, size, seconds):
+def test_sizes_and_durations_round_trip(count, size, seconds):
     """However a size or a time is written."""
     wanted = {"jobs": {"max_concurrent": count, "shutdown_grace": seconds}, "cache": {"max_size": size}}
     config = parse({**FULL, **wanted}, "f")
@@ -160,22 +160,22 @@ def test_numbers_survive(count, size, seconds):
     assert again.jobs.shutdown_grace == pytest.approx(seconds, abs=1e-6)
 
 
-def test_secrets_are_not_shown():
+def test_dump_hides_secrets():
     config = parse({**TARGET, "sources": {"s": {"plugin": "x", "token": "abc", "password": "env:P", "n": [1]}}}, "f")
     text = dump(config)
     assert "abc" not in text
     assert "env:P" in text
 
 
-def test_the_embedded_default_is_valid_and_local(tmp_path):
+def test_embedded_is_valid_and_local(tmp_path):
     config = embedded(tmp_path, "127.0.0.1:0", ["https://images.example.com/"])
     assert config.sources["http"]["urls"][-1] == "https://images.example.com/"
     assert config.state_directory == str(tmp_path)
-    with pytest.raises(ConfigError, match="not a url prefix"):
+    with pytest.raises(ConfigError, match="not a URL prefix"):
         embedded(tmp_path, "127.0.0.1:0", ["nonsense"])
 
 
-def test_settings_cannot_be_changed():
+def test_config_is_frozen():
     with pytest.raises(AttributeError):
         CacheSettings().max_size = 5
 
@@ -190,7 +190,7 @@ def documents():
             yield from ({section.name: {key: value}} for key in keys)
 
 
-def test_every_type_in_every_place_is_a_setting_or_a_fault():
+def test_parse_any_type_anywhere():
     """No document of a person's makes anything but a Config or a ConfigError."""
     for document in documents():
         with contextlib.suppress(ConfigError):

@@ -39,7 +39,7 @@ def write(tmp_path, text):
     return path
 
 
-def test_everything_is_taken_over(tmp_path):
+def test_import_env_all_variables(tmp_path):
     made = import_env(write(tmp_path, WHOLE))
     assert tomllib.loads(made.toml) == {
         "server": {
@@ -63,11 +63,11 @@ def test_everything_is_taken_over(tmp_path):
         "targets": {"vg0": {"plugin": "lvm", "volume_group": "vg0"}},
     }
     assert "very secret" not in made.toml + " ".join(made.to_do)
-    assert "SOMETHING_ELSE is not known here and was left out" in made.to_do
+    assert "SOMETHING_ELSE is unknown and was left out" in made.to_do
     assert any("lvp token create" in sentence for sentence in made.to_do)
 
 
-def test_the_service_takes_the_result(tmp_path):
+def test_import_env_result_is_valid(tmp_path):
     made = import_env(write(tmp_path, WHOLE))
     registry.load().build(parse(tomllib.loads(made.toml), "test"))
 
@@ -80,11 +80,11 @@ def test_the_service_takes_the_result(tmp_path):
         ("MINIO_ENDPOINT=https://minio.example.org/", "https://minio.example.org"),
     ],
 )
-def test_endpoint_is_a_url(tmp_path, text, endpoint):
+def test_import_env_endpoint(tmp_path, text, endpoint):
     assert tomllib.loads(import_env(write(tmp_path, text)).toml)["sources"]["minio"]["endpoint"] == endpoint
 
 
-def test_pool_makes_it_thin(tmp_path):
+def test_import_env_thin_pool(tmp_path):
     made = import_env(write(tmp_path, "LVM_VG=vg0\nLVM_THIN_POOL=thin"))
     assert tomllib.loads(made.toml)["targets"]["vg0"] == {"plugin": "thin-lvm", "volume_group": "vg0", "pool": "thin"}
 
@@ -92,18 +92,18 @@ def test_pool_makes_it_thin(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("PORT=eighty", "PORT=eighty is no number"),
+        ("PORT=eighty", "PORT=eighty is not a number"),
         ("TLS_CERT=/a", "TLS was left out"),
         ("MINIO_ACCESS_KEY=a", "MINIO_ENDPOINT is missing"),
         ("", "LVM_VOLUME_GROUP is missing"),
         ("DB_PATH=/var/lib/jobs.db", "history"),
     ],
 )
-def test_what_is_left_to_do_is_said(tmp_path, text, said):
+def test_import_env_to_do(tmp_path, text, said):
     assert any(said in sentence for sentence in import_env(write(tmp_path, text)).to_do)
 
 
-def test_quoting():
+def test_parse_env_quoting():
     assert parse_env("A='x # y'\nB=x # y\nC=\"a\\\"b\"\nD=a' b'\n; E=no") == {
         "A": "x # y",
         "B": "x",
@@ -113,11 +113,11 @@ def test_quoting():
 
 
 @pytest.mark.parametrize(("text", "said"), [("A=1\nwhat?", "line 2 is no"), ("A='open", "line 1: No closing")])
-def test_what_is_no_environment_file_is_refused(tmp_path, text, said):
+def test_parse_env_invalid_file(tmp_path, text, said):
     with pytest.raises(ConfigError, match=said):
         import_env(write(tmp_path, text))
 
 
-def test_missing_file(tmp_path):
+def test_import_env_missing_file(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         import_env(tmp_path / "none")

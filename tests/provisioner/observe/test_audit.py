@@ -31,7 +31,7 @@ def _levels():
     logging.getLogger("audit").setLevel(logging.INFO)
 
 
-def test_each_record_is_one_json_line_in_order(tmp_path):
+def test_audit_records_are_json_lines_in_order(tmp_path):
     audit = AuditLog(tmp_path / "audit.log")
     with audit.open():
         for number in range(100):
@@ -43,7 +43,7 @@ def test_each_record_is_one_json_line_in_order(tmp_path):
     assert "job_id" not in lines[0]
 
 
-def test_a_line_break_in_a_path_cannot_make_a_second_line(tmp_path):
+def test_audit_line_break_is_escaped(tmp_path):
     audit = AuditLog(tmp_path / "audit.log")
     with audit.open():
         audit.note(a_record(volume='x\n{"principal": "root"}'))
@@ -51,12 +51,12 @@ def test_a_line_break_in_a_path_cannot_make_a_second_line(tmp_path):
     assert json.loads(line)["volume"].endswith('"root"}')
 
 
-def test_nobody_else_can_read_it(tmp_path):
+def test_audit_file_mode(tmp_path):
     with AuditLog(tmp_path / "audit.log").open():
         assert (tmp_path / "audit.log").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_rotated_file_is_followed(tmp_path):
+def test_audit_file_rotated(tmp_path):
     path = tmp_path / "audit.log"
     audit = AuditLog(path)
     with audit.open():
@@ -68,7 +68,7 @@ def test_a_rotated_file_is_followed(tmp_path):
     assert "after" in path.read_text()
 
 
-def test_without_a_file_lines_go_to_the_log(caplog):
+def test_audit_without_file_goes_to_log(caplog):
     audit = AuditLog(None)
     with caplog.at_level(logging.INFO, logger="audit"), audit.open():
         audit.note(a_record())
@@ -87,11 +87,11 @@ def test_without_a_file_lines_go_to_the_log(caplog):
         ("DELETE", 200, True),
     ],
 )
-def test_what_is_audited(method, status, expected):
+def test_is_audited(method, status, expected):
     assert is_audited(method, status) is expected
 
 
-def test_the_level_of_the_log_does_not_silence_it():
+def test_audit_ignores_log_level():
     root = logging.getLogger()
     before = root.level
     try:
@@ -103,7 +103,7 @@ def test_the_level_of_the_log_does_not_silence_it():
         root.setLevel(before)
 
 
-def test_full_disk_is_counted():
+def test_audit_disk_full_counts_lost():
     lost = []
     audit = AuditLog(Path("/dev/full"), lost.append)
     with audit.open():
@@ -142,7 +142,7 @@ def test_audit_pipe_not_read(pipe, monkeypatch):
         (warning,) = audit.warnings()
     assert during > 0
     assert sum(lost) > during  # what still waited at the end
-    assert warning.startswith(f"the audit log {path} has taken nothing for ")
+    assert warning.startswith(f"the audit log {path} has accepted nothing for ")
     assert time.monotonic() - started < 30
 
 
@@ -191,7 +191,7 @@ def test_audit_line_is_ascii(tmp_path):
     assert json.loads(raw)["volume"] == "a\u202eb\x7f\x9b\x1b"
 
 
-def test_what_looks_like_a_token_is_left_out(tmp_path):
+def test_audit_tokens_are_redacted(tmp_path):
     audit = AuditLog(tmp_path / "audit.log")
     with audit.open():
         audit.note(a_record(request_id="lvp_" + "x" * 43, volume="a-lvp_" + "y" * 43))
@@ -200,7 +200,7 @@ def test_what_looks_like_a_token_is_left_out(tmp_path):
     assert "yyy" not in text
 
 
-def test_a_folder_that_goes_and_comes_back(tmp_path):
+def test_audit_folder_removed_and_recreated(tmp_path):
     lost, folder = [], tmp_path / "logs"
     folder.mkdir()
     audit = AuditLog(folder / "audit.log", lost.append)

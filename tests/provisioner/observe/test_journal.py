@@ -25,16 +25,16 @@ def read(datagram):
     return fields
 
 
-def test_values_may_hold_anything():
+def test_frame_any_value():
     said = {"MESSAGE": "two\nlines\nPRIORITY=0", "LVP_EMPTY": "", "LVP_UMLAUT": "ä"}
     assert read(frame(said)) == said
 
 
-def test_names_are_made_to_fit():
+def test_frame_invalid_names():
     assert read(frame({"lvp_job-id": 7})) == {"LVP_JOB_ID": "7"}
 
 
-def test_journal_is_known_by_its_stream(monkeypatch):
+def test_is_ours_checks_journal_stream(monkeypatch):
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     assert not is_ours()
     monkeypatch.setenv("JOURNAL_STREAM", "8:1")
@@ -42,7 +42,7 @@ def test_journal_is_known_by_its_stream(monkeypatch):
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_a_service_under_the_journal_sends_fields_unless_it_is_told_json(tmp_path, log_format):
+def test_journal_fields_by_log_format(tmp_path, log_format):
     code = f"""
 import os, structlog
 from provisioner.observe import journal, logs
@@ -97,14 +97,14 @@ print({sink for sink, _ in counted}, sum(count for _, count in counted) > 0, war
 
 
 def test_journal_not_read(tmp_path):
-    """A journal that does not read holds up neither the process nor its end; what it did not take is counted."""
+    """A journal that does not read blocks neither the process nor its exit; dropped lines are counted."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent:
         silent.bind(str(tmp_path / "socket"))
         done = subprocess.run(
             [sys.executable, "-c", STUCK, str(tmp_path / "socket")],
             capture_output=True, check=True, text=True, timeout=60,
         )  # fmt: skip
-    assert done.stdout == "{'journal'} True the log (journal) has taken nothing\n"
+    assert done.stdout == "{'journal'} True the log (journal) has accepted nothing\n"
 
 
 def test_journal_fields_are_escaped(tmp_path):

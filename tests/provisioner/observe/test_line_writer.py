@@ -1,4 +1,4 @@
-"""The queue before a sink: nobody waits, order is kept, gaps are counted and told once."""
+"""The queue of a sink: put never blocks, order is kept, gaps are counted and reported once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_order_is_kept(sink):
     assert sink.dropped == []
 
 
-def test_full_queue_is_told_once(sink):
+def test_full_queue_gives_one_notice(sink):
     writer = sink.writer(room=1000)  # four lines and what they take
     writer.put("first")
     sink.entered.wait()
@@ -59,7 +59,7 @@ def test_full_queue_is_told_once(sink):
     assert sink.lines[-1] == "later"
 
 
-def test_failed_writes_are_told_when_one_succeeds(sink):
+def test_failed_writes_give_notice_on_recovery(sink):
     sink.open.set()
     sink.fault = OSError(28, "No space left on device")
     writer = sink.writer()
@@ -75,13 +75,13 @@ def test_failed_writes_are_told_when_one_succeeds(sink):
     assert writer.trouble() is None
 
 
-def test_hung_sink_bounds_the_end(sink, monkeypatch):
+def test_hung_sink_close_times_out(sink, monkeypatch):
     monkeypatch.setattr("provisioner.observe.line_writer.HUNG_AFTER", 0.0)
     writer = sink.writer()
     for line in "abc":
         writer.put(line)
     sink.entered.wait()
-    assert writer.trouble().startswith("has taken nothing for ")
+    assert writer.trouble().startswith("has accepted nothing for ")
     assert not writer.flush(0.01)
     assert not writer.flush(3600)  # once is enough
     assert not writer.close(0.01)
@@ -90,7 +90,7 @@ def test_hung_sink_bounds_the_end(sink, monkeypatch):
     assert sum(sink.dropped) == 4
 
 
-def test_one_bad_line_does_not_end_the_thread(sink):
+def test_bad_item_keeps_thread_running(sink):
     sink.open.set()
     sink.fault = ValueError("not a line")
     writer = sink.writer()

@@ -34,7 +34,7 @@ def said(log_format, level="info"):
     return done.stderr
 
 
-def test_json_is_one_object_a_line_with_the_ids_in_each():
+def test_json_lines_have_ids():
     events = [json.loads(line) for line in said("json").splitlines()]
     assert [event["event"] for event in events] == ["job accepted", "from outside", "broke"]
     assert all((event["request_id"], event["job_id"]) == ("req-1", "job-1") for event in events)
@@ -45,7 +45,7 @@ def test_json_is_one_object_a_line_with_the_ids_in_each():
     assert "ValueError: within" in events[2]["exception"]
 
 
-def test_text_is_one_line_an_event_and_cannot_be_forged():
+def test_text_lines_cannot_be_forged():
     lines = said("text").splitlines()
     assert "job accepted" in lines[0]
     assert r"a\nb" in lines[0]
@@ -78,7 +78,7 @@ print({sink for sink, _ in counted}, dropped > 0, flush=True)
 
 
 def test_full_pipe_not_read():
-    """A log that nobody reads holds nothing up, not even the end of the process; what it did not take is counted."""
+    """An unread log blocks neither the process nor its exit; dropped lines are counted."""
     reader, writer = os.pipe()
     try:
         done = subprocess.run(
@@ -101,7 +101,7 @@ def test_pipe_read_again():
     numbers = [event["number"] for event in events if event["event"] == "flood"]
     missing = [event["event"] for event in events if event["event"] != "flood"]
     assert numbers == list(range(len(numbers)))
-    assert missing == [f"{20_000 - len(numbers)} log lines were dropped: stderr did not take them"]
+    assert missing == [f"{20_000 - len(numbers)} log lines were dropped: stderr did not accept them"]
 
 
 HOSTILE = """
@@ -146,7 +146,7 @@ warnings.warn("deprecated")
 """
 
 
-def test_errors_of_finalizers_and_warnings_are_log_lines():
+def test_finalizer_errors_and_warnings_are_logged():
     """What Python itself prints would wait for a reader of standard error."""
     done = subprocess.run([sys.executable, "-c", UNRAISABLE], capture_output=True, text=True, check=True, timeout=60)
     broken, warned = (json.loads(line) for line in done.stderr.splitlines())

@@ -17,7 +17,7 @@ def event(job_id, status, stage="downloading", volume="web-01"):
     )  # fmt: skip
 
 
-async def test_it_says_what_runs_and_what_waits(monkeypatch, tmp_path):
+async def test_status_line_running_and_waiting(monkeypatch, tmp_path):
     line = StatusLine()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
@@ -40,7 +40,7 @@ async def test_it_says_what_runs_and_what_waits(monkeypatch, tmp_path):
     ]
 
 
-async def test_lost_ends_do_not_add_up(monkeypatch):
+async def test_status_line_bounds_lost_jobs(monkeypatch):
     """An end that was lost to a full queue leaves its job behind; there is a bound to that."""
     monkeypatch.setattr("provisioner.observe.status_line._MOST", 3)
     line = StatusLine()
