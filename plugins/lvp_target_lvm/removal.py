@@ -54,7 +54,7 @@ async def _deactivate(lvm: Lvm, lv: Lv, gone: str) -> None:
         raise await in_use(f"volume {lvm.group}/{lv.name} is in use; it is not touched", lv) from error
     for name in (lv.name, gone):
         if await devices.is_there(lv.major, lv.minor, names.mapper_name(lvm.group, name)):
-            raise TargetError(f"LVM said that {full} was deactivated, but its device is there")
+            raise TargetError(f"LVM reported that {full} was deactivated, but its device still exists")
 
 
 async def _give_back(lvm: Lvm, lv: Lv, gone: str) -> None:

@@ -91,7 +91,7 @@ class Staging:
             await self._lvm.change("lvchange", *words, f"{self._lvm.group}/{self.name}")
             found = set((await self._staged()).tags)
             if not found.issuperset(wanted) or not found.isdisjoint(stale):
-                raise TargetError(f"LVM said that {self.name} was tagged with what it holds, but it is not so")
+                raise TargetError(f"LVM reported success, but the tags of {self.name} were not updated")
 
     async def freeze(self) -> None:
         """Make the staged volume what a base is: read-only, inactive, and skipped by activation."""
@@ -102,7 +102,7 @@ class Staging:
         # Every later volume of the image rests on this one, and finds it by its tags.
         now = await self._staged()
         if now.writable or now.active or not set(now.tags).issuperset(self._tags(self.request.provenance)):
-            raise TargetError(f"LVM said that {full} was made a base, but it is not so")
+            raise TargetError(f"LVM reported success, but {full} was not made a base")
 
     async def rename(self, number: int) -> None:
         """Give the staged volume the name it is meant to have: the moment of truth.
@@ -120,7 +120,7 @@ class Staging:
         """The same for a volume without a device."""
         await self._lvm.change("lvrename", self._lvm.group, self.name, self.request.name)
         if not await self._is_renamed():
-            raise TargetError(f"LVM said that {self.name} was renamed, but it was not")
+            raise TargetError(f"LVM reported success, but {self.name} was not renamed")
 
     async def _is_renamed(self) -> bool:
         volumes = (await self._lvm.inventory()).volumes
@@ -146,13 +146,13 @@ class Staging:
         await self._lvm.change("lvchange", *add_tag_options(self._aside_tags(key)), full)
         # Without its tags nobody could give the volume back, so nothing is done to it before they are seen.
         if (await self._same_old()).noted.get("by") != self.token:
-            raise TargetError(f"LVM said that {full} was tagged, but it is not so")
+            raise TargetError(f"LVM reported success, but {full} was not tagged")
         try:
             await self._lvm.change("lvchange", "-an", full)
         except VolumeInUseError as error:
             raise await in_use(f"volume {full} is in use; it is not touched", old) from error
         if await devices.is_there(old.major, old.minor, names.mapper_name(group, old.name)):
-            raise TargetError(f"LVM said that {full} was deactivated, but its device is there")
+            raise TargetError(f"LVM reported that {full} was deactivated, but its device still exists")
         await self._lvm.change("lvrename", group, old.name, new_name)
 
     async def _same_old(self) -> Lv:
