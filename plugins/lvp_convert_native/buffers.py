@@ -1,4 +1,4 @@
-"""Buffers for direct I/O, and the quick look for zeros in them."""
+"""Buffers for direct I/O, and fast zero detection in them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Buffer:
         self.view = memoryview(self._map)[skipped : skipped + size]
 
     def is_zero(self, start: int, stop: int) -> bool:
-        """Whether ``[start, stop)``, at most a grain, holds zeros only."""
+        """Return whether ``[start, stop)``, at most a grain, is all zeros."""
         return bool(_memcmp(self._address + start, _ZEROS_AT, stop - start) == 0)
 
     def extents(self, length: int) -> Iterator[tuple[int, int, bool]]:

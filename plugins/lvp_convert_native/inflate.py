@@ -1,4 +1,4 @@
-"""One compressed qcow2 cluster to its bytes: libdeflate for deflate, zstandard for zstd; both let other threads run."""
+"""Decompresses single qcow2 clusters: libdeflate for deflate, zstandard for zstd; both release the GIL."""
 
 from __future__ import annotations
 

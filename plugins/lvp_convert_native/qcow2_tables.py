@@ -31,7 +31,7 @@ _ZSTD_LEAST = 8
 
 
 def entries(table: bytes) -> array[int]:
-    """The big-endian 64-bit entries of a table."""
+    """Return the big-endian 64-bit entries of a table."""
     result = array("Q", table)
     if sys.byteorder == "little":
         result.byteswap()

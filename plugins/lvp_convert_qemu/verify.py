@@ -28,7 +28,7 @@ _ELSEWHERE = ("backing-filename", "full-backing-filename", "encrypted")
 
 
 async def examine(settings: QemuSettings, view: ImageView) -> None:
-    """Raise ImageError where ``view`` is not to be converted. Raw has nothing to look at but its length."""
+    """Raise ImageError if ``view`` must not be converted. For raw images only the length is checked."""
     if view.format == "raw":
         if view.size < view.virtual_size:
             raise CorruptImageError(f"the image ends after {view.size} of {view.virtual_size} bytes")
@@ -50,7 +50,7 @@ async def examine(settings: QemuSettings, view: ImageView) -> None:
 
 
 def examine_description(about: dict[str, object], virtual_size: int) -> None:
-    """Hold QEMU's description of the image against what the core knows of it."""
+    """Compare QEMU's description of the image with the core's."""
     for key in _ELSEWHERE:
         if about.get(key):
             raise UnsafeImageError(f"the image is not complete in itself ({key} in its description)")

@@ -40,7 +40,7 @@ def _parse(documents: str) -> ET.Element:
     try:
         return ET.fromstring(f"<all>{documents}</all>")  # noqa: S314 - written by libvirtd, which is trusted
     except ET.ParseError as error:
-        raise TargetUnavailableError(f"what libvirt said cannot be read: {error}") from error
+        raise TargetUnavailableError(f"cannot parse the XML from libvirt: {error}") from error
 
 
 def _domain(element: ET.Element) -> Domain:

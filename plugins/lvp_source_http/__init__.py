@@ -11,5 +11,5 @@ __all__ = ["HttpSettings", "HttpSource", "lvp_image_sources"]
 
 @hookimpl
 def lvp_image_sources() -> Sequence[BackEnd[ImageSource]]:
-    """The back end ``http``."""
+    """Return the back end ``http``."""
     return [BackEnd("http", HttpSource, HttpSettings)]

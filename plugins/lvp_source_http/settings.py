@@ -1,4 +1,4 @@
-"""What a ``[sources.NAME]`` table with ``plugin = "http"`` may say, and what fits together. Reads no file."""
+"""The settings of a ``[sources.NAME]`` table with ``plugin = "http"``, and their validation. Reads no file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from provisioner.contracts.errors import InvalidRequestError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What the transport itself says in a request.
+# Request headers that the transport sets itself.
 _OWN = {"host", "range", "if-range", "accept-encoding", "connection", "content-length", "transfer-encoding"}
 
 
@@ -21,9 +21,9 @@ class HttpSettings(TransportSettings, frozen=True, forbid_unknown_fields=True, k
     """Settings of the source ``http``.
 
     ``urls`` are the prefixes it serves, as ``https://images.example.com/pub/``; the host may begin with ``*.``
-    and the port may be ``*``. ``redirect_urls`` are prefixes a server may redirect to besides; no credentials
+    and the port may be ``*``. ``redirect_urls`` are further prefixes a server may redirect to; no credentials
     are sent there. ``mirrors`` hold the same tree as the one entry of ``urls`` and are tried before it, in order;
-    they are trusted like it, but get no credentials either.
+    they are trusted like that entry, but no credentials are sent to them.
 
     Credentials are a ``bearer_token``, a ``username`` with a ``password``, ``headers`` (name to secret) or a
     ``client_certificate`` with its ``client_key``.

@@ -1,7 +1,4 @@
-"""The source ``http``: which urls are its own, what it says of itself to a server, and which mirror it asks.
-
-How bytes travel is the transport's.
-"""
+"""The source ``http``: the URLs it serves, its credentials and its mirrors. The transport does the transfer."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class HttpSource(ImageSource):
-    """Fetches from the prefixes its settings name."""
+    """Fetches images under the configured URL prefixes."""
 
     def __init__(self, settings: HttpSettings, context: BackEndContext) -> None:
         self._settings = settings
@@ -47,7 +44,7 @@ class HttpSource(ImageSource):
             try:
                 return replace(await self._transport.stat(place), url=url)
             except SourceError:
-                continue  # the next may have it; what the last one says is what counts
+                continue  # try the next one; only the last one's error is raised
         return replace(await self._transport.stat(places[-1]), url=url)
 
     @asynccontextmanager
@@ -70,9 +67,9 @@ class HttpSource(ImageSource):
         await self._transport.aclose()
 
     def _places(self, url: str) -> Sequence[str]:
-        """Where to look for ``url``, in order: the mirrors, and last the url itself."""
+        """Return the URLs to try for ``url``, in order: the mirrors, then the URL itself."""
         if not self.owns(url):
-            raise UrlNotAllowedError(f"the image's url is none of source {self._name}")
+            raise UrlNotAllowedError(f"source {self._name} does not serve this image URL")
         if not self._settings.mirrors:
             return [url]
         image = ImageUrl.parse(url)
@@ -83,7 +80,7 @@ class HttpSource(ImageSource):
         return _covered(url, [*self._own, *self._others])
 
     def _prepare(self, _method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """Add the credentials. Read anew each time, so that a secret that was renewed counts at once."""
+        """Add the credentials. Read them for every request so that renewed secrets take effect at once."""
         if not self.owns(url):
             return headers
         settings = self._settings

@@ -1,7 +1,7 @@
-"""Which object a url names, and the url it is fetched by. Pure; knows no credentials.
+"""Maps an image URL to an S3 object and the URL to fetch it from. Pure; uses no credentials.
 
 A key is the url's path unquoted once, byte for byte: ``%20`` is a space, ``+`` is a plus sign, ``%25`` a percent
-sign. It is sent quoted as the signature wants it (RFC 3986, ``/`` kept), so that client and server sign the same.
+sign. It is sent quoted as signing requires (RFC 3986, ``/`` kept), so that client and server sign the same text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from provisioner.contracts.errors import InvalidRequestError
 if TYPE_CHECKING:
     from lvp_source_s3.settings import S3Settings
 
-# Where signatures are made for when nothing else is said; MinIO's and most others' own default as well.
+# The signing region if none is configured; also the default of MinIO and most other servers.
 DEFAULT_REGION = "us-east-1"
 _AMAZON = re.compile(
     rf"(?:(?P<bucket>{BUCKET})\.)?s3(?:[.-](?P<dual>dualstack))?(?:[.-](?P<region>[a-z]{{2}}(?:-[a-z]+)+-\d))?"
@@ -28,9 +28,9 @@ _AMAZON = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An object: ``url`` is the one to fetch it by, ``region`` the one to sign for.
+    """An object, with the ``url`` to fetch it from and the ``region`` to sign for.
 
-    ``presigned``: the url brings its own signature and is sent exactly as it is.
+    If ``presigned``, the URL contains its own signature and is sent unchanged.
     """
 
     bucket: str
@@ -41,7 +41,7 @@ class Place:
 
 
 def place_of(text: str, settings: S3Settings) -> Place | None:
-    """The object that the url ``text`` names; None where the url is not this source's."""
+    """Return the object that the URL ``text`` names, or None if this source does not serve the URL."""
     try:
         url = ImageUrl.parse(text)
     except InvalidRequestError:
@@ -62,7 +62,7 @@ def place_of(text: str, settings: S3Settings) -> Place | None:
 
 
 def _bucket_of(url: ImageUrl, settings: S3Settings) -> tuple[str, str, str | None] | None:
-    """(bucket, quoted key, region where the url names it)."""
+    """Return (bucket, quoted key, region), with None as the region if the URL does not name one."""
     if url.scheme == "s3":
         known = settings.bare_urls or any(text.split("/")[0] == url.host for text in settings.buckets)
         return (url.host, url.path[1:], None) if known and re.fullmatch(BUCKET, url.host) else None
@@ -98,7 +98,7 @@ def _address(bucket: str, key: bytes, region: str, settings: S3Settings, query: 
     if settings.endpoint is None:
         scheme, domain = "https", "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
         host = f"s3.{'dualstack.' if settings.dual_stack else ''}{region}.{domain}"
-        # The certificate's wildcard covers one label: a bucket with dots cannot stand before the host.
+        # The certificate's wildcard covers one label, so a bucket name with dots must go in the path.
         in_path = settings.addressing == "path" or (settings.addressing == "auto" and "." in bucket)
     else:
         endpoint = ImageUrl.parse(settings.endpoint)

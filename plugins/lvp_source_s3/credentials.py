@@ -1,6 +1,6 @@
-"""Where a source's keys come from: its settings' references, or the places the MinIO SDK knows.
+"""Looks up a source's credentials: secret references in its settings, or the MinIO SDK's providers.
 
-Owns the order, and that no key and no token ever reaches a message. What blocks here runs in worker threads.
+Defines the lookup order and keeps keys and tokens out of messages. Blocking; run it in worker threads.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from lvp_source_s3.settings import S3Settings
 
-# The machine's metadata answers at once or is not there at all.
+# The instance metadata service either answers at once or does not exist.
 _METADATA_TIMEOUT = urllib3.Timeout(connect=2, read=5)
 _UNUSABLE = (ValueError, KeyError, OSError, configparser.Error, urllib3.exceptions.HTTPError)
 
 
 class Keys:
-    """The credentials of one source. Looked up for every request: a renewed key or an expired token counts at once."""
+    """The credentials of one source, looked up for every request so that renewed keys take effect at once."""
 
     def __init__(self, settings: S3Settings, source: str) -> None:
         self._settings = settings
@@ -46,7 +46,7 @@ class Keys:
         return self._settings.credentials == "anonymous"
 
     def get(self) -> Credentials | None:
-        """The credentials, None for an anonymous source. Blocking. Raises SourceError."""
+        """Return the credentials, or None for an anonymous source. Blocking. Raises SourceError."""
         if self.anonymous:
             return None
         if self._settings.access_key is not None and self._settings.secret_key is not None:
@@ -68,7 +68,7 @@ class Keys:
             except _UNUSABLE:
                 continue
         places = ", ".join(name for name, _ in self._providers)
-        # The causes are left out: some of the SDK's messages hold the token they were about.
+        # Omit the causes: some of the SDK's messages contain the token.
         raise SourceError(f"no usable credentials for source {self._source} (looked in: {places})") from None
 
 
@@ -77,12 +77,12 @@ def _providers(settings: S3Settings) -> Sequence[tuple[str, Provider]]:
     found: list[tuple[str, Provider]] = []
     if kind in {"chain", "environment"}:
         amazon, minio = ("AWS_* variables", EnvAWSProvider()), ("MINIO_* variables", EnvMinioProvider())
-        # A key for one of them must not be offered to the other first.
+        # Try the service's own variables first, so that it is not sent the other's key.
         found += [amazon, minio] if settings.endpoint is None else [minio, amazon]
     if kind in {"chain", "file"}:
         name = settings.credentials_file or "shared credentials file"
         found.append((name, AWSConfigProvider(settings.credentials_file, settings.profile)))
-    # Amazon's machine roles mean nothing to another service, and asking costs seconds where there is nobody.
+    # Only Amazon accepts instance roles, and the lookup takes seconds without a metadata service.
     if kind == "instance" or (kind == "chain" and settings.endpoint is None):
         retry = urllib3.Retry(total=1, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504])
         client = urllib3.PoolManager(timeout=_METADATA_TIMEOUT, retries=retry)

@@ -34,7 +34,7 @@ class S3Source(ImageSource):
         self._settings = settings
         self._name = context.name
         self._keys = Keys(settings, context.name)
-        # What an object was stored with as its encoding is a label: a store encodes nothing on the way.
+        # Content-Encoding is only stored metadata here: an object store does not encode responses.
         options = settings.options(any_encoding=True, prepare_redirects=True)
         self._transport = HttpTransport(options, self.owns, self._sign, self._explain)
 
@@ -57,7 +57,7 @@ class S3Source(ImageSource):
     def _place(self, url: str) -> Place:
         place = place_of(url, self._settings)
         if place is None:
-            raise UrlNotAllowedError(f"the image's url is none of source {self._name}")
+            raise UrlNotAllowedError(f"source {self._name} does not serve this image URL")
         return place
 
     def _sign(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -82,7 +82,7 @@ class S3Source(ImageSource):
             content_sha256=_NO_BODY,
             date=now,
         )
-        # What is not signed may be changed by a proxy on the way, Accept-Encoding first of all; the bytes are checked.
+        # Do not sign the other headers: proxies may change them, Accept-Encoding above all. The bytes are checked.
         return {**headers, **{name: str(value) for name, value in signed.items()}}
 
     def _explain(self, status: int, headers: Mapping[str, str], body: bytes, where: str) -> ProvisionerError | None:

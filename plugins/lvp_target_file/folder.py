@@ -160,7 +160,7 @@ class Folder:
     def diagnose(self, *, shared: bool = False) -> list[Finding]:
         """Return findings: the folder exists, is writable and supports extended attributes."""
         if not self.path.is_dir():
-            return [Finding(False, f"{self.path} is no folder", "create it, or mount what belongs there")]
+            return [Finding(False, f"{self.path} is not a folder", "create it, or mount what belongs there")]
         return [
             *self._ownership(shared),
             _finding(

@@ -47,7 +47,7 @@ class Hold:
         self._leased = leased
 
     def opened(self) -> list[VolumeUser]:
-        """Return who opened the file, or waits to, since it was found closed. Raises OSError."""
+        """Return what opened the file, or waits to open it, since it was found closed. Raises OSError."""
         if self._leased and fcntl.fcntl(self.fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK and not _is_locked(self.fd):
             return []
         found = _walk_proc(os.fstat(self.fd), self.fd)

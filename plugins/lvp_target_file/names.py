@@ -30,7 +30,7 @@ class StagedFile:
 
     @classmethod
     def read(cls, path: Path) -> StagedFile:
-        """Read the name of ``path``. Every name can be read: what else should it be?"""
+        """Read the name of ``path``. Every name is accepted."""
         match = _SHAPE.fullmatch(path.name)
         if match is None:
             return cls(path, "", "", path.name, "")

@@ -22,7 +22,7 @@ _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.+-]{{0,{MAX_NAME - 1}}}")
 
 
 def check_name(volume: str) -> None:
-    """Raise VolumeNameError where no file may have that name."""
+    """Raise VolumeNameError if ``volume`` is not a valid name."""
     if not _NAME.fullmatch(volume):
         raise VolumeNameError(
             f"{volume[:80]!r} cannot be a volume's name: 1 to {MAX_NAME} letters, digits and any of '_.+-', "

@@ -60,7 +60,7 @@ def swap(folder: Folder, request: StageRequest, over: Entry) -> None:
 
 
 def remove(folder: Folder, entry: Entry) -> None:
-    """Take the volume away for good. Raises VolumeInUseError, and then all is as before."""
+    """Remove the volume. Raises VolumeInUseError and leaves it unchanged."""
     gone = folder.stages / staged_name(folder.owner, secrets.token_hex(4), entry.name, GONE)
     with _holding(entry) as hold:
         _move_aside(folder, entry, hold, gone)

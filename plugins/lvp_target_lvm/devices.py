@@ -37,7 +37,7 @@ async def appeared(path: str, number: int | None = None) -> int:
                 return found
             await trio.sleep(_POLL)
     raise TargetUnavailableError(
-        f"LVM said that {path} was there, but its device did not appear within {NODE_TIMEOUT:g} s; is udev running?"
+        f"LVM reports {path}, but its device did not appear within {NODE_TIMEOUT:g} s; is udev running?"
     )
 
 

@@ -42,7 +42,7 @@ async def findings_of_group(lvm: Lvm, settings: LvmSettings, lock: PlaceLock) ->
 
 
 async def findings_of_pool(lvm: Lvm, settings: ThinSettings) -> list[Finding]:
-    """The thin pool: there, not near full, zeroing, passing discards on, erring when full."""
+    """Check the thin pool: exists, not nearly full, zeroes chunks, passes discards on, fails writes when full."""
     try:
         inventory = await lvm.inventory()
         pool = pool_of(settings, inventory)
@@ -54,7 +54,7 @@ async def findings_of_pool(lvm: Lvm, settings: ThinSettings) -> list[Finding]:
 
 
 def judge_pool(settings: ThinSettings, pool: Lv, autoextend_threshold: str) -> list[Finding]:
-    """What the pool's settings mean for volumes in it. Pure."""
+    """Return the findings about the pool's settings. Pure."""
     full = f"{settings.volume_group}/{pool.name}"
     fill = why_full(settings, pool)
     threshold = int(autoextend_threshold) if autoextend_threshold.isdigit() else 100

@@ -1,6 +1,6 @@
 """Translates LVM's error messages. Pure.
 
-Exit status 5 covers nearly every failure, so the words decide. They are lvm2's own, under LC_ALL=C, from 2.03.
+Nearly every failure exits with 5, so match the message: lvm2's texts under LC_ALL=C, as of 2.03.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ _ERRORS: dict[Meaning, type[ProvisionerError]] = {
 
 
 def meaning_of(stderr: str) -> Meaning:
-    """What a failed command's standard error says. Warnings are not complaints."""
+    """Return the meaning of a failed command's stderr. Ignore warnings."""
     text = _without_warnings(stderr)
     return next((meaning for meaning, words in _PATTERNS if re.search(words, text, re.IGNORECASE)), Meaning.OTHER)
 
 
 def as_error(command: str, status: int, stderr: str) -> ProvisionerError:
-    """The error for a command that ended with ``status``; its message carries LVM's own words."""
+    """Return the error for a command that exited with ``status``; its message quotes LVM."""
     words = last_words(_without_warnings(stderr) or stderr)
     ended = "" if status == 5 else f" (exit status {status})"
     return _ERRORS[meaning_of(stderr)](f"{command} failed{ended}: {words}")

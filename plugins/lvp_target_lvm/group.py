@@ -1,6 +1,6 @@
-"""What both targets share in a volume group: look up, list, replace, remove, recover. Owns the course of a staging.
+"""What both LVM targets share: look up, list, stage, replace, remove and recover volumes of a volume group.
 
-A subclass says which volumes are its kind, how one is made, and whether there is room for it.
+A subclass defines which volumes are of its kind, how to make one, and whether there is room for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lvp_target_lvm.settings import LvmSettings
     from provisioner.contracts import BackEndContext, Finding, StagedVolume, StageRequest
 
-# A removal may wait for udev and for LVM's own tries; three commands of it, and a report.
+# Enough for three commands, each of which may wait for udev and LVM's own retries, and a report.
 _UNDO_TIME = 180.0
 # Where this host's installations see each other, whatever their state directories; a lock for each volume group.
 LOCKS = Path("/run/lock/libvirt-volume-provisioner")
@@ -48,17 +48,17 @@ class GroupTarget(BlockTarget):
         self.lvm = Lvm(settings)
         self._settings = settings
         self._group = settings.volume_group
-        # Tokens this process works on: no recovery touches what belongs to them.
+        # Tokens of stagings in progress; recovery leaves their volumes alone.
         self._live: set[str] = set()
         self._lock = context.place_lock(LOCKS / self._group, f"the volume group {self._group}", shared=settings.shared)
 
     @abstractmethod
     def _fits_kind(self, lv: Lv) -> bool:
-        """Whether ``lv`` is of the kind this target makes, whoever made it."""
+        """Return whether ``lv`` is of the kind this target makes, even if something else made it."""
 
     @abstractmethod
     def _no_room(self, inventory: Inventory, request: StageRequest) -> str | None:
-        """Why there is no room for what ``request`` asks; None where there is."""
+        """Return why there is no room for ``request``, or None if there is room."""
 
     @abstractmethod
     async def _make(self, inventory: Inventory, request: StageRequest, name: str, words: Sequence[str]) -> None:
@@ -66,19 +66,19 @@ class GroupTarget(BlockTarget):
 
     @abstractmethod
     async def _fresh(self, inventory: Inventory, path: str, size: int) -> Device:
-        """The device of a volume just made, its stale data dealt with as the settings say."""
+        """Return the device of a new volume, after handling stale data as configured."""
 
     @abstractmethod
     async def _used(self, inventory: Inventory, path: str, size: int) -> Device:
-        """The device of a volume about to be overwritten, its old data dealt with as the settings say."""
+        """Return the device of a volume to overwrite, after handling its old data as configured."""
 
     @abstractmethod
     def _wipes(self) -> bool:
-        """Whether a removed volume is to be wiped at all."""
+        """Return whether removed volumes are wiped."""
 
     @abstractmethod
     async def _wipe(self, path: str) -> None:
-        """Make what a removed volume held unreadable, as the settings say."""
+        """Wipe a removed volume as configured."""
 
     # --- looking ---
 
@@ -104,7 +104,7 @@ class GroupTarget(BlockTarget):
         self._lock.release()
 
     async def _claim(self) -> str:
-        """Keep other installations off the volume group; this one's id. Raises TargetUnavailableError."""
+        """Lock the volume group against other installations; return this one's id. Raises TargetUnavailableError."""
         return await trio.to_thread.run_sync(self._lock.take)
 
     async def _new_staging(self, request: StageRequest, old: Lv | None, **more_tags: str) -> Staging:
@@ -135,7 +135,7 @@ class GroupTarget(BlockTarget):
             yield Staged(staging, await self._fresh(inventory, staging.path, size), number, self._undo)
 
     async def _inventory_for(self, request: StageRequest) -> Inventory:  # noqa: ARG002
-        """What is there, after what can be given up for ``request`` was."""
+        """Return the inventory, after freeing what can be freed for ``request``."""
         return await self.lvm.inventory()
 
     async def _overwritten(self, inventory: Inventory, staging: Staging) -> Staged:
@@ -152,9 +152,9 @@ class GroupTarget(BlockTarget):
 
     @asynccontextmanager
     async def _settled(self, staging: Staging) -> AsyncIterator[None]:
-        """Whatever happens inside: afterwards nothing is half done.
+        """Finish or undo the staging on exit, however the block ends.
 
-        What there is to do is found out by looking, as after a power cut, unless all is known to be well.
+        Unless the staging is clean, inspect the volume group to decide what to do, as after a power cut.
         """
         self._live.add(staging.token)
         try:
@@ -167,7 +167,7 @@ class GroupTarget(BlockTarget):
                 self._live.discard(staging.token)
 
     async def _wipe_old(self, staging: Staging) -> None:
-        """What a volume held that was swapped out is made unreadable. It is removed right after, wiped or not."""
+        """Wipe the replaced volume. It is removed right after, even if wiping fails."""
         if staging.committed and not staging.clean and self._wipes():
             old = names.OLD + staging.token
             await self.lvm.change("lvchange", "-ay", "-K", f"{self._group}/{old}")
@@ -206,7 +206,7 @@ class GroupTarget(BlockTarget):
             )
         await self._claim()
         if not self._wipes():
-            # The kernel refuses to let go of a device that is open, so no opener can slip in between.
+            # The kernel refuses to remove an open device, so there is no race with a process that opens it.
             await self.lvm.change("lvremove", f"{self._group}/{lv.name}")
             return
         token = names.new_token()

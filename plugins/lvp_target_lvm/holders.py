@@ -1,4 +1,4 @@
-"""Which process has a device open, for an error message. Reads /proc and /sys; best effort, decides nothing."""
+"""Finds what has a device open, for error messages only. Best effort; reads /proc and /sys."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
     from lvp_target_lvm.report import Lv
 
-# One holder is enough to go and look; ten would hide the point of the sentence.
+# List at most this many holders, to keep the message short.
 _MOST = 3
 
 
 async def in_use(sentence: str, lv: Lv) -> VolumeInUseError:
-    """The error that ``lv`` is in use, with its holders' names where they can be found."""
+    """Return the error that ``lv`` is in use, naming its holders if they can be found."""
     holders = await holders_of(lv.major, lv.minor)
     return VolumeInUseError(f"{sentence} ({holders})" if holders else sentence)
 
 
 async def holders_of(major: int, minor: int) -> str:
-    """Such as ``mounted on /mnt, process qemu-system-x86 (4711)``; empty where nobody is found."""
+    """Return the holders, as ``mounted on /mnt, process qemu-system-x86 (4711)``; empty if none is found."""
     if major < 0:
         return ""
     found = await trio.to_thread.run_sync(lambda: list(_take(_all(major, minor))), abandon_on_cancel=True)
@@ -75,7 +75,7 @@ def _links(folder: Path) -> list[Path]:
 
 def _is_device(link: Path, device: int) -> bool:
     try:
-        # A look at the link first: most are sockets and files, and a stat of those may hang on a dead server.
+        # Check the link first: most are sockets and files, and stat may hang on a file of a dead server.
         return os.readlink(link).startswith("/dev/") and link.stat().st_rdev == device  # noqa: PTH115
     except OSError:
         return False

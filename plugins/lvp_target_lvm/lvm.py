@@ -1,7 +1,7 @@
-"""Every call of LVM goes through here: what is on the command line, how long it may take, what is tried again.
+"""Runs the LVM tools: command lines, timeouts and retries.
 
-A report may be cancelled and killed at any time. A change is neither: it is shielded until it ends or its time is
-up, because a killed ``lvcreate`` leaves half a volume; whoever asked for it looks afterwards what came of it.
+A report may be cancelled and killed at any time. A change is shielded until it ends or times out, because a
+killed ``lvcreate`` leaves half a volume; the caller then checks the outcome.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from lvp_target_lvm.report import Inventory
     from lvp_target_lvm.settings import LvmSettings
 
-# A host's lvm.conf may say otherwise, and each of these would spoil what we read or how we wait: our answers come
-# as JSON in plain words, and a lock that is held is ours to wait for.
+# Override settings in the host's lvm.conf that would change the report format or make LVM wait for locks itself.
 _PINS = (
     'log{prefix="" command_names=0 report_command_log=0 verbose=0 silent=0}'
     ' report{binary_values_as_numeric=0 list_item_separator="," mark_hidden_devices=1 two_word_unknown_device=0'
@@ -61,10 +60,10 @@ class Lvm:
         return self._shared_lock
 
     async def inventory(self) -> Inventory:
-        """The volume group and its volumes, in one call (two where it holds no volume).
+        """Return the volume group and its volumes, in one call (two if it holds no volume).
 
-        Raises TargetUnavailableError where the group is not there; 'no such volume' is never the answer to a
-        report that failed.
+        Raises TargetUnavailableError if the group is missing or the report fails; a failed report never means
+        that a volume does not exist.
         """
         fields = ",".join((*report.VOLUME_FIELDS, *report.GROUP_FIELDS))
         group, volumes = report.read(await self._report("lvs", fields))
@@ -147,7 +146,7 @@ class Lvm:
 
 
 def _as_failed_look(error: ProvisionerError) -> TargetError:
-    # A look that failed says nothing of what is there.
+    # A failed report does not tell which volumes exist.
     return error if isinstance(error, TargetUnavailableError) else TargetUnavailableError(error.message)
 
 

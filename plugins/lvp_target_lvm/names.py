@@ -1,4 +1,4 @@
-"""Names of volumes: what LVM allows, and the names this service keeps for itself. Pure.
+"""Volume names: what LVM allows, and the names reserved for this service. Pure.
 
 The role of a volume of ours is in its name, because a rename is the one change LVM makes whole or not at all:
 ``lvp.stage.TOKEN`` is under construction, ``lvp.old.TOKEN`` was set aside by the swap that ``TOKEN`` stands for,
@@ -33,17 +33,17 @@ MAX_MAPPER_NAME = 127
 
 
 def new_token() -> str:
-    """What tells one staging from every other."""
+    """Return a unique token for a staging."""
     return secrets.token_hex(8)
 
 
 def base_name(image_digest: str, image_format: str) -> str:
-    """The name of the base that holds that image read as that format: the same for every job."""
+    """Return the name of the base for that image and format: the same for every job."""
     return BASE + hashlib.sha256(f"{image_format} {image_digest}".encode()).hexdigest()[:24]
 
 
 def token_of(name: str) -> str:
-    """The token in a name of ours, or an empty string."""
+    """Return the token in a reserved name, or an empty string."""
     return next((name[len(start) :] for start in (STAGE, OLD, GONE) if name.startswith(start)), "")
 
 
@@ -53,12 +53,12 @@ def mapper_name(group: str, volume: str) -> str:
 
 
 def is_group_name(name: str) -> bool:
-    """Whether a volume group can be called that."""
+    """Return whether LVM accepts the name for a volume group."""
     return bool(_SHAPE.fullmatch(name)) and name not in {".", ".."} and len(name) <= MAX_NAME
 
 
 def is_volume_name(name: str) -> bool:
-    """Whether LVM would take the name for a volume."""
+    """Return whether LVM accepts the name for a volume."""
     return _fault("", name) is None
 
 

@@ -1,4 +1,4 @@
-"""How a volume would be placed, or why it cannot be. Pure: decides from one inventory."""
+"""Decides how to place a volume, from one inventory. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def place(
     fits_kind: Callable[[Lv], bool],
     no_room: str | None,
 ) -> Plan:
-    """How ``request`` is to be placed.
+    """Return how to place ``request``.
 
     ``fits_kind`` says whether a volume is of the kind the target makes, ``no_room`` why there is no room for
     another one. Raises VolumeExistsError, VolumeInUseError or NoSpaceError.
@@ -59,7 +59,7 @@ def place(
 def why_not_replaced(
     settings: LvmSettings, inventory: Inventory, old: Lv, asked: int, *, fits_kind: Callable[[Lv], bool]
 ) -> str | None:
-    """Why ``old`` may not make way for a volume of ``asked`` bytes, open or not; None where it may."""
+    """Return why ``old`` must not be replaced by a volume of ``asked`` bytes, or None. Ignores openers."""
     what = f"volume {settings.volume_group}/{old.name}"
     if old.is_pool:
         return f"{what} is a pool of other volumes; choose another name"
@@ -90,7 +90,7 @@ def why_not_replaced(
 
 
 def refuse_open(settings: LvmSettings, old: Lv) -> None:
-    """Raise VolumeInUseError where ``old`` is open, or where another job has its hands on it."""
+    """Raise VolumeInUseError if ``old`` is open or another job is replacing it."""
     if old.open:
         raise VolumeInUseError(f"volume {settings.volume_group}/{old.name} is in use; it is not touched")
     if "by" in old.noted:
@@ -111,7 +111,7 @@ def snapshots_of(lv: Lv, inventory: Inventory) -> str:
 
 
 def no_room_in_group(inventory: Inventory, size: int) -> str | None:
-    """Why a plain volume of ``size`` bytes has no room in the group; None where it has."""
+    """Return why a plain volume of ``size`` bytes does not fit in the group, or None if it fits."""
     group = inventory.group
     if group.missing_disks:
         return f"volume group {group.name} misses {group.missing_disks} of its disks; nothing can be made in it"
@@ -123,5 +123,5 @@ def no_room_in_group(inventory: Inventory, size: int) -> str | None:
 
 
 def is_users(lv: Lv) -> bool:
-    """Whether it is a volume in its own right: none of those under names of ours."""
+    """Return whether it is a user's volume, not one under a reserved name."""
     return not lv.name.startswith(names.OWN)

@@ -30,8 +30,8 @@ class PlainTarget(GroupTarget):
         return no_room_in_group(inventory, request.size_bytes)
 
     async def _make(self, inventory: Inventory, request: StageRequest, name: str, words: Sequence[str]) -> None:
-        # The first 4 KiB are cleared and signatures wiped, so that nothing on the host takes the last owner's
-        # partitions or file systems for real while the image is being copied.
+        # The first 4 KiB are cleared and signatures wiped, so that the host does not detect the last
+        # owner's partitions or file systems while the image is being copied.
         size = ("--size", f"{inventory.group.rounded(request.size_bytes)}b")
         cleared = ("--zero", "y", "--wipesignatures", "y")
         await self.lvm.change("lvcreate", "--type", "linear", "--name", name, *size, *cleared, *words, self._group)

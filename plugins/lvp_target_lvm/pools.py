@@ -1,4 +1,4 @@
-"""A thin pool's room, now and while it is being written to. Decisions are pure; the watch asks and decides again."""
+"""Checks a thin pool's free space, before and while it is written to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _METADATA_PER_CHUNK = 64
 
 
 def pool_of(settings: ThinSettings, inventory: Inventory) -> Lv:
-    """The configured pool. Raises TargetUnavailableError where it is not there, not a thin pool or cannot be used."""
+    """Return the configured pool. Raises TargetUnavailableError if it is missing, not a thin pool or inactive."""
     pool = inventory.volumes.get(settings.pool)
     full = f"{settings.volume_group}/{settings.pool}"
     if pool is None:
@@ -35,7 +35,7 @@ def pool_of(settings: ThinSettings, inventory: Inventory) -> Lv:
 
 
 def why_full(settings: ThinSettings, pool: Lv, data_bytes: int = 0) -> str | None:
-    """Why ``data_bytes`` more must not go into the pool; None where they may. An active pool is expected."""
+    """Return why the pool cannot take ``data_bytes`` more, or None if it can. The pool must be active."""
     name = f"thin pool {settings.volume_group}/{pool.name}"
     if pool.health:
         return f"{name} is not healthy ({pool.health}); repair or extend it"
@@ -82,8 +82,8 @@ def _after(percent: float | None, more: int, whole: int) -> float:
 async def watched(why_stop: Callable[[], Awaitable[str | None]], interval: float) -> AsyncIterator[None]:
     """Ask every ``interval`` seconds whether to stop; with a reason, cancel the block and raise NoSpaceError.
 
-    An error of the block's own goes out as it is, never in a group. A question that fails is asked again: the
-    block's own writes tell soon enough where something is wrong.
+    An error of the block's own goes out as it is, never in a group. A failed check is retried: if
+    something is wrong, the block's own writes fail soon.
     """
     reason: list[str] = []
     failure: list[Exception] = []

@@ -1,7 +1,7 @@
-"""What to do about what was left half done: decisions from an inventory. Pure, and the same for a job that failed a
-moment ago and for one that died with the power a week ago.
+"""Decides from an inventory how to clean up unfinished work. Pure, and the same after a failed job and after a power
+cut.
 
-Order within a decision is such that a power cut between two steps leaves a state that is decided alike. A swap goes
+The steps are ordered so that a power cut between two of them leads to the same decision. A swap goes
 through these states, each told by names and tags alone (T is its token):
 
 ====  =================  ================  =========================================
@@ -14,7 +14,7 @@ what  ``lvp.stage.T``    NAME              ``lvp.old.T``  (has the tags old=NAME
 5     -                  new (token=T)     -
 ====  =================  ================  =========================================
 
-1 to 3 are undone, 4 is finished. Overwriting in place goes: the old volume tagged inplace=NAME, renamed to
+States 1 to 3 are rolled back, 4 is finished. Overwriting in place goes: the old volume tagged inplace=NAME, renamed to
 ``lvp.stage.T``, written, its tags replaced, renamed back. Once it may have been written, nothing brings its content
 back, and it is removed: half a volume under its name would be worse than none.
 """
@@ -56,7 +56,7 @@ def decide(
     is_ours: Callable[[str], bool] = lambda _: True,
     untouched: frozenset[str] = frozenset(),
 ) -> list[Decision]:
-    """All there is to do.
+    """Return all decisions.
 
     ``is_dead(job, token)`` says whether that is no longer worked on, ``fits_kind`` which volumes are this target's,
     ``is_ours`` which owners are: what another installation works on may look dead and be alive. ``untouched`` holds
@@ -69,7 +69,7 @@ def decide(
 
 
 def foreign(inventory: Inventory, known: str) -> dict[str, str]:
-    """What other installations than ``known`` work on or left, by volume: the owner."""
+    """Return the owners of volumes that installations other than ``known`` work on or left, by volume."""
     owners = {lv.name: _owner_at_work(lv) for lv in inventory.volumes.values()}
     return {name: owner for name, owner in owners.items() if owner not in {"", known}}
 

@@ -1,4 +1,4 @@
-"""Removing a volume whose bytes are wiped first: its name is free at once, and no opener loses what it holds."""
+"""Removes a volume after wiping it. Its name is free at once, and a volume in use is left untouched."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 async def remove_wiped(lvm: Lvm, lv: Lv, token: str, wipe: Callable[[str], Awaitable[None]]) -> None:
     """Rename, deactivate, activate under the new name, wipe, remove.
 
-    Deactivating is what makes sure that the volume is closed: the kernel refuses it for a device that is open, and a
-    device that is gone cannot be opened. Raises VolumeInUseError, and then all is as before. From there on the volume
-    is gone for good, also after a power cut.
+    Deactivating ensures that the volume is closed: the kernel refuses to deactivate an open device, and a missing
+    device cannot be opened. Raises VolumeInUseError and restores the volume. After deactivation the volume cannot be
+    restored, even after a power cut.
     """
     gone = names.GONE + token
     full = f"{lvm.group}/{gone}"
@@ -39,7 +39,7 @@ async def remove_wiped(lvm: Lvm, lv: Lv, token: str, wipe: Callable[[str], Await
         await devices.appeared(path)
         await wipe(path)
     except BaseException:
-        # Cancelled, or a disk that fails: the volume does not come back, and it is not left behind.
+        # Cancelled, or the disk failed: remove the volume, since it cannot be restored.
         with undoing(f"remove volume {lv.name}"):
             await lvm.change("lvremove", full)
         raise
@@ -54,11 +54,11 @@ async def _deactivate(lvm: Lvm, lv: Lv, gone: str) -> None:
         raise await in_use(f"volume {lvm.group}/{lv.name} is in use; it is not touched", lv) from error
     for name in (lv.name, gone):
         if await devices.is_there(lv.major, lv.minor, names.mapper_name(lvm.group, name)):
-            raise TargetError(f"LVM said that {full} was deactivated, but its device is there")
+            raise TargetError(f"LVM reported that {full} was deactivated, but its device still exists")
 
 
 async def _give_back(lvm: Lvm, lv: Lv, gone: str) -> None:
-    """What there is to give back is found out by looking: a command that failed may have done its work."""
+    """Restore name and activation. Check the actual state: a failed command may have taken effect."""
     volumes = (await lvm.inventory()).volumes
     if gone in volumes:
         await lvm.change("lvrename", lvm.group, gone, lv.name)

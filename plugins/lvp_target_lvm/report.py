@@ -1,7 +1,7 @@
-"""Reading LVM's reports: JSON in, volumes and their group out. Pure; asks for nothing itself.
+"""Parses LVM's JSON reports into a volume group and its volumes. Pure.
 
-LVM writes every value as text: numbers in bytes without a unit, a flag as its field's word or nothing, -1 for a
-device number there is not. A field that names segments makes one row for each segment of a volume.
+LVM writes every value as text: numbers in bytes without a unit, a flag as its field's word or nothing, a
+missing device number as -1. A field that names segments makes one row for each segment of a volume.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Group:
     missing_disks: int
 
     def rounded(self, size: int) -> int:
-        """``size`` in whole extents: what a volume of that size takes."""
+        """Return ``size`` rounded up to whole extents."""
         return -(-size // self.extent_size) * self.extent_size
 
 
@@ -70,7 +70,7 @@ class Lv:
 
     @property
     def noted(self) -> dict[str, str]:
-        """What our tags on it say."""
+        """The values in our tags on it."""
         return tagging.decode(self.tags)
 
     @property
@@ -87,7 +87,7 @@ class Inventory:
 
 
 class _Row(msgspec.Struct):
-    """One row as it comes; a field another version leaves out is empty."""
+    """One row of a report; a field that this LVM version omits is empty."""
 
     vg_uuid: str = ""
     vg_name: str = ""
@@ -129,9 +129,9 @@ class _Report(msgspec.Struct):
 
 
 def read(text: str) -> tuple[Group | None, dict[str, Lv]]:
-    """The group and the volumes a report of ``lvs`` or ``vgs`` holds; no group where it has no row.
+    """Return the group and volumes in a report of ``lvs`` or ``vgs``; the group is None if it has no rows.
 
-    Raises TargetError where it is no report, or says of two groups at once.
+    Raises TargetError if it is malformed or covers several groups.
     """
     try:
         parts = msgspec.json.decode(text, type=_Report).report
@@ -167,7 +167,7 @@ def _volume(row: _Row) -> Lv:
         role=_words(row.lv_role),
         tags=tuple(tag for tag in row.lv_tags.split(",") if tag),
         active=active,
-        # "unknown" is what an inactive volume has; where there is a device, what cannot be told is not touched.
+        # Inactive volumes report "unknown". Treat an active volume in an unknown state as open.
         open=row.lv_device_open == "open" or (active and row.lv_device_open != ""),
         writable=not row.lv_permissions.startswith("read-only"),
         major=_whole(row.lv_kernel_major, -1),
@@ -194,7 +194,7 @@ def _whole(text: str, otherwise: int) -> int:
 
 
 def _percent(text: str) -> float | None:
-    # -1 and "invalid" are how some versions say that it cannot be known.
+    # Some versions report -1 or "invalid" for an unknown value.
     try:
         value = float(text)
     except ValueError:

@@ -1,7 +1,6 @@
-"""A fair reader-writer lock for a volume group: many reports or one change, first come, first served.
+"""A fair (FIFO) reader-writer lock for a volume group: many reports or one change.
 
-LVM's own lock would see to that too, but not fairly: a change that does not wait in LVM for the lock, so that it can
-tell what it waits for, finds it taken again and again by reports that overlap.
+LVM's own lock is not fair: changes do not wait for it inside LVM, so overlapping reports could starve them.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class RWLock:
-    """For the reports and changes of one volume group in this process, whichever target makes them.
+    """A lock for the reports and changes of one volume group, shared by all targets in this process.
 
-    ``changes`` counts those begun and those ended: equal before and after a look, there was none meanwhile.
+    ``changes`` counts changes begun and ended: if equal before and after a report, none ran in between.
     """
 
     def __init__(self) -> None:
@@ -30,7 +29,7 @@ class RWLock:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[None]:
-        """Run beside other reports, once the changes that came before are through."""
+        """Run together with other reports, after the changes that were queued earlier."""
         async with self._fair:
             self._readers += 1
         try:
@@ -57,7 +56,7 @@ _groups: trio.lowlevel.RunVar[WeakValueDictionary[object, RWLock]] = trio.lowlev
 
 
 def lock_of(group: object) -> RWLock:
-    """The turns that all in this run of trio share who name the same ``group``."""
+    """Return the lock for ``group``, shared within this run of trio."""
     try:
         groups = _groups.get()
     except LookupError:

@@ -1,4 +1,4 @@
-"""What a ``[targets.NAME]`` table with ``plugin = "lvm"`` or ``"thin-lvm"`` may say. Reads nothing."""
+"""The settings of a ``[targets.NAME]`` table with ``plugin = "lvm"`` or ``"thin-lvm"``. Reads nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LvmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError(fault)
 
     def faults(self) -> list[str]:
-        """What cannot be so, in words."""
+        """Return what is wrong with the settings."""
         checks = {
             f"volume_group '{self.volume_group}' is not the name of a volume group": not is_group_name(
                 self.volume_group

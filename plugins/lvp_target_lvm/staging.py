@@ -53,10 +53,10 @@ class Staging:
         return add_tag_options(self._tags(self.request.provenance))
 
     async def set_aside(self) -> None:
-        """Take the old volume out of the way, to where it waits for the new one to stand in its place.
+        """Rename the old volume until the new one has taken its place.
 
-        Deactivating it is what makes sure: the kernel does not let go of a device that is open, and one that is
-        not there cannot be opened. Raises VolumeInUseError.
+        Deactivating it ensures that it is closed: the kernel refuses to deactivate an open device, and a missing
+        device cannot be opened. Raises VolumeInUseError.
         """
         await self._give_up_name("old", names.OLD + self.token)
 
@@ -73,12 +73,12 @@ class Staging:
     async def is_untouched(self) -> bool:
         """Whether the volume to overwrite is known to be as it was."""
         if not self._writable:
-            return True  # nobody was given it
+            return True  # it was never made writable
         now = await devices.sectors_written(self.path)
         return now is not None and now == self._written_before
 
     async def retag(self, provenance: Provenance) -> None:
-        """Write down on the staged volume what it holds; nothing where its tags say so already."""
+        """Tag the staged volume with what it holds; do nothing if the tags are already right."""
         wanted = self._tags(provenance)
         if self.old is not None and self.in_place:
             there = [*tags.own(self.old.tags), *self._aside_tags("inplace")]
@@ -91,7 +91,7 @@ class Staging:
             await self._lvm.change("lvchange", *words, f"{self._lvm.group}/{self.name}")
             found = set((await self._staged()).tags)
             if not found.issuperset(wanted) or not found.isdisjoint(stale):
-                raise TargetError(f"LVM said that {self.name} was tagged with what it holds, but it is not so")
+                raise TargetError(f"LVM reported success, but the tags of {self.name} were not updated")
 
     async def freeze(self) -> None:
         """Make the staged volume what a base is: read-only, inactive, and skipped by activation."""
@@ -102,10 +102,10 @@ class Staging:
         # Every later volume of the image rests on this one, and finds it by its tags.
         now = await self._staged()
         if now.writable or now.active or not set(now.tags).issuperset(self._tags(self.request.provenance)):
-            raise TargetError(f"LVM said that {full} was made a base, but it is not so")
+            raise TargetError(f"LVM reported success, but {full} was not made a base")
 
     async def rename(self, number: int) -> None:
-        """Give the staged volume the name it is meant to have: the moment of truth.
+        """Rename the staged volume to its final name: the commit point.
 
         A rename that failed may still have happened; one that succeeded has to be seen in the kernel.
         """
@@ -120,7 +120,7 @@ class Staging:
         """The same for a volume without a device."""
         await self._lvm.change("lvrename", self._lvm.group, self.name, self.request.name)
         if not await self._is_renamed():
-            raise TargetError(f"LVM said that {self.name} was renamed, but it was not")
+            raise TargetError(f"LVM reported success, but {self.name} was not renamed")
 
     async def _is_renamed(self) -> bool:
         volumes = (await self._lvm.inventory()).volumes
@@ -128,7 +128,7 @@ class Staging:
         return self.name not in volumes and now is not None and now.noted.get("token") == self.token
 
     async def _staged(self) -> Lv:
-        """The staged volume as LVM has it now."""
+        """Return the staged volume's current state."""
         found = (await self._lvm.inventory()).volumes.get(self.name)
         if found is None:
             raise TargetError(f"the staged volume {self._lvm.group}/{self.name} is gone")
@@ -144,19 +144,19 @@ class Staging:
         old = await self._same_old()
         group, full = self._lvm.group, f"{self._lvm.group}/{old.name}"
         await self._lvm.change("lvchange", *add_tag_options(self._aside_tags(key)), full)
-        # Without its tags nobody could give the volume back, so nothing is done to it before they are seen.
+        # Recovery needs these tags to restore the volume, so verify them before changing it.
         if (await self._same_old()).noted.get("by") != self.token:
-            raise TargetError(f"LVM said that {full} was tagged, but it is not so")
+            raise TargetError(f"LVM reported success, but {full} was not tagged")
         try:
             await self._lvm.change("lvchange", "-an", full)
         except VolumeInUseError as error:
             raise await in_use(f"volume {full} is in use; it is not touched", old) from error
         if await devices.is_there(old.major, old.minor, names.mapper_name(group, old.name)):
-            raise TargetError(f"LVM said that {full} was deactivated, but its device is there")
+            raise TargetError(f"LVM reported that {full} was deactivated, but its device still exists")
         await self._lvm.change("lvrename", group, old.name, new_name)
 
     async def _same_old(self) -> Lv:
-        """The old volume as it is now. Its UUID tells it from another that got the name in the meantime."""
+        """Return the old volume's current state. The UUID detects another volume that took its name."""
         inventory = await self._lvm.inventory()
         now = inventory.volumes.get(self.request.name)
         if now is None or self.old is None or now.uuid != self.old.uuid:
@@ -169,7 +169,7 @@ class Staging:
 
 
 class Staged:
-    """What ``stage`` yields: the device to write, and the commit. ``settle`` brings a failed commit to rest."""
+    """What ``stage`` yields: the device to write, and the commit. ``settle`` cleans up after a failed commit."""
 
     def __init__(
         self, staging: Staging, device: Device, number: int, settle: Callable[[Staging], Awaitable[None]]
@@ -181,7 +181,7 @@ class Staged:
         self._settle = settle
 
     async def commit(self, image_digest: str | None) -> Volume:
-        """Check, tag what is news, set the old volume aside, rename. See StagedVolume."""
+        """Check, tag changed tags, set the old volume aside, rename. See StagedVolume."""
         staging = self._staging
         provenance = replace(staging.request.provenance, image_digest=image_digest)
         try:

@@ -1,10 +1,10 @@
-"""Tags on volumes: what this service writes down with a volume itself, and reads back. Pure.
+"""Encodes and decodes the tags that this service puts on volumes. Pure.
 
 A volume of ours has the bare tag ``lvp`` (``lvs @lvp`` finds them all) and, each as ``lvp.KEY=VALUE``: ``job``,
 ``created``, ``name`` (it is meant to get), ``token`` (of its staging), ``owner`` (the installation), ``url`` and
 ``digest`` (of the image), and on a base ``format``. A volume that is being replaced has ``old`` or ``inplace`` (its
 name) with ``by`` (the token), ``byjob`` and ``byowner``, also if this service did not make it. LVM allows few
-characters in a tag: every other byte stands as ``#`` and two hexadecimal digits.
+characters in a tag: every other byte is written as ``#`` and two hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PIECE = 500
 
 
 def encode(values: dict[str, str]) -> list[str]:
-    """The tags for ``values``; a long value becomes ``KEY=...``, ``KEY.1=...`` and so on."""
+    """Return the tags for ``values``; a long value becomes ``KEY=...``, ``KEY.1=...`` and so on."""
     tags = []
     for key, value in values.items():
         coded = _quote(value)
@@ -36,7 +36,7 @@ def encode(values: dict[str, str]) -> list[str]:
 
 
 def decode(tags: Iterable[str]) -> dict[str, str]:
-    """The values in ``tags``; foreign tags are passed over, whatever they look like."""
+    """Return the values in ``tags``; ignore foreign tags."""
     pieces: dict[str, dict[int, str]] = defaultdict(dict)
     for tag in tags:
         if match := re.fullmatch(rf"{MARK}\.([a-z]+)(?:\.(\d{{1,4}}))?=(.*)", tag):
@@ -45,17 +45,17 @@ def decode(tags: Iterable[str]) -> dict[str, str]:
 
 
 def is_own(tags: Iterable[str]) -> bool:
-    """Whether they are those of a volume this service made."""
+    """Return whether the tags are those of a volume this service made."""
     return MARK in tags
 
 
 def own(tags: Iterable[str]) -> list[str]:
-    """Those of ``tags`` that this service wrote."""
+    """Return those of ``tags`` that this service wrote."""
     return [tag for tag in tags if tag == MARK or tag.startswith(f"{MARK}.")]
 
 
 def for_volume(name: str, token: str, provenance: Provenance, **more: str) -> list[str]:
-    """All tags of a volume made here."""
+    """Return all tags for a volume this service makes."""
     values = {
         "job": provenance.job_id,
         "created": repr(provenance.created_at),
@@ -69,17 +69,17 @@ def for_volume(name: str, token: str, provenance: Provenance, **more: str) -> li
 
 
 def for_aside(key: str, name: str, token: str, job_id: str, owner: str) -> list[str]:
-    """What is added to a volume when it gives up its name; ``key`` is ``old`` or ``inplace``."""
+    """Return the tags for a volume that is being replaced; ``key`` is ``old`` or ``inplace``."""
     return encode({key: name, "by": token, "byjob": job_id, "byowner": owner})
 
 
 def aside_tags(tags: Iterable[str]) -> list[str]:
-    """Those of ``tags`` that ``for_aside`` wrote."""
+    """Return those of ``tags`` that ``for_aside`` wrote."""
     return [tag for tag in tags if re.match(rf"{MARK}\.(old|inplace|by|byjob|byowner)(\.\d+)?=", tag)]
 
 
 def provenance_of(tags: Iterable[str]) -> Provenance | None:
-    """Where a volume came from; None where it is not ours."""
+    """Return where a volume came from, or None if this service did not make it."""
     tags = list(tags)
     if not is_own(tags):
         return None

@@ -176,7 +176,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
             await self.lvm.change("lvextend", "--size", f"{size}b", f"{self._group}/{staging.name}")
         number = await devices.appeared(staging.path)
         if await devices.size_of(staging.path) != size:
-            raise TargetError(f"LVM said that {staging.name} was extended to {size} bytes, but its device was not")
+            raise TargetError(f"LVM reported that {staging.name} was extended to {size} bytes, but its device was not")
         return number
 
     async def _inventory_for(self, request: StageRequest) -> Inventory:

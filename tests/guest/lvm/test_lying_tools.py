@@ -1,7 +1,7 @@
 """Each command of LVM made to fail, to hang and to lie: in a swap, a removal, in place, for a clone, and for a base.
 
 Where a volume is swapped it is whole, the old one or the new one. Overwritten in place it is whole too, or it is gone
-once writing had begun. Nothing is left over, and the error says what LVM said.
+once writing had begun. Nothing is left over, and the error says what LVM reported.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def config_file(home):
 def test_doctor_says_what_is_wrong_and_how_to_mend_it(run, config_file, home):
     status, out, err = run("doctor", "--config", str(config_file))
     assert status == 1
-    assert f"BAD  {home}/state/disks is no folder\n       -> create it" in out
+    assert f"BAD  {home}/state/disks is not a folder\n       -> create it" in out
     assert "1 problem found" in err
 
 
