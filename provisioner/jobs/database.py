@@ -134,8 +134,12 @@ def open_database(path: Path) -> sqlite3.Connection:
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that only reads."""
     db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-    db.text_factory = bytes
-    db.execute("PRAGMA query_only = 1")
+    try:
+        db.text_factory = bytes
+        db.execute("PRAGMA query_only = 1")
+    except BaseException:
+        db.close()
+        raise
     return db
 
 

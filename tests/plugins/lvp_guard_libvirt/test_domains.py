@@ -42,7 +42,7 @@ def test_many_documents_one_after_the_other():
 
 @pytest.mark.parametrize("broken", [LIVE[:-20], "<domain>", "error: &"])
 def test_half_a_description_is_no_answer(broken):
-    with pytest.raises(TargetUnavailableError, match="cannot be read"):
+    with pytest.raises(TargetUnavailableError, match="cannot parse"):
         read_domains(broken)
 
 

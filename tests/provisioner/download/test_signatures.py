@@ -100,7 +100,11 @@ PACKERS = {
 }
 
 
-@pytest.mark.parametrize("kind", ARCHIVES)
+# The quick loop has no lz4 and no pzstd.
+TOOLS = {"lz4": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=TOOLS.get(kind, ())) for kind in ARCHIVES])
 def test_archive_is_refused_by_name(kind):
     make, words = ARCHIVES[kind]
     for piece in (64 * 1024, 100):
@@ -133,6 +137,7 @@ def test_zstd_with_skippable_frames_first(content):
     assert verdict(packed) == ImageInfo("raw", None, "zst")
 
 
+@pytest.mark.slow
 def test_pzstd(tmp_path):
     (tmp_path / "disk").write_bytes(DISK)
     subprocess.run(["pzstd", "-q", "-p", "2", "disk"], check=True, cwd=tmp_path)

@@ -1,6 +1,7 @@
 """The database file: migrations from the first schema on, damage, and databases of other versions."""
 
 import sqlite3
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -87,7 +88,7 @@ async def test_migration_from_version_0(path):
     await fresh.aclose()
     schemas = []
     for one in (path, path.with_name("fresh.sqlite")):
-        with sqlite3.connect(one) as db:
+        with closing(sqlite3.connect(one)) as db, db:
             schemas.append(set(db.execute("SELECT type, name, sql FROM sqlite_master")))
             assert db.execute("PRAGMA user_version").fetchone() == (database.VERSION,)
     assert schemas[0] == schemas[1]
@@ -138,7 +139,7 @@ async def test_an_extra_column(path, version):
 async def test_a_newer_database(path):
     """It is refused in one sentence, and not touched."""
     await (await opened(path)).aclose()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA user_version = 7")
     with pytest.raises(
         UnavailableError, match=r"written by a newer version of the service \(schema 7, this one knows 1"
@@ -160,7 +161,7 @@ def torn(path):
 
 def other_table(path):
     path.unlink()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("CREATE TABLE jobs (id INTEGER)")
 
 

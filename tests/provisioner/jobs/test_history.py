@@ -2,6 +2,7 @@
 
 import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -120,7 +121,7 @@ def spoil(path, what):
     body = {"another job's": job, "a time that no calendar has": None}.get(what, UNREADABLE[what])
     if what == "a time that no calendar has":
         body = msgspec.json.encode(a_job(1, status=Status.FAILED, updated_at=1e300)).decode()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE jobs SET body = ? WHERE job_id = 'j1'", (body,))
 
 
@@ -135,7 +136,7 @@ async def test_unreadable_row_in_a_list(store, path, what):
     assert ([job.job_id for job in jobs], count) == (["j2", "j0"], 2)
     assert [line["job_ids"] for line in logs if line["log_level"] == "error"] == [["j1"]]
     assert await store.get("j1") is None
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         assert db.execute("SELECT count(*) FROM unreadable_jobs").fetchone() == (1,)
 
 
@@ -165,7 +166,7 @@ async def test_unreadable_row_at_the_start(folder):
     async with harness.running():
         bad = await harness.submit()
         good = await harness.submit(msgspec.structs.replace(SPEC, volume_name="web02"))
-    with sqlite3.connect(folder / "jobs.sqlite") as db:
+    with closing(sqlite3.connect(folder / "jobs.sqlite")) as db, db:
         db.execute("UPDATE jobs SET body = 'x' WHERE job_id = ?", (bad,))
     harness.source.steps.hang_at = None
     async with harness.running():

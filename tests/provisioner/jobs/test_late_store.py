@@ -1,6 +1,7 @@
 """A store that does not answer, or answers late: what was refused must not exist, what was accepted is not lost."""
 
 import sqlite3
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -41,7 +42,7 @@ async def writer_idle(store):
 
 
 def ids_on_disk(path):
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         return [job_id for (job_id,) in db.execute("SELECT job_id FROM jobs ORDER BY seq")]
 
 
