@@ -1,4 +1,4 @@
-"""The root command and the process's end. Owns which commands there are and what becomes of their exceptions."""
+"""The root command: lists the commands, and turns their exceptions into messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Root(SectionedGroup):
-    """Sees to it that no error of the operating system passes click, which ends a broken pipe without a word."""
+    """A root group that reports system errors itself; click would end silently on a broken pipe."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with system_errors():  # --help and --version are printed here
@@ -36,10 +36,10 @@ class _Root(SectionedGroup):
         "Commands for the host (where the server runs)": ["serve", "config", "token", "doctor", "recover", "plugins"],
     },
     examples=[
-        "lvp serve --allow-source https://images.example.org/    # a server of your own, to try it out",
+        "lvp serve --allow-source https://images.example.org/    # a local server, to try it out",
         "lvp job submit https://images.example.org/debian-12.qcow2 web-01 20 --wait",
         "",
-        "export LVP_URL=https://kvm-7.example.org:8080           # a server elsewhere",
+        "export LVP_URL=https://kvm-7.example.org:8080           # a remote server",
         "export LVP_TOKEN_FILE=~/.lvp-token",
         "lvp health",
     ],
@@ -47,14 +47,14 @@ class _Root(SectionedGroup):
 )
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Put disk images on the volumes of a libvirt/KVM host.
+    """Put disk images onto volumes of a libvirt/KVM host.
 
     Each command's own --help has an example.
     """
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and end the process. ``args`` defaults to the process's own."""
+    """Run the command line and exit. ``args`` defaults to the process's arguments."""
     sys.exit(_run(args))
 
 
@@ -65,7 +65,7 @@ def _run(args: Sequence[str] | None) -> int:
     except click.ClickException as error:
         _show(error)
         return error.status if isinstance(error, CliError) else error.exit_code
-    except click.Abort:  # Ctrl-C, or end of input at a question
+    except click.Abort:  # Ctrl-C, or end of input at a prompt
         with suppress(OSError):
             click.echo("Interrupted.", err=True)
         return ExitStatus.INTERRUPTED
@@ -73,6 +73,6 @@ def _run(args: Sequence[str] | None) -> int:
 
 
 def _show(error: click.ClickException) -> None:
-    with suppress(OSError):  # the exit status says it too
+    with suppress(OSError):  # the exit status reports the error anyway
         error.show()
     silence_broken(sys.stderr)

@@ -1,4 +1,4 @@
-"""``lvp cache``: the images kept on the host."""
+"""``lvp cache``: manage the cached images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from provisioner.cli.job import patience_option, print_if_more, start
 if TYPE_CHECKING:
     from provisioner.cli.client import Client
 
-# Reading tens of gigabytes anew takes minutes.
+# Seconds; reading tens of gigabytes takes minutes.
 _VERIFY_LIMIT = 3600.0
 
 
 @click.group()
 def cache() -> None:
-    """Look after the images a server keeps."""
+    """Manage the images in a server's cache."""
 
 
 @cache.command("list", cls=SectionedCommand, examples=["lvp cache list --limit 10"])
-@click.option("--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Pass over the first N.")
+@click.option("--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Skip the first N.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="Show at most N.  [default: 100]")
 @json_option
 @connection_options
@@ -54,8 +54,8 @@ def list_images(offset: int, limit: int, as_json: bool, **connection: str | None
 @cache.command(cls=SectionedCommand, examples=["lvp cache fetch https://images.example.org/debian-12.qcow2 --wait"])
 @click.argument("url")
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
-@click.option("--checksum", metavar="sha256:HEX", help="Digest the image must have; wins over files beside the image.")
-@click.option("--wait", is_flag=True, help="Show progress and wait for the end.")
+@click.option("--checksum", metavar="sha256:HEX", help="Expected digest; overrides checksum files beside the image.")
+@click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
 @patience_option
 @json_option
 @connection_options
@@ -68,9 +68,9 @@ def fetch(
     as_json: bool,
     **connection: str | None,
 ) -> None:
-    """Bring the image at URL into the cache, without making a volume.
+    """Download the image at URL into the cache, without creating a volume.
 
-    Prints the id of the job that does it; with --wait shows its progress, as lvp job submit does.
+    Prints the job's id. With --wait, shows the progress as lvp job submit does.
     """
     wanted = {"image_url": url, "image_type": image_type, "checksum": checksum}
     client = connect(connection)
@@ -85,7 +85,7 @@ def fetch(
 @json_option
 @connection_options
 def remove(checksum: str, as_json: bool, **connection: str | None) -> None:
-    """Remove the image with CHECKSUM (as lvp cache list shows it) from the cache."""
+    """Remove the image with CHECKSUM from the cache; lvp cache list shows the checksums."""
     client = connect(connection)
     answer = client.delete(path("cache", "images", checksum))
     click.echo(answer.text if as_json else f"removed {printable(checksum)} from the cache")
@@ -96,7 +96,7 @@ def remove(checksum: str, as_json: bool, **connection: str | None) -> None:
 @json_option
 @connection_options
 def pin(checksum: str, as_json: bool, **connection: str | None) -> None:
-    """Keep the image with CHECKSUM from being evicted when room is needed."""
+    """Protect the image with CHECKSUM from eviction."""
     answer = connect(connection).put(path("cache", "images", checksum, "pin"))
     click.echo(answer.text if as_json else f"pinned {printable(checksum)}")
 
@@ -106,7 +106,7 @@ def pin(checksum: str, as_json: bool, **connection: str | None) -> None:
 @json_option
 @connection_options
 def unpin(checksum: str, as_json: bool, **connection: str | None) -> None:
-    """Let the image with CHECKSUM be evicted again."""
+    """Allow the eviction of the image with CHECKSUM again."""
     answer = connect(connection).delete(path("cache", "images", checksum, "pin"))
     click.echo(answer.text if as_json else f"unpinned {printable(checksum)}")
 
@@ -116,9 +116,9 @@ def unpin(checksum: str, as_json: bool, **connection: str | None) -> None:
 @json_option
 @connection_options
 def verify(checksum: str | None, as_json: bool, **connection: str | None) -> None:
-    """Let the server read its images anew and compare their digests; without CHECKSUM all of them.
+    """Verify the digest of the image with CHECKSUM, or of all cached images.
 
-    One whose bytes have changed is removed from the cache, and the exit status is 1.
+    A changed image is removed from the cache, and the exit status is 1.
     """
     client = connect(connection)
     images = [checksum] if checksum else [image["checksum"] for image in _all_images(client)]
@@ -128,7 +128,8 @@ def verify(checksum: str | None, as_json: bool, **connection: str | None) -> Non
         broken += answer.data["status"] != "intact"
         click.echo(answer.text if as_json else f"{answer.data['status']:<8} {printable(digest)}")
     if broken:
-        raise CliError(f"{broken} cached image{'' if broken == 1 else 's'} had changed and went")
+        noun, verb = ("image", "was") if broken == 1 else ("images", "were")
+        raise CliError(f"{broken} cached {noun} had changed and {verb} removed")
 
 
 def _all_images(client: Client) -> list[dict[str, Any]]:

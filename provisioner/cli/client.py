@@ -1,4 +1,4 @@
-"""The REST API from a client's side. Owns repeats and what answers mean; knows no command."""
+"""A client of the REST API: repeats lost requests, and tells results from errors."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
     from provisioner.cli.client_settings import ClientSettings
 
-# An answer may wait behind a busy disk; seconds.
+# Seconds; a busy disk may delay the response.
 ANSWER_TIMEOUT = 30.0
-# A cancel answers when the rollback has ended, and that has a deadline of its own on the server.
+# A cancel responds when the job is rolled back; the server has its own deadline for that.
 CANCEL_TIMEOUT = 600.0
-# Repeats of a request whose answer was lost, and the pause before each.
+# Seconds before each repeat of a request whose response was lost.
 REPEAT_PAUSES = (0.3, 1.0, 3.0)
-# Passing states of the server or of a proxy before it.
+# Temporary states of the server, or of a proxy in front of it.
 _PASSING = {429, 502, 503, 504}
 
 
 class ApiError(CliError):
-    """The server answered with an error; ``message`` is the server's own."""
+    """An error response; ``message`` is the server's own."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message, ExitStatus.REFUSED if code < 500 else ExitStatus.UNREACHABLE)
@@ -42,14 +42,14 @@ class ApiError(CliError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A successful answer: its text unchanged, and the object in it."""
+    """A successful response: its unchanged text, and the decoded object."""
 
     text: str
     data: Mapping[str, Any]
 
 
 class Client:
-    """One server's API, called as one client."""
+    """A client of one server, with one set of credentials."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._url = settings.url
@@ -59,23 +59,23 @@ class Client:
             self._headers["X-API-Token"] = settings.token
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Answer:
-        """GET, repeated when the answer is lost. Raises ApiError or UnreachableError."""
+        """Send GET; repeat it if the response is lost. Raises ApiError or UnreachableError."""
         return self._repeat("GET", f"{path}?{urlencode(params)}" if params else path)
 
     def delete(self, path: str) -> Answer:
-        """DELETE, once: a repeat would find nothing and say so. Raises ApiError or UnreachableError."""
+        """Send DELETE once: a repeat would answer that nothing is there. Raises ApiError or UnreachableError."""
         return self._once("DELETE", path)
 
     def put(self, path: str) -> Answer:
-        """PUT, repeated when the answer is lost. Raises ApiError or UnreachableError."""
+        """Send PUT; repeat it if the response is lost. Raises ApiError or UnreachableError."""
         return self._repeat("PUT", path)
 
     def post(self, path: str, *, limit: float = ANSWER_TIMEOUT) -> Answer:
-        """POST, once. ``limit`` in seconds for the answer. Raises ApiError or UnreachableError."""
+        """Send POST once; wait ``limit`` seconds for the response. Raises ApiError or UnreachableError."""
         return self._once("POST", path, limit=limit)
 
     def submit(self, path: str, body: Mapping[str, object], idempotency_key: str) -> Answer:
-        """POST, repeated when the answer is lost: the key makes the server take the repeats for one."""
+        """Send POST; repeat it if the response is lost. The key makes the server treat repeats as one request."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key}
         return self._repeat("POST", path, headers, json.dumps(body).encode())
 
@@ -102,12 +102,12 @@ class Client:
 
 
 def read_answer(code: int, text: str, url: str) -> Answer:
-    """Tell an answer of the API from its errors, and both from something else that answers there."""
+    """Return the API's response. Raises ApiError for an error, or if another service answers at ``url``."""
     try:
         data = json.loads(text)
     except ValueError:
         data = None
-    if code in _PASSING and not isinstance(data, dict):  # a proxy whose server is away
+    if code in _PASSING and not isinstance(data, dict):  # a proxy without its server
         raise ApiError(f"{url} is not available (HTTP status {code})", code)
     if not isinstance(data, dict) or 300 <= code < 400:
         raise ApiError(f"{url} does not answer like a libvirt-volume-provisioner (HTTP status {code})", max(code, 400))

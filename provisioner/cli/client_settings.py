@@ -1,6 +1,6 @@
-"""Which server, and who we are to it: flags over environment over ``~/.config/lvp.toml``.
+"""The client's settings: server address and credentials, from flags, environment or ``~/.config/lvp.toml``.
 
-Owns names, precedence and the wording of what is wrong; opens no connection.
+Flags override the environment, which overrides the file. Opens no connection.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """A server's base address without a slash at its end, and what to show it."""
+    """A server's base url without a trailing slash, and the credentials for it."""
 
     url: str
     token: str | None = None
@@ -41,28 +41,28 @@ class ClientSettings:
 
     @property
     def loopback(self) -> bool:
-        """Whether the server is on this machine as far as its name says."""
+        """Whether the server's name is one of this machine."""
         return _is_loopback(self.url)
 
     @property
     def exposes_token(self) -> bool:
-        """Whether the token would travel readable for others."""
+        """Whether the token would be sent unencrypted to another machine."""
         return self.token is not None and self.url.startswith("http://") and not self.loopback
 
 
 def resolve(flags: Mapping[str, str | None], environ: Mapping[str, str], file: Path) -> ClientSettings:
-    """Merge the three places. Raises CliError."""
+    """Return the settings merged from flags, environment and file. Raises CliError."""
     layers: list[Mapping[str, str]] = [
         {key: value for key, value in flags.items() if value is not None},
         {key: environ[name] for key, name in ENVIRONMENT.items() if environ.get(name)},
         read_file(file),
     ]
     url = check_url(_layer(layers, "url").get("url", paths.DEFAULT_URL))
-    # A certificate and its key, and a token and its file, belong together: they come from one place.
+    # A certificate and its key must come from the same place, and so must a token and its file.
     identity = _layer(layers, "cert", "key")
     cert, key = _path(identity, "cert"), _path(identity, "key")
     if key is not None and cert is None:
-        raise _wrong("a key was given without its certificate (cert)")
+        raise _wrong("a client key needs its certificate; set cert too")
     token = _token(_layer(layers, "token", "token_file"))
     if token is None and cert is None and _is_loopback(url):
         token = _own_token(paths.client_token())
@@ -70,7 +70,7 @@ def resolve(flags: Mapping[str, str | None], environ: Mapping[str, str], file: P
 
 
 def read_file(file: Path) -> Mapping[str, str]:
-    """The settings in ``file``; none where it is not there. Raises CliError."""
+    """Return the settings in ``file``, or none if it does not exist. Raises CliError."""
     import tomllib
 
     try:
@@ -87,12 +87,12 @@ def read_file(file: Path) -> Mapping[str, str]:
             hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(ENVIRONMENT)}"
             raise _wrong(f"{file}: unknown key {key!r}; {hint}")
         if not isinstance(value, str) or not value:
-            raise _wrong(f"{file}: {key} must be a text that is not empty")
+            raise _wrong(f"{file}: {key} must be a non-empty string")
     return document
 
 
 def check_url(url: str) -> str:
-    """``url`` as a base to put paths behind. Raises CliError."""
+    """Return ``url`` as a base for API paths. Raises CliError."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or _bad_port(parts):
         raise _wrong(f"server address {url!r} must look like https://HOST:8080")
@@ -112,13 +112,13 @@ def _is_loopback(url: str) -> bool:
 
 
 def _layer(layers: list[Mapping[str, str]], *keys: str) -> Mapping[str, str]:
-    """The first layer that says anything of ``keys``."""
+    """Return the first layer that has any of ``keys``."""
     return next((layer for layer in layers if any(key in layer for key in keys)), {})
 
 
 def _token(layer: Mapping[str, str]) -> str | None:
     if "token" in layer and "token_file" in layer:
-        raise _wrong("a token and a token file are both given in one place; leave one out")
+        raise _wrong("both a token and a token file are set in the same place; remove one")
     token_file = _path(layer, "token_file")
     return _read_token(token_file) if token_file else layer.get("token")
 
@@ -130,12 +130,12 @@ def _read_token(file: Path) -> str:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise _wrong(f"token file {file} cannot be read: {reason}") from error
     if not token.isascii() or len(token.split()) != 1:
-        raise _wrong(f"token file {file} must hold one token and nothing else")
+        raise _wrong(f"token file {file} must contain one token and nothing else")
     return token
 
 
 def _own_token(file: Path) -> str | None:
-    """What ``lvp serve`` of the same user left, so that trying it out needs no settings."""
+    """Return the token that ``lvp serve`` of the same user left, so that a trial needs no settings."""
     try:
         return _read_token(file) if file.exists() else None
     except (CliError, OSError):

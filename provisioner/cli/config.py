@@ -1,4 +1,4 @@
-"""``lvp config``: check, show and import a configuration before a server is started with it."""
+"""``lvp config``: check, show and import a server's configuration."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def config() -> None:
 @config.command(cls=SectionedCommand, examples=["lvp config check /etc/libvirt-volume-provisioner/config.toml"])
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    """Check FILE: keys, values, and what the installed plugins say of their tables.
+    """Check the configuration FILE, including the tables of installed plugins.
 
-    Prints every fault on a line of its own, with where it is and what is allowed; the exit status is 0 when there
-    is none. Nothing is started and nothing changed.
+    Prints each error on a line of its own: where it is and what is allowed. The exit status is 0 if there are no
+    errors. Starts and changes nothing.
     """
     with cli_errors():
         from provisioner import config as settings
@@ -30,15 +30,15 @@ def check(file: Path) -> None:
 
         checked = settings.load(file)
         registry.load().build(checked)
-    click.echo(f"{file}: no faults")
+    click.echo(f"{file}: no errors")
 
 
 @config.command(cls=SectionedCommand, examples=["lvp config show > config.toml"])
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 def show(file: Path | None) -> None:
-    """Show FILE as the server reads it, defaults filled in and secrets left out.
+    """Print FILE as the server reads it, with defaults and without secrets.
 
-    Without FILE: what lvp serve uses when it gets none, a good start for a file of your own.
+    Without FILE, prints what lvp serve uses without --config: a good start for your own file.
     """
     with cli_errors():
         from provisioner import config as settings
@@ -54,10 +54,10 @@ def show(file: Path | None) -> None:
 )
 @click.argument("file", type=click.Path(path_type=Path))
 def import_env(file: Path) -> None:
-    """Turn the environment FILE of an older provisioner (MINIO_*, LVM_* and so on) into a configuration, and print it.
+    """Convert the environment FILE of an older provisioner (MINIO_*, LVM_* and so on) and print the configuration.
 
-    What is left to do is said on standard error: secrets are not copied but pointed at, and variables that mean nothing
-    here are named. Nothing is written; check the result with lvp config check.
+    Secrets are not copied: the configuration names a file for each. Standard error lists what is left to do, and
+    variables that have no meaning here. Writes no file; check the result with lvp config check.
     """
     with cli_errors():
         from provisioner.config.import_env import import_env as imported

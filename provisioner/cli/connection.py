@@ -1,4 +1,4 @@
-"""What all client commands share: connection options, ``--json``, and a client made from them."""
+"""Options that all client commands share: the connection options and ``--json``."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-SECTION = "Connection (each also in the environment and in ~/.config/lvp.toml)"
-# Keeps them apart from a command's own parameters, such as the image's url.
+SECTION = "Connection (also from the environment and ~/.config/lvp.toml)"
+# Avoids clashes with a command's own parameters, such as the image's url.
 _PREFIX = "connection_"
 _OPTIONS = {
     "url": ("URL", f"Address of the server.  [default: {paths.DEFAULT_URL}]"),
-    "token": ("TOKEN", "API token. Other users of this machine can see it here; rather use a file."),
-    "token_file": ("FILE", "File that holds the API token."),
-    "ca": ("FILE", "CA the server's certificate is signed by.  [default: the system's CAs]"),
+    "token": ("TOKEN", "API token. Other users of this machine can see it; prefer a file."),
+    "token_file": ("FILE", "File that contains the API token."),
+    "ca": ("FILE", "CA of the server's certificate.  [default: the system's CAs]"),
     "cert": ("FILE", "Client certificate (PEM)."),
-    "key": ("FILE", "Its key.  [default: in the certificate's file]"),
+    "key": ("FILE", "Key of the client certificate.  [default: in the certificate's file]"),
 }
 
 
@@ -43,11 +43,11 @@ def connection_options(command: F) -> F:
 
 def json_option(command: F) -> F:
     """Add ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the API's own objects, unchanged.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print the API's objects unchanged.")(command)
 
 
 def connect(connection: dict[str, str | None]) -> Client:
-    """A client for what the connection options, the environment and the file say. Raises CliError."""
+    """Return a client for the connection options, the environment and the settings file. Raises CliError."""
     flags = {name.removeprefix(_PREFIX): value for name, value in connection.items()}
     settings = resolve(flags, os.environ, paths.client_file())
     _warn(settings)
@@ -58,9 +58,9 @@ def connect(connection: dict[str, str | None]) -> Client:
 
 def _warn(settings: ClientSettings) -> None:
     if settings.exposes_token:
-        click.echo(f"Warning: the token travels unencrypted to {settings.url}; use https.", err=True)
+        click.echo(f"Warning: the token is sent unencrypted to {settings.url}; use https.", err=True)
 
 
 def path(*parts: str) -> str:
-    """A path of the API; what a part holds never becomes a further part."""
+    """Return a path of the API. Slashes within a part are quoted."""
     return "/api/v1/" + "/".join(quote(part, safe=":") for part in parts)

@@ -1,4 +1,4 @@
-"""What the process says when it ends, and the errors that say so. Owns the numbers; docs/cli.md explains them."""
+"""Exit statuses and the errors that carry them. docs/cli.md explains the numbers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 class ExitStatus(IntEnum):
-    """0 only when what was asked for is done; for a job that is waited for: only when it completed."""
+    """Exit status: 0 only on success; when waiting for a job, only if it completed."""
 
     DONE = 0
     FAILED = 1  # the job failed, a command on the host did, or the output could not be written
     USAGE = 2  # click's own number for a wrong command line; also for wrong client settings
     CANCELLED = 3  # the job was cancelled
-    REFUSED = 4  # the server answered no (4xx)
-    UNREACHABLE = 5  # no usable answer: not reachable, not trusted, or its own fault (5xx)
+    REFUSED = 4  # the server rejected the request (4xx)
+    UNREACHABLE = 5  # no usable response: unreachable, not trusted, or a server error (5xx)
     INTERRUPTED = 130  # Ctrl-C, as shells count it
 
 
 class CliError(click.ClickException):
-    """An error to show as one sentence on standard error, and the status to end with."""
+    """An error message for standard error, and the exit status."""
 
     def __init__(self, message: str, status: ExitStatus = ExitStatus.FAILED) -> None:
         super().__init__(message)
@@ -34,22 +34,22 @@ class CliError(click.ClickException):
 
 
 class ReaderGoneError(CliError):
-    """`lvp job list | head`: the reader has what it wanted, which is no error."""
+    """A closed pipe, as in ``lvp job list | head``: not an error."""
 
     def __init__(self) -> None:
-        super().__init__("the reader of standard output has gone", ExitStatus.DONE)
+        super().__init__("the reader of standard output has closed it", ExitStatus.DONE)
 
     def show(self, file: IO[str] | None = None) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 class OutputError(OSError):
-    """Standard output does not take what is written: its disk is full, or its reader has gone."""
+    """A failed write to standard output: the disk is full, or the reader has closed the pipe."""
 
 
 @contextmanager
 def cli_errors() -> Iterator[None]:
-    """Show the service's own errors, and files that cannot be used, as a sentence: for commands on the host."""
+    """Turn the service's own errors and file errors into CliError, for host commands."""
     from provisioner.contracts.errors import ProvisionerError
 
     try:
@@ -62,7 +62,7 @@ def cli_errors() -> Iterator[None]:
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Show what the operating system refused as a sentence, whatever the command was doing."""
+    """Turn errors of the operating system into CliError, for any command."""
     try:
         yield
     except OSError as error:
@@ -70,11 +70,11 @@ def system_errors() -> Iterator[None]:
 
 
 def cli_error(error: OSError) -> CliError:
-    """Return ``error`` as a sentence: about standard output, about a file, or about neither."""
+    """Return ``error`` as a CliError about standard output, a file, or neither."""
     if isinstance(error, OutputError) and error.errno == errno.EPIPE:
         return ReaderGoneError()
     if isinstance(error, OutputError):
         return CliError(f"standard output cannot be written: {error.strerror}")
     if error.filename is not None:
         return CliError(f"{error.filename}: {error.strerror}")
-    return CliError(f"the operating system refused: {error.strerror or error}")
+    return CliError(f"the operating system reported an error: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""How values are printed: sizes, durations, tables, foreign text. Pure."""
+"""Formatting of sizes, durations, tables and untrusted text. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def size(count: float) -> str:
-    """Bytes in binary units: ``600 MiB``, ``1.5 GiB``."""
+    """Return bytes in binary units: ``600 MiB``, ``1.5 GiB``."""
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
     while count >= 1024 and len(units) > 1:
         count /= 1024
@@ -19,7 +19,7 @@ def size(count: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Seconds as ``45 s``, ``2 min 05 s``, ``1 h 10 min``."""
+    """Return seconds as ``45 s``, ``2 min 05 s``, ``1 h 10 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -29,12 +29,12 @@ def span(seconds: float) -> str:
 
 
 def printable(text: object) -> str:
-    """Text from elsewhere, made harmless for a terminal: control characters become ``?``."""
+    """Return untrusted text that is safe for a terminal: control characters become ``?``."""
     return "".join(char if char.isprintable() else "?" for char in str(text))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned columns, two blanks apart: nothing is cut off, so a pipe sees what a terminal does."""
+    """Return aligned columns, two blanks apart. Nothing is truncated, so a pipe gets what a terminal shows."""
     lines = [list(header), *([printable(cell) if cell not in {None, ""} else "-" for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""``lvp health``: whether a server is up and takes jobs."""
+"""``lvp health``: show whether a server is up and accepts jobs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from provisioner.cli.help_page import SectionedCommand
 
 
 @click.command(cls=SectionedCommand, examples=["lvp health --url https://kvm-7.example.org:8080"])
-@click.option("--ready", is_flag=True, help="Ask whether targets, cache and store answer and jobs are taken.")
+@click.option("--ready", is_flag=True, help="Check targets, cache and job store, and whether jobs are accepted.")
 @json_option
 @connection_options
 def health(ready: bool, as_json: bool, **connection: str | None) -> None:
-    """Ask a server how it is. Needs no token.
+    """Show a server's status, version and uptime. Needs no token.
 
-    The exit status is 0 when it answers ("degraded" only says that it is busy); with --ready, when it is ready.
+    The exit status is 0 if the server answers ("degraded" only means busy); with --ready, if it is ready.
     """
     client = connect(connection)
     answer = client.get("/readyz" if ready else "/health")

@@ -1,4 +1,4 @@
-"""How help pages are laid out: commands and options under headings. Owns layout only."""
+"""Layout of help pages: commands and options under headings, and examples."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
-    """Command lines as they would be typed: never wrapped."""
+    """Write example command lines, unwrapped."""
     with formatter.section("Examples" if len(examples) > 1 else "Example"):
         for line in examples:
             formatter.write(f"{'':>{formatter.current_indent}}{line}".rstrip() + "\n")
 
 
 class SectionedGroup(click.Group):
-    """The root group: its help shows examples and lists the commands under headings.
+    """A root group whose help shows examples and lists the commands under headings.
 
-    A command is the attribute ``NAME`` of the module ``provisioner.cli.NAME``, imported when it is asked for:
-    that alone is a quarter of what ``lvp --version`` takes.
+    A command is the attribute ``NAME`` of the module ``provisioner.cli.NAME``. It is imported only when used:
+    the imports would be a quarter of the time of ``lvp --version``.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SectionedGroup(click.Group):
 
 
 class SectionedOption(click.Option):
-    """An option that help lists under a heading of its own."""
+    """An option that the help page lists under its own heading."""
 
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,7 +70,7 @@ class SectionedOption(click.Option):
 
 
 class SectionedCommand(click.Command):
-    """A command whose help shows examples and lists sectioned options after its own."""
+    """A command whose help shows examples, and lists sectioned options after the others."""
 
     def __init__(self, *args: Any, examples: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

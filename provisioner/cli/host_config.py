@@ -1,4 +1,4 @@
-"""Which server's configuration a command on the host means: that of a file, or the one ``lvp serve`` has without."""
+"""The configuration that a host command uses: a file, or that of ``lvp serve`` without ``--config``."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 
 def config_options(command: F) -> F:
-    """Add the options that say which configuration is meant."""
+    """Add ``--config`` and ``--data-dir``."""
     command = click.option(
         "--data-dir",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="The data directory of a server that runs without a configuration.",
+        help="Data directory of a server that runs without a configuration.",
     )(command)
     return click.option(
-        "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="The server's configuration."
+        "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Server configuration."
     )(command)
 
 
 def host_config(config_file: Path | None, data_dir: Path | None) -> Config:
-    """The configuration that is meant. Raises UsageError or ConfigError."""
+    """Return the selected configuration. Raises UsageError or ConfigError."""
     from provisioner import config
 
     if config_file is not None and data_dir is not None:

@@ -1,4 +1,4 @@
-"""``lvp job``: submit, list, show, watch, cancel. Owns the commands; polling and display are elsewhere."""
+"""``lvp job``: submit, list, show, watch and cancel jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from provisioner.cli.client import Client
 
 STATUSES = ["pending", "running", "completed", "failed", "cancelled"]
-# A restart with a rollback before it takes up to two minutes on a slow disk.
+# Seconds; a restart that rolls jobs back takes up to two minutes on a slow disk.
 DEFAULT_PATIENCE = 120.0
 
 patience_option = click.option(
@@ -26,13 +26,13 @@ patience_option = click.option(
     default=DEFAULT_PATIENCE,
     show_default=True,
     metavar="SECONDS",
-    help="While waiting: how long to go on trying when the server stops answering (a restart, say).",
+    help="How long to retry if the server stops answering while waiting, such as during a restart.",
 )
 
 
 @click.group()
 def job() -> None:
-    """Make volumes with images on them."""
+    """Create volumes from images."""
 
 
 @job.command(
@@ -46,12 +46,12 @@ def job() -> None:
 @click.argument("name")
 @click.argument("size_gb", type=click.IntRange(min=1))
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
-@click.option("--target", metavar="NAME", help="Block target to put the volume on.  [default: the server's]")
-@click.option("--checksum", metavar="sha256:HEX", help="Digest the image must have; wins over files beside the image.")
-@click.option("--correlation-id", metavar="ID", help="Your own id, echoed in job and logs.")
-@click.option("--priority", type=int, metavar="N", help="Higher goes first among the queued.  [default: 0]")
-@click.option("--idempotency-key", metavar="KEY", help="The same key and request again gives the same job.")
-@click.option("--wait", is_flag=True, help="Show progress and wait for the end.")
+@click.option("--target", metavar="NAME", help="Block target for the volume.  [default: the server's]")
+@click.option("--checksum", metavar="sha256:HEX", help="Expected digest; overrides checksum files beside the image.")
+@click.option("--correlation-id", metavar="ID", help="Your own id, shown in the job and the logs.")
+@click.option("--priority", type=int, metavar="N", help="Queued jobs with a higher priority run first.  [default: 0]")
+@click.option("--idempotency-key", metavar="KEY", help="Repeating the request with the same key returns the same job.")
+@click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
 @patience_option
 @json_option
 @connection_options
@@ -70,10 +70,10 @@ def submit(
     priority: int | None,
     **connection: str | None,
 ) -> None:
-    """Make the volume NAME of SIZE_GB GiB with the image at URL on it.
+    """Create the volume NAME of SIZE_GB GiB from the image at URL.
 
-    Prints the job's id. With --wait it shows the progress instead, and the exit status is 0 only
-    when the volume is complete: 1 says that the job failed, 3 that it was cancelled.
+    Prints the job's id. With --wait it shows the progress too, and the exit status is 0 only
+    if the volume is complete, 1 if the job failed, and 3 if it was cancelled.
     Ctrl-C ends the waiting, not the job.
     """
     wanted: dict[str, object] = {
@@ -100,7 +100,7 @@ def start(
     patience: float,
     as_json: bool,
 ) -> None:
-    """Send a request that makes a job; say its id, or follow it. What is None is left to the server."""
+    """Submit a job, then print its id or wait for it. The server chooses values that are None."""
     import uuid
 
     body = {key: value for key, value in wanted.items() if value is not None}
@@ -113,13 +113,13 @@ def start(
     else:
         click.echo(printable(job_id))
         if sys.stdout.isatty():
-            click.echo(f"Accepted. lvp job watch {printable(job_id)} shows how it goes.", err=True)
+            click.echo(f"Accepted. To see the progress: lvp job watch {printable(job_id)}", err=True)
     if wait:
         poll_to_end(client, job_id, patience, as_json=as_json)
 
 
 def poll_to_end(client: Client, job_id: str, patience: float, *, as_json: bool) -> None:
-    """Wait for a job and show it. Returns only when it completed; raises CliError else."""
+    """Show a job until it ends. Raises CliError unless it completed."""
     from provisioner.cli.polling import RetryWindow, wait_for
     from provisioner.cli.progress import display
 
@@ -128,10 +128,10 @@ def poll_to_end(client: Client, job_id: str, patience: float, *, as_json: bool) 
 
 
 @job.command("list", cls=SectionedCommand, examples=["lvp job list --status failed --limit 10"])
-@click.option("--status", type=click.Choice(STATUSES), help="Only jobs in this status.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only jobs with this status.")
 @click.option("--volume", "volume_name", metavar="NAME", help="Only jobs for this volume.")
 @click.option("--correlation-id", metavar="ID", help="Only jobs submitted with this id.")
-@click.option("--offset", type=click.IntRange(min=0), metavar="N", help="Pass over the newest N.")
+@click.option("--offset", type=click.IntRange(min=0), metavar="N", help="Skip the newest N.")
 @click.option("--limit", type=click.IntRange(1, 1000), metavar="N", help="Show at most N.  [default: 100]")
 @json_option
 @connection_options
@@ -170,7 +170,7 @@ def _row(entry: Mapping[str, Any]) -> list[object]:
 
 
 def print_if_more(page: Mapping[str, Any], shown: int) -> None:
-    """Tell that a list goes on, on standard error."""
+    """Print to standard error that the list has more entries."""
     stop = page.get("offset", 0) + shown
     if page.get("count", 0) > stop:
         click.echo(f"{shown} of {page['count']}; more with --offset {stop}", err=True)
@@ -207,9 +207,9 @@ def _lines(entry: Mapping[str, Any], indent: str = "") -> list[str]:
 def watch(job_id: object, patience: float, as_json: bool, **connection: str | None) -> None:
     """Show the progress of the job ID until it ends.
 
-    A bar on a terminal, lines in a pipe; with --json the job at each change, one object a line. The exit status
-    is 0 only when the job completed: 1 says that it failed, 3 that it was cancelled. Ctrl-C ends the watching,
-    not the job.
+    Shows a bar on a terminal and lines in a pipe; with --json, the job at each change, one object on each line.
+    The exit status is 0 only if the job completed, 1 if it failed, and 3 if it was cancelled. Ctrl-C ends the
+    watching, not the job.
     """
     client = connect(connection)
     poll_to_end(client, str(job_id), patience, as_json=as_json)
@@ -220,7 +220,7 @@ def watch(job_id: object, patience: float, as_json: bool, **connection: str | No
 @json_option
 @connection_options
 def cancel(job_id: object, as_json: bool, **connection: str | None) -> None:
-    """Stop the job ID and roll back what it made. Returns when that is done."""
+    """Cancel the job ID and roll it back. Returns when that is done."""
     client = connect(connection)
     from provisioner.cli.client import CANCEL_TIMEOUT
 

@@ -1,4 +1,4 @@
-"""Standard output whose errors can be told from others, and streams that are left alone once they are broken."""
+"""Wrappers that tell errors of standard output from others, and silence broken streams."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class _Output:
-    """The stream, but an error of writing to it is an OutputError."""
+    """A stream whose write errors are OutputError."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     @property
     def buffer(self) -> _Output:
-        """For bytes, such as a completion script."""
+        """The stream for bytes, such as a completion script."""
         return _Output(self._stream.buffer)
 
     def __getattr__(self, name: str) -> Any:
@@ -46,7 +46,7 @@ def _tagged(work: Callable[[], T]) -> T:
 
 @contextmanager
 def watched_output() -> Iterator[None]:
-    """Raise OutputError where standard output cannot be written, also for what was still buffered at the end."""
+    """Raise OutputError if standard output cannot be written, including buffered data at the end."""
     stream = sys.stdout
     if stream is None:  # closed by the caller
         yield
@@ -61,16 +61,16 @@ def watched_output() -> Iterator[None]:
 
 
 def silence_broken(stream: TextIO | None) -> None:
-    """Lead a stream that cannot be written to nowhere.
+    """Redirect a broken stream to /dev/null.
 
-    It keeps what it could not write, and Python would try once more at the end, and end with a status of its own.
+    Otherwise Python writes the buffered data once more at exit, fails, and exits with a status of its own.
     """
     if stream is None:
         return
     try:
         stream.flush()
     except OSError:
-        with suppress(OSError, ValueError):  # a stream of a test has no descriptor
+        with suppress(OSError, ValueError):  # streams in tests have no descriptor
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)

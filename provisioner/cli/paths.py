@@ -1,4 +1,4 @@
-"""Default locations: the embedded server's data and the client's settings. Creates nothing."""
+"""Default paths of the embedded server's data and of the client's settings."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ DEFAULT_URL = f"http://{DEFAULT_BIND}"
 
 
 def data_dir() -> Path:
-    """Where ``lvp serve`` without a config keeps volumes, cache, jobs and tokens."""
+    """Return the folder for volumes, cache, jobs and tokens of ``lvp serve`` without ``--config``."""
     if os.geteuid() == 0:
         return Path("/var/lib", NAME)
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share", NAME)
 
 
 def client_token() -> Path:
-    """Where ``lvp serve`` without a config leaves the operator's token at its first start."""
+    """Return the file in which ``lvp serve`` without ``--config`` leaves the operator's token."""
     return data_dir() / "client-token"
 
 
 def client_file() -> Path:
-    """The client's settings."""
+    """Return the file of the client's settings."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "lvp.toml")

@@ -1,4 +1,4 @@
-"""``lvp plugins``: which back ends are installed."""
+"""``lvp plugins``: list the installed back ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from provisioner.cli.help_page import SectionedCommand
 def plugins() -> None:
     """List the installed back ends.
 
-    Sources, converters, targets, guards and observers, with the package that brings them.
+    Prints sources, converters, targets, guards and observers, with the package that provides each.
     """
     with cli_errors():
         from provisioner import registry

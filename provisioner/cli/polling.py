@@ -1,4 +1,4 @@
-"""Polls a job until it ends. Owns retries while the server is unreachable, and the exit status."""
+"""Polling of a job until it ends: retries while the server is unreachable, and sets the exit status."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from provisioner.cli.progress import Display
 
 ENDED = {"completed", "failed", "cancelled"}
-# A job from a warm cache is done in a fraction of a second, a long one bears a second's delay.
+# Seconds. A job with a cached image ends in a fraction of a second; a long one tolerates a delay of one second.
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.1, 1.0, 1.3
-# While the server is away.
+# Seconds, while the server is unreachable.
 FIRST_RETRY, LONGEST_RETRY = 0.5, 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class RetryWindow:
-    """How long a server that stopped answering is waited for, in seconds, and by which clock."""
+    """How many seconds to retry when the server stops answering, and the clock to use."""
 
     limit: float
     now: Callable[[], float] = time.monotonic
@@ -37,9 +37,9 @@ class RetryWindow:
 
 
 def poll(client: Client, job_id: str, patience: RetryWindow) -> Iterator[Answer]:
-    """The job each time it is found changed; the last one has ended.
+    """Yield the job at each change, until it has ended.
 
-    The first look must succeed; after that a server that restarts is waited for. Raises ApiError or UnreachableError.
+    The first request must succeed; later ones are retried. Raises ApiError or UnreachableError.
     """
     answer = client.get(path("jobs", job_id))
     yield answer
@@ -64,7 +64,7 @@ def _poll_once(client: Client, job_id: str, patience: RetryWindow) -> Answer:
                 raise
             if away_since is None:
                 away_since = patience.now()
-                words = f"{error.message}; the job goes on there, trying again for {span(patience.limit)}."
+                words = f"{error.message}; the job continues there, retrying for {span(patience.limit)}."
                 click.echo(printable(words), err=True)
             elif patience.now() - away_since >= patience.limit:
                 raise
@@ -73,14 +73,14 @@ def _poll_once(client: Client, job_id: str, patience: RetryWindow) -> Answer:
 
 
 def wait_for(client: Client, job_id: str, display: Display, patience: RetryWindow) -> None:
-    """Show the job until it has ended. Returns only when it completed; raises CliError else."""
+    """Show the job until it has ended. Raises CliError unless it completed."""
     job = None
     try:
         with display:
             for job in poll(client, job_id, patience):
                 display.show(job)
     except KeyboardInterrupt:
-        words = f"Stopped waiting; the job goes on.\n  lvp job watch {job_id}    to wait again\n"
+        words = f"Stopped waiting; the job continues.\n  lvp job watch {job_id}    to wait again\n"
         click.echo(f"\n{words}  lvp job cancel {job_id}   to cancel it", err=True)
         raise SystemExit(ExitStatus.INTERRUPTED) from None
     assert job is not None
@@ -88,4 +88,4 @@ def wait_for(client: Client, job_id: str, display: Display, patience: RetryWindo
     if status == "failed":
         raise CliError(f"job {job_id} failed: {printable(job.data.get('error', 'no reason given'))}", ExitStatus.FAILED)
     if status == "cancelled":
-        raise CliError(f"job {job_id} was cancelled; what it made has been rolled back", ExitStatus.CANCELLED)
+        raise CliError(f"job {job_id} was cancelled and rolled back", ExitStatus.CANCELLED)

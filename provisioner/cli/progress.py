@@ -1,4 +1,4 @@
-"""Showing a job's progress: a bar on a terminal, lines in a pipe, objects as JSON. Owns what is shown, not when."""
+"""Display of a job's progress: a bar on a terminal, lines in a pipe, or JSON objects."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from provisioner.cli.client import Answer
 
-# Speed is taken over this many looks, so that one slow answer does not make it jump.
+# The speed is averaged over this many polls, so one slow response does not make it jump.
 SPEED_SAMPLES = 12
 
 
 class Display(Protocol):
-    """Where a job's states are shown, one after the other."""
+    """A display of a job's successive states."""
 
     def __enter__(self) -> object: ...
     def __exit__(
@@ -34,7 +34,7 @@ class Display(Protocol):
 
 
 class Speed:
-    """Bytes per second within one stage, from what a job says at each look."""
+    """Bytes per second within one stage, from successive polls."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -42,7 +42,7 @@ class Speed:
         self._samples: deque[tuple[float, int]] = deque(maxlen=SPEED_SAMPLES)
 
     def update(self, progress: Mapping[str, Any]) -> float | None:
-        """The speed now, None until two looks at this stage show it moving."""
+        """Return the current speed, or None until two polls of this stage show progress."""
         done = progress.get("bytes_processed")
         if progress.get("stage") != self._stage or (self._samples and (done or 0) < self._samples[-1][1]):
             self._stage = progress.get("stage")
@@ -55,7 +55,7 @@ class Speed:
 
 
 def facts(progress: Mapping[str, Any], speed: float | None) -> list[str]:
-    """Bytes, speed and time left, as far as they are known."""
+    """Return bytes, speed and time left, as far as they are known."""
     words = []
     if progress.get("bytes_total"):
         words.append(f"{size(progress.get('bytes_processed', 0))} of {size(progress['bytes_total'])}")
@@ -67,7 +67,7 @@ def facts(progress: Mapping[str, Any], speed: float | None) -> list[str]:
 
 
 def outcome(job: Mapping[str, Any]) -> str:
-    """What a completed job has made, in one line."""
+    """Return the result of a completed job in one line."""
     image = "image from the cache" if job.get("cache_hit") else "image downloaded"
     volume = job.get("volume")
     if volume:
@@ -79,7 +79,7 @@ def outcome(job: Mapping[str, Any]) -> str:
 
 
 class Lines:
-    """A line at each change of stage and every ten percent, for pipes and log files."""
+    """A display for pipes and log files: a line at each change of stage and every ten percent."""
 
     def __init__(self) -> None:
         self._speed = Speed()
@@ -103,11 +103,11 @@ class Lines:
         self._last = mark
         line = f"{progress.get('stage')} {progress.get('percent', 0):.0f} %"
         click.echo(printable(", ".join([line, *facts(progress, speed)])))
-        sys.stdout.flush()  # a pipe is read while the job runs
+        sys.stdout.flush()  # the reader of a pipe wants lines while the job runs
 
 
 class Bar:
-    """A progress bar on a terminal; only the outcome stays."""
+    """A progress bar on a terminal, which is replaced by the result."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -143,11 +143,11 @@ class Bar:
             completed=progress.get("percent", 0),
             facts="  ".join(facts(progress, self._speed.update(progress))),
         )
-        self._bar.start()  # only now, so that nothing is shown that the server did not say
+        self._bar.start()  # not earlier: the bar must not show values that the server did not send
 
 
 class Objects(Lines):
-    """The API's own object at each change, one a line."""
+    """The API's object at each change, one on each line."""
 
     def show(self, job: Answer) -> None:
         click.echo(job.text)
@@ -155,7 +155,7 @@ class Objects(Lines):
 
 
 def display(*, as_json: bool) -> Display:
-    """What suits where standard output goes."""
+    """Return the display that fits standard output."""
     if as_json:
         return Objects()
     return Bar() if sys.stdout.isatty() else Lines()

@@ -1,4 +1,4 @@
-"""``lvp recover``: what the server does first at its start, on demand, while it does not run."""
+"""``lvp recover``: the recovery that the server does at its start, for a server that does not run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 @click.command(cls=SectionedCommand, examples=["lvp recover --config /etc/libvirt-volume-provisioner/config.toml"])
 @config_options
 @click.option(
-    "--take-over", is_flag=True, help="Also what other installations left, if their state directories are lost."
+    "--take-over", is_flag=True, help="Also recover volumes of other installations whose state directories are lost."
 )
 def recover(config_file: Path | None, data_dir: Path | None, take_over: bool) -> None:
-    """Remove what dead jobs left on the targets: staged volumes, half-done swaps.
+    """Remove what interrupted jobs left on the targets: staged volumes, half-done swaps.
 
-    Each decision is one line. Safe to repeat. The server does this itself at every start; this command is for hosts
-    where it is not started. It is refused while the server runs.
+    Prints one line for each decision. Safe to repeat. The server does this at every start; this command is for hosts
+    where it will not be started. Fails while the server runs.
     """
     with cli_errors():
         import trio

@@ -1,4 +1,4 @@
-"""``lvp token``: who may call the API without a certificate. Works on the token file, not over the API."""
+"""``lvp token``: manage API tokens in the token file, without the API."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ ROLES = ["viewer", "operator", "admin"]
 
 
 def place_options(command: F) -> F:
-    """Add the options that say which token file is meant, and where its key is."""
+    """Add the options that select the token file and its key."""
     command = click.option(
         "--key-file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="The key of its digests, where the service has it as a credential.",
+        help="File with the key, if the service gets it as a credential.",
     )(command)
     command = click.option(
         "--token-file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="The server's token file.  [default: the one lvp serve uses without a config]",
+        help="The server's token file.  [default: the one lvp serve uses without --config]",
     )(command)
     return click.option(
         "--config",
         "config_file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Take the token file of this server configuration.",
+        help="Use the token file and key of this server configuration.",
     )(command)
 
 
 def token_path(token_file: Path | None, config_file: Path | None) -> Path:
-    """The token file that is meant. Raises UsageError or ConfigError."""
+    """Return the path of the selected token file. Raises UsageError or ConfigError."""
     if token_file is not None and config_file is not None:
         raise click.UsageError("give --token-file or --config, not both")
     if token_file is not None:
@@ -60,7 +60,7 @@ def token_path(token_file: Path | None, config_file: Path | None) -> Path:
 
 
 def token_store(token_file: Path | None, config_file: Path | None, key_file: Path | None) -> TokenFile:
-    """The tokens that are meant. Raises UsageError or ConfigError."""
+    """Return the selected token file. Raises UsageError or ConfigError."""
     from provisioner import config
     from provisioner.auth.token_keys import KeyFile, token_keys
     from provisioner.auth.tokens import TokenFile
@@ -91,7 +91,7 @@ def token() -> None:
 @click.option(
     "--sources", multiple=True, metavar="SOURCE", help="Only images of this source, or url prefix; may be repeated."
 )
-@click.option("--max-jobs", type=click.IntRange(min=1), metavar="N", help="Jobs it may have pending or running.")
+@click.option("--max-jobs", type=click.IntRange(min=1), metavar="N", help="Most jobs it may have pending or running.")
 @place_options
 def create(
     name: str,
@@ -105,10 +105,10 @@ def create(
     config_file: Path | None,
     key_file: Path | None,
 ) -> None:
-    """Make a token for NAME and print it. It is shown this once; only its digest is kept.
+    """Create a token for NAME and print it. It is shown only once: the server stores a digest.
 
-    A viewer reads; an operator also makes and cancels jobs; an admin also removes volumes and cached images. What
-    it may touch can be limited to some volumes, targets and sources.
+    A viewer reads; an operator also creates and cancels jobs; an admin also removes volumes and cached images. The
+    token can be limited to some volumes, targets and sources.
     """
     with cli_errors():
         limits = _limits(volumes, targets, sources, max_jobs, config_file)
@@ -118,7 +118,7 @@ def create(
 
 
 def _print_or_revoke(store: TokenFile, name: str, made: str) -> None:
-    """Print a new token. One that could not be shown is of no use to its owner, and its name is taken: revoke it."""
+    """Print a new token; revoke it if that fails, because nobody knows it and its name would stay taken."""
     try:
         click.echo(made)
     except OSError as error:
@@ -133,7 +133,7 @@ def _limits(
     max_jobs: int | None,
     config_file: Path | None,
 ) -> Limits:
-    """What was given, held against the configuration where there is one. Raises UsageError or ConfigError."""
+    """Return the limits, checked against the configuration if there is one. Raises UsageError or ConfigError."""
     from provisioner import config
 
     try:
@@ -166,7 +166,7 @@ def _expiry(expires: str | None) -> float | None:
 def list_tokens(token_file: Path | None, config_file: Path | None, key_file: Path | None) -> None:
     """List the tokens: name, role, times and limits, never the token itself.
 
-    When a token was last used is known to about ten minutes.
+    The time of last use is accurate to about ten minutes.
     """
     with cli_errors():
         records = token_store(token_file, config_file, key_file).list()
@@ -197,26 +197,26 @@ def _when(seconds: float | None) -> str | None:
 @click.argument("name")
 @place_options
 def revoke(name: str, token_file: Path | None, config_file: Path | None, key_file: Path | None) -> None:
-    """Make the token of NAME worthless."""
+    """Revoke the token NAME."""
     with cli_errors():
         token_store(token_file, config_file, key_file).revoke(name)
     click.echo(f"revoked {name}")
 
 
 @token.command("rotate-key", cls=SectionedCommand, examples=["lvp token rotate-key", "lvp token rotate-key --forget"])
-@click.option("--forget", is_flag=True, help="Forget the old keys at once: every token made so far is worthless.")
+@click.option("--forget", is_flag=True, help="Delete the old keys at once, which revokes all existing tokens.")
 @place_options
 def rotate_key(forget: bool, token_file: Path | None, config_file: Path | None, key_file: Path | None) -> None:
-    """Make a new key for the digests of the tokens.
+    """Create a new key for the digests of the tokens.
 
-    Tokens stay valid: each moves to the new key when it is next used, and an old key is forgotten when no token needs
-    it any more. Names the tokens that have to move.
+    Tokens stay valid: each moves to the new key when it is next used, and an old key is deleted when no token needs
+    it any more. Prints the tokens that still have to move.
     """
     with cli_errors():
         left = token_store(token_file, config_file, key_file).rotate_key(forget=forget)
     if not left:
-        click.echo("there is a new key")
+        click.echo("created a new key")
     elif forget:
-        click.echo(f"there is a new key; revoked: {', '.join(left)}")
+        click.echo(f"created a new key; revoked: {', '.join(left)}")
     else:
-        click.echo(f"there is a new key; still under an older one until they are next used: {', '.join(left)}")
+        click.echo(f"created a new key; still on an older one until their next use: {', '.join(left)}")

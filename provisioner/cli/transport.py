@@ -1,7 +1,7 @@
-"""One HTTP request to the server: TLS, proxies, time limits, and what went wrong in one sentence.
+"""HTTP requests to the server: TLS, proxies, time limits and error messages.
 
-Written on the standard library: a client's command lives for a moment, and importing the HTTP library that the daemon
-downloads with takes it 0.5 s of processor time, ten times as long as the request itself.
+Uses only the standard library: importing httpx, which the daemon uses for downloads, takes 0.5 s of processor time, ten
+times as long as the request itself.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from provisioner.cli.client_settings import ClientSettings
 
-# Connecting is quick or hopeless; seconds.
+# Seconds; a connection is made quickly or not at all.
 CONNECT_TIMEOUT = 5.0
 
 
 class UnreachableError(CliError):
-    """No answer. ``lost``: the request may have arrived all the same. ``temporary``: trying again may help."""
+    """No response. ``lost``: the request may have arrived. ``temporary``: a retry may succeed."""
 
     def __init__(self, message: str, *, lost: bool = False, temporary: bool = True) -> None:
         super().__init__(message, ExitStatus.UNREACHABLE)
@@ -34,12 +34,12 @@ class UnreachableError(CliError):
 
 
 class Transport:
-    """Sends requests to one server."""
+    """HTTP transport to one server."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._url = settings.url
         self._opener = urllib.request.build_opener(
-            # A proxy from the environment cannot reach our own loopback.
+            # A proxy from the environment cannot reach this machine's loopback.
             urllib.request.ProxyHandler({} if settings.loopback else None),
             _PlainHandler(),
             _TlsHandler(context=tls_context(settings)),
@@ -50,9 +50,9 @@ class Transport:
     def send(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, limit: float
     ) -> tuple[int, str]:
-        """The answer's status and text, whatever the status. ``limit``: seconds for the answer. Raises CliError."""
+        """Return the response's status and text, for any status. Waits ``limit`` seconds. Raises CliError."""
         with transport_errors(self._url):
-            request = urllib.request.Request(  # noqa: S310 - the scheme is http or https, ``check_url`` saw to it
+            request = urllib.request.Request(  # noqa: S310 - the scheme is http or https, see ``check_url``
                 self._url + path, body, dict(headers), method=method
             )
             try:
@@ -64,7 +64,7 @@ class Transport:
 
 
 class _PlainConnection(http.client.HTTPConnection):
-    """Has a limit of its own for connecting; the standard library knows one for everything."""
+    """A connection with a separate connect timeout; the standard library has one timeout for everything."""
 
     def connect(self) -> None:
         answer_limit, self.timeout = self.timeout, CONNECT_TIMEOUT
@@ -73,7 +73,7 @@ class _PlainConnection(http.client.HTTPConnection):
 
 
 class _TlsConnection(_PlainConnection, http.client.HTTPSConnection):
-    """The same with TLS: ``super`` above is then the connection with TLS."""
+    """The same with TLS: ``super()`` above is then ``HTTPSConnection``."""
 
 
 class _PlainHandler(urllib.request.HTTPHandler):
@@ -91,7 +91,7 @@ class _TlsHandler(urllib.request.HTTPSHandler):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """The API never redirects; following one would carry the token elsewhere."""
+    """A handler that follows no redirects: the API has none, and following one would leak the token."""
 
     def redirect_request(self, *args: Any) -> None:
         del args
@@ -99,18 +99,18 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 @contextmanager
 def transport_errors(url: str) -> Iterator[None]:
-    """Turn what the standard library raises into one sentence each."""
+    """Turn exceptions of the standard library into CliError."""
     try:
         yield
     except URLError as error:  # while connecting or sending
         raise _connecting(url, error.reason) from error
     except TimeoutError as error:
-        raise UnreachableError(f"{url} took the request and did not answer in time", lost=True) from error
+        raise UnreachableError(f"{url} did not answer the request in time", lost=True) from error
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, ssl.SSLError):
             raise _refused(url, error) from error
         raise UnreachableError(f"the connection to {url} broke: {_reason(error)}", lost=True) from error
-    except ValueError as error:  # a header or host name that cannot be
+    except ValueError as error:  # an invalid header or host name
         raise CliError(f"the request to {url} cannot be made: {error}", ExitStatus.USAGE) from error
 
 
@@ -127,7 +127,7 @@ def _connecting(url: str, reason: str | BaseException) -> UnreachableError:
 
 
 def _refused(url: str, error: ssl.SSLError) -> UnreachableError:
-    """A server that wants a client certificate says so in an alert, with TLS 1.3 only after the handshake."""
+    """Return the error for a TLS alert; with TLS 1.3 a missing client certificate is reported after the handshake."""
     hint = "; name a certificate with --cert or LVP_CERT" if "CERTIFICATE" in (error.reason or "") else ""
     reason = (error.reason or str(error)).replace("_", " ").lower()
     return UnreachableError(f"no TLS connection to {url}: {reason}{hint}", temporary=False)
@@ -138,16 +138,16 @@ def _reason(error: str | BaseException) -> str:
 
 
 def tls_context(settings: ClientSettings) -> ssl.SSLContext | None:
-    """The system's CAs or the given one, and our own certificate. Raises CliError."""
+    """Return the TLS context with the CAs and the client certificate, or None for plain HTTP. Raises CliError."""
     if not settings.url.startswith("https://"):
-        return None  # nothing to verify, and loading the CAs takes longer than the request
+        return None  # loading the CAs takes longer than the request
     try:
         context = ssl.create_default_context(cafile=settings.ca)
     except OSError as error:
         raise CliError(f"CA file {settings.ca} cannot be used: {_file_error(error)}", ExitStatus.USAGE) from error
     if settings.cert is not None:
         try:
-            # The empty password keeps OpenSSL from asking on the terminal.
+            # The empty password stops OpenSSL from prompting on the terminal.
             context.load_cert_chain(settings.cert, settings.key, password="")
         except OSError as error:
             words = f"certificate {settings.cert} with key {settings.key or settings.cert} cannot be used"
@@ -157,5 +157,5 @@ def tls_context(settings: ClientSettings) -> ssl.SSLContext | None:
 
 def _file_error(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return "it holds no such thing in PEM, or the two do not belong together"
+        return "it is not valid PEM, or certificate and key do not match"
     return error.strerror or str(error)

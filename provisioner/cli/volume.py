@@ -1,4 +1,4 @@
-"""``lvp volume``: the volumes a server made."""
+"""``lvp volume``: list and remove the volumes a server made."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @click.group()
 def volume() -> None:
-    """See and remove the volumes a server made."""
+    """List and remove the volumes a server made."""
 
 
 @volume.command("list", cls=SectionedCommand, examples=["lvp volume list"])
-@click.option("--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Pass over the first N.")
+@click.option("--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Skip the first N.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="Show at most N.  [default: 100]")
 @json_option
 @connection_options
 def list_volumes(offset: int, limit: int, as_json: bool, **connection: str | None) -> None:
-    """List the volumes the server made and still finds on its targets.
+    """List the volumes that the server made and that still exist.
 
-    Targets that do not answer are named on standard error, and the exit status is then 5.
+    If a target does not answer, standard error names it, and the exit status is 5.
     """
     client = connect(connection)
     answer = client.get(path("volumes"), {"offset": offset, "limit": limit})
@@ -65,16 +65,16 @@ def _show(page: Mapping[str, Any]) -> None:
 @volume.command(cls=SectionedCommand, examples=["lvp volume remove fast web-01"])
 @click.argument("target")
 @click.argument("name")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask. Off a terminal nothing is ever asked.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask. Without a terminal, the command never asks.")
 @json_option
 @connection_options
 def remove(target: str, name: str, yes: bool, as_json: bool, **connection: str | None) -> None:
-    """Remove the volume NAME from TARGET, with what is on it.
+    """Remove the volume NAME and its data from TARGET.
 
-    Only volumes the server made, and none that is in use.
+    The server must have made the volume, and it must not be in use.
     """
     if not yes and sys.stdin.isatty():
-        click.confirm(f"Remove volume {name} from {target}, with what is on it?", abort=True, err=True)
+        click.confirm(f"Remove volume {name} and its data from {target}?", abort=True, err=True)
     client = connect(connection)
     answer = client.delete(path("volumes", target, name))
     click.echo(answer.text if as_json else f"removed volume {printable(name)} from {printable(target)}")

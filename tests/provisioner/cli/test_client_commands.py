@@ -187,7 +187,7 @@ def test_ctrl_c_says_that_the_job_goes_on(home, server):
         child.send_signal(signal.SIGINT)
         _, err = child.communicate()
     assert child.returncode == 130
-    assert "the job goes on" in err
+    assert "the job continues" in err
     assert f"lvp job cancel {JOB_ID}" in err
 
 

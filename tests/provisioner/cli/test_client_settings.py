@@ -55,13 +55,13 @@ def test_base_address_is_understood_in_any_form(file, url):
     [
         ('tokn = "x"', "unknown key 'tokn'; did you mean 'token'?"),
         ("colour = 1", f"unknown key 'colour'; allowed: {', '.join(ENVIRONMENT)}"),
-        ("url = 8080", "url must be a text"),
+        ("url = 8080", "url must be a non-empty string"),
         ("url = ", "is not TOML"),
         ('url = "https://host:port"', "must look like https://HOST:8080"),
         ('url = "host:8080"', "must look like https://HOST:8080"),
-        ('token = "a"\ntoken_file = "b"', "leave one out"),
+        ('token = "a"\ntoken_file = "b"', "remove one"),
         ('token_file = "/nowhere"', "token file /nowhere cannot be read: No such file or directory"),
-        ('key = "k.pem"', "without its certificate"),
+        ('key = "k.pem"', "needs its certificate"),
     ],
 )
 def test_faults_are_one_clear_error(file, run, text, words):

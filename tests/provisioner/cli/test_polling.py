@@ -51,7 +51,7 @@ def test_a_restart_is_survived(client, server, capsys):
     err = capsys.readouterr().err
     assert err.count("\n") == 1  # said once, not at every try
     assert "cannot be reached" in err
-    assert "trying again for 2 min 00 s" in err
+    assert "retrying for 2 min 00 s" in err
 
 
 def test_patience_ends(client, server):

@@ -53,11 +53,11 @@ def test_rotation_names_who_has_to_move(run, file):
     token = run("token", "create", "ci", "--token-file", file).out.strip()
     ended = run("token", "rotate-key", "--token-file", file)
     assert (ended.status, ended.err) == (0, "")
-    assert ended.out.rstrip().endswith("until they are next used: ci")
+    assert ended.out.rstrip().endswith("until their next use: ci")
     assert TokenFile(file).authenticate(token, time.time()).name == "ci"
-    assert run("token", "rotate-key", "--forget", "--token-file", file).out == "there is a new key; revoked: ci\n"
+    assert run("token", "rotate-key", "--forget", "--token-file", file).out == "created a new key; revoked: ci\n"
     assert TokenFile(file).authenticate(token, time.time()) is None
-    assert run("token", "rotate-key", "--token-file", file).out == "there is a new key\n"
+    assert run("token", "rotate-key", "--token-file", file).out == "created a new key\n"
 
 
 def test_a_key_file_elsewhere(run, home, file):
