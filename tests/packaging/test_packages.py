@@ -41,7 +41,7 @@ def test_its_configuration_is_taken_with_a_target(tree, tmp_path):
     for line in ("[targets.thin]", 'plugin = "thin-lvm"', 'volume_group = "vg0"', 'pool = "thin"'):
         text = text.replace(f"#{line}", line, 1)
     (tmp_path / "config.toml").write_text(text)
-    assert "no faults" in lvp(tree, "config", "check", str(tmp_path / "config.toml"))
+    assert "no errors" in lvp(tree, "config", "check", str(tmp_path / "config.toml"))
 
 
 def without_paths(value):
