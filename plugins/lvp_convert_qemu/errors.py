@@ -8,7 +8,10 @@ from provisioner.contracts import last_words
 from provisioner.contracts.errors import ConvertError, CorruptImageError, NoSpaceError, ProvisionerError, ToolError
 
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
-_MEMORY = re.compile(r"[Cc]annot allocate memory|[Ff]ailed to allocate|Could not allocate|failed to create thread")
+_MEMORY = re.compile(
+    r"[Cc]annot allocate memory|[Ff]ailed to allocate|Could not allocate|failed to create thread"
+    r"|failed to map segment|cannot map zero-fill pages"  # the dynamic loader
+)
 _IMAGE = re.compile(
     r"corrupt|truncated|Could not open|error while reading|[Ii]nvalid|[Uu]nsupported|not supported|too (?:big|large)"
 )
