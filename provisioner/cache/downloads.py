@@ -206,7 +206,7 @@ class Downloads:
             await download.close()
         else:
             self._close(download)
-            download.scope.cancel(reason="nobody waits for this download any more")
+            download.scope.cancel(reason="no job waits for this download any more")
             with undoing("end a download", 30):
                 await download.ended.wait()  # it closes its file itself, once its threads have let go of it
         if download.rollback_error is not None:

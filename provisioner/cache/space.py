@@ -1,6 +1,6 @@
 """Room in the cache: what has to go for more to come, and the honest removal of it.
 
-An entry counts until its file is gone. One that cannot be removed stays listed, and whoever asked is told.
+An entry counts until its file is gone. One that cannot be removed stays listed, and the caller gets an error.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def create(
 
 
 def _print_or_revoke(store: TokenFile, name: str, made: str) -> None:
-    """Print a new token; revoke it if that fails, because nobody knows it and its name would stay taken."""
+    """Print a new token; revoke it if that fails, because its owner never saw it and its name would stay taken."""
     try:
         click.echo(made)
     except OSError as error:

@@ -156,4 +156,4 @@ def _describe_status(status: int) -> str:
 def last_words(stderr: str, limit: int = 400) -> str:
     """The last lines of a tool's complaints as one line, for an error's sentence."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    return "; ".join(lines)[-limit:] or "it said nothing"
+    return "; ".join(lines)[-limit:] or "no output on stderr"

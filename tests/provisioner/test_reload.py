@@ -118,7 +118,7 @@ async def test_reload_changes_certificates(start, server):
     for name in ("localhost", None):  # also for clients that send no server name
         assert await handshake(listener, server.ca, server.ca, name) == "client"
     assert await refused(listener, old, server.ca)
-    assert await refused(listener, server.ca, old)  # the authority that is gone lets nobody in any more
+    assert await refused(listener, server.ca, old)  # the authority that is gone no longer admits clients
 
 
 async def test_reload_with_mismatched_key(start, server):

@@ -31,7 +31,7 @@ class HttpOptions:
     one that fits the name is.
     ``prepare_redirects``: whether a redirect to another host is prepared too; else it goes there without.
     ``allow_addresses``: networks to connect to although a name leads to this host itself or to another place where
-    nobody keeps images (``address_policy``).
+    no images are kept (``address_policy``).
     """
 
     ca_file: str | None = None

@@ -66,7 +66,7 @@ def test_progress_beyond_the_end_is_the_end():
     ],
 )
 def test_what_complaints_mean(status, stderr, kind, words):
-    said = "qemu-img failed with signal SIGSEGV: it said nothing" if status else "it could not be started"
+    said = "qemu-img failed with signal SIGSEGV: no output on stderr" if status else "it could not be started"
     error = as_error(ToolError(said, tool="qemu-img", status=status, stderr=stderr))
     assert type(error) is kind
     assert words in error.message

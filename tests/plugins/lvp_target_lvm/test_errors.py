@@ -63,4 +63,4 @@ def test_each_meaning_has_its_error_with_lvms_own_words(words: str, kind: type[E
 
 
 def test_another_exit_status_is_told() -> None:
-    assert as_error("lvs", 3, "").message == "lvs failed (exit status 3): it said nothing"
+    assert as_error("lvs", 3, "").message == "lvs failed (exit status 3): no output on stderr"

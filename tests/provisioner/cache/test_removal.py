@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC240 - small files of a test
-"""What cannot be removed stays listed and counted, and whoever asked is told."""
+"""An image that cannot be removed stays listed and counted, and the caller gets an error."""
 
 import errno
 import os

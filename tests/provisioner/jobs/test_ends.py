@@ -166,7 +166,7 @@ async def test_cancel_returns_once_stored(folder):
 
 
 async def test_cancel_by_a_client_that_hangs_up(folder):
-    """The job ends although nobody waits for it, and it never runs again."""
+    """The job ends although no client waits for it, and it never runs again."""
     harness = Harness(folder)
     harness.jobs = msgspec.structs.replace(harness.jobs, max_concurrent=1)
     async with harness.running():

@@ -170,7 +170,7 @@ async def test_another_process_holds_the_lock(store, path, monkeypatch):
 
 
 async def test_many_checks_are_one_write(store):
-    """Anybody may ask for readiness; submits do not wait for that."""
+    """Readiness checks, which need no credential, do not delay submits."""
     verdicts, statements = [], []
     store._db.set_trace_callback(statements.append)
 

@@ -51,7 +51,7 @@ async def test_health_does_not_wait_behind_slow_answers():
 
 
 async def test_an_answer_being_sent_holds_no_place():
-    """A client that does not read its answer keeps nobody else waiting."""
+    """A client that does not read its answer delays no other client."""
     answers = Answers()
     async with answers.queue.turn("a", "/metrics") as leave, answers.queue.turn("a", "/metrics"):
         leave()
