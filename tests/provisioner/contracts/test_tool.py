@@ -139,7 +139,12 @@ async def test_an_error_of_the_one_who_listens_ends_the_tool(mark):
 
 @pytest.mark.parametrize(
     ("stderr", "said"),
-    [("", "no output on stderr"), (" \n\n", "no output on stderr"), ("one\n\n  two  \n", "one; two"), ("x" * 500, "x" * 400)],
+    [
+        ("", "no output on stderr"),
+        (" \n\n", "no output on stderr"),
+        ("one\n\n  two  \n", "one; two"),
+        ("x" * 500, "x" * 400),
+    ],
 )
 def test_last_words(stderr, said):
     assert last_words(stderr) == said
