@@ -242,7 +242,7 @@ class VolumeInUseError(TargetError):
 
 
 class NoSpaceError(TargetError):
-    """The target has not enough free space for the volume."""
+    """The target does not have enough free space for the volume."""
 
     code = 507
     temporary = True

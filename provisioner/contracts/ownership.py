@@ -138,10 +138,10 @@ class PlaceLock:
 
     def _sign(self, fd: int, owner: str) -> None:
         about = "several that share it" if self._shared else f"process {os.getpid()} on {socket.gethostname()}"
-        where = "" if self._shared else f", state directory {self._state}"
+        state = "" if self._shared else f", state directory {self._state}"
         with suppress(OSError):  # on a full disk the lock works without an owner: recovery frees space
             os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{owner}\n{about}{where}\n".encode(errors="surrogateescape"), 0)
+            os.pwrite(fd, f"{owner}\n{about}{state}\n".encode(errors="surrogateescape"), 0)
 
 
 class _Held:

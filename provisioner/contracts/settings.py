@@ -71,8 +71,8 @@ class SecretRef(str):
 
     def read(self, environ: dict[str, str]) -> str:
         """Return the secret. Raises OSError or KeyError if it is missing."""
-        kind, _, where = self.partition(":")
+        kind, _, location = self.partition(":")
         if kind == "env":
-            return environ[where]
-        path = Path(environ["CREDENTIALS_DIRECTORY"]) / where if kind == "credential" else Path(where)
+            return environ[location]
+        path = Path(environ["CREDENTIALS_DIRECTORY"]) / location if kind == "credential" else Path(location)
         return read_small(path).decode().rstrip("\n")

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC109 - httpcore's interface has a timeout for each call
-"""The policy which addresses a source may connect to, checked when the connection is made.
+"""The policy on which addresses a source may connect to, checked when the connection is made.
 
 A host name is resolved once, and the same addresses are checked and connected to, so DNS rebinding cannot bypass the
 policy. If a proxy is used, the proxy resolves names and the policy does not apply.

@@ -36,7 +36,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
         url = request.url
-        asked = httpcore.Request(
+        core_request = httpcore.Request(
             method=request.method,
             url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
             headers=request.headers.raw,
@@ -44,13 +44,13 @@ class PoolTransport(httpx.AsyncBaseTransport):
             extensions=request.extensions,
         )
         with _as_httpx(request):
-            answer = await self._pool_for(url).handle_async_request(asked)
-        assert not isinstance(answer.stream, bytes)
+            core_response = await self._pool_for(url).handle_async_request(core_request)
+        assert not isinstance(core_response.stream, bytes)
         return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=_Body(answer.stream, request),  # type: ignore[arg-type]
-            extensions=answer.extensions,
+            core_response.status,
+            headers=core_response.headers,
+            stream=_Body(core_response.stream, request),  # type: ignore[arg-type]
+            extensions=core_response.extensions,
             request=request,
         )
 

@@ -65,7 +65,7 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             try:
                 networks([text])
             except ValueError as error:
-                yield f"allow_addresses must hold networks such as '127.0.0.0/8': {error}"
+                yield f"allow_addresses must contain networks such as '127.0.0.0/8': {error}"
 
     def options(self, *, any_encoding: bool = False, prepare_redirects: bool = False) -> HttpOptions:
         """Return the settings as options for the transport."""

@@ -193,17 +193,17 @@ class HttpTransport:
 
     async def _checked(self, response: httpx.Response, method: str, url: str) -> httpx.Response:
         """Return a successful response; else raise the error that its status or body describes."""
-        status, where = response.status_code, shown(url)
-        error = fault(status, where)
+        status, name = response.status_code, shown(url)
+        error = fault(status, name)
         if error is None:
             return response
         # A response to HEAD has no body to explain the error: retry with GET for one byte.
         if method == "HEAD" and (status in _HEAD_REFUSED or (self._explain is not None and status < 500)):
             raise _HeadRefusedError
         if self._explain is not None:
-            with translated(where):
+            with translated(name):
                 beginning = await _beginning(response)
-            error = self._explain(status, response.headers, beginning, where) or error
+            error = self._explain(status, response.headers, beginning, name) or error
         raise error
 
 

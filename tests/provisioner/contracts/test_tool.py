@@ -138,7 +138,7 @@ async def test_run_tool_on_output_fails(mark):
 
 
 @pytest.mark.parametrize(
-    ("stderr", "said"),
+    ("stderr", "expected"),
     [
         ("", "no output on stderr"),
         (" \n\n", "no output on stderr"),
@@ -146,5 +146,5 @@ async def test_run_tool_on_output_fails(mark):
         ("x" * 500, "x" * 400),
     ],
 )
-def test_last_words(stderr, said):
-    assert last_words(stderr) == said
+def test_last_words(stderr, expected):
+    assert last_words(stderr) == expected
