@@ -156,7 +156,7 @@ LIES = {
     "repeats-as-its-location": (repeats_as_its_location, "belongs to no configured source"),
     "repeats-as-a-broken-location": (
         repeats_as_a_broken_location,
-        "redirects to what is no url|Invalid URL in location header",
+        "redirects to an invalid url|Invalid URL in location header",
     ),
     "redirect-up": (redirects_to("/a/../../x"), "does not exist|belongs to no"),
 }
@@ -211,7 +211,7 @@ def test_a_name_that_leads_to_this_host(host, servers, name):
     """Configured, and yet not literally this host: as of a name whose owner points it at us."""
     before = list(servers[0].asked)
     job = host.ask(servers[0].of("/disk.raw", name), "raw", checksum=digest(b"x"))
-    assert "127.0.0.1, this host itself" in job["error"], job
+    assert "127.0.0.1 (this host)" in job["error"], job
     assert servers[0].asked == before
     host.check_nothing_is_left()
 

@@ -65,5 +65,5 @@ async def test_an_opener_midway_twenty_of_twenty(plain: str, tmp_path: Path, mon
     monkeypatch.setattr(lvm, "_BUSY_TRIES", 1)
     suite = TestPlain()
     suite.group, suite.tries = plain, 20
-    await suite.test_an_opener_midway_keeps_the_volume(tmp_path)
-    await suite.test_an_opener_midway_keeps_what_is_removed(tmp_path)
+    await suite.test_commit_races_with_open(tmp_path)
+    await suite.test_remove_races_with_open(tmp_path)
