@@ -1,4 +1,4 @@
-"""A server that answers as a test tells it to, path by path, and remembers what was asked."""
+"""A server whose response to each path is set by the test, and that records the requested paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Lying:
-    """``answers``: by path, with or without the query, the file's bytes or a function that talks to the client."""
+    """The server's state. ``answers`` maps a path, with or without query, to bytes or to a function that responds."""
 
     port: int
     answers: dict[str, bytes | Callable[[Talk], None]] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Lying:
 
 
 class Talk(BaseHTTPRequestHandler):
-    """One request. ``hangs`` waits until the client has gone or the test is over."""
+    """One request. ``hangs`` waits until the client disconnects or the test ends."""
 
     protocol_version = "HTTP/1.1"
 
@@ -41,7 +41,7 @@ class Talk(BaseHTTPRequestHandler):
         self.head(404 if answer is None else 200, **{"Content-Length": str(len(answer or b""))})
         self.say(answer or b"")
 
-    do_HEAD = do_GET  # noqa: N815 - the library's way to find it
+    do_HEAD = do_GET  # noqa: N815 - the library looks the method up by this name
 
     def head(self, status: int, **headers: str) -> None:
         self.send_response(status)
@@ -50,7 +50,7 @@ class Talk(BaseHTTPRequestHandler):
         self.end_headers()
 
     def say(self, body: bytes) -> None:
-        """A body, which no answer to HEAD has."""
+        """Send a body, except in response to HEAD."""
         if self.command != "HEAD":
             self.wfile.write(body)
 
@@ -71,7 +71,7 @@ class Talk(BaseHTTPRequestHandler):
 def lying_server() -> Iterator[Lying]:
     """Serve until the block ends."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Talk)
-    server.handle_error = lambda *_args: None  # clients that hang up are what some tests want
+    server.handle_error = lambda *_args: None  # some tests make clients disconnect
     server.lying = Lying(server.server_port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -1,6 +1,6 @@
-"""Servers that lie, stall, go on for ever, lead astray or vouch for another image; and urls that are none of ours.
+"""Servers that send wrong sizes, stall, never end, redirect elsewhere or publish wrong checksums; and forbidden urls.
 
-Every url has a signature in its query, which no error and no log line may show.
+Every url has a signature in its query, which must not appear in any error or log line.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ SIGNED = "?X-Amz-Credential=AKIA&X-Amz-Signature=5ECRET5IGNATURE&x=5ECRET5IGNATU
 
 
 def failed(host, url, words, **more):
-    """The error of the job for that url; its text and the log hide the signature."""
+    """Run a failing job and return its error; check that the job and the log hide the signature."""
     job = host.ask(url + SIGNED, "raw", **more)
     assert job["status"] == "failed", job
     assert re.search(words, job["error"]), job["error"]
-    shown = {**job, "image_url": None}  # whoever submitted the job sees the url as it was sent
+    shown = {**job, "image_url": None}  # the submitter gets the url back unchanged
     assert "5ECRET" not in str(shown)
     assert "5ECRET" not in host.daemon.log_file.read_text()
     host.check_nothing_is_left()
@@ -33,9 +33,9 @@ def failed(host, url, words, **more):
 
 @pytest.fixture(scope="module")
 def servers():
-    """The one images are fetched from, and one that no source is configured for."""
+    """Return the server of the source, and one that no source is configured for."""
     with lying_server() as ours, lying_server() as foreign:
-        foreign.answers["/x"] = b"what only this host may read"
+        foreign.answers["/x"] = b"readable by this host only"
         yield ours, foreign
 
 
@@ -44,7 +44,7 @@ def host(tmp_path_factory, shop, servers):
     ours = servers[0]
     source = {
         "plugin": "http",
-        # Names of this host that are not literally so, and of a metadata service.
+        # Alternative spellings of this host's address and of a metadata service's.
         "urls": [ours.of("/"), ours.of("/", "127.1"), ours.of("/", "2130706433"), "http://169.254.43518/"],
         "stall_timeout": "1s",
         "connect_timeout": "1s",
@@ -138,11 +138,11 @@ LIES = {
     "says-2-63": (claims(2**63, 1000), "room"),
     "says-99-digits": (claims(10**98, 1000), "."),
     "says-no-number": (claims("-1", 1000), "."),
-    "never-ends": (goes_on({"Connection": "close"}), "goes on beyond"),
-    "never-ends-in-chunks": (goes_on({"Transfer_Encoding": "chunked"}), "goes on beyond"),
+    "never-ends": (goes_on({"Connection": "close"}), "the image is larger than"),
+    "never-ends-in-chunks": (goes_on({"Transfer_Encoding": "chunked"}), "the image is larger than"),
     "stalls": (stalls, "stalled"),
     "says-nothing": (says_nothing, "stalled"),
-    "another-size-than-head": (another_size, "promised"),
+    "another-size-than-head": (another_size, "announced"),
     "headers-without-end": (headers_without_end, "."),
     "encoded": (encoded, "content encoding"),
     "redirect-to-a-file": (redirects_to("file:///etc/passwd"), "belongs to no configured source"),
@@ -163,7 +163,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_server_that_lies(host, servers, lie):
+def test_hostile_server(host, servers, lie):
     ours, foreign = servers
     talk, words = LIES[lie]
 
@@ -179,26 +179,26 @@ def test_a_server_that_lies(host, servers, lie):
 GOOD = hashlib.sha256(b"x" * MIB).hexdigest()
 SIDECARS = {
     "wrong": (f"{64 * '0'}  disk\n".encode(), "digest|sha256"),
-    "short": (b"abcdef  disk\n", "holds no sha256 digest"),
-    "long": (f"{GOOD}{GOOD}  disk\n".encode(), "holds no sha256 digest"),
-    "of-megabytes": (f"{GOOD}  other\n".encode() * 40_000, "larger than a checksum file can be"),
+    "short": (b"abcdef  disk\n", "contains no sha256 digest"),
+    "long": (f"{GOOD}{GOOD}  disk\n".encode(), "contains no sha256 digest"),
+    "of-megabytes": (f"{GOOD}  other\n".encode() * 40_000, "too large for a checksum file"),
     "of-another-file": (f"{GOOD}  other\n".encode(), "names other, not disk"),
     "contradicting-itself": (f"{GOOD}  disk\n{64 * 'a'}  disk\n".encode(), "more than one digest"),
-    "of-nothing": (b"", "holds no sha256 digest"),
-    "of-garbage": (bytes(range(256)) * 100, "holds no sha256 digest"),
-    "of-html": (b"<html>not found</html>", "holds no sha256 digest"),
+    "of-nothing": (b"", "contains no sha256 digest"),
+    "of-garbage": (bytes(range(256)) * 100, "contains no sha256 digest"),
+    "of-html": (b"<html>not found</html>", "contains no sha256 digest"),
 }
 
 
 @pytest.mark.parametrize("kind", SIDECARS)
-def test_a_checksum_that_vouches_for_nothing(host, servers, kind):
+def test_hostile_checksum_file(host, servers, kind):
     ours = servers[0]
     text, words = SIDECARS[kind]
     ours.answers |= {f"/{kind}/disk": b"x" * MIB, f"/{kind}/disk.sha256": text}
     failed(host, ours.of(f"/{kind}/disk"), words)
 
 
-def test_no_checksum_at_all(host, servers):
+def test_missing_checksum(host, servers):
     servers[0].answers["/alone/disk"] = b"x" * MIB
     failed(host, servers[0].of("/alone/disk"), "no checksum is known")
 
@@ -207,8 +207,8 @@ def test_no_checksum_at_all(host, servers):
 
 
 @pytest.mark.parametrize("name", ["127.1", "2130706433"])
-def test_a_name_that_leads_to_this_host(host, servers, name):
-    """Configured, and yet not literally this host: as of a name whose owner points it at us."""
+def test_name_of_this_host(host, servers, name):
+    """A configured name that resolves to this host, as if its owner had pointed it here."""
     before = list(servers[0].asked)
     job = host.ask(servers[0].of("/disk.raw", name), "raw", checksum=digest(b"x"))
     assert "127.0.0.1, this host itself" in job["error"], job
@@ -216,7 +216,7 @@ def test_a_name_that_leads_to_this_host(host, servers, name):
     host.check_nothing_is_left()
 
 
-def test_a_name_that_leads_to_a_metadata_service(host):
+def test_name_of_a_metadata_service(host):
     job = host.ask("http://169.254.43518/latest/meta-data", "raw", checksum=digest(b"x"))
     assert "169.254.169.254, a link-local address" in job["error"], job
     host.check_nothing_is_left()
@@ -237,7 +237,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_a_url_that_is_none_of_ours_is_no_job(host, servers, text):
+def test_submit_forbidden_url(host, servers, text):
     url = text.replace("{base}", servers[0].of("")).replace("{port}", str(servers[0].port))
     before, files = list(servers[0].asked), host.daemon.files()
     body = {"image_url": url, "volume_name": "web01", "volume_size_gb": 1, "image_type": "raw"}
