@@ -47,7 +47,7 @@ def hash_and_inspect(
     digests = {name: hashlib.new(name, usedforsecurity=True) for name in algorithms}
     summer, inspection = ChunkSummer(), cast("FileInspection | None", FileInspection(growing_file.check))
     buffer = memoryview(bytearray(_READ))
-    position, step, told = 0, _HEADER, 0
+    position, step, reported = 0, _HEADER, 0
     # Check the download before each read, so that hashing stops at once when the download is cancelled.
     while growing_file.size is None or position < growing_file.size:
         available = growing_file.wait_beyond(position, step)
@@ -60,9 +60,9 @@ def hash_and_inspect(
             digest.update(buffer[:got])
         summer.feed(buffer[:got])
         position += got
-        if position >= told + STEP:
-            hashed(told, position)
-            told = position
+        if position >= reported + STEP:
+            hashed(reported, position)
+            reported = position
         if inspection is not None:
             info = inspection.feed(buffer[:got], last=False)
             if info is not None:

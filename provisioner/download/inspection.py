@@ -24,7 +24,7 @@ _STEP = 64 * 1024
 _RAW = {"raw", "gpt", "iso"}
 # qcow2's incompatible feature bits.
 _QCOW2_DIRTY, _QCOW2_CORRUPT = 1 << 0, 1 << 1
-_CHECK_WORDS = {
+_REASONS = {
     "backing_file": "it has a backing file",
     "data_file": "it keeps its data in an external file",
     "unknown_features": "it uses unsupported features",
@@ -63,15 +63,15 @@ class Inspection:
         self._fed += len(data)
         try:
             for start in range(0, len(data), _STEP):
-                self._eat(bytes(data[start : start + _STEP]))
+                self._inspect_chunk(bytes(data[start : start + _STEP]))
             if last or self._fed >= WINDOW:
                 self._wrapper.close()
             found = self._wrapper.formats
         except Exception as error:  # a hostile header can make an inspector raise anything
             raise UnsafeImageError("the image's header is malformed") from error
-        return _judge(found) if found is not None else None
+        return _verdict(found) if found is not None else None
 
-    def _eat(self, chunk: bytes) -> None:
+    def _inspect_chunk(self, chunk: bytes) -> None:
         self._buffer.seek(0)
         self._buffer.truncate()
         self._buffer.write(chunk)
@@ -79,7 +79,7 @@ class Inspection:
         self._wrapper.read(len(chunk))
 
 
-def _judge(found: list[FileInspector]) -> ImageInfo:
+def _verdict(found: list[FileInspector]) -> ImageInfo:
     names = {str(inspector) for inspector in found}
     if names <= _RAW:
         return ImageInfo("raw", None)
@@ -128,7 +128,7 @@ def _check_safety(inspector: FileInspector) -> None:
     try:
         inspector.safety_check()
     except SafetyCheckFailed as error:
-        reasons = "; ".join(_CHECK_WORDS.get(name, f"{name}: {why}") for name, why in error.failures.items())
+        reasons = "; ".join(_REASONS.get(name, f"{name}: {why}") for name, why in error.failures.items())
         raise UnsafeImageError(f"the {inspector} image is unsafe: {reasons}") from error
     except Exception as error:  # incomplete; a hostile header can make the inspector raise anything
         raise UnsafeImageError(f"the {inspector} image's header is malformed: {error}") from error
@@ -169,7 +169,7 @@ class FileInspection:
         if self._compression is None:
             self._compression = compression_of(memoryview(self._held))
         if self._compression is None:
-            _refuse(not_a_disk(bytes(self._held[:HEAD])), "")
+            _reject(not_a_disk(bytes(self._held[:HEAD])), "")
             self._plain, held, self._held = Inspection(), self._held, bytearray()
             return self._plain.feed(bytes(held), last=last)
         return self._look_inside(self._compression, last=last or len(self._held) >= _COMPRESSED_WINDOW)
@@ -181,12 +181,12 @@ class FileInspection:
         if len(inside) >= HEAD or last:
             if compression_of(inside) is not None:
                 raise UnsafeImageError("the image is compressed twice")
-            _refuse(not_a_disk(inside[:HEAD]), f" inside {_TOOLS[compression]}")
+            _reject(not_a_disk(inside[:HEAD]), f" inside {_TOOLS[compression]}")
         info = Inspection().feed(inside, last=last)
         return None if info is None else replace(info, compression=compression)
 
 
-def _refuse(what: str | None, where: str) -> None:
+def _reject(what: str | None, where: str) -> None:
     """Raise UnsafeImageError if ``what`` is not None."""
     if what is None:
         return

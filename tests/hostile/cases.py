@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import zstandard
 
 from tests.hostile import forge
-from tests.hostile.forge import CLUSTER, COMPRESSED, COPIED, MIB, SECRET, Workshop, turned, with_entry
+from tests.hostile.forge import CLUSTER, COMPRESSED, COPIED, MIB, SECRET, Workshop, with_entry, with_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ def data_file(name: str, *, bit: bool = True) -> Callable[[Workshop], bytes]:
 
 
 def header(**fields: int) -> Callable[[Workshop], bytes]:
-    return lambda shop: turned(shop.qcow2(), **fields)
+    return lambda shop: with_fields(shop.qcow2(), **fields)
 
 
 def entry(level: int, value: int) -> Callable[[Workshop], bytes]:

@@ -46,7 +46,7 @@ class Host:
         """Submit a job for the existing volume and return it when it has ended."""
         return self.daemon.job_ended(self.daemon.submit(url, "web01", kind, **more))
 
-    def check_nothing_is_left(self) -> None:
+    def check_unchanged(self) -> None:
         """Check that the volume is unchanged, with no leftover files or processes and no data of the host."""
         assert self.daemon.process.poll() is None
         assert self.daemon.children() == []
@@ -58,7 +58,7 @@ class Host:
             assert SECRET not in volume.read(16 * MIB)
 
     @property
-    def most_memory(self) -> int:
+    def peak_memory(self) -> int:
         """Return the daemon's peak resident memory in bytes."""
         status = Path(f"/proc/{self.daemon.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
@@ -99,8 +99,8 @@ def running(folder: Path, shop: Workshop, of: Callable[[str], str], **tables: ob
         job = host.ask(of(shop.raw.name), "raw", checksum=f"sha256:{digest}")
         assert job["status"] == "completed", job
         yield host
-        print(f"the daemon used {host.most_memory / MIB:.0f} MiB at most")
-        assert host.most_memory < MEMORY_LIMIT
+        print(f"the daemon used {host.peak_memory / MIB:.0f} MiB at most")
+        assert host.peak_memory < MEMORY_LIMIT
         assert daemon.stop() == 0
         assert "Traceback" not in daemon.log_file.read_text()
     finally:

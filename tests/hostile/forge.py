@@ -27,7 +27,7 @@ CLUSTER = 65536
 COMPRESSED, COPIED = 1 << 62, 1 << 63
 
 
-def turned(image: bytes, **fields: int) -> bytes:
+def with_fields(image: bytes, **fields: int) -> bytes:
     """Return a qcow2 image with changed header fields."""
     changed = bytearray(image)
     for name, value in fields.items():
@@ -48,7 +48,7 @@ def with_entry(image: bytes, level: int, entry: int, index: int = 0) -> bytes:
 
 def with_extension(image: bytes, kind: int, data: bytes, **fields: int) -> bytes:
     """Return a qcow2 image with that header extension only."""
-    changed = bytearray(turned(image, **fields))
+    changed = bytearray(with_fields(image, **fields))
     length = struct.unpack_from(">I", image, FIELDS["header_length"][0])[0]
     changed[length:2048] = struct.pack(">II", kind, len(data)) + data.ljust(2040 - length, b"\0")
     return bytes(changed)

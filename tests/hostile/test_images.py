@@ -19,4 +19,4 @@ def test_hostile_image(host, made, converter, case):
     assert job["status"] == "failed", job
     assert re.search(case.words, job["error"]), job["error"]
     assert "volume" not in job
-    host.check_nothing_is_left()
+    host.check_unchanged()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.hostile.conftest import running
 from tests.hostile.forge import MIB
-from tests.hostile.server import lying_server
+from tests.hostile.server import scripted_server
 
 pytestmark = pytest.mark.slow
 
@@ -27,14 +27,14 @@ def failed(host, url, words, **more):
     shown = {**job, "image_url": None}  # the submitter gets the url back unchanged
     assert "5ECRET" not in str(shown)
     assert "5ECRET" not in host.daemon.log_file.read_text()
-    host.check_nothing_is_left()
+    host.check_unchanged()
     return job["error"]
 
 
 @pytest.fixture(scope="module")
 def servers():
     """Return the server of the source, and one that no source is configured for."""
-    with lying_server() as ours, lying_server() as foreign:
+    with scripted_server() as ours, scripted_server() as foreign:
         foreign.answers["/x"] = b"readable by this host only"
         yield ours, foreign
 
@@ -51,7 +51,7 @@ def host(tmp_path_factory, shop, servers):
     }
     cache = {"download_attempts": 2, "max_size": "32MiB"}
     ours.answers["/disk.raw"] = shop.raw.read_bytes()
-    folder = tmp_path_factory.mktemp("lied-to") / "d"
+    folder = tmp_path_factory.mktemp("scripted") / "d"
     with running(folder, shop, lambda name: ours.of(f"/{name}"), sources={"http": source}, cache=cache) as host:
         yield host
 
@@ -60,7 +60,7 @@ def digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def claims(size, sends):
+def announces(size, sends):
     def talk(client):
         client.head(200, Content_Length=str(size))
         client.say(b"x" * sends)
@@ -68,10 +68,10 @@ def claims(size, sends):
     return talk
 
 
-def goes_on(head):
+def never_ends(head):
     def talk(client):
         client.head(200, **head)
-        while client.command != "HEAD" and not client.server.lying.over.is_set():
+        while client.command != "HEAD" and not client.server.state.over.is_set():
             client.say(b"10000\r\n" + b"x" * 65536 + b"\r\n" if "Transfer_Encoding" in head else b"x" * 65536)
 
     return talk
@@ -81,11 +81,11 @@ def stalls(client):
     client.head(200, Content_Length=str(MIB))
     client.say(b"x" * 1000)
     if client.command != "HEAD":
-        client.hangs()
+        client.wait_for_disconnect()
 
 
 def says_nothing(client):
-    client.hangs()
+    client.wait_for_disconnect()
 
 
 def another_size(client):
@@ -105,23 +105,23 @@ def encoded(client):
     client.say(b"x" * 10)
 
 
-def repeats_in_its_status_line(client):
+def url_in_status_line(client):
     client.wfile.write(f"GET {client.path} HTTP/1.1\r\n\r\n".encode())
 
 
-def repeats_in_a_header(client):
+def url_in_header(client):
     client.wfile.write(f"HTTP/1.1 200 OK\r\nX Y {client.path}\r\n\r\n".encode())
 
 
-def repeats_as_its_encoding(client):
+def url_as_encoding(client):
     client.head(200, Content_Length="10", Content_Encoding=client.path)
 
 
-def repeats_as_its_location(client):
+def url_in_location(client):
     client.head(302, Location=f"http://elsewhere.example/x?{client.path}", Content_Length="0")
 
 
-def repeats_as_a_broken_location(client):
+def url_in_broken_location(client):
     client.head(302, Location=f"http://[::1{client.path}", Content_Length="0")
 
 
@@ -132,14 +132,14 @@ def redirects_to(place):
     return talk
 
 
-LIES = {
-    "ends-early": (claims(MIB, MIB // 2), "the connection broke: peer closed|too early"),
-    "sends-more-than-it-says": (claims(1000, MIB), "is not the expected one|does not match|sha256"),
-    "says-2-63": (claims(2**63, 1000), "room"),
-    "says-99-digits": (claims(10**98, 1000), "."),
-    "says-no-number": (claims("-1", 1000), "."),
-    "never-ends": (goes_on({"Connection": "close"}), "the image is larger than"),
-    "never-ends-in-chunks": (goes_on({"Transfer_Encoding": "chunked"}), "the image is larger than"),
+BEHAVIOURS = {
+    "ends-early": (announces(MIB, MIB // 2), "the connection broke: peer closed|too early"),
+    "sends-more-than-it-says": (announces(1000, MIB), "is not the expected one|does not match|sha256"),
+    "says-2-63": (announces(2**63, 1000), "room"),
+    "says-99-digits": (announces(10**98, 1000), "."),
+    "says-no-number": (announces("-1", 1000), "."),
+    "never-ends": (never_ends({"Connection": "close"}), "the image is larger than"),
+    "never-ends-in-chunks": (never_ends({"Transfer_Encoding": "chunked"}), "the image is larger than"),
     "stalls": (stalls, "stalled"),
     "says-nothing": (says_nothing, "stalled"),
     "another-size-than-head": (another_size, "announced"),
@@ -150,29 +150,29 @@ LIES = {
     "redirect-to-a-foreign-server": (redirects_to("{foreign}"), "belongs to no configured source"),
     "redirect-with-a-password": (redirects_to("http://u:p@127.0.0.1/x"), "belongs to no configured source"),
     "redirect-for-ever": (redirects_to("/redirect-for-ever"), "redirects more than"),
-    "repeats-in-its-status-line": (repeats_in_its_status_line, "the connection broke"),
-    "repeats-in-a-header": (repeats_in_a_header, "the connection broke"),
-    "repeats-as-its-encoding": (repeats_as_its_encoding, "content encoding"),
-    "repeats-as-its-location": (repeats_as_its_location, "belongs to no configured source"),
+    "repeats-in-its-status-line": (url_in_status_line, "the connection broke"),
+    "repeats-in-a-header": (url_in_header, "the connection broke"),
+    "repeats-as-its-encoding": (url_as_encoding, "content encoding"),
+    "repeats-as-its-location": (url_in_location, "belongs to no configured source"),
     "repeats-as-a-broken-location": (
-        repeats_as_a_broken_location,
+        url_in_broken_location,
         "redirects to what is no url|Invalid URL in location header",
     ),
     "redirect-up": (redirects_to("/a/../../x"), "does not exist|belongs to no"),
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_hostile_server(host, servers, lie):
+@pytest.mark.parametrize("name", BEHAVIOURS)
+def test_hostile_server(host, servers, name):
     ours, foreign = servers
-    talk, words = LIES[lie]
+    talk, words = BEHAVIOURS[name]
 
-    def knowing_the_other(client):
+    def answer(client):
         client.server.foreign = foreign.of("/x")
         talk(client)
 
-    ours.answers[f"/{lie}"] = knowing_the_other
-    failed(host, ours.of(f"/{lie}"), words, checksum=digest(b"x" * MIB))
+    ours.answers[f"/{name}"] = answer
+    failed(host, ours.of(f"/{name}"), words, checksum=digest(b"x" * MIB))
     assert foreign.asked == []
 
 
@@ -213,13 +213,13 @@ def test_name_of_this_host(host, servers, name):
     job = host.ask(servers[0].of("/disk.raw", name), "raw", checksum=digest(b"x"))
     assert "127.0.0.1, this host itself" in job["error"], job
     assert servers[0].asked == before
-    host.check_nothing_is_left()
+    host.check_unchanged()
 
 
 def test_name_of_a_metadata_service(host):
     job = host.ask("http://169.254.43518/latest/meta-data", "raw", checksum=digest(b"x"))
     assert "169.254.169.254, a link-local address" in job["error"], job
-    host.check_nothing_is_left()
+    host.check_unchanged()
 
 
 REFUSED = [

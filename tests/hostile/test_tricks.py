@@ -11,14 +11,14 @@ import pytest
 
 from tests.hostile.conftest import running
 from tests.hostile.forge import MIB, SECRET
-from tests.hostile.server import lying_server
+from tests.hostile.server import scripted_server
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def server(shop):
-    with lying_server() as server:
+    with scripted_server() as server:
         server.answers["/disk.raw"] = shop.raw.read_bytes()
         yield server
 
@@ -76,7 +76,7 @@ def test_cached_file_tampered_with(start, server, shop, how):
             evil.unlink()
         job = host.ask(server.of("/disk.raw"), "raw", checksum=digest(good))
         assert (job["status"], job["cache_hit"]) == ("completed", False), job
-        host.check_nothing_is_left()
+        host.check_unchanged()
 
 
 EATER = 'import sys\ntry: bytearray(1 << 40)\nexcept MemoryError: sys.exit("memory exhausted")'
@@ -104,4 +104,4 @@ def test_compromised_converter(start, server, tmp_path, kind):
         job = host.ask(server.of("/abuse"), "vmdk", checksum=digest(content))
         assert job["status"] == "failed"
         assert re.search(words, job["error"]), job["error"]
-        host.check_nothing_is_left()
+        host.check_unchanged()
