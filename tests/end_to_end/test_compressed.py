@@ -34,12 +34,12 @@ def test_the_volume_is_what_is_inside(daemon, server, images, inside, packing):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("bomb.raw.gz", gzip.compress(bytes(1025 * 2**20), 1), "unpacks to more than"),
-        ("cut.raw.xz", lzma.compress(bytes(2**20) + b"x" * 100_000)[:-50], "cannot be unpacked"),
+        ("bomb.raw.gz", gzip.compress(bytes(1025 * 2**20), 1), "decompresses to more than"),
+        ("cut.raw.xz", lzma.compress(bytes(2**20) + b"x" * 100_000)[:-50], "cannot be decompressed"),
         ("twice.raw.gz", gzip.compress(gzip.compress(b"x" * 100_000)), "compressed twice"),
     ],
 )
-def test_what_cannot_be_unpacked_leaves_no_volume(daemon, server, images, name, content, words):
+def test_failed_decompression_leaves_no_volume(daemon, server, images, name, content, words):
     file = images["sparse.raw"].file.with_name(name)
     file.write_bytes(content)
     vouch(file)

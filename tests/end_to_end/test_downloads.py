@@ -40,7 +40,7 @@ def test_a_download_is_carried_on_by_the_next_daemon(make_daemon, images, tmp_pa
         before = counter.passed
         daemon.start()
         assert daemon.job_ended(job_id)["status"] == "completed"
-        (carried_on,) = daemon.events("carrying on with an earlier download")
+        (carried_on,) = daemon.events("resuming an earlier download")
         assert carried_on["at_byte"] >= 4 * MIB  # the rest was still in sockets
         # The second daemon fetched what was missing and not a byte more (but for headers and the checksum file).
         assert counter.passed - before < image.file.stat().st_size - carried_on["at_byte"] + MIB // 8

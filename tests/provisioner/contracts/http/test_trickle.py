@@ -253,7 +253,7 @@ async def test_trickling_download_uses_up_retries(tmp_path):
 async def test_trickling_checksum_file(monkeypatch):
     monkeypatch.setattr(checksums, "MAX_SECONDS", SHORT)
     async with raw_server(drips(response("200 OK\nContent-Length: 1000000"))) as server:
-        with pytest.raises(RemoteUnavailableError, match=r"disk\.sha256 did not come within 0.3 s"):
+        with pytest.raises(RemoteUnavailableError, match=r"disk\.sha256 was not received within 0.3 s"):
             await checksums.discover(Web(min_rate=0, stall_timeout=60), f"{server.url}/disk?signature=x")
 
 
