@@ -1,4 +1,4 @@
-"""Finds what has a device open, for error messages only. Best effort; reads /proc and /sys."""
+"""Finds what has a device open, for error messages. Best effort; reads /proc and /sys."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from lvp_target_lvm.report import Lv
 
-# List at most this many holders, to keep the message short.
+# Name at most this many holders, to keep the message short.
 _MOST = 3
 
 
 async def in_use(sentence: str, lv: Lv) -> VolumeInUseError:
-    """Return the error that ``lv`` is in use, naming its holders if they can be found."""
+    """Return a VolumeInUseError for ``lv`` that names its holders if any are found."""
     holders = await holders_of(lv.major, lv.minor)
     return VolumeInUseError(f"{sentence} ({holders})" if holders else sentence)
 
@@ -53,7 +53,7 @@ def _mounts(table: Path, number: str) -> Iterator[str]:
 
 def _mapped(folder: Path) -> Iterator[str]:
     try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - the names are all that is wanted
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - only the names are needed
     except OSError:
         return
     for name in names:

@@ -200,7 +200,7 @@ async def test_what_may_not_be_replaced_is_refused(plain: str) -> None:
     harness.lvm("lvcreate", "--yes", "-L", "32m", "-pr", "-n", "frozen", plain)
     harness.lvm("lvcreate", "--yes", "--type", "thin-pool", "-L", "32m", "-n", "pooled", plain)
     for name, why in {
-        "origin": r"has snapshots or is one \(cow\)", "cow": "snapshot", "asleep": "not active",
+        "origin": r"has snapshots or is a snapshot \(cow\)", "cow": "snapshot", "asleep": "not active",
         "large": "more than 5%", "frozen": "read-only", "pooled": "is a pool",
     }.items():  # fmt: skip
         with pytest.raises(VolumeExistsError, match=why):

@@ -153,7 +153,7 @@ async def test_a_base_that_went_away_is_a_reason_to_try_again(thin: str) -> None
     target = harness.thin_target(thin)
     base = await make_base(target, harness.DIGEST)
     harness.lvm("lvremove", "--yes", f"{thin}/{base.name}")
-    with pytest.raises(TargetUnavailableError, match="removed under the job"):
+    with pytest.raises(TargetUnavailableError, match="removed while the job"):
         async with target.stage_clone(base, harness.request()):
             raise AssertionError("there is nothing to clone")
     assert list(harness.volumes(thin)) == ["pool"]
@@ -262,7 +262,7 @@ async def test_a_pool_over_the_autoextend_threshold_has_no_space(small_pool: str
 
 
 async def test_a_pool_that_is_not_there_or_not_active_says_so(thin: str) -> None:
-    with pytest.raises(TargetUnavailableError, match="nosuch is not there"):
+    with pytest.raises(TargetUnavailableError, match="nosuch does not exist"):
         await harness.thin_target(thin, "nosuch").placement(harness.request())
     harness.lvm("lvchange", "-an", f"{thin}/pool")
     with pytest.raises(TargetUnavailableError, match="not active"):
