@@ -14,7 +14,7 @@ import trio
 
 from lvp_target_lvm import devices, names, recovery, tags
 from lvp_target_lvm.diagnostics import findings_of_group
-from lvp_target_lvm.holders import in_use
+from lvp_target_lvm.holders import in_use, inventory_once_closed
 from lvp_target_lvm.lvm import Lvm
 from lvp_target_lvm.placement import Plan, is_users, place, refuse_open, snapshots_of
 from lvp_target_lvm.removal import remove_wiped
@@ -144,6 +144,7 @@ class GroupTarget(BlockTarget):
         return Staged(staging, device, number, self._undo)
 
     async def _plan(self, inventory: Inventory, request: StageRequest) -> Plan:
+        inventory = await inventory_once_closed(self.lvm, request.name, inventory)
         no_room = self._no_room(inventory, request)
         try:
             return place(self._settings, inventory, request, fits_kind=self._fits_kind, no_room=no_room)
@@ -195,7 +196,7 @@ class GroupTarget(BlockTarget):
     # --- removal ---
 
     async def remove(self, volume: str) -> None:
-        inventory = await self.lvm.inventory()
+        inventory = await inventory_once_closed(self.lvm, volume)
         lv = inventory.volumes.get(volume)
         if lv is None or not lv.ours or not is_users(lv) or not self._fits_kind(lv):
             raise NotFoundError(f"target {self.name} has no volume {volume} that this service created")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lvp_target_lvm import devices, names, tags
-from lvp_target_lvm.holders import in_use
+from lvp_target_lvm.holders import in_use, inventory_once_closed
 from provisioner.contracts import Device, Volume
 from provisioner.contracts.errors import (
     ProvisionerError,
@@ -157,7 +157,7 @@ class Staging:
 
     async def _same_old(self) -> Lv:
         """Return the old volume's current state. Its UUID shows whether another volume has taken its name."""
-        inventory = await self._lvm.inventory()
+        inventory = await inventory_once_closed(self._lvm, self.request.name)
         now = inventory.volumes.get(self.request.name)
         if now is None or self.old is None or now.uuid != self.old.uuid:
             raise VolumeExistsError(f"volume {self.request.name} was removed or replaced while the job was running")
