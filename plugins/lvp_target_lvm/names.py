@@ -1,9 +1,9 @@
 """Volume names: what LVM allows, and the names reserved for this service. Pure.
 
-The name of a volume of ours shows its role, because a rename is LVM's only atomic change: ``lvp.stage.TOKEN`` is under
-construction, ``lvp.old.TOKEN`` was set aside by the swap ``TOKEN``, ``lvp.gone.TOKEN`` is being removed,
-``lvp.base.DIGEST`` is a base; any other name is a committed volume. The separators are dots because device-mapper
-doubles every hyphen.
+The name of a volume that this service creates shows its role, because a rename is LVM's only atomic change:
+``lvp.stage.TOKEN`` is under construction, ``lvp.old.TOKEN`` was set aside by the swap ``TOKEN``, ``lvp.gone.TOKEN``
+is being removed, ``lvp.base.DIGEST`` is a base; any other name is a committed volume. The separators are dots because
+device-mapper doubles every hyphen.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def fetch(port: int, timeout: float, path: str) -> bytes:
 
 
 def run(port: int, fields: dict[str, object], sink: Callable[[bytes], object], silence: float, total: float) -> int:
-    """Run a command, hand its output to `sink` as it comes, and return its status (negative: the signal).
+    """Run a command, pass its output to `sink` as it arrives, and return its status (negative: the signal).
 
     :param silence: seconds without a byte of output after which the guest counts as hung
     :param total: seconds the command may take
