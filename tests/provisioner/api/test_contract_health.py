@@ -55,9 +55,9 @@ async def test_ready(service):
 
 
 async def test_readyz_reasons(service):
-    service.target.steps.fail_at["capacity"] = TargetUnavailableError("volume group vg0 is not there")
+    service.target.steps.fail_at["capacity"] = TargetUnavailableError("volume group vg0 does not exist")
     body = await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
-    assert body["reasons"] == ["target 'fake': volume group vg0 is not there"]
+    assert body["reasons"] == ["target 'fake': volume group vg0 does not exist"]
     assert (await service.call("GET", "/metrics", role=None)).status_code == 200
 
 
