@@ -1,4 +1,4 @@
-"""A whole plugin: an observer that writes a line of JSON for each ended job into a file.
+"""A complete plugin: an observer that appends a line of JSON to a file for each ended job.
 
 ::
 
@@ -27,7 +27,7 @@ ENDS = ("completed", "failed", "cancelled")
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Keys of the table; a wrong or misspelt one stops the service before it starts, with a sentence."""
+    """Keys of the table. If one is wrong or misspelt, the service does not start and reports it."""
 
     file: str
 
@@ -37,7 +37,7 @@ class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ledger(Observer):
-    """Hears of every change of every job and writes down the ends."""
+    """Is notified of every change of every job and records the ends."""
 
     def __init__(self, settings: LedgerSettings, _context: BackEndContext) -> None:
         self._path = Path(settings.file)
@@ -45,7 +45,7 @@ class Ledger(Observer):
     async def job_changed(self, event: JobEvent) -> None:
         if event.status in ENDS:
             line = msgspec.json.encode(dataclasses.asdict(event)) + b"\n"
-            # Files block: never on trio's loop.
+            # Writing to a file blocks, so it must not run on trio's loop.
             await trio.to_thread.run_sync(self._append, line)
 
     def _append(self, line: bytes) -> None:
