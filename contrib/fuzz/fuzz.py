@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
 from tests.fuzz.mutate import mutated  # noqa: E402 - the path first
-from tests.fuzz.targets import CORPUS, TARGETS, WORDS, kept  # noqa: E402
+from tests.fuzz.targets import CORPUS, TARGETS, WORDS, saved_inputs  # noqa: E402
 
 HANG = 10
 
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def fuzz(name: str, minutes: float, seed: int) -> int:
-    chance, corpus = random.Random(seed), [file.read_bytes() for file in kept(name)]
+    chance, corpus = random.Random(seed), [file.read_bytes() for file in saved_inputs(name)]
     seen: set[str] = set()
     runs, slowest, started = 0, 0.0, time.monotonic()
     signal.signal(signal.SIGALRM, _hang)
