@@ -14,7 +14,7 @@ def staged(daemon):
     return {name for name in daemon.files() if name.startswith("volumes/.lvp/stage/")}
 
 
-def test_second_daemon_spares_first_ones_volumes(make_daemon, server, images):
+def test_second_daemon_spares_first(make_daemon, server, images):
     """While the first runs, and while it is down with an unfinished job."""
     first = make_daemon("one").start()
     second = make_daemon("two", targets=first.config["targets"])

@@ -51,7 +51,7 @@ def without_paths(value):
     return value
 
 
-def test_packaged_and_embedded_defaults_match(tree, tmp_path):
+def test_packaged_defaults_match_embedded(tree, tmp_path):
     """The embedded default differs only by its paths, its target and its source, which serves images of this host."""
     (tmp_path / "config.toml").write_text('[targets.files]\nplugin = "file"\ndirectory = "/srv"\n')
     packaged = tomllib.loads(lvp(tree, "config", "show", str(tmp_path / "config.toml")))
