@@ -104,8 +104,8 @@ def measure(ours: Ours, url: str, disk: Path, runs: int) -> dict[str, Series]:
     }
     table = {name: Series() for name in works}
     for turn in range(runs + 1):  # the first run warms the page cache and does not count
-        for name, (anew, work) in works.items():
-            ours.forget(images=anew)
+        for name, (fresh, work) in works.items():
+            ours.forget(images=fresh)
             os.sync()
             with table[name].timed(counted=turn > 0):
                 work()

@@ -57,8 +57,8 @@ def main() -> None:
                 for policy in ("keep", "give-back"):
                     ours = Ours(folder, web.url, KINDS[kind][0], page_cache=policy)
                     url = f"{web.url}/{images[kind].name}?rate={200 * 10**6}"
-                    for what, anew in (("cold", True), ("from the cache", False)):
-                        ours.forget(images=anew)
+                    for what, fresh in (("cold", True), ("from the cache", False)):
+                        ours.forget(images=fresh)
                         peak, rest = measured(ours, url)
                         print(f"| {kind} | {policy} | {what} | {peak} | {rest} |", flush=True)
 

@@ -39,14 +39,14 @@ class Submitted:
 
 @dataclass
 class Client:
-    """``holds``: the image each volume must contain (None: no such volume); ``told``: the reported end of each job."""
+    """``holds``: the image each volume must contain (None: no such volume); ``reported``: the end of each job."""
 
     number: int
     lab: Harness
     done: Counter[str]
     holds: dict[str, Image | None] = field(default_factory=dict)
     waiting: dict[str, Submitted] = field(default_factory=dict)
-    told: dict[str, str] = field(default_factory=dict)
+    reported: dict[str, str] = field(default_factory=dict)
     errors: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -147,13 +147,13 @@ class Client:
         status: str = answer.json()["status"]
         if status in ENDED:
             self._tell(job_id, status)
-        elif job_id in self.told:
-            raise BrokenPromiseError(f"job {job_id} was reported as {self.told[job_id]} but is now {status}")
+        elif job_id in self.reported:
+            raise BrokenPromiseError(f"job {job_id} was reported as {self.reported[job_id]} but is now {status}")
         return status
 
     def _tell(self, job_id: str, status: str) -> None:
-        if self.told.setdefault(job_id, status) != status:
-            raise BrokenPromiseError(f"job {job_id} was reported as {self.told[job_id]} but is now {status}")
+        if self.reported.setdefault(job_id, status) != status:
+            raise BrokenPromiseError(f"job {job_id} was reported as {self.reported[job_id]} but is now {status}")
 
     def _certain(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
         """Repeat a request until it is answered: the daemon may be restarting, frozen or out of space."""

@@ -58,7 +58,7 @@ def _not_ready(lab: Harness) -> str | None:
 def check(lab: Harness, clients: Sequence[Client]) -> None:
     """Check everything that must hold when no job is active."""
     for client in clients:
-        for job_id in client.told:
+        for job_id in client.reported:
             client.status(job_id)
         for name, image in client.holds.items():
             check_volume(lab.volumes / f"{name}.raw", image)

@@ -88,7 +88,7 @@ def soak(running: Harness, options: argparse.Namespace, done: Counter[str]) -> l
         invariants.check(running, clients)
         now = settled_figures(running, lives)
         rounds.append({"round": len(rounds) + 1, "fault": fault, "seconds": round(time.monotonic() - begun, 1),
-                       "jobs": sum(len(client.told) for client in clients), **now._asdict()})  # fmt: skip
+                       "jobs": sum(len(client.reported) for client in clients), **now._asdict()})  # fmt: skip
         print(" ".join(f"{key}={value}" for key, value in rounds[-1].items()), flush=True)
         if options.report:
             with options.report.open("a") as file:

@@ -168,12 +168,12 @@ def test_start_with_passed_socket(make_daemon, tmp_path):
             daemon.process = subprocess.Popen(command, stderr=log, env=environment, pass_fds=[passed.fileno()])
         said = []
 
-        def hears(word):
+        def receives(word):
             return until(lambda: said.append(manager.recv(1000).decode()) or word in said[-1].splitlines())
 
-        assert hears("READY=1")
+        assert receives("READY=1")
         daemon.url = f"http://127.0.0.1:{passed.getsockname()[1]}"
         assert daemon.call("GET", "/health").json()["status"] == "healthy"
-        assert hears("WATCHDOG=1")
+        assert receives("WATCHDOG=1")
         assert daemon.stop() == 0
-        assert hears("STOPPING=1")
+        assert receives("STOPPING=1")

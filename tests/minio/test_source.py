@@ -79,7 +79,7 @@ async def test_odd_object_keys(images, source_of, key):
         ("no-such-bucket/disk.qcow2", {}, RemoteNotFoundError, "no such bucket (NoSuchBucket"),
         (
             "images/disk.qcow2",
-            {"access_key": "nobody-i-know"},
+            {"access_key": "unknown-access-key"},
             RemoteDeniedError,
             "does not know the access key of source lab",
         ),
