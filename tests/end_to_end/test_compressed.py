@@ -1,4 +1,4 @@
-"""Compressed images: the volume holds what is inside, the cache what the server has, and a bomb leaves nothing."""
+"""Tests of compressed images: the volume has the decompressed image, the cache the compressed one; bombs fail."""
 
 import bz2
 import gzip
@@ -16,7 +16,7 @@ PACKERS = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompre
 
 @pytest.mark.parametrize("packing", PACKERS)
 @pytest.mark.parametrize("inside", ["sparse.raw", "zlib.qcow2"])
-def test_the_volume_is_what_is_inside(daemon, server, images, inside, packing):
+def test_compressed_image(daemon, server, images, inside, packing):
     image = images[inside]
     packed = image.file.with_name(f"{inside}.{packing}")
     packed.write_bytes(PACKERS[packing](image.file.read_bytes()))
