@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, TypeVar
@@ -31,6 +32,8 @@ class Readers:
         self._limiter = trio.CapacityLimiter(count)
         self._queue = queue
         self._idle: deque[sqlite3.Connection] = deque()
+        self._returning = threading.Lock()
+        self._closed = False
 
     def open(self, path: Path) -> None:
         """Connect. Blocks; raises sqlite3.Error."""
@@ -38,9 +41,11 @@ class Readers:
             self._idle.append(connect(path))
 
     def close(self) -> None:
-        """Close the idle connections. Blocks."""
-        while self._idle:
-            self._idle.pop().close()
+        """Close the idle connections now, and those of abandoned queries when these end. Blocks."""
+        with self._returning:
+            self._closed = True
+            while self._idle:
+                self._idle.pop().close()
 
     async def run(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``query`` in a thread, in one read transaction. It reads only, so an abandoned one does no harm.
@@ -65,4 +70,8 @@ class Readers:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
         finally:
-            self._idle.append(db)
+            with self._returning:
+                if self._closed:
+                    db.close()
+                else:
+                    self._idle.append(db)

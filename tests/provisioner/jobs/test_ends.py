@@ -172,9 +172,10 @@ async def test_cancel_while_a_failure_is_stored(folder, monkeypatch):
     harness.converter.steps.fail_at = {"flush": ConvertError("the disk is broken")}
     async with harness.running(), trio.open_nursery() as nursery:
         job_id, gate = await held_job(harness, "source", "stat")
-        refused = trio.Event()
+        asked, refused = trio.Event(), trio.Event()
 
         async def cancel():
+            asked.set()
             with pytest.raises(CancelError, match="cannot cancel job in 'failed' status"):
                 await harness.supervisor.cancel(job_id)
             refused.set()
@@ -183,7 +184,7 @@ async def test_cancel_while_a_failure_is_stored(folder, monkeypatch):
             gate.open()
             await unstored(harness)
             nursery.start_soon(cancel)
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await asked.wait()
         await refused.wait()
 
 
