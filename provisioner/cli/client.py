@@ -125,7 +125,7 @@ def read_answer(code: int, text: str, settings: ClientSettings) -> Answer:
         raise ApiError(f"{url} does not answer like a libvirt-volume-provisioner (HTTP status {code})", max(code, 400))
     if code >= 400:
         message = str(data.get("message") or f"the server answered with HTTP status {code}")
-        raise ApiError(f"{message}; {_credential_hint(settings)}" if code == 401 else message, code)
+        raise ApiError(f"{message}; {_credential_hint(settings, message)}" if code == 401 else message, code)
     return Answer(text.rstrip("\n"), data)
 
 
@@ -136,8 +136,12 @@ def _asks_for_https(data: object, text: str) -> bool:
     return "https" in text.lower()
 
 
-def _credential_hint(settings: ClientSettings) -> str:
-    """Return what to do if the server does not accept the credential."""
+def _credential_hint(settings: ClientSettings, message: str) -> str:
+    """Return what to do if the server does not accept the credential, as its message says."""
+    if "revocation list" in message:
+        return "renew it on the server (client_crl)"
+    if message.startswith("the client certificate") and "role" not in message:  # revoked, or expired meanwhile
+        return f"name another with {CERT_SETTINGS}"
     if settings.token is not None:
         return "give another token with --token-file, LVP_TOKEN_FILE or token_file in lvp.toml"
     if settings.cert is None:
