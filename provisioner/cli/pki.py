@@ -160,7 +160,8 @@ def _state(one: Issued) -> str:
 def _server_url(place: PkiFolder) -> str:
     """Return the address of the server if the CA has made just one server's certificate, else an example."""
     servers = [one for one in place.list() if one.use == "server" and one.trusted and not one.expired]
-    host = servers[0].names[0] if len(servers) == 1 else "HOST"
+    names = [name for name in servers[0].names if "*" not in name] if len(servers) == 1 else []
+    host = names[0] if names else "HOST"
     return f"https://{f'[{host}]' if ':' in host else host}:8080"
 
 

@@ -44,7 +44,7 @@ _NOT_TLS = {
     "PACKET_LENGTH_TOO_LONG",
     "HTTP_REQUEST",
 }
-_ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_ALERT_(\w+)")
+_ALERT = re.compile(r"(?:SSL|TLS)(?:V\d+)?_ALERT_(\w+)")
 # Alert -> what the server says of the client certificate.
 _REFUSED = {
     "CERTIFICATE_REVOKED": "it is revoked",

@@ -100,18 +100,16 @@ def use_of(certificate: x509.Certificate) -> Use:
 
 
 def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
-    """Return the common name, then the DNS names and addresses, each once."""
+    """Return the DNS names and addresses, or the common name if there are none."""
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
-    names = [str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     try:
         alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        return tuple(names)
-    names += alternative.get_values_for_type(x509.DNSName)
-    names += [str(one) for one in alternative.get_values_for_type(x509.IPAddress)]
-    return tuple(dict.fromkeys(names))
+        return tuple(str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+    addresses = map(str, alternative.get_values_for_type(x509.IPAddress))
+    return (*alternative.get_values_for_type(x509.DNSName), *addresses)
 
 
 def make_root(key: EllipticCurvePrivateKey, name: str, days: int) -> x509.Certificate:

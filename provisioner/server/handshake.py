@@ -33,8 +33,8 @@ CERTIFICATE_REFUSED = "client certificate refused"
 HANDSHAKE_FAILED = "TLS handshake failed"
 PLAIN_HTTP = "plain HTTP on the TLS port"
 
-# The first bytes of an HTTP request; "PRI" begins HTTP/2 without TLS.
-_HTTP = re.compile(rb"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS|CONNECT|TRACE|PRI) ")
+# How an HTTP request begins; "PRI" begins HTTP/2 without TLS.
+_METHODS = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"PATCH ", b"OPTIONS ", b"CONNECT ", b"TRACE ", b"PRI "]
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([\x21-\x7e]{1,128})[ \t]*\r\n", re.IGNORECASE)
 _SPEAK_HTTPS = {
     "error": "https required",
@@ -55,7 +55,8 @@ _REASONS = {
     "UNSUPPORTED_PROTOCOL": "the client offers no TLS version that is allowed here (tls_minimum)",
     "UNEXPECTED_EOF_WHILE_READING": _DISCONNECTED,
 }
-_ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_ALERT_(\w+)")
+# OpenSSL's names of alerts begin with the version that introduced them.
+_ALERT = re.compile(r"(?:SSL|TLS)(?:V\d+)?_ALERT_(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ async def tell(stream: trio.SSLStream[SendTimeoutStream], refusal: Refusal) -> N
 
 
 def _refusal(head: bytes, observer: _Observer) -> Refusal:
-    if _HTTP.match(head):
+    if any(head.startswith(method) or method.startswith(head) for method in _METHODS):
         given = _REQUEST_ID.search(head)
         request_id = given[1].decode("ascii") if given else str(uuid.uuid4())
         return Refusal(PLAIN_HTTP, _NO_TLS, _speak_https(head, request_id), request_id)
@@ -142,7 +143,8 @@ def _explain(error: ssl.SSLError) -> tuple[str, str]:
 
 
 def _plain(reason: str) -> str:
-    return reason.replace("_", " ").lower()
+    """Return OpenSSL's name for a reason as words."""
+    return " ".join(word if word == "CA" else word.lower() for word in reason.split("_"))
 
 
 def _speak_https(head: bytes, request_id: str) -> bytes:

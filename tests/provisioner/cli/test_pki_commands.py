@@ -77,6 +77,16 @@ def test_client_without_role(lvp_pki):
     assert 'url = "https://HOST:8080"' in out  # no server certificate yet
 
 
+@pytest.mark.parametrize(
+    ("servers", "host"),
+    [([["*.example.org"]], "HOST"), ([["*.example.org", "kvm-7"]], "kvm-7"), ([["a"], ["b"]], "HOST")],
+)
+def test_client_address(lvp_pki, servers, host):
+    for names in servers:
+        lvp_pki("server", *names)
+    assert f'url = "https://{host}:8080"' in lvp_pki("client", "ci").out
+
+
 def test_show(lvp_pki, home):
     lvp_pki("server", "kvm-7.example.org", "192.0.2.7")
     lvp_pki("client", "ci", "--days", "1")

@@ -48,6 +48,7 @@ def test_modes(tmp_path, umask):
     }  # fmt: skip
 
 
+@pytest.mark.slow  # runs openssl
 def test_ca_certificate(folder):
     _, text = openssl("x509", "-in", folder.ca_certificate, "-noout", "-text")
     assert "CA:TRUE, pathlen:0" in text
@@ -56,6 +57,7 @@ def test_ca_certificate(folder):
     assert openssl("verify", "-x509_strict", "-CAfile", folder.ca_certificate, folder.ca_certificate)[0] == 0
 
 
+@pytest.mark.slow  # runs openssl
 def test_certificates_have_one_use(folder):
     made = {"sslserver": folder.server(("a.example",), DAYS), "sslclient": folder.client("ci", DAYS)}
     for purpose in made:
@@ -64,6 +66,7 @@ def test_certificates_have_one_use(folder):
             assert (openssl(*check)[0] == 0) == (use == purpose)
 
 
+@pytest.mark.slow  # runs openssl
 def test_certificate_cannot_sign(folder, tmp_path):
     """Neither a server's key nor a second CA below the first."""
     leaf = folder.server(("a.example",), DAYS)
@@ -131,6 +134,7 @@ def test_other_names_need_force(folder):
     assert new.key.read_bytes() != key
 
 
+@pytest.mark.slow  # runs openssl
 def test_interrupted_call_is_completed_with_its_key(folder):
     one = folder.client("ci", DAYS)
     key = one.key.read_bytes()
@@ -240,7 +244,8 @@ def test_invalid_server_names(folder, name):
 )
 def test_valid_server_names(folder, name):
     made = folder.server((name,), DAYS)
-    assert made.names[-1] == name.strip("[]")
+    assert made.names == (name.strip("[]"),)
+    assert not folder.server((name,), DAYS).new
     assert made.certificate.parent == folder.path / "servers"
 
 

@@ -46,7 +46,7 @@ def port(tls):
 
 
 async def alert(tls, context):
-    """The name of the alert that ends the connection, as the client's OpenSSL has it."""
+    """The name of the alert that ends the connection, without the prefix that varies between versions of OpenSSL."""
 
     def talk():
         with (
@@ -58,7 +58,7 @@ async def alert(tls, context):
 
     with pytest.raises(ssl.SSLError) as raised:
         await trio.to_thread.run_sync(talk)
-    return raised.value.reason
+    return raised.value.reason.partition("_ALERT_")[2]
 
 
 def certificate(tls, kind):
@@ -71,8 +71,8 @@ def certificate(tls, kind):
 @pytest.mark.parametrize(
     ("kind", "expected", "reason"),
     [
-        ("expired", "SSLV3_ALERT_CERTIFICATE_EXPIRED", "certificate has expired"),
-        ("unknown CA", "TLSV1_ALERT_UNKNOWN_CA", "unable to get local issuer certificate"),
+        ("expired", "CERTIFICATE_EXPIRED", "certificate has expired"),
+        ("unknown CA", "UNKNOWN_CA", "unable to get local issuer certificate"),
     ],
 )
 async def test_refused_certificate(tls, lines, version, kind, expected, reason):
@@ -86,15 +86,15 @@ async def test_revoked_certificate(tmp_path, lines):
         revoked = tls.ca.issue_cert("viewer.example")
         tls.write_crl(revoked)
         tls.reread(client_crl=tls.crl)
-        assert await alert(tls, tls.context(revoked)) == "SSLV3_ALERT_CERTIFICATE_REVOKED"
+        assert await alert(tls, tls.context(revoked)) == "CERTIFICATE_REVOKED"
     assert only_line(lines) == ("client certificate refused", "certificate revoked")
 
 
 @pytest.mark.parametrize(
     ("version", "expected"),
     [
-        (ssl.TLSVersion.TLSv1_2, "SSLV3_ALERT_HANDSHAKE_FAILURE"),
-        (ssl.TLSVersion.TLSv1_3, "TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+        (ssl.TLSVersion.TLSv1_2, "HANDSHAKE_FAILURE"),
+        (ssl.TLSVersion.TLSv1_3, "CERTIFICATE_REQUIRED"),
     ],
 )
 async def test_missing_certificate(tmp_path, lines, version, expected):
@@ -109,7 +109,7 @@ async def test_missing_certificate(tmp_path, lines, version, expected):
 
 async def test_old_protocol(tmp_path, lines):
     async with tls_harness(tmp_path) as tls:
-        assert await alert(tls, tls.context(version=ssl.TLSVersion.TLSv1_2)) == "TLSV1_ALERT_PROTOCOL_VERSION"
+        assert await alert(tls, tls.context(version=ssl.TLSVersion.TLSv1_2)) == "PROTOCOL_VERSION"
     reason = "the client offers no TLS version that is allowed here (tls_minimum)"
     assert only_line(lines) == ("TLS handshake failed", reason)
 
@@ -117,7 +117,7 @@ async def test_old_protocol(tmp_path, lines):
 async def test_no_shared_cipher(tls, lines):
     context = tls.context(version=ssl.TLSVersion.TLSv1_2)
     context.set_ciphers("AES128-SHA")
-    assert await alert(tls, context) == "SSLV3_ALERT_HANDSHAKE_FAILURE"
+    assert await alert(tls, context) == "HANDSHAKE_FAILURE"
     assert only_line(lines) == ("TLS handshake failed", "the client offers no cipher suite that is allowed here")
 
 
@@ -126,7 +126,7 @@ async def test_client_refuses_the_server(tmp_path, lines):
     async with tls_harness(tmp_path) as tls:
         with pytest.raises(httpx.ConnectError):  # trio's TLS would not send the alert
             await trio.to_thread.run_sync(lambda: httpx.get(tls.url, trust_env=False))
-    assert only_line(lines) == ("TLS handshake failed", "the client refused this server: unknown ca")
+    assert only_line(lines) == ("TLS handshake failed", "the client refused this server: unknown CA")
 
 
 async def test_openssl_sees_the_alert(tls, lines, tmp_path):
@@ -179,6 +179,11 @@ async def test_plain_http_head_and_http_2(tls):
     assert head.endswith(b"\r\n\r\n")
     http_2 = await exchange(tls, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     assert json.loads(http_2.partition(b"\r\n\r\n")[2])["error"] == "https required"
+
+
+async def test_plain_http_in_pieces(tls):
+    """OpenSSL gives up after five bytes."""
+    assert (await exchange(tls, b"DELET")).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_plain_http_with_a_long_body(tls):
