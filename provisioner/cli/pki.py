@@ -83,12 +83,12 @@ def server(names: tuple[str, ...], days: int, force: bool, folder: Path | None) 
     A NAME is a DNS name or an IP address under which clients reach the server. The first one names the files.
     """
     with cli_errors():
-        place = _pki(folder)
-        made = place.server(names, days, force=force)
+        ca = _pki(folder)
+        made = ca.server(names, days, force=force)
     click.echo(f"# {_describe(made)}")
     click.echo(f"# On the server, in {_CONFIG}:\n[server]")
     click.echo('bind = ["0.0.0.0:8080"]')
-    files = {"tls_certificate": made.certificate, "tls_key": made.key, "client_ca": place.ca_certificate}
+    files = {"tls_certificate": made.certificate, "tls_key": made.key, "client_ca": ca.ca_certificate}
     click.echo(_toml(files), nl=False)
 
 
@@ -103,15 +103,15 @@ def client(name: str, role: str | None, days: int, force: bool, folder: Path | N
     a role of its own, the server gives the certificate default_certificate_role.
     """
     with cli_errors():
-        place = _pki(folder)
-        made = place.client(name, days, force=force)
-        url = _server_url(place)
+        ca = _pki(folder)
+        made = ca.client(name, days, force=force)
+        url = _server_url(ca)
     click.echo(f"# {_describe(made)}")
     if role is not None:
         click.echo(f"# On the server, in {_CONFIG}:")
         click.echo(_toml({"auth": {"certificates": {name: {"role": role}}}}))
     click.echo("# On the client, in ~/.config/lvp.toml, after copying these files there:")
-    files = {"url": url, "ca": place.ca_certificate, "cert": made.certificate, "key": made.key}
+    files = {"url": url, "ca": ca.ca_certificate, "cert": made.certificate, "key": made.key}
     click.echo(_toml(files), nl=False)
 
 
@@ -157,9 +157,9 @@ def _state(one: Issued) -> str:
     return f"{days} day{'' if days == 1 else 's'} left"
 
 
-def _server_url(place: PkiFolder) -> str:
+def _server_url(ca: PkiFolder) -> str:
     """Return the address of the server if the CA has made just one server's certificate, else an example."""
-    servers = [one for one in place.list() if one.use == "server" and one.trusted and not one.expired]
+    servers = [one for one in ca.list() if one.use == "server" and one.trusted and not one.expired]
     names = [name for name in servers[0].names if "*" not in name] if len(servers) == 1 else []
     host = names[0] if names else "HOST"
     return f"https://{f'[{host}]' if ':' in host else host}:8080"

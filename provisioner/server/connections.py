@@ -18,7 +18,7 @@ from provisioner.auth.audit_events import LOCAL, group_of
 from provisioner.auth.authenticator import has_token
 from provisioner.contracts.tasks import first_cause
 from provisioner.server.connection_table import current
-from provisioner.server.handshake import CERTIFICATE_REFUSED, Refusal, shake_hands, tell
+from provisioner.server.handshake import CERTIFICATE_REFUSED, Refusal, do_handshake, send_refusal
 from provisioner.server.hypercorn_quirks import HttpConnection, WholeResponses
 from provisioner.server.log_limit import WINDOW, LogLimit
 from provisioner.server.request_queue import RequestQueue
@@ -76,7 +76,7 @@ class _Server:
         connection = self._listener.connections.of(stream)
         current.set(connection)
         try:
-            if await self._accepts(stream, connection, address):
+            if await self._complete_handshake(stream, connection, address):
                 state = LifespanState(ConnectionState({}))
                 await HttpConnection(self._app, self._listener.config, self.context, state, stream)
         except* Exception as group:  # noqa: BLE001 - the boundary: an error on one connection must not end another
@@ -86,7 +86,7 @@ class _Server:
             self._listener.connections.release(connection)
             await trio.aclose_forcefully(stream)
 
-    async def _accepts(self, stream: trio.abc.Stream, connection: Connection, address: str) -> bool:
+    async def _complete_handshake(self, stream: trio.abc.Stream, connection: Connection, address: str) -> bool:
         """Do the TLS handshake, if there is one; return whether the connection can be served."""
         if not isinstance(stream, trio.SSLStream):
             return True
@@ -95,14 +95,14 @@ class _Server:
             connection.authenticated = True
 
         try:
-            refusal = await shake_hands(stream, self._listener.config.ssl_handshake_timeout, authenticated)
+            refusal = await do_handshake(stream, self._listener.config.ssl_handshake_timeout, authenticated)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return False
         if refusal is None:
             return True
         if not connection.closed:
             self._note(refusal, address)
-            await tell(stream, refusal)
+            await send_refusal(stream, refusal)
         return False
 
     def _note(self, refusal: Refusal, address: str) -> None:

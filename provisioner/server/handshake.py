@@ -55,6 +55,23 @@ _REASONS = {
     "UNSUPPORTED_PROTOCOL": "the client offers no TLS version that is allowed here (tls_minimum)",
     "UNEXPECTED_EOF_WHILE_READING": _DISCONNECTED,
 }
+# OpenSSL's numbers for the result of a certificate check (X509_V_ERR_...).
+_REFUSED = {
+    3: "client_crl has no revocation list of its CA",
+    9: "it is not valid yet",
+    10: "it has expired",
+    12: "the revocation list of its CA has expired (client_crl)",
+    **dict.fromkeys((2, 18, 19, 20, 21), "no CA in client_ca has signed it"),
+    23: "it is revoked",
+    26: "it is not made for clients",
+}
+# What a client's alert says of the server's certificate.
+_ALERTS = {
+    "UNKNOWN_CA": "the client does not trust the CA of this server's certificate",
+    "BAD_CERTIFICATE": "the client refused this server's certificate, which may not be for the name it used",
+    "CERTIFICATE_EXPIRED": "this server's certificate has expired for the client",
+    "CERTIFICATE_UNKNOWN": "the client refused this server's certificate",
+}
 # OpenSSL's names of alerts begin with the version that introduced them.
 _ALERT = re.compile(r"(?:SSL|TLS)(?:V\d+)?_ALERT_(\w+)")
 
@@ -81,10 +98,10 @@ class _Observer:
         self.error, self.alert = error, alert
 
 
-async def shake_hands(
+async def do_handshake(
     stream: trio.SSLStream[SendTimeoutStream], seconds: float, on_certificate: Callable[[], None]
 ) -> Refusal | None:
-    """Do the handshake; return None if it succeeded, else the reason, which ``tell`` sends to the client.
+    """Do the handshake; return None if it succeeded, else the reason, which ``send_refusal`` sends to the client.
 
     ``on_certificate`` is called if the client's certificate is accepted. Raises trio.BrokenResourceError or
     trio.ClosedResourceError if the connection ends, or time runs out, before the client has sent anything.
@@ -107,7 +124,7 @@ async def shake_hands(
     return None
 
 
-async def tell(stream: trio.SSLStream[SendTimeoutStream], refusal: Refusal) -> None:
+async def send_refusal(stream: trio.SSLStream[SendTimeoutStream], refusal: Refusal) -> None:
     """Send the client the answer, and read until it closes, so that it receives all of it."""
     transport, left = stream.transport_stream, _LINGER_BYTES
     with trio.move_on_after(_LINGER), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -131,20 +148,20 @@ def _refusal(head: bytes, observer: _Observer) -> Refusal:
 def _explain(error: ssl.SSLError) -> tuple[str, str]:
     """Return the event and the reason."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return CERTIFICATE_REFUSED, error.verify_message
+        return CERTIFICATE_REFUSED, _REFUSED.get(error.verify_code, error.verify_message)
     reason = error.reason or ""
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return CERTIFICATE_REFUSED, "the client sent no certificate, and one is required"
     if isinstance(error, ssl.SSLEOFError):
         return HANDSHAKE_FAILED, _DISCONNECTED
     if alert := _ALERT.fullmatch(reason):
-        return HANDSHAKE_FAILED, f"the client refused this server: {_plain(alert[1])}"
+        return HANDSHAKE_FAILED, _ALERTS.get(alert[1], f"the client ended the handshake: {_plain(alert[1])}")
     return HANDSHAKE_FAILED, _REASONS.get(reason, _plain(reason or str(error)))
 
 
 def _plain(reason: str) -> str:
     """Return OpenSSL's name for a reason as words."""
-    return " ".join(word if word == "CA" else word.lower() for word in reason.split("_"))
+    return reason.replace("_", " ").lower()
 
 
 def _speak_https(head: bytes, request_id: str) -> bytes:

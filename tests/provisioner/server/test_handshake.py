@@ -13,6 +13,7 @@ import pytest
 import structlog.testing
 import trio
 
+from provisioner.pki.certificates import Authority, certificate_pem, key_pem, new_key, read_certificate, read_key
 from tests.provisioner.tls.test_peer_certificate import tls_harness
 
 pytestmark = pytest.mark.slow  # real TLS handshakes
@@ -62,6 +63,8 @@ async def alert(tls, context):
 
 
 def certificate(tls, kind):
+    if kind == "early":
+        return tls.ca.issue_cert("viewer.example", not_before=NOW + timedelta(1), not_after=NOW + timedelta(9))
     if kind == "expired":
         return tls.ca.issue_cert("viewer.example", not_before=NOW - timedelta(9), not_after=NOW - timedelta(1))
     return tls.stranger.issue_cert("viewer.example")
@@ -71,8 +74,9 @@ def certificate(tls, kind):
 @pytest.mark.parametrize(
     ("kind", "expected", "reason"),
     [
-        ("expired", "CERTIFICATE_EXPIRED", "certificate has expired"),
-        ("unknown CA", "UNKNOWN_CA", "unable to get local issuer certificate"),
+        ("expired", "CERTIFICATE_EXPIRED", "it has expired"),
+        ("early", "BAD_CERTIFICATE", "it is not valid yet"),
+        ("unknown CA", "UNKNOWN_CA", "no CA in client_ca has signed it"),
     ],
 )
 async def test_refused_certificate(tls, lines, version, kind, expected, reason):
@@ -87,7 +91,33 @@ async def test_revoked_certificate(tmp_path, lines):
         tls.write_crl(revoked)
         tls.reread(client_crl=tls.crl)
         assert await alert(tls, tls.context(revoked)) == "CERTIFICATE_REVOKED"
-    assert only_line(lines) == ("client certificate refused", "certificate revoked")
+    assert only_line(lines) == ("client certificate refused", "it is revoked")
+
+
+async def test_expired_revocation_list(tls, lines):
+    tls.write_crl(ends=NOW - timedelta(hours=1))
+    tls.reread(client_crl=tls.crl)
+    assert await alert(tls, tls.context(tls.ca.issue_cert("viewer.example"))) == "CERTIFICATE_EXPIRED"
+    reason = "the revocation list of its CA has expired (client_crl)"
+    assert only_line(lines) == ("client certificate refused", reason)
+
+
+async def test_no_revocation_list_of_the_ca(tls, lines):
+    tls.write_crl(of=tls.stranger)
+    tls.reread(client_crl=tls.crl)
+    assert await alert(tls, tls.context(tls.ca.issue_cert("viewer.example"))) == "UNKNOWN_CA"
+    assert only_line(lines) == ("client certificate refused", "client_crl has no revocation list of its CA")
+
+
+async def test_server_certificate_of_a_client(tls, lines, tmp_path):
+    ca = Authority(read_certificate(tls.ca.cert_pem.bytes(), "ca"), read_key(tls.ca.private_key_pem.bytes(), "ca"))
+    key = new_key()
+    made = ca.issue_server(key.public_key(), ("viewer.example",), 1)
+    (tmp_path / "me.pem").write_bytes(certificate_pem(made) + key_pem(key))
+    context = tls.context()
+    context.load_cert_chain(tmp_path / "me.pem")
+    assert await alert(tls, context) == "UNSUPPORTED_CERTIFICATE"
+    assert only_line(lines) == ("client certificate refused", "it is not made for clients")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +156,10 @@ async def test_client_refuses_the_server(tmp_path, lines):
     async with tls_harness(tmp_path) as tls:
         with pytest.raises(httpx.ConnectError):  # trio's TLS would not send the alert
             await trio.to_thread.run_sync(lambda: httpx.get(tls.url, trust_env=False))
-    assert only_line(lines) == ("TLS handshake failed", "the client refused this server: unknown CA")
+    assert only_line(lines) == (
+        "TLS handshake failed",
+        "the client does not trust the CA of this server's certificate",
+    )
 
 
 async def test_openssl_sees_the_alert(tls, lines, tmp_path):
@@ -143,7 +176,7 @@ async def test_openssl_sees_the_alert(tls, lines, tmp_path):
     ]
     done = await trio.run_process(command, capture_stdout=True, stderr=subprocess.STDOUT, check=False)
     assert b"alert certificate expired" in done.stdout
-    assert only_line(lines) == ("client certificate refused", "certificate has expired")
+    assert only_line(lines) == ("client certificate refused", "it has expired")
 
 
 async def exchange(tls, data):
