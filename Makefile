@@ -1,11 +1,11 @@
-# The two commands are `make demo` and `make test`; both install what is missing and say so.
+# The two main commands are `make demo` and `make test`. Both install missing packages and say so.
 SHELL := /bin/bash
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 PACKAGES := $(notdir $(wildcard plugins/lvp_*))
 WHOLE := $(addprefix tests/,end_to_end faults hostile packaging)
 export MYPYPATH := plugins
-# The Debian of the guests, and of `make test-clean`; empty: this machine's.
+# The Debian release of the guests and of `make test-clean`; empty: this machine's.
 RELEASE :=
 export LVP_RELEASE := $(RELEASE)
 
@@ -15,21 +15,21 @@ export LVP_RELEASE := $(RELEASE)
 
 help:
 	@printf '%s\n' \
-	  'make demo        provision a real image with the embedded default, and show it' \
-	  'make test        the whole test suite: lint, types, unit, servers, MinIO, LVM in a guest;' \
-  '                 RELEASE=bookworm or trixie: the Debian of the guests (default: the one here)' \
-  'make test-clean  demo and test in a minimal Debian, as on a new machine; RELEASE too' \
-  'make test-short  a part of it for a second release: unit, LVM smoke and conformance, the packages' \
-	  'make check       lint, types and unit tests: the quick inner loop' \
-	  'make test-minio  only what needs a MinIO server' \
-	  'make test-guest  only what needs the booted guest with LVM' \
-	  'make test-guest-all  also the long ones: LVM faults, thin pools, the package under systemd (an hour)' \
-	  'make fuzz        longer than the tests do: MINUTES=10 each, TARGETS="urls qcow2" (default: all)' \
-	  'make soak        random operations and faults against a real daemon: SOAK_MINUTES=5 SEED=1' \
-	  'make bench       speed beside the usual tools' \
-	  'make bench-guest clones beside copies, on LVM in the booted guest' \
-	  'make packages    deb and rpm for both releases, into dist/bookworm and dist/trixie' \
-	  'make lock        pin the dependencies anew'
+	  'make demo            provision a real image with the embedded default configuration' \
+	  'make test            run the whole test suite: lint, types, unit, servers, MinIO, LVM in a guest;' \
+	  '                     RELEASE=bookworm or trixie: the Debian of the guests (default: the one here)' \
+	  'make test-clean      run demo and test in a minimal Debian, as on a new machine; RELEASE as above' \
+	  'make test-short      run a part for a second release: unit, LVM smoke and conformance, the packages' \
+	  'make check           run lint, types and unit tests: the quick inner loop' \
+	  'make test-minio      run only the tests that need a MinIO server' \
+	  'make test-guest      run only the tests that need the booted guest with LVM' \
+	  'make test-guest-all  also run the long ones: LVM faults, thin pools, the package under systemd (an hour)' \
+	  'make fuzz            fuzz longer than the tests do: MINUTES=10 for each of TARGETS="urls qcow2" (default: all)' \
+	  'make soak            run random operations and faults against a real daemon: SOAK_MINUTES=5 SEED=1' \
+	  'make bench           compare the speed with the usual tools' \
+	  'make bench-guest     compare clones with copies, on LVM in the booted guest' \
+	  'make packages        build deb and rpm for both releases, into dist/bookworm and dist/trixie' \
+	  'make lock            update the pinned dependencies'
 
 setup-demo:
 	@contrib/dev/setup demo
@@ -40,7 +40,7 @@ setup-test:
 demo: setup-demo
 	@$(PY) contrib/demo/demo.py
 
-# In two at a time; what needs real servers, or seconds for each test, is marked slow and left to `make test`.
+# Two at a time. Tests that need real servers, or seconds each, are marked slow and run only in `make test`.
 check: setup-demo
 	@$(MAKE) --no-print-directory -j2 --output-sync=target unit-core unit-plugins lint
 
@@ -50,7 +50,7 @@ lint: build/async-checked
 	@.venv/bin/mypy -p provisioner $(addprefix -p ,$(PACKAGES))
 	@.venv/bin/lint-imports --no-cache --no-logo 2>/dev/null || .venv/bin/lint-imports --no-cache
 
-# flake8-async takes 24 s for everything, so it reads only the files that changed since it last passed.
+# flake8-async takes 24 s for all files, so it reads only the files that changed since it last passed.
 ASYNC_RULES := ASYNC101,ASYNC103,ASYNC104,ASYNC105,ASYNC112,ASYNC115,ASYNC116,ASYNC118,ASYNC121,ASYNC122
 build/async-checked: $(shell find provisioner plugins -name '*.py') requirements/dev.txt
 	@.venv/bin/flake8-async --enable $(ASYNC_RULES) $(filter %.py,$?)
@@ -64,17 +64,17 @@ unit-core:
 unit-plugins:
 	@$(QUICK) tests --ignore tests/provisioner --ignore tests/guest
 
-# In the make that a target below starts, what the suites need is there: they start in the order that is given.
+# READY is set in the nested make that runs the suites: setup and wheel are done, so the suites start in the given order.
 NEEDS := $(if $(READY),,setup-test)
 WHEEL := $(if $(READY),,wheel)
 SUITES := $(MAKE) --no-print-directory READY=yes --keep-going -j2 --output-sync=target
 
-# Two suites at a time, each one's output in one piece at its end: the emulated guest leaves a processor idle.
+# Two suites at a time, because the emulated guest leaves a processor idle. The output of each comes in one piece.
 test: setup-test lint wheel
 	@$(SUITES) \
 	  test-guest-lvm test-whole test-guest-service test-soak test-parts test-guest-package test-minio  # the long ones first
 
-# What CI runs on the second release: what differs there is Python, LVM, libvirt and QEMU, not the project's own logic.
+# CI runs this on the second release, where only Python, LVM, libvirt and QEMU differ, not the project's own logic.
 test-short: setup-test wheel
 	@$(SUITES) test-short-guest test-guest-package test-short-here
 
@@ -97,7 +97,7 @@ test-here: test-parts test-whole
 test-parts: $(NEEDS)
 	@$(PYTEST) -m 'not minio' --ignore tests/guest $(addprefix --ignore ,$(WHOLE))
 
-# The daemon, the packages and the images that mean harm: of the processor time most is here.
+# The daemon, the packages and the hostile images. These take most of the processor time.
 test-whole: $(NEEDS)
 	@$(PYTEST) -m 'not minio' $(WHOLE)
 
@@ -126,14 +126,14 @@ test-guest-service: $(NEEDS) $(WHEEL)
 test-guest-package: $(NEEDS)
 	@LVP_HOST=container $(PY) tests/guest/run.py --outside tests/guest/outside/systemd
 
-# The long ones, an hour under emulation: every fault of every LVM command, an end of service and machine at every point
-# of a job, many clients at once, the package's life and libvirt's on LVM.
+# The long ones, an hour under emulation: every fault of every LVM command, the service and the machine ended at every point
+# of a job, many clients at once, the lifecycle of the package, and libvirt on LVM.
 test-guest-all: test-guest
 	@$(PY) tests/guest/run.py --timeout 5400 --silence 900 --wheel build/wheel/*.whl -m slow tests/guest/lvm
 	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m slow tests/guest/outside/service
 	@$(PY) tests/guest/run.py --outside tests/guest/outside/systemd
 
-# One for each Debian: a package is for the Python of its distribution.
+# One build for each Debian, because a package is for the Python of its distribution.
 packages: setup-demo
 	@PYTHON=python3.11 packaging/build dist/bookworm
 	@PYTHON=python3.13 packaging/build dist/trixie

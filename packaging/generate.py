@@ -1,8 +1,8 @@
 # ruff: noqa: INP001 - a script; a package here would be importable from the checkout as `packaging`
-"""Writes what the packages say of the program: man pages, shell completions, changelog and copyright.
+"""Writes the packages' man pages, shell completions, changelog and copyright file.
 
-Called by ``build`` with the folders of packaging, of the project, and of the stage; the staged environment is on the
-path. The same input gives the same bytes.
+``build`` passes the folders of packaging, of the project and of the stage; the staged environment is on the path. The
+output is reproducible.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ def main(packaging: Path, source: Path, stage: Path) -> None:
 
 
 def title(name: str, section: int) -> str:
-    """The head of a page."""
+    """Return the head of a man page."""
     day = time.strftime("%Y-%m-%d", time.gmtime(EPOCH))
     return f'.TH {name.upper()} {section} "{day}" "{PROJECT} {__version__}"\n'
 
 
 def roff(text: str) -> str:
-    """Plain text as roff reads it: backslashes, hyphens that are typed, and no dot or quote that begins a line."""
+    """Escape plain text for roff: backslashes, hyphens, and a dot or quote at the beginning of a line."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return "\n".join(f"\\&{line}" if line.startswith((".", "'")) else line for line in text.split("\n"))
 
 
 def command_page() -> str:
-    """Every command of ``lvp``, from the command's own help."""
+    """Return the man page of ``lvp``, made from the help of its commands."""
     context = click.Context(cli, info_name="lvp")
     lines = [title("lvp", 1), ".SH NAME", f"lvp \\- {roff('put disk images on the volumes of a libvirt/KVM host')}"]
     lines += [".SH SYNOPSIS", ".B lvp", ".I COMMAND", "[ARGUMENTS]..."]
@@ -83,7 +83,7 @@ def command_page() -> str:
 
 
 def walk(group: click.Group, context: click.Context) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Every command below ``group`` with its words."""
+    """Yield every command below ``group`` with its names."""
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
@@ -94,13 +94,13 @@ def walk(group: click.Group, context: click.Context) -> Iterator[tuple[tuple[str
 
 
 def paragraphs(text: str) -> str:
-    """A docstring's paragraphs."""
+    """Return a docstring as filled roff paragraphs."""
     parts = re.split(r"\n\s*\n", text.strip())
     return "\n.PP\n".join(roff(" ".join(part.split())) for part in parts)
 
 
 def configuration_page(text: str) -> str:
-    """The packaged configuration file as a page: comments as text, settings as examples."""
+    """Return the packaged configuration file as a man page: comments as text, settings as examples."""
     lines = [title(f"{PROJECT}.toml", 5), ".SH NAME"]
     lines += [f"{roff(PROJECT)}.toml \\- configuration of the volume provisioner", ".SH DESCRIPTION"]
     lines += ["The file is", f".IR /etc/{PROJECT}/config.toml ,", "in TOML. It comes with every key and its default:"]
@@ -111,7 +111,7 @@ def configuration_page(text: str) -> str:
 
 
 def block_lines(block: list[str]) -> Iterator[str]:
-    """One block of the file: a run of comment lines is filled, settings stay as they are."""
+    """Yield one block of the file as roff: comment lines are filled, settings keep their lines."""
     example = False
     for line in block:
         heading = re.fullmatch(r"#? ?-* ?([A-Z].*?) -+", line)
@@ -131,18 +131,18 @@ def block_lines(block: list[str]) -> Iterator[str]:
         yield ".EE"
 
 
-# ---- What Debian wants to know
+# ---- Files that Debian requires
 
 
 def debian_changelog() -> str:
-    """The packaging's own changelog; what changed in the program stands in the other one."""
+    """Return Debian's changelog, which refers to the project's own."""
     version = re.sub(r"\.?(a|b|rc|dev)(\d+)", r"~\1\2", __version__)
     day = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(EPOCH))
     return f"{PROJECT} ({version}-1) stable; urgency=medium\n\n  * See changelog.gz.\n\n -- {MAINTAINER}  {day}\n"
 
 
 def copyright_file(source: Path) -> str:
-    """The project's licence, and that of every dependency that is in the package."""
+    """Return the licences of the project and of every bundled dependency."""
     licence = "\n".join(f" {line}" if line.strip() else " ." for line in (source / "LICENSE").read_text().splitlines())
     text = [
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/",

@@ -1,4 +1,4 @@
-"""What all tests share: readable failures of the conformance suites, and a quick folder."""
+"""Shared by all tests: readable failures of the conformance suites, and a fast folder."""
 
 import importlib.util
 import signal
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-if importlib.util.find_spec("hypothesis"):  # it is not in the guest, whose tests do without
+if importlib.util.find_spec("hypothesis"):  # not installed in the guest, whose tests do not use it
     import hypothesis
 
-    # A busy machine is no failure.
+    # No deadline, because the machine may be busy.
     hypothesis.settings.register_profile("ours", deadline=None, max_examples=50)
     hypothesis.settings.load_profile("ours")
-# A shell that starts the tests in its background has them, and all they start, ignore Ctrl-C.
+# A shell that runs the tests in the background makes them and their children ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest.register_assert_rewrite("provisioner.contracts.testing")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder in memory where the system has that: a job waits for the disk many times."""
+    """Return a folder, in memory if possible, because a job waits for the disk many times."""
     memory = Path("/dev/shm")
     if not memory.is_dir():
         yield tmp_path

@@ -1,4 +1,4 @@
-"""api.yaml is a sound OpenAPI document, and each of its examples holds against its own schema."""
+"""Tests that api.yaml is a valid OpenAPI document and that its examples match their schemas."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def operations():
 
 
 def bodies():
-    """(where, schema, example) for every example of every request and response."""
+    """Yield (where, schema, example) for every example of every request and response."""
     for path, method, operation in operations():
         places = {"request": operation["requestBody"]} if "requestBody" in operation else {}
         places |= {status: resolve(response) for status, response in operation["responses"].items()}
@@ -66,12 +66,12 @@ def test_example_matches_schema(schema, value):
 
 
 def test_no_key_without_value():
-    """An unquoted comma in a flow mapping makes one."""
+    """An unquoted comma in a flow mapping would create one."""
     assert not re.search(r"null", json.dumps(DOCUMENT))
 
 
 def test_wrong_example_is_rejected():
-    """The check above reaches through references, formats and enums."""
+    """The check of examples covers references, formats and enums."""
     job = {"job_id": "x", "status": "done", "created_at": "yesterday", "updated_at": "2024-01-14T10:30:00Z"}
     assert len(faults({"$ref": "#/components/schemas/Job"}, job)) == 3
 

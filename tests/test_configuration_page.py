@@ -1,4 +1,4 @@
-"""docs/configuration.md names every setting with its default, and no setting that is not there."""
+"""Tests that docs/configuration.md lists every setting with its default, and no unknown setting."""
 
 import json
 import re
@@ -32,7 +32,7 @@ CORE = {
     "[cache]": CacheSettings,
     "[log]": LogSettings,
 }
-# A back end's section that stands on another one's table.
+# Sections of back ends that extend the table of another section.
 BUILDS_ON = {"Source `s3`": "Source `http`", "Source `minio`": "Source `s3`", "Target `thin-lvm`": "Target `lvm`"}
 
 
@@ -48,7 +48,7 @@ STRUCTS = {**CORE, **dict(plugin_sections())}
 
 
 def rows(heading):
-    """key -> text of the default's column, of a section and those it builds on."""
+    """Return key -> text of the default column, of a section and those it extends."""
     found = rows(BUILDS_ON[heading]) if heading in BUILDS_ON else {}
     for keys, default in re.findall(r"^\| (`[^|]+`) \|([^|]*)\|", SECTIONS[heading], re.MULTILINE):
         found.update(dict.fromkeys(re.findall(r"`(\w+)`", keys), default))

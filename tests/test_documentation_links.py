@@ -1,4 +1,4 @@
-"""Every relative link in a Markdown page leads somewhere, and every file that the developers' pages name exists."""
+"""Tests that relative links in Markdown pages work, and that every file named in the developers' pages exists."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"`([\w./-]+/(?:[\w.-]+\.(?:py|md|toml|yaml))?)`")
-# Files that tests or builds make, and places on a host.
+# Absolute paths and urls are not files of the project.
 ELSEWHERE = ("/", "~", "http:", "https:", "mailto:")
 
 
@@ -32,7 +32,7 @@ DEVELOPER_PAGES = [
 
 
 def headings(text):
-    """The anchors of a page, as GitHub makes them."""
+    """Return the anchors of a page, as GitHub generates them."""
     found = set()
     for line in re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL).splitlines():
         if match := re.match(r"#+ (.*)", line):
@@ -56,7 +56,7 @@ def test_links_exist(page):
 
 @pytest.mark.parametrize("page", DEVELOPER_PAGES, ids=str)
 def test_named_files_exist(page):
-    """A page may leave ``provisioner/`` away, as the architecture page says of itself."""
+    """A page may omit ``provisioner/``, as the architecture page does."""
     missing = [
         name
         for name in NAMED.findall((ROOT / page).read_text())

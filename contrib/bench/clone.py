@@ -1,13 +1,13 @@
-"""How quickly a thin volume is cloned, beside a copy with qemu-img and beside the bare commands of LVM.
+"""Compares cloning a thin volume with a copy by qemu-img and with the bare LVM commands.
 
     python contrib/bench/clone.py --guest [--wheel FILE]                 in the test guest, under emulation
     python contrib/bench/clone.py --volume-group VG --pool POOL          on this host; needs root
 
-One run, interleaved: `lvcreate` and `qemu-img convert` of a qcow2 image onto a linear volume; a whole job through the
+One run interleaves: `lvcreate` and `qemu-img convert` of a qcow2 image onto a linear volume; a whole job through the
 pipeline (ask the server, find the base, clone, commit); the bare `lvcreate -s`, `lvextend`, `lvrename`. Each for images
-of two sizes, full of this machine's programs and libraries, and compressed by zlib as distributions publish theirs
-(`--plain`: not). The group needs room for the larger one thrice, twice of that in the pool. Removes what it made.
-Ratios say more than seconds.
+of two sizes, full of this machine's programs and libraries, and compressed with zlib as distributions publish theirs
+(unless `--plain`). The volume group needs three times the size of the larger image, two of them in the pool. Removes
+everything it created. Quote ratios rather than seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MIB, GIB = 1024**2, 1024**3
 COPY, JOB, BARE = "copy", "job", "bare"
-# Where the digest of an image is given, a clone job reads nothing of it: its name will do.
+# A clone job with a checksum does not read the image, so the source only needs to serve a file of that name.
 CONFIG = """
 state_directory = "{folder}/state"
 auth = {{ client_token = "{folder}/token" }}
@@ -55,14 +55,14 @@ def main() -> int:
     parser.add_argument("--pool")
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="for the images")
     parser.add_argument("--sizes", type=int, nargs=2, default=[256, 2048], help="MiB of data in the two images")
-    parser.add_argument("--images", type=Path, nargs=2, help="made before, of those sizes")
+    parser.add_argument("--images", type=Path, nargs=2, help="existing images of those sizes")
     parser.add_argument("--plain", action="store_true", help="images without compression")
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     if options.guest:
         return in_guest(options)
     if not options.volume_group or not options.pool:
-        parser.error("--volume-group and --pool, or --guest")
+        parser.error("give --volume-group and --pool, or --guest")
     import trio
 
     with ExitStack() as stack:
@@ -73,12 +73,12 @@ def main() -> int:
 
 
 def in_guest(options: argparse.Namespace) -> int:
-    """Boot the guest, make a group with a pool, and measure there."""
+    """Boot the guest, create a volume group with a pool, and measure there."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from tests.guest.harness import Guest
     from tests.guest.harness.drives import TEST_DRIVES, Drive
 
-    # Compressed here, on a disk of the guest each: under emulation it would take an hour.
+    # Compress the images here and attach them as disks: under emulation, compressing would take an hour.
     drives = [Drive(f"image-{size}", size * MIB + GIB, read_only=True) for size in options.sizes]
     with Guest(wheel=options.wheel, drives=[*TEST_DRIVES[:2], *drives]) as guest:
         for size, drive in zip(options.sizes, drives, strict=True):
@@ -97,7 +97,7 @@ def in_guest(options: argparse.Namespace) -> int:
         ]  # fmt: skip
         show = partial(print, end="", flush=True)
         status = guest.run(command, sink=lambda piece: show(piece.decode()), silence=1800, total=5400).status
-        # And raw images onto volumes of both kinds.
+        # Then convert raw images onto linear and thin volumes.
         guest.sh("lvcreate -qy -L 512m -n linear bench; lvcreate -qy -V 512m --thinpool bench/pool -n thin")
         command = [
             "python3", "/project/contrib/bench/convert.py", "--size", "256", "--folder", "/var/tmp",
@@ -107,7 +107,7 @@ def in_guest(options: argparse.Namespace) -> int:
 
 
 class Bench:
-    """One run of it. Times are kept by contender and size in MiB."""
+    """The benchmark; ``times`` has the seconds by contender and size in MiB."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.group, self.pool = options.volume_group, options.pool
@@ -148,7 +148,7 @@ class Bench:
             say(f"an image of {size} MiB and its base")
             served_file = self.folder / f"{size}.qcow2"
             if size in self.images:
-                served_file.write_bytes(b"asked for, never read")
+                served_file.write_bytes(b"never read")
             else:
                 make_image(served_file, size, compressed=self.compressed)
                 self.images[size] = served_file
@@ -215,7 +215,7 @@ class Bench:
             return (await staged.commit(digest(size))).name
 
     def _compare(self, size: int) -> None:
-        """What was cloned is the image, and zeros after it."""
+        """Check that the clone has the image's content, and zeros after it."""
         run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", self.images[size], f"/dev/{self.group}/bench-job")
 
     def clean(self) -> None:
@@ -235,18 +235,18 @@ class Bench:
         print(f"| | {small} MiB | {large} MiB |\n| --- | --- | --- |")
         for what, label in ((COPY, "lvcreate and qemu-img convert"), (JOB, "a clone job"), (BARE, "its bare commands")):
             print(f"| {label} | {median[what, small]:.2f} | {median[what, large]:.2f} |")
-        print(f"a clone job's calls of LVM: {self.calls}")
+        print(f"LVM calls of a clone job: {self.calls}")
         for label, ratio, aim in (
-            (f"the copy beside the clone job, {large} MiB", median[COPY, large] / median[JOB, large], "30 or more"),
-            ("the clone job beside its bare commands", median[JOB, large] / median[BARE, large], "at most 2"),
-            (f"the clone job of {large} MiB beside {small} MiB", median[JOB, large] / median[JOB, small], "under 1.2"),
+            (f"the copy to the clone job, {large} MiB", median[COPY, large] / median[JOB, large], "30 or more"),
+            ("the clone job to its bare commands", median[JOB, large] / median[BARE, large], "at most 2"),
+            (f"the clone job of {large} MiB to {small} MiB", median[JOB, large] / median[JOB, small], "under 1.2"),
         ):
-            print(f"{label}: {ratio:.2f} (aim: {aim})")
+            print(f"{label}: {ratio:.2f} (target: {aim})")
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """A server for the images."""
+    """Serve the folder over HTTP; yield the url."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -254,14 +254,14 @@ def served(folder: Path) -> Iterator[str]:
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Says nothing of each request."""
+    """A request handler without a log."""
 
     def log_message(self, *_args: object) -> None:
         pass
 
 
 def make_image(image: Path, size: int, *, compressed: bool) -> None:
-    """A qcow2 image of so many MiB, all of them data."""
+    """Create a qcow2 image with ``size`` MiB of data."""
     raw = image.with_suffix(".disk")
     with raw.open("wb") as disk:
         while (missing := size * MIB - disk.tell()) > 0:
@@ -276,7 +276,7 @@ def make_image(image: Path, size: int, *, compressed: bool) -> None:
 
 
 def volume_size(size: int) -> int:
-    """Of a volume for an image of so many MiB: there is something to extend."""
+    """Return the bytes of a volume for an image of ``size`` MiB: larger, so that the clone must be extended."""
     return size * MIB + GIB
 
 

@@ -1,9 +1,10 @@
-"""How long a cold provision takes, beside its download alone, its conversion alone, and the steps one after the other.
+"""Compares a cold provision with its download alone, its conversion alone, and the usual tools one after the other.
 
     python contrib/bench/cold.py --size 512 --runs 3 [--kind zlib ...] [--rate 100 ...] [--folder /var/tmp]
 
-The daemon's own cache and pipeline, in this process, from nginx on loopback (held at RATE MB/s; 0: unheld) onto a file.
-Runs are interleaved; every volume is compared with the disk. The steps: `curl -o`, `sha256sum`, `qemu-img convert`.
+Runs the daemon's cache and pipeline in this process, from nginx on loopback (limited to RATE MB/s; 0: unlimited) onto a
+file. Runs are interleaved, and every volume is compared with the disk. The tools: `curl -o`, `sha256sum`, `qemu-img
+convert`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ COLD, DOWNLOAD, CONVERSION, STEPS = "cold provision", "its download", "its conve
 
 
 class Ours:
-    """One cache and pipeline over ``folder``."""
+    """A cache and a pipeline in ``folder``."""
 
     def __init__(self, folder: Path, base: str, form: str, **cache: str) -> None:
         self.folder, self.form, self.numbers = folder, form, count()
@@ -94,7 +95,7 @@ def steps(url: str, folder: Path, form: str) -> None:
 
 
 def measure(ours: Ours, url: str, disk: Path, runs: int) -> dict[str, Series]:
-    """Cold last but one, so that each round begins and ends alike; its conversion finds what the download cached."""
+    """Measure all contenders, interleaved. The conversion uses the image that the download before it cached."""
     works: dict[str, tuple[bool, Callable[[], None]]] = {
         DOWNLOAD: (True, partial(ours.provision, url, None)),
         CONVERSION: (False, partial(ours.provision, url, "disk")),
@@ -102,15 +103,15 @@ def measure(ours: Ours, url: str, disk: Path, runs: int) -> dict[str, Series]:
         STEPS: (True, partial(steps, url, ours.folder, ours.form)),
     }
     table = {name: Series() for name in works}
-    for turn in range(runs + 1):  # the first warms the page cache and is thrown away
-        for name, (anew, work) in works.items():
-            ours.forget(images=anew)
+    for turn in range(runs + 1):  # the first run warms the page cache and does not count
+        for name, (fresh, work) in works.items():
+            ours.forget(images=fresh)
             os.sync()
             with table[name].timed(counted=turn > 0):
                 work()
             made = {COLD: ours.volume, CONVERSION: ours.volume, STEPS: lambda: ours.folder / "made.raw"}.get(name)
             if turn == 0 and made is not None and not begins_with(made(), disk):
-                raise SystemExit(f"{name} made something else of the image")
+                raise SystemExit(f"{name} wrote wrong data")
     return table
 
 
@@ -122,10 +123,10 @@ def begins_with(volume: Path, disk: Path) -> bool:
 def lines(kind: str, rate: int, table: dict[str, Series]) -> Iterator[str]:
     cold = table[COLD].median
     slower = max(table[DOWNLOAD].median, table[CONVERSION].median)
-    held = f"{rate} MB/s" if rate else "unheld"
-    yield f"| {kind} | {held} | the slower of download and conversion | **{cold / slower:.2f}** | {slower:.2f} | |"
+    speed = f"{rate} MB/s" if rate else "unlimited"
+    yield f"| {kind} | {speed} | the slower of download and conversion | **{cold / slower:.2f}** | {slower:.2f} | |"
     for name, series in table.items():
-        yield f"| {kind} | {held} | {name} | {cold / series.median:.2f} | {series.cells} |"
+        yield f"| {kind} | {speed} | {name} | {cold / series.median:.2f} | {series.cells} |"
 
 
 def main() -> None:
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--kind", action="append", choices=sorted(KINDS))
-    parser.add_argument("--rate", action="append", type=int, help="MB/s; 0: unheld")
+    parser.add_argument("--rate", action="append", type=int, help="MB/s; 0: unlimited")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     print(f"| image | source | | cold / this | {CELLS} |\n|---|---|---|---|---|---|")

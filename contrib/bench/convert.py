@@ -1,11 +1,10 @@
-"""How fast images are put on volumes: the native converter, with and without checking the cached image for rot, beside
-qemu-img, dd and nbdcopy, in one table.
+"""Compares the native converter, with and without the checksums of the cached image, with qemu-img, dd and nbdcopy.
 
     python contrib/bench/convert.py --size 1024 --runs 5 --folder /var/tmp [--kind zlib ...] [--target loop ...]
-    python contrib/bench/convert.py --device /dev/vg0/scratch ...        onto a volume of yours; what is on it GOES
+    python contrib/bench/convert.py --device /dev/vg0/scratch ...        onto your own volume, which is OVERWRITTEN
 
-Runs are interleaved, each onto a fresh target that reads as zero, with an fsync of the target inside the time. Every
-result is compared with the source once. Devices need root. Ratios say more than seconds: below 1 is quicker.
+Runs are interleaved, each onto a fresh target that reads as zero; the time includes an fsync of the target. Every
+result is compared with the source once. Devices need root. Quote ratios rather than seconds; below 1 is faster.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def run(*command: str | Path) -> str:
 
 
 def make_disks(folder: Path, size: int) -> dict[str, Path]:
-    """A full disk of this machine's own programs and libraries, and one whose every second stretch is a hole."""
+    """Create a disk full of this machine's programs and libraries, and one in which every second stretch is a hole."""
     full, half = folder / "full.raw", folder / "half.raw"
     with subprocess.Popen(["tar", "-cf", "-", "/usr"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as tar:
         with full.open("wb") as whole, half.open("wb") as sparse:
@@ -96,7 +95,7 @@ def loop_target(folder: Path, size: int) -> Iterator[Callable[[], Path]]:
 
 @contextmanager
 def device_target(device: Path) -> Iterator[Callable[[], Path]]:
-    # What a thin volume no longer maps reads as zero; zeros written to it would be chunks it has.
+    # Unmapped chunks of a thin volume read as zero; writing zeros would allocate them.
     thin = " thin " in run("dmsetup", "table", device)
 
     def fresh() -> Path:
@@ -119,7 +118,7 @@ def file_target(folder: Path, size: int) -> Iterator[Callable[[], Path]]:
 
 
 class CheckedView(FileView):
-    """A view that compares what is read with the checksums made when it was cached, as the daemon's does."""
+    """A view that checks the data against checksums, as the daemon does for a cached image."""
 
     def __init__(self, path: Path, form: str, size: int, sums: bytes) -> None:
         super().__init__(path, form, size)
@@ -188,7 +187,7 @@ def measure(kind: str, images: dict[str, Path], fresh: Callable[[], Path], size:
     works = contenders(kind, images[kind], size, options.threads)
     works = {name: work for name, work in works.items() if not options.only or name in {"native", *options.only}}
     table = {name: Series() for name in works}
-    for turn in range(options.runs + 1):  # the first warms the page cache and is thrown away
+    for turn in range(options.runs + 1):  # the first run warms the page cache and does not count
         for name, work in works.items():
             target = fresh()
             os.sync()
@@ -198,7 +197,7 @@ def measure(kind: str, images: dict[str, Path], fresh: Callable[[], Path], size:
             if turn == 0:
                 disk = images["raw-full" if kind == "raw-full" else "raw-half"]
                 if not same(target, disk, size):
-                    raise SystemExit(f"{name} made something else of the {kind} image")
+                    raise SystemExit(f"{name} wrote wrong data from the {kind} image")
     return table
 
 
@@ -215,9 +214,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=NativeSettings().threads)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--kind", action="append", choices=sorted(KINDS))
-    parser.add_argument("--only", action="append", help="contenders, beside native (default: all)")
+    parser.add_argument("--only", action="append", help="contenders, in addition to native (default: all)")
     parser.add_argument("--target", action="append", choices=["file", "loop"])
-    parser.add_argument("--device", type=Path, action="append", default=[], help="a volume to write over")
+    parser.add_argument("--device", type=Path, action="append", default=[], help="a volume to overwrite")
     options = parser.parse_args()
     size, kinds = options.size * MIB, options.kind or list(KINDS)
     print(f"| target | image | with | native / this | {CELLS} |\n|---|---|---|---|---|---|")

@@ -1,9 +1,9 @@
-"""How fast an image arrives: our download with hashing and inspection beside curl, and curl with sha256sum after it.
+"""Compares our download, with hashing and inspection, with curl, and with curl followed by sha256sum.
 
     python contrib/bench/download.py --size 1024 --runs 7 [--folder /dev/shm] [--server minio]
 
 From servers on loopback: nginx, plain and with TLS, and MinIO with TLS (built at the first use). Runs are interleaved,
-each into a fresh file; every digest is compared. Ratios say more than seconds: below 1 is quicker.
+each into a fresh file, and every digest is checked. Quote ratios rather than seconds; below 1 is faster.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OURS = "ours: saved, sha256, inspected"
 
 @dataclass(frozen=True)
 class Served:
-    """One image on one server: how we ask for it, and the url and authority curl takes."""
+    """An image on a server: our source and url for it, and the url and CA file for curl."""
 
     source: Callable[[], ImageSource]
     url: str
@@ -49,7 +49,7 @@ class Served:
 
 
 def make_image(path: Path, size: int) -> str:
-    """A file no one can compress; its digest."""
+    """Create an incompressible file; return its digest."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for _ in range(size // MIB):
@@ -82,7 +82,7 @@ def serving(server: str, image: Path, work: Path) -> Iterator[Served]:
 
 
 async def fetch(served: Served, path: Path, *, hashed: bool) -> str | None:
-    """As a provision fetches: one thread saves, another hashes and inspects behind its mark."""
+    """Download as a provision does: one thread saves, another hashes and inspects what is saved."""
     source, digests = served.source(), dict[str, str]()
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     growing_file = GrowingFile(fd, limit=2**63)
@@ -122,13 +122,13 @@ def contenders(served: Served) -> dict[str, Callable[[Path], str | None]]:
 def measure(served: Served, target: Path, digest: str, runs: int) -> dict[str, Series]:
     works = contenders(served)
     table = {name: Series() for name in works}
-    for turn in range(runs + 1):  # the first warms the page cache and is thrown away
+    for turn in range(runs + 1):  # the first run warms the page cache and does not count
         for name, work in works.items():
             target.unlink(missing_ok=True)
             with table[name].timed(counted=turn > 0):
                 found = work(target)
             if found not in {None, digest}:
-                raise SystemExit(f"{name} brought another image")
+                raise SystemExit(f"{name}: the digest is wrong")
     return table
 
 

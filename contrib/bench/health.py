@@ -1,11 +1,10 @@
-"""How quickly /health answers, and how late the event loop is: alone, and while two jobs run. Prints a table.
+"""Measures how quickly /health answers and how late the event loop is: alone, and while two jobs run. Prints a table.
 
     python contrib/bench/health.py [--seconds 10] [--size 1024] [--converter native]
 
-Starts a daemon of its own (``watched.py``) and an nginx, asks one question after the other over one connection, and
-keeps two jobs running meanwhile (submitted again as they end): cold provisions, each a download of a whole image and
-its conversion, then conversions of a cached image. "machine" is how late a sleeper of this process woke up: what the
-scheduler of a loaded machine adds to every figure here.
+Starts a daemon (``watched.py``) and an nginx, sends one request after the other over one connection, and keeps two
+jobs running meanwhile: first cold provisions, each a whole download and conversion, then conversions of a cached image.
+"machine late" is the delay of a timer in this process: what the scheduler of a loaded machine adds to every figure.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ targets.files = {{ plugin = "file", directory = "{folder}/volumes", make_directo
 
 
 def build_image(folder: Path, size: int) -> None:
-    """A compressed qcow2 image, half of it noise."""
+    """Create a compressed qcow2 image, half of it random data."""
     raw, image = folder / "disk.raw", folder / "disk.qcow2"
     with raw.open("wb") as file:
         for number in range(size):
@@ -59,7 +58,7 @@ def build_image(folder: Path, size: int) -> None:
 
 @contextmanager
 def daemon(folder: Path, converter: str) -> Iterator[tuple[int, str]]:
-    """The port and a token of a running daemon."""
+    """Run a daemon; yield its port and a token."""
     config, log = folder / "config.toml", folder / "log"
     config.write_text(CONFIG.format(folder=folder, converter=converter))
     with log.open("wb") as out:
@@ -77,7 +76,7 @@ def daemon(folder: Path, converter: str) -> Iterator[tuple[int, str]]:
 
 
 class Jobs(threading.Thread):
-    """Keeps two jobs running until told to stop; ``ended`` counts those that completed, ``cold`` names each anew."""
+    """Keeps two jobs running until ``stop`` is set. ``ended`` counts jobs; with ``cold``, each has a url of its own."""
 
     def __init__(self, folder: Path, port: int, token: str, url: str, *, cold: bool) -> None:
         super().__init__(daemon=True)
@@ -100,7 +99,7 @@ class Jobs(threading.Thread):
         return self.call("POST", "jobs", body)["job_id"]
 
     def wait(self, job_id: str) -> bool:
-        """Whether it has ended; its volume is removed then. Raises where it failed."""
+        """Return whether the job has ended, and remove its volume. Raises SystemExit if it failed."""
         job = self.call("GET", f"jobs/{job_id}")
         if job["status"] == "failed":
             raise SystemExit(job["error"])
@@ -125,7 +124,7 @@ class Jobs(threading.Thread):
 
 @dataclass
 class Phase:
-    """Milliseconds of each answer and of each sleep that was too long, asked one after the other."""
+    """One phase of the run: ``answers`` and ``machine`` are the milliseconds of each response and each timer delay."""
 
     name: str
     began: float = field(default_factory=time.monotonic)
@@ -143,7 +142,7 @@ class Phase:
             self.answers.append((done - begun) * 1000)
             if answer.status != 200:
                 raise SystemExit(f"/health answered {answer.status}")
-            time.sleep(NAP)  # a client that never pauses measures itself
+            time.sleep(NAP)  # a client without pauses would measure itself
             self.machine.append((time.monotonic() - done - NAP) * 1000)
         self.ended = time.monotonic()
 
@@ -159,7 +158,7 @@ class Phase:
         }
         for what, values in series.items():
             if len(values) < 2:
-                raise SystemExit(f"{self.name}: {len(values)} of {what} in {self.ended - self.began:.1f} s")
+                raise SystemExit(f"{self.name}: only {len(values)} values of {what} in {self.ended - self.began:.1f} s")
             cuts = statistics.quantiles(values, n=1000, method="inclusive")
             yield (
                 f"| {self.name} | {what} | {len(values)} | {cuts[499]:.1f} | {cuts[989]:.1f} | {cuts[998]:.1f} "
@@ -195,7 +194,7 @@ def main() -> None:
             watch = json.loads((folder / "watch").read_text())
     for phase in phases:
         print(*phase.rows(watch), sep="\n")
-    print(f"longest step: {watch['longest'][0] * 1000:.1f} ms of the processor, in {watch['longest'][1]}")
+    print(f"longest step: {watch['longest'][0] * 1000:.1f} ms of processor time, in {watch['longest'][1]}")
     print(f"{', '.join(ended)}; load {os.getloadavg()[0]:.1f}, {os.cpu_count()} processors")
 
 

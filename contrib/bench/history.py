@@ -1,11 +1,11 @@
-"""A long history in the job store: what the start, lists, submits and pruning take. Prints a table in Markdown.
+"""Measures start, lists, submits and pruning with a long history in the job store. Prints a table in Markdown.
 
     python contrib/bench/history.py [--jobs 1000000] [--database FILE] [--tree OLD_CHECKOUT --tree .]
 
-The real daemon of each source tree is started over a copy of the same database, in the first schema, and asked over
-HTTP on loopback. With two trees the table has a column for each: before and after. Beside the times of lists stands
-what one took of the processor, which says more on a machine that is busy. ``--database`` keeps what takes a minute to
-make. Needs some 3 GB on the disk.
+Starts the real daemon of each source tree over a copy of the same database, in the first schema, and sends requests
+over HTTP on loopback. With two trees the table has a column for each: before and after. For lists it also shows the
+processor time of one list, which means more on a busy machine. ``--database`` keeps the database, which takes a minute
+to create. Needs some 3 GB of disk space.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CREATE INDEX jobs_key ON jobs (idempotency_key);
 CREATE INDEX jobs_seq ON jobs (seq);
 """
 STATUSES = ("completed",) * 16 + ("failed",) * 3 + ("cancelled",)
-# One volume, and one correlation id, of a tenth of all jobs; of the others, some hundred jobs each.
+# A tenth of all jobs share one volume name and one correlation id; each other name has some hundred jobs.
 FILTERS = {
     "no filter": "",
     "status=completed": "status=completed",
@@ -56,7 +56,7 @@ FILTERS = {
 
 
 def make(path: Path, jobs: int) -> None:
-    """A database of the first schema with that many ended jobs."""
+    """Create a database of the first schema with ``jobs`` ended jobs."""
     rng = random.Random(1)
     now = time.time()
 
@@ -90,7 +90,7 @@ def make(path: Path, jobs: int) -> None:
 
 
 class Daemon:
-    """One life of the daemon of a source tree. Its jobs wait for a server that does not answer."""
+    """One run of the daemon of a source tree. Its jobs wait for a server that does not answer."""
 
     def __init__(self, tree: Path, folder: Path, silent: int, keep: str = "90d") -> None:
         self.folder, self.tree = folder, tree
@@ -153,7 +153,7 @@ overcommit = true
 
 
 class Client:
-    """One connection."""
+    """One connection to the daemon."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._http = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=120)
@@ -161,7 +161,7 @@ class Client:
         self._image = daemon.image
 
     def ask(self, method: str, path: str, body: object = None, allowed: tuple[int, ...] = (200, 202)) -> float:
-        """Seconds until the whole answer is there."""
+        """Send a request; return the seconds until the whole response has arrived."""
         begun = time.perf_counter()
         self._http.request(method, path, None if body is None else json.dumps(body), self._headers)
         response = self._http.getresponse()
@@ -185,7 +185,7 @@ def percentiles(seconds: list[float]) -> str:
 
 @contextmanager
 def listing(daemon: Daemon, clients: int):
-    """That many clients list the completed jobs all the time."""
+    """Let ``clients`` clients list the completed jobs without a pause; yield the seconds of each list."""
     stop, took = threading.Event(), []
 
     def work() -> None:
@@ -209,7 +209,7 @@ def size(folder: Path) -> str:
 
 
 def measure(tree: Path, original: Path, folder: Path, given: argparse.Namespace, silent: int) -> dict[str, str]:
-    """All figures of one tree."""
+    """Return all figures of one tree."""
     (folder / "state").mkdir(parents=True, mode=0o700)
     shutil.copy(original, folder / "state" / "jobs.sqlite")
     figures = {}
@@ -230,11 +230,11 @@ def measure(tree: Path, original: Path, folder: Path, given: argparse.Namespace,
         figures["submit: alone"] = percentiles([client.submit() for _ in range(given.requests)])
         with listing(daemon, given.clients) as lists:
             time.sleep(1)
-            figures[f"submit: beside {given.clients} listing clients"] = percentiles(
+            figures[f"submit: while {given.clients} clients list"] = percentiles(
                 [client.submit() for _ in range(given.requests // 4)]
             )
         figures["list: of these clients"] = f"{percentiles(lists)}; {len(lists)} lists"
-    # All ended jobs are too old now. A service that prunes while it serves is asked meanwhile.
+    # Now all ended jobs are too old. Send requests while the service prunes them.
     with Daemon(tree, folder, silent, keep="0s") as daemon:
         figures["start with all jobs too old"] = f"{daemon.processor:.2f} s, {daemon.seconds:.1f} s"
         client = daemon.client()
@@ -256,11 +256,11 @@ def measure(tree: Path, original: Path, folder: Path, given: argparse.Namespace,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1_000_000)
-    parser.add_argument("--tree", type=Path, action="append", help="a source tree; may be given twice (default: this)")
-    parser.add_argument("--requests", type=int, default=200, help="of each kind")
-    parser.add_argument("--clients", type=int, default=12, help="that list while jobs are submitted")
-    parser.add_argument("--database", type=Path, help="one of the first schema to copy; made if it is not there")
-    parser.add_argument("--folder", type=Path, help="where the databases go (default: a temporary folder)")
+    parser.add_argument("--tree", type=Path, action="append", help="a source tree; repeatable (default: this one)")
+    parser.add_argument("--requests", type=int, default=200, help="requests of each kind")
+    parser.add_argument("--clients", type=int, default=12, help="clients that list while jobs are submitted")
+    parser.add_argument("--database", type=Path, help="a database of the first schema to copy; created if missing")
+    parser.add_argument("--folder", type=Path, help="folder for the databases (default: a temporary one)")
     given = parser.parse_args()
     trees = [tree.resolve() for tree in given.tree or [Path(__file__).parents[2]]]
     with socket.create_server(("127.0.0.1", 0)) as silent, tempfile.TemporaryDirectory(dir=given.folder) as made:
@@ -272,7 +272,7 @@ def main() -> None:
         for number, tree in enumerate(trees):
             columns.append(measure(tree, original, folder / str(number), given, silent.getsockname()[1]))
             shutil.rmtree(folder / str(number))
-    print(f"{given.jobs} ended jobs; {machine()}; medians and 99th percentiles; processor\n")
+    print(f"{given.jobs} ended jobs; {machine()}; medians and 99th percentiles; processor time\n")
     print("| | " + " | ".join(tree.name for tree in trees) + " |")
     print("| --- |" + " --- |" * len(trees))
     for name in columns[0]:

@@ -1,9 +1,9 @@
-"""How much of the page cache a provision takes, at its peak and for good: given back, and left to the kernel.
+"""Measures how much of the page cache a provision uses, at its peak and afterwards, with both policies.
 
     python contrib/bench/page_cache.py [--size 1024] [--folder /var/tmp]
 
-Files of the cache and volumes, looked at by fincore while a provision runs: cold, from an nginx on loopback that is
-held at 200 MB/s, then from the cache.
+fincore measures the files of the cache and the volumes while a provision runs: first cold, from an nginx on loopback
+that is limited to 200 MB/s, then from the cache.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.servers.nginx import nginx
 
 
 def resident(ours: Ours) -> int:
-    """MiB of the cache's files and the volumes that are in memory."""
+    """Return how many MiB of the cache's files and the volumes are in memory."""
     files = [path for folder in ("state", "volumes") for path in (ours.folder / folder).rglob("*") if path.is_file()]
     command = ["fincore", "--bytes", "--noheadings", "--output", "RES", *files]
     found = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -31,7 +31,7 @@ def resident(ours: Ours) -> int:
 
 
 def measured(ours: Ours, url: str) -> tuple[int, int]:
-    """Peak and rest of the page cache that a provision takes."""
+    """Run a provision; return the MiB in memory at the peak and afterwards."""
     work = threading.Thread(target=ours.provision, args=(url, "disk"))
     work.start()
     peak = 0
@@ -57,8 +57,8 @@ def main() -> None:
                 for policy in ("keep", "give-back"):
                     ours = Ours(folder, web.url, KINDS[kind][0], page_cache=policy)
                     url = f"{web.url}/{images[kind].name}?rate={200 * 10**6}"
-                    for what, anew in (("cold", True), ("from the cache", False)):
-                        ours.forget(images=anew)
+                    for what, fresh in (("cold", True), ("from the cache", False)):
+                        ours.forget(images=fresh)
                         peak, rest = measured(ours, url)
                         print(f"| {kind} | {policy} | {what} | {peak} | {rest} |", flush=True)
 

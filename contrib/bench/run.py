@@ -1,6 +1,6 @@
-"""`make bench`: every benchmark with its usual sizes, one table after the other; printed, and kept in build/bench.md.
+"""`make bench`: runs every benchmark with its usual sizes; prints the tables and saves them in build/bench.md.
 
-Needs root (loop devices), nginx and curl; nbdcopy where it is installed. Quote ratios, and the load.
+Needs root (loop devices), nginx and curl; uses nbdcopy if it is installed. Quote ratios and the load.
 """
 
 from __future__ import annotations

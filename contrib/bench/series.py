@@ -1,4 +1,4 @@
-"""What a contender took, run by run, and the lines of a table that say it. Owns no measuring."""
+"""The times of a contender's runs, and the table cells that show them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB = 1024**2
 
 @dataclass
 class Series:
-    """Seconds on the clock and of the processor; the processor's are this process's and its children's."""
+    """Wall-clock and processor seconds of each run; the processor time is that of this process and its children."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Series:
 
     @contextmanager
     def timed(self, *, counted: bool = True) -> Iterator[None]:
-        """Take one run down, unless it only warms up."""
+        """Time one run and record it, unless it only warms up."""
         cpu, start = cpu_seconds(), time.perf_counter()
         yield
         if counted:
@@ -53,7 +53,7 @@ def cpu_seconds() -> float:
 
 
 def machine() -> str:
-    """The machine in a line: figures without it mean nothing."""
+    """Describe the machine in one line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1024**3

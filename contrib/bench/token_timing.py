@@ -1,11 +1,11 @@
-"""Whether the time a wrong token takes tells how much of it is right. Prints a table; exits with 0 whatever it says.
+"""Measures whether the time to reject a token reveals how much of it is right. Prints a table and always exits with 0.
 
     python contrib/bench/token_timing.py [--rounds 20000] [--tokens 50]
 
-Asks the token file itself, without network or HTTP, whose noise would hide everything: tokens that are right in their
-first 0, 1, 8, 16, 32 and 46 characters, in random order, so that what drifts drifts for all. Shown are medians in
-nanoseconds and, against the tokens with nothing right, Welch's t over the fastest half of each (the slow half is the
-machine's doing). A |t| that stays below 4.5 says that these two cannot be told apart.
+Calls the token file directly, because network and HTTP would add too much noise, with tokens that are right in their
+first 0, 1, 8, 16, 32 and 46 characters, in random order, so that a drift affects all alike. Shows medians in
+nanoseconds and Welch's t against the tokens with no right character, over the fastest half of each (the slow half is
+noise of the machine). If |t| stays below 4.5, the two cannot be told apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def guess(token: str, right: int) -> str:
-    """A token of the same length whose first ``right`` characters are right, and the next one is not."""
+    """Return a token of the same length whose first ``right`` characters are right, and whose next one is wrong."""
     rest = [random.choice(LETTERS) for _ in token[right:]]
     if rest and rest[0] == token[right]:
         rest[0] = "-"
@@ -34,14 +34,14 @@ def guess(token: str, right: int) -> str:
 
 def measure(tokens: TokenFile, token: str, rounds: int) -> dict[int, list[int]]:
     took: dict[int, list[int]] = {right: [] for right in RIGHT}
-    # All made beforehand: what happens just before the clock starts is the same.
+    # Create all tokens beforehand, so that the same happens before each measurement.
     shown = [(right, guess(token, right)) for _ in range(rounds) for right in random.sample(RIGHT, len(RIGHT))]
     gc.collect()
     gc.disable()
     for right, text in shown:
         begun = time.perf_counter_ns()
         tokens.authenticate(text, 0)
-        ended = time.perf_counter_ns()  # not below: looking up some keys in a dict takes 20 ns longer than others
+        ended = time.perf_counter_ns()  # before the next line: some dict look-ups take 20 ns longer than others
         took[right].append(ended - begun)
     gc.enable()
     return took

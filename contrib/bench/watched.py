@@ -1,9 +1,9 @@
-"""The daemon with a watch on its event loop: how late the loop was, and how long one step of it took.
+"""Runs the daemon and measures its event loop: how late it was, and how long each step took.
 
     python contrib/bench/watched.py FILE serve --config CONFIG
 
-Writes to FILE, when the daemon ends, all that ``health.py`` wants to know. A step is what one task does between two
-waits, in processor time of the loop's thread; lateness is how long after its time a sleeper of 5 ms woke up.
+When the daemon ends, writes the measurements to FILE for ``health.py``. A step is the work of one task between two
+waits, in processor time of the loop's thread. Lateness is the delay of a timer of 5 ms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAP = 0.005
 
 
 class Watch(trio.abc.Instrument):
-    """Processor seconds of every step, and seconds every nap was too long; each with when it was."""
+    """The processor seconds of each step and the delay of each nap in seconds, with their times."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[float, float]] = []

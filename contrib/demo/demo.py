@@ -1,7 +1,7 @@
-"""`make demo`: the main job on the embedded default, with a real image, on this machine only.
+"""`make demo`: provisions a real image with the embedded default configuration, on this machine only.
 
-Builds a disk image with a file system full of files, serves it over HTTP on loopback and counts what is fetched, starts
-`lvp serve` without a config, provisions a volume from it twice, and compares every byte.
+Builds a disk image with a file system full of files, serves it over HTTP on loopback and counts the downloads, starts
+`lvp serve` without a configuration, provisions a volume from the image twice, and compares every byte.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "demo-data"
 LVP = str(Path(sys.executable).with_name("lvp"))
-# Files every Debian or Ubuntu has, a few dozen MiB of text and translations.
+# Files that every Debian or Ubuntu has: a few dozen MiB of text and translations.
 CONTENT = ("/usr/share/doc", "/usr/share/perl", "/usr/share/zoneinfo", "/usr/share/man", "/usr/lib/python3")
 
 
@@ -32,7 +32,7 @@ def say(text: str) -> None:
 
 
 def build_image(folder: Path) -> Path:
-    """A qcow2 image (zlib) of a 2 GiB disk with an ext4 file system that holds real files, and its .sha256."""
+    """Create a qcow2 image (zlib) of a 2 GiB disk with an ext4 file system with real files, and its .sha256."""
     tree, raw, image = folder / "tree", folder / "disk.raw", folder / "demo.qcow2"
     tree.mkdir(parents=True)
     for source in map(Path, CONTENT):
@@ -91,9 +91,9 @@ def provision(environment: dict[str, str], image_url: str, volume: str) -> None:
 
 def main() -> None:
     if HERE.exists():
-        say("removing what an earlier demo left in demo-data")
+        say("removing demo-data of an earlier run")
         shutil.rmtree(HERE)
-    say("building a real image: a 2 GiB disk, ext4, files of this machine, compressed qcow2")
+    say("building a real image: a 2 GiB disk with ext4 and files of this machine, as compressed qcow2")
     image = build_image(HERE / "www")
     print(f"{image} ({image.stat().st_size // 2**20} MiB), with its checksum beside it")
 
@@ -103,7 +103,7 @@ def main() -> None:
 
     bind = f"127.0.0.1:{free_port()}"
     data = HERE / "data"
-    say("starting the daemon; there is no config to write")
+    say("starting the daemon without a configuration")
     print(f"$ lvp serve --data-dir {data.relative_to(ROOT)} --bind {bind}", flush=True)
     log = (HERE / "daemon.log").open("wb")
     daemon = subprocess.Popen([LVP, "serve", "--data-dir", str(data), "--bind", bind], stderr=log)
@@ -111,19 +111,19 @@ def main() -> None:
         url = f"http://{bind}"
         wait_ready(url, daemon)
         environment = {**os.environ, "LVP_URL": url, "LVP_TOKEN": (data / "client-token").read_text().strip()}
-        say("provisioning a volume from it")
+        say("provisioning a volume from the image")
         provision(environment, image_url, "demo-1")
-        say("the same image again: it comes from the cache")
+        say("provisioning a second volume: the image comes from the cache")
         provision(environment, image_url, "demo-2")
         say("comparing every byte with the image")
         for name in ("demo-1", "demo-2"):
             volume = data / "volumes" / f"{name}.raw"
             subprocess.run(["qemu-img", "compare", "-f", "qcow2", "-F", "raw", str(image), str(volume)], check=True)
             used = volume.stat().st_blocks * 512 // 2**20
-            print(f"{volume.relative_to(ROOT)}: {volume.stat().st_size // 2**30} GiB, {used} MiB of it in use")
-        print(f"the image was fetched {CountingHandler.fetched} time(s) from the server")
+            print(f"{volume.relative_to(ROOT)}: {volume.stat().st_size // 2**30} GiB, {used} MiB of it allocated")
+        print(f"the image was downloaded {CountingHandler.fetched} time(s)")
         if CountingHandler.fetched != 1:
-            raise SystemExit("the second run should have been a cache hit")
+            raise SystemExit("the second volume should have been a cache hit")
         subprocess.run([LVP, "job", "list"], check=True, env=environment)
     finally:
         daemon.terminate()

@@ -1,6 +1,7 @@
-"""A contract for import-linter: what modules may import, as a list of what is allowed.
+"""A contract for import-linter that lists the allowed imports.
 
-Its own ``forbidden`` contract lists what is not, so that a new module is open to everybody until it is added there.
+import-linter's own ``forbidden`` contract lists the forbidden ones, so any module could import a new one until it is
+added there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class OnlyContract(Contract):  # type: ignore[misc]
-    """``source_modules`` import of the package ``within`` nothing but ``allowed_modules``, each one by itself."""
+    """From the package ``within``, ``source_modules`` import only ``allowed_modules``, without their submodules."""
 
     source_modules = fields.SetField(fields.StringField())
     allowed_modules = fields.SetField(fields.StringField())

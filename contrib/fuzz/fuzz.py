@@ -1,7 +1,7 @@
-"""Fuzz the readers of strangers' bytes for as long as you like: ``make fuzz MINUTES=10 TARGETS="urls qcow2"``.
+"""Fuzz the parsers of untrusted bytes: ``make fuzz MINUTES=10 TARGETS="urls qcow2"``.
 
-New inputs are made of the kept ones (tests/fuzz/corpus). One that ends in another error than ours, breaks a promise or
-takes longer than ten seconds is saved there as ``found-...``: mend what is wrong, and keep it. ``api`` sends made-up
+New inputs are made from the saved ones (tests/fuzz/corpus). An input that raises an unexpected error, breaks a promise
+or takes longer than ten seconds is saved there as ``found-...``: fix the bug and keep the file. ``api`` sends generated
 requests to a running daemon instead.
 """
 
@@ -23,13 +23,13 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
 from tests.fuzz.mutate import mutated  # noqa: E402 - the path first
-from tests.fuzz.targets import CORPUS, TARGETS, WORDS, kept  # noqa: E402
+from tests.fuzz.targets import CORPUS, TARGETS, WORDS, saved_inputs  # noqa: E402
 
 HANG = 10
 
 
 class Hang(BaseException):
-    """An input took too long. No Exception: nothing may take it for an error of the input's."""
+    """An input took too long. Not an Exception, so that no parser catches it."""
 
 
 def main() -> int:
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", default=[*TARGETS, "api"])
     asked = parser.parse_args()
     if unknown := set(asked.targets) - {*TARGETS, "api"}:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join([*TARGETS, 'api'])}")
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from: {', '.join([*TARGETS, 'api'])}")
     seed = asked.seed if asked.seed is not None else random.SystemRandom().getrandbits(32)
     findings = 0
     for name in asked.targets:
@@ -48,18 +48,18 @@ def main() -> int:
 
 
 def fuzz(name: str, minutes: float, seed: int) -> int:
-    chance, corpus = random.Random(seed), [file.read_bytes() for file in kept(name)]
+    chance, corpus = random.Random(seed), [file.read_bytes() for file in saved_inputs(name)]
     seen: set[str] = set()
     runs, slowest, started = 0, 0.0, time.monotonic()
     signal.signal(signal.SIGALRM, _hang)
-    logging.disable(logging.CRITICAL)  # the library that looks at images has a word for each
+    logging.disable(logging.CRITICAL)  # the library that inspects images logs something for each
     while time.monotonic() < started + 60 * minutes:
         data = mutated(chance, corpus, WORDS[name])
         begun = time.monotonic()
         signal.alarm(HANG)
         try:
             TARGETS[name](data)
-        except (Exception, Hang) as error:  # noqa: BLE001 - any other than ours is a finding
+        except (Exception, Hang) as error:  # noqa: BLE001 - the target lets only unexpected errors through
             _keep(name, data, error, seen)
         finally:
             signal.alarm(0)
@@ -73,7 +73,7 @@ def _hang(*_arguments: object) -> None:
 
 
 def _keep(name: str, data: bytes, error: BaseException, seen: set[str]) -> None:
-    """Save the first input of each kind of finding: the same line of code is the same finding."""
+    """Save the first input of each finding; errors from the same line of code are the same finding."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     kind = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
     if kind in seen:
@@ -81,11 +81,11 @@ def _keep(name: str, data: bytes, error: BaseException, seen: set[str]) -> None:
     seen.add(kind)
     file = CORPUS / name / f"found-{hashlib.sha256(data).hexdigest()[:12]}"
     file.write_bytes(data)
-    print(f"{name}: {kind}: {error}\n  kept in {file.relative_to(ROOT)}", flush=True)
+    print(f"{name}: {kind}: {error}\n  saved in {file.relative_to(ROOT)}", flush=True)
 
 
 def api(minutes: float) -> int:
-    """Requests made up from api.yaml, with a credential, until the time is up."""
+    """Send requests generated from api.yaml, with a credential, until the time is up."""
     environment = {**os.environ, "LVP_FUZZ_MINUTES": str(minutes)}
     command = [sys.executable, "-m", "pytest", "-q", "tests/end_to_end/test_schemathesis.py"]
     return 1 if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode else 0

@@ -1,4 +1,4 @@
-"""One fault a round, injected while the clients work. Each function returns when the fault is over."""
+"""The faults, one for each round, injected while the clients work. Each function returns when the fault is over."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ if TYPE_CHECKING:
 
 
 def none(_lab: Harness, _chance: random.Random) -> None:
-    """Only the clients."""
+    """Inject no fault."""
 
 
 def kill(lab: Harness, chance: random.Random) -> None:
-    """SIGKILL, then a new start over what is left."""
+    """Send SIGKILL at a random moment, then start again."""
     time.sleep(chance.random() * 5)
     lab.daemon.kill()
     lab.start()
 
 
 def stop(lab: Harness, chance: random.Random) -> None:
-    """SIGTERM, then a new start."""
+    """Send SIGTERM at a random moment, then start again."""
     time.sleep(chance.random() * 5)
     lab.daemon.stop()
     lab.start()
 
 
 def reload(lab: Harness, chance: random.Random) -> None:
-    """Several SIGHUPs in a row."""
+    """Send several SIGHUPs."""
     for _ in range(chance.randint(2, 5)):
         lab.daemon.process.send_signal(signal.SIGHUP)
         time.sleep(chance.random())
 
 
 def state_full(lab: Harness, chance: random.Random) -> None:
-    """The job store cannot be written for a moment."""
+    """Fill the job store's file system for a moment."""
     _fill(lab.state, chance)
 
 
 def data_full(lab: Harness, chance: random.Random) -> None:
-    """Neither the cache nor the volumes can be written for a moment."""
+    """Fill the file system of cache and volumes for a moment."""
     _fill(lab.data, chance)
 
 
@@ -61,7 +61,7 @@ def _fill(where: Path, chance: random.Random) -> None:
         with suppress(OSError):
             os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize)
         file.seek(0, os.SEEK_END)
-        with suppress(OSError):  # what metadata left
+        with suppress(OSError):  # the blocks that were not needed for metadata
             while True:
                 file.write(bytes(4096))
     time.sleep(1 + 3 * chance.random())
@@ -69,21 +69,21 @@ def _fill(where: Path, chance: random.Random) -> None:
 
 
 def freeze(lab: Harness, chance: random.Random) -> None:
-    """The daemon stands still for a moment; its clocks go on."""
+    """Stop the daemon for a moment; its clocks continue."""
     lab.daemon.process.send_signal(signal.SIGSTOP)
     time.sleep(1 + 2 * chance.random())
     lab.daemon.process.send_signal(signal.SIGCONT)
 
 
 def freeze_source(lab: Harness, chance: random.Random) -> None:
-    """MinIO stands still for a moment."""
+    """Stop MinIO for a moment."""
     os.kill(lab.store.pid, signal.SIGSTOP)
     time.sleep(2 + 4 * chance.random())
     os.kill(lab.store.pid, signal.SIGCONT)
 
 
 def hung_source(lab: Harness, chance: random.Random) -> None:
-    """A job whose source accepts and never answers holds a worker until it is cancelled."""
+    """Submit a job whose source never answers; it occupies a worker until it is cancelled."""
     body = {
         "image_url": f"http://127.0.0.1:{lab.hung_port}/image.raw",
         "volume_name": "soak-hung",
@@ -99,7 +99,7 @@ def hung_source(lab: Harness, chance: random.Random) -> None:
 
 
 def deaf_reader(lab: Harness, chance: random.Random) -> None:
-    """Clients that ask for long answers and never read them."""
+    """Open connections that request long responses and never read them."""
     host, _, port = lab.daemon.url.removeprefix("http://").rpartition(":")
     held = []
     for _ in range(8):

@@ -1,4 +1,4 @@
-"""What must hold between rounds, once all jobs have ended. Each check raises BrokenPromiseError."""
+"""The checks between rounds, when all jobs have ended. Each raises BrokenPromiseError."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contrib.soak.lab import Harness, Image
 
 MIB = 2**20
-QUIET_LIMIT = 240.0  # seconds until all jobs have ended and the daemon is ready, on a machine that is busy otherwise
+QUIET_LIMIT = 240.0  # seconds until all jobs have ended and the daemon is ready, even on a busy machine
 
 
 class Figures(NamedTuple):
@@ -32,7 +32,7 @@ class Figures(NamedTuple):
 
 
 def wait_until_quiet(lab: Harness, clients: Sequence[Client]) -> None:
-    """Wait until every job has ended and `/readyz` says ready; an accepted job that never ends breaks a promise."""
+    """Wait until every job has ended and `/readyz` answers 200. Raises BrokenPromiseError after the limit."""
     stop = time.monotonic() + QUIET_LIMIT
     while True:
         settled = [client.settle(name) for client in clients for name in list(client.waiting)]
@@ -40,7 +40,7 @@ def wait_until_quiet(lab: Harness, clients: Sequence[Client]) -> None:
         if reason is None:
             return
         if time.monotonic() > stop:
-            raise BrokenPromiseError(f"not quiet within {QUIET_LIMIT:g} s: {reason}")
+            raise BrokenPromiseError(f"not at rest within {QUIET_LIMIT:g} s: {reason}")
         time.sleep(0.1)
 
 
@@ -58,7 +58,7 @@ def _not_ready(lab: Harness) -> str | None:
 def check(lab: Harness, clients: Sequence[Client]) -> None:
     """Check everything that must hold when no job is active."""
     for client in clients:
-        for job_id in client.told:
+        for job_id in client.reported:
             client.status(job_id)
         for name, image in client.holds.items():
             check_volume(lab.volumes / f"{name}.raw", image)
@@ -67,23 +67,23 @@ def check(lab: Harness, clients: Sequence[Client]) -> None:
 
 
 def check_volume(file: Path, image: Image | None) -> None:
-    """The volume holds the image and zeros after it, or is absent."""
+    """Check that the volume contains the image followed by zeros, or is missing if ``image`` is None."""
     if image is None:
         if file.exists():
-            raise BrokenPromiseError(f"{file.name} was removed or never completed, and is there")
+            raise BrokenPromiseError(f"{file.name} was removed or never completed, but exists")
         return
     if not file.exists():
-        raise BrokenPromiseError(f"{file.name} was completed with {image.name}, and is not there")
+        raise BrokenPromiseError(f"{file.name} was completed with {image.name}, but is missing")
     with file.open("rb") as disk:
         digest = hashlib.sha256(disk.read(image.raw_size)).hexdigest()
         if digest != image.raw_digest:
-            raise BrokenPromiseError(f"{file.name} does not hold {image.name}")
+            raise BrokenPromiseError(f"{file.name} does not contain {image.name}")
         if any(any(piece) for piece in _data_after(disk.fileno(), image.raw_size)):
             raise BrokenPromiseError(f"{file.name} has stale data after the image")
 
 
 def _data_after(fd: int, start: int):
-    """Yield what is not a hole from ``start`` on, a MiB at a time."""
+    """Yield the data (not the holes) from ``start`` on, a MiB at a time."""
     while True:
         try:
             start = os.lseek(fd, start, os.SEEK_DATA)
@@ -97,7 +97,7 @@ def _data_after(fd: int, start: int):
 
 
 def check_nothing_left(lab: Harness, clients: Sequence[Client]) -> None:
-    """No staged volume, no unknown file in the cache, no child process, no volume held open."""
+    """Check that no staged volume, child process or open volume is left, and that every cached image has its file."""
     expected = {f"{name}.raw" for client in clients for name, image in client.holds.items() if image is not None}
     found = {path.name for path in lab.volumes.iterdir() if path.is_file() and not path.name.startswith(".")}
     if found != expected:
@@ -105,19 +105,19 @@ def check_nothing_left(lab: Harness, clients: Sequence[Client]) -> None:
     stage = lab.volumes / ".lvp" / "stage"
     staged = sorted(path.name for path in stage.iterdir()) if stage.is_dir() else []
     if staged:
-        raise BrokenPromiseError(f"staged volumes were left: {staged}")
+        raise BrokenPromiseError(f"staged volumes were left behind: {staged}")
     if children := lab.daemon.children():
-        raise BrokenPromiseError(f"child processes were left: {children}")
+        raise BrokenPromiseError(f"child processes were left behind: {children}")
     if holders := holders_of(lab.volumes):
-        raise BrokenPromiseError(f"processes {holders} hold files of the volumes' folder open")
+        raise BrokenPromiseError(f"processes {holders} have files in the folder of volumes open")
     images = lab.call("GET", "/api/v1/cache/images").json()["images"]
     missing = [image["path"] for image in images if not Path(image["path"]).is_file()]
     if missing:
-        raise BrokenPromiseError(f"the cache lists files that are not there: {missing}")
+        raise BrokenPromiseError(f"the cache lists files that are missing: {missing}")
 
 
 def check_log(lab: Harness) -> None:
-    """No traceback was logged."""
+    """Check that no traceback was logged."""
     text = lab.daemon.log_file.read_text(errors="replace")
     if "Traceback" in text:
         raise BrokenPromiseError(f"a traceback in {lab.daemon.log_file}")

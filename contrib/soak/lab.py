@@ -1,4 +1,4 @@
-"""Everything the soak test runs against: MinIO, a proxy, images, two small file systems, and the daemon."""
+"""The environment of the soak test: MinIO, a proxy, images, two small file systems, and the daemon."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 MIB = 2**20
 BUCKET = "images"
 STATE_SIZE = 64 * MIB
-DATA_SIZE = 6 * 2**30  # sparse: only what is written takes room
+DATA_SIZE = 6 * 2**30  # a sparse file
 CLIENTS = 3
 
 
 @dataclass(frozen=True)
 class Image:
-    """An object in MinIO; ``raw_digest`` is the SHA-256 of the disk that is in it, ``raw_size`` its length in bytes."""
+    """An image in MinIO; ``raw_digest`` is the SHA-256 of its disk, ``raw_size`` the disk's length in bytes."""
 
     name: str
     kind: str
@@ -46,7 +46,7 @@ class Image:
 
 @dataclass
 class Harness:
-    """One daemon with all it needs; ``daemon`` survives restarts of the process."""
+    """A daemon with its environment; ``daemon`` stays the same when the process restarts."""
 
     folder: Path
     daemon: Daemon
@@ -78,7 +78,7 @@ class Harness:
         self.starts.append(time.monotonic() - begun)
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
-        """One request as the administrator. Raises httpx.TransportError if the daemon is not there."""
+        """Send a request as the administrator. Raises httpx.TransportError if the daemon is not reachable."""
         return httpx.request(
             method,
             self.daemon.url + path,
@@ -91,7 +91,7 @@ class Harness:
 
 @contextmanager
 def lab(folder: Path, seed: int) -> Iterator[Harness]:
-    """Set everything up, start the daemon, and take everything down however the block ends."""
+    """Set up the environment and start the daemon; tear down both when the block ends."""
     with ExitStack() as stack:
         for name, size in (("state", STATE_SIZE), ("data", DATA_SIZE)):
             stack.enter_context(_file_system(folder / f"{name}.img", folder / name, size))
@@ -146,7 +146,7 @@ def _config(folder: Path, store: Store, proxy_port: int, hung_port: int) -> dict
 
 
 def _make_admin(daemon: Daemon) -> str:
-    """Write the configuration and make an administrator's token in the token file it names."""
+    """Write the configuration and create an administrator's token."""
     daemon.launch()
     until(lambda: daemon.event("ready"))
     command = [*LVP, "token", "create", "soak", "--role", "admin", "--config", str(daemon.folder / "config.toml")]
@@ -162,7 +162,7 @@ def _end(daemon: Daemon) -> None:
 
 @contextmanager
 def _file_system(image: Path, where: Path, size: int) -> Iterator[None]:
-    """A small ext4 of its own, so that filling it harms nothing else."""
+    """Mount a small ext4 file system, which can be filled safely."""
     with image.open("wb") as file:
         file.truncate(size)
     environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
@@ -177,7 +177,7 @@ def _file_system(image: Path, where: Path, size: int) -> Iterator[None]:
 
 @contextmanager
 def _hung_server() -> Iterator[int]:
-    """The port of a server that accepts connections and never answers."""
+    """Run a server that accepts connections and never answers; yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         held: list[socket.socket] = []
 
@@ -194,7 +194,7 @@ def _hung_server() -> Iterator[int]:
 
 
 def _make_images(folder: Path, store: Store, seed: int) -> list[Image]:
-    """Six disks, sparse and full, each in another form, with checksums beside them."""
+    """Upload six images, sparse and full, in different formats, with checksum files."""
     folder.mkdir()
     noise = random.Random(seed)
     store.client().make_bucket(BUCKET)

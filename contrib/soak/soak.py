@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Run a real daemon under random operations and faults, and check its promises after each round.
+"""Run a real daemon under random operations and faults, and check its guarantees after each round.
 
     .venv/bin/python contrib/soak/soak.py --minutes 5 --seed 1
 
-Exit status 0: all promises held. 1: one was broken; the seed, the round and the folder with all logs are printed.
+Exit status 0: all guarantees held. 1: one was violated; the seed and the folder with all logs are printed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from contrib.soak.invariants import Figures
 
 ROUND_SECONDS = 6.0
-# What one process may grow by, at rest, after its first rounds: allocator noise and idle worker threads.
+# How much a process may grow, at rest, after its first rounds: allocator noise and idle worker threads.
 WARM_UP_ROUNDS = 5
-SETTLE_SECONDS = 60  # idle connections and worker threads end by themselves
+SETTLE_SECONDS = 60  # by then, idle connections and worker threads have ended
 GROWTH_MIB = 48.0
 GROWTH_DESCRIPTORS = 8
 GROWTH_THREADS = 8
@@ -49,7 +49,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("soak: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:  # noqa: BLE001 - whatever it was, its seed and folder are needed
+    except Exception as error:  # noqa: BLE001 - print the seed and the folder for every error
         print(f"soak: FAILED with seed {options.seed}: {type(error).__name__}: {error}\nsoak: see {folder}", flush=True)
         return 1
     summarize(rounds, done, running)
@@ -61,8 +61,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--faults", help=f"only these, separated by commas, of: {', '.join(FAULTS)}")
-    parser.add_argument("--report", type=Path, help="write one JSON line for each round to this file")
+    parser.add_argument("--faults", help=f"only these, separated by commas: {', '.join(FAULTS)}")
+    parser.add_argument("--report", type=Path, help="append one JSON line for each round to this file")
     options = parser.parse_args()
     options.faults = options.faults.split(",") if options.faults else list(FAULTS)
     if unknown := set(options.faults) - FAULTS.keys():
@@ -71,7 +71,7 @@ def arguments() -> argparse.Namespace:
 
 
 def soak(running: Harness, options: argparse.Namespace, done: Counter[str]) -> list[dict[str, object]]:
-    """Run rounds until the time is over; each fault comes once before any comes again."""
+    """Run rounds until the time is over; every fault is used once before any is repeated."""
     chance = random.Random(options.seed)
     clients = [Client(number, running, done) for number in range(CLIENTS)]
     stop = time.monotonic() + options.minutes * 60
@@ -88,7 +88,7 @@ def soak(running: Harness, options: argparse.Namespace, done: Counter[str]) -> l
         invariants.check(running, clients)
         now = settled_figures(running, lives)
         rounds.append({"round": len(rounds) + 1, "fault": fault, "seconds": round(time.monotonic() - begun, 1),
-                       "jobs": sum(len(client.told) for client in clients), **now._asdict()})  # fmt: skip
+                       "jobs": sum(len(client.reported) for client in clients), **now._asdict()})  # fmt: skip
         print(" ".join(f"{key}={value}" for key, value in rounds[-1].items()), flush=True)
         if options.report:
             with options.report.open("a") as file:
@@ -97,7 +97,7 @@ def soak(running: Harness, options: argparse.Namespace, done: Counter[str]) -> l
 
 
 def play(running: Harness, clients: list[Client], fault: str, chance: random.Random) -> None:
-    """Let the clients work while the fault happens."""
+    """Run the clients while the fault is injected."""
     threads = [
         threading.Thread(target=client.work, args=(random.Random(chance.random()), ROUND_SECONDS)) for client in clients
     ]
@@ -114,7 +114,7 @@ def play(running: Harness, clients: list[Client], fault: str, chance: random.Ran
 
 
 def settled_figures(running: Harness, lives: dict[int, list[Figures]]) -> Figures:
-    """The figures at rest. Raises BrokenPromiseError if they stay above those of the process's first rounds."""
+    """Return the figures at rest. Raises BrokenPromiseError if they stay above those of the process's first rounds."""
     life = lives.setdefault(running.daemon.pid, [])
     limits = (GROWTH_MIB, GROWTH_DESCRIPTORS, GROWTH_THREADS)
     stop = time.monotonic() + SETTLE_SECONDS
@@ -137,9 +137,9 @@ def settled_figures(running: Harness, lives: dict[int, list[Figures]]) -> Figure
 def summarize(rounds: list[dict[str, object]], done: Counter[str], running: Harness) -> None:
     faults = Counter(str(entry["fault"]) for entry in rounds)
     print(f"soak: {len(rounds)} rounds, {rounds[-1]['jobs'] if rounds else 0} jobs ended, "
-          f"{len(running.starts)} starts (slowest {max(running.starts):.1f} s), every promise held")  # fmt: skip
+          f"{len(running.starts)} starts (slowest {max(running.starts):.1f} s), all guarantees held")  # fmt: skip
     print("soak: faults: " + ", ".join(f"{name} {count}" for name, count in sorted(faults.items())))
-    print("soak: answers: " + ", ".join(f"{name}: {count}" for name, count in sorted(done.items())))
+    print("soak: responses: " + ", ".join(f"{name}: {count}" for name, count in sorted(done.items())))
     for key in ("rss_mib", "descriptors", "threads"):
         values = [entry[key] for entry in rounds]
         print(f"soak: {key} at rest: first {values[0]}, last {values[-1]}, most {max(values)}")

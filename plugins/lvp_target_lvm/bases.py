@@ -1,4 +1,4 @@
-"""Lists base volumes and the order in which they are evicted. Pure."""
+"""Lists base volumes and decides the order in which they are evicted. Pure."""
 
 from __future__ import annotations
 

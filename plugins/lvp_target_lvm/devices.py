@@ -57,7 +57,7 @@ async def is_there(major: int, minor: int, mapper_name: str) -> bool:
 
 
 async def zero(path: str) -> None:
-    """Zero the whole device, using its zeroing support if it has any."""
+    """Zero the whole device, with the device's own zeroing command if it has one."""
     await _over(path, blockdev.zero_range)
 
 

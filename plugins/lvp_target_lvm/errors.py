@@ -1,6 +1,6 @@
-"""Translates LVM's error messages. Pure.
+"""Translates LVM's error messages into errors. Pure.
 
-Nearly every failure exits with 5, so match the message: lvm2's texts under LC_ALL=C, as of 2.03.
+LVM exits with 5 for nearly every failure, so the patterns match its messages: those of lvm2 2.03 under LC_ALL=C.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from provisioner.contracts.errors import (
 
 
 class Meaning(Enum):
-    """Why a command of LVM failed."""
+    """The reason why an LVM command failed."""
 
     LOCKED = "locked"
     BUSY = "busy"
@@ -32,7 +32,7 @@ class Meaning(Enum):
     OTHER = "other"
 
 
-# The first that matches counts: a command that cannot get its lock also cannot process its group.
+# The first match counts: a command that cannot get its lock also reports that it cannot process its group.
 _PATTERNS: tuple[tuple[Meaning, str], ...] = (
     (Meaning.LOCKED, r"can't get lock|flock failed|giving up waiting for lock|failed to (?:get|acquire) .*lock"),
     (Meaning.NO_SPACE, r"insufficient (?:free|suitable)|not enough (?:free|space)|no free space"),

@@ -1,4 +1,4 @@
-"""What both LVM targets share: look up, list, stage, replace, remove and recover volumes of a volume group.
+"""The base of both LVM targets: looks up, lists, stages, replaces, removes and recovers volumes of a volume group.
 
 A subclass defines which volumes are of its kind, how to make one, and whether there is room for it.
 """
@@ -14,7 +14,7 @@ import trio
 
 from lvp_target_lvm import devices, names, recovery, tags
 from lvp_target_lvm.diagnostics import findings_of_group
-from lvp_target_lvm.holders import in_use
+from lvp_target_lvm.holders import in_use, inventory_once_closed
 from lvp_target_lvm.lvm import Lvm
 from lvp_target_lvm.placement import Plan, is_users, place, refuse_open, snapshots_of
 from lvp_target_lvm.removal import remove_wiped
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # Enough for three commands, each of which may wait for udev and LVM's own retries, and a report.
 _UNDO_TIME = 180.0
-# Where this host's installations see each other, whatever their state directories; a lock for each volume group.
+# One lock file for each volume group, in a folder that all installations on this host share.
 LOCKS = Path("/run/lock/libvirt-volume-provisioner")
 
 
@@ -62,7 +62,7 @@ class GroupTarget(BlockTarget):
 
     @abstractmethod
     async def _make(self, inventory: Inventory, request: StageRequest, name: str, words: Sequence[str]) -> None:
-        """Make the volume ``name``; ``words`` are the options for its tags."""
+        """Create the volume ``name``; ``words`` are the options for its tags."""
 
     @abstractmethod
     async def _fresh(self, inventory: Inventory, path: str, size: int) -> Device:
@@ -80,7 +80,7 @@ class GroupTarget(BlockTarget):
     async def _wipe(self, path: str) -> None:
         """Wipe a removed volume as configured."""
 
-    # --- looking ---
+    # --- lookup ---
 
     def check_name(self, volume: str) -> None:
         names.check(self._group, volume)
@@ -111,7 +111,7 @@ class GroupTarget(BlockTarget):
         owner = await self._claim()
         return Staging(self.lvm, request, names.new_token(), old, self.name, owner, **more_tags)
 
-    # --- making ---
+    # --- staging ---
 
     @asynccontextmanager
     async def stage(self, request: StageRequest, *, verified: bool) -> AsyncIterator[StagedVolume]:
@@ -122,8 +122,8 @@ class GroupTarget(BlockTarget):
         if plan.placement is Placement.IN_PLACE:
             if not verified:
                 raise VolumeExistsError(
-                    f"there is no room beside volume {request.name}, and it is overwritten only with an image that "
-                    "was verified first"
+                    f"there is no room to stage a second volume {request.name}, and only an image verified "
+                    "beforehand may overwrite it in place"
                 )
             async with self._settled(staging):
                 yield await self._overwritten(inventory, staging)
@@ -135,7 +135,7 @@ class GroupTarget(BlockTarget):
             yield Staged(staging, await self._fresh(inventory, staging.path, size), number, self._undo)
 
     async def _inventory_for(self, request: StageRequest) -> Inventory:  # noqa: ARG002
-        """Return the inventory, after freeing what can be freed for ``request``."""
+        """Return the inventory, after freeing space for ``request`` if possible."""
         return await self.lvm.inventory()
 
     async def _overwritten(self, inventory: Inventory, staging: Staging) -> Staged:
@@ -144,6 +144,7 @@ class GroupTarget(BlockTarget):
         return Staged(staging, device, number, self._undo)
 
     async def _plan(self, inventory: Inventory, request: StageRequest) -> Plan:
+        inventory = await inventory_once_closed(self.lvm, request.name, inventory)
         no_room = self._no_room(inventory, request)
         try:
             return place(self._settings, inventory, request, fits_kind=self._fits_kind, no_room=no_room)
@@ -192,17 +193,17 @@ class GroupTarget(BlockTarget):
         for decision in decisions:
             await self._carry_out(decision)
 
-    # --- removing ---
+    # --- removal ---
 
     async def remove(self, volume: str) -> None:
-        inventory = await self.lvm.inventory()
+        inventory = await inventory_once_closed(self.lvm, volume)
         lv = inventory.volumes.get(volume)
         if lv is None or not lv.ours or not is_users(lv) or not self._fits_kind(lv):
-            raise NotFoundError(f"there is no volume {volume} on {self.name} that this service made")
+            raise NotFoundError(f"target {self.name} has no volume {volume} that this service created")
         await self._refuse_open(lv)
         if lv.role & {"thickorigin"}:
             raise VolumeInUseError(
-                f"volume {self._group}/{volume} has snapshots ({snapshots_of(lv, inventory)}) that would go with it"
+                f"volume {self._group}/{volume} has snapshots ({snapshots_of(lv, inventory)}); remove them first"
             )
         await self._claim()
         if not self._wipes():
@@ -222,7 +223,7 @@ class GroupTarget(BlockTarget):
         except VolumeInUseError as error:
             raise await in_use(error.message, lv) from error
 
-    # --- recovering ---
+    # --- recovery ---
 
     async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
         owner = await self._claim()
@@ -243,7 +244,7 @@ class GroupTarget(BlockTarget):
         try:
             await self._carry_out(decision)
         except ProvisionerError as error:
-            return f"could not finish: {decision.sentence}: {error.message}"
+            return f"failed: {decision.sentence}: {error.message}"
         return decision.sentence
 
     async def _carry_out(self, decision: recovery.Decision) -> None:

@@ -1,4 +1,4 @@
-"""Finds what has a device open, for error messages only. Best effort; reads /proc and /sys."""
+"""Finds what has a device open. Best effort; reads /proc and /sys."""
 
 from __future__ import annotations
 
@@ -13,14 +13,29 @@ from provisioner.contracts.errors import VolumeInUseError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lvp_target_lvm.report import Lv
+    from lvp_target_lvm.lvm import Lvm
+    from lvp_target_lvm.report import Inventory, Lv
 
-# List at most this many holders, to keep the message short.
+# Name at most this many holders, to keep the message short.
 _MOST = 3
+# After a change udev opens the device for some tenths of a second, and may have closed it before /proc is read.
+_REREADS, _REREAD_DELAY = 5, 0.2
+
+
+async def inventory_once_closed(lvm: Lvm, volume: str, inventory: Inventory | None = None) -> Inventory:
+    """Return the inventory; while ``volume`` is open without a holder that can be named, read it again for a second."""
+    inventory = inventory or await lvm.inventory()
+    for _ in range(_REREADS):
+        lv = inventory.volumes.get(volume)
+        if lv is None or not lv.open or await holders_of(lv.major, lv.minor):
+            break
+        await trio.sleep(_REREAD_DELAY)
+        inventory = await lvm.inventory()
+    return inventory
 
 
 async def in_use(sentence: str, lv: Lv) -> VolumeInUseError:
-    """Return the error that ``lv`` is in use, naming its holders if they can be found."""
+    """Return a VolumeInUseError for ``lv`` that names its holders if any are found."""
     holders = await holders_of(lv.major, lv.minor)
     return VolumeInUseError(f"{sentence} ({holders})" if holders else sentence)
 
@@ -53,7 +68,7 @@ def _mounts(table: Path, number: str) -> Iterator[str]:
 
 def _mapped(folder: Path) -> Iterator[str]:
     try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - the names are all that is wanted
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - only the names are needed
     except OSError:
         return
     for name in names:

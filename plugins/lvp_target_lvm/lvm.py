@@ -30,19 +30,19 @@ _PINS = (
     " compact_output=0 headings=1 prefixes=0 quoted=1}"
 )
 _NO_WAIT = " global{wait_for_locks=0}"
-# udev looks into a device for some tenths of a second after each close. LVM itself tries for five seconds; once more
-# covers a host that is busy, and who has the volume open after that keeps it.
+# udev opens a device for some tenths of a second after each close. LVM itself retries for five seconds; a second try
+# covers a busy host.
 _BUSY_TRIES = 2
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 2.0
-# How old a report may be, in seconds, that a job's looks share. As much lies between a look and the change that follows
-# it anyway, and what must be true then is asked of LVM again or is LVM's own to refuse.
+# Maximum age in seconds of a report that a job's lookups share. A report is about as old when the change that follows
+# it runs, so whatever must hold then is read again or checked by LVM itself.
 _FRESH = 1.0
-# run_tool's own grace between asking a tool to end and being rid of it, with room.
+# Longer than run_tool takes to terminate a tool and then kill it.
 _KILL_TIME = 5.0
 
 
 class Lvm:
-    """The tools of LVM, for one volume group. ``calls`` counts what was run, by command."""
+    """The LVM tools for one volume group. ``calls`` counts the runs of each command."""
 
     def __init__(self, settings: LvmSettings) -> None:
         self.group = settings.volume_group
@@ -54,7 +54,7 @@ class Lvm:
 
     @property
     def _lock(self) -> RWLock:
-        # Targets may be made before trio runs.
+        # Created on first use: targets may be created before trio runs.
         if self._shared_lock is None:
             self._shared_lock = lock_of((self._program, self.group))
         return self._shared_lock
@@ -70,11 +70,11 @@ class Lvm:
         if group is None:
             group, _ = report.read(await self._report("vgs", ",".join(report.GROUP_FIELDS)))
         if group is None:
-            raise TargetUnavailableError(f"volume group {self.group} is not there")
+            raise TargetUnavailableError(f"volume group {self.group} does not exist")
         return report.Inventory(group, volumes)
 
     async def recent_inventory(self) -> Inventory:
-        """The inventory, or one that was read less than a second ago with no change of ours since."""
+        """Return the inventory; reuse one read less than a second ago unless this process changed the group since."""
         if self._seen is not None:
             at, changes, inventory = self._seen
             if changes == self._lock.changes and trio.current_time() - at < _FRESH:
@@ -86,20 +86,20 @@ class Lvm:
         return inventory
 
     async def setting(self, key: str) -> str:
-        """A setting of this host's LVM, as ``devices/scan_lvs``; its value as lvm.conf would write it."""
+        """Return the value of an LVM setting of this host, such as ``devices/scan_lvs``, as lvm.conf writes it."""
         text = (await self._run("lvmconfig", "--typeconfig", "full", key)).stdout
         return text.partition("=")[2].strip().strip('"')
 
     async def version(self) -> str:
-        """The version of the tools, as ``2.03.16(2)``."""
+        """Return the version of the tools, for example ``2.03.16(2)``."""
         lines = (await self._run("version")).stdout.splitlines()
         return next((line.split(":", 1)[1].split()[0] for line in lines if "LVM version" in line), "unknown")
 
     async def change(self, command: str, *words: str) -> None:
-        """Run a command that changes metadata. Not cancelled while it runs; cancellable between two tries.
+        """Run a command that changes metadata. It can be cancelled between two tries, not while a command runs.
 
-        Tried again while another program holds the lock and, a few times, while the device is busy. Raises what
-        ``errors`` makes of LVM's words.
+        Retries while another program holds the lock (up to ``lock_patience``), and once if the device is busy. Raises
+        the error that ``as_error`` derives from LVM's message.
         """
         argv = [self._program, command, "--yes", "--config", _PINS + _NO_WAIT, *words]
         delays, give_up_at = _delays(), trio.current_time() + self._settings.lock_patience
@@ -141,12 +141,12 @@ class Lvm:
         except ToolError as error:
             raise _unavailable(command, error) from error
         if result.status:
-            raise _as_failed_look(as_error(command, result.status, result.stderr))
+            raise _as_unavailable(as_error(command, result.status, result.stderr))
         return result
 
 
-def _as_failed_look(error: ProvisionerError) -> TargetError:
-    # A failed report does not tell which volumes exist.
+def _as_unavailable(error: ProvisionerError) -> TargetError:
+    # A failed report never means that a volume does not exist.
     return error if isinstance(error, TargetUnavailableError) else TargetUnavailableError(error.message)
 
 

@@ -1,9 +1,9 @@
 """Volume names: what LVM allows, and the names reserved for this service. Pure.
 
-The role of a volume of ours is in its name, because a rename is the one change LVM makes whole or not at all:
-``lvp.stage.TOKEN`` is under construction, ``lvp.old.TOKEN`` was set aside by the swap that ``TOKEN`` stands for,
-``lvp.gone.TOKEN`` is being removed, ``lvp.base.DIGEST`` is a base; any other name is a committed volume. Dots,
-since device-mapper doubles every hyphen.
+The name of a volume that this service creates shows its role, because a rename is LVM's only atomic change:
+``lvp.stage.TOKEN`` is under construction, ``lvp.old.TOKEN`` was set aside by the swap ``TOKEN``, ``lvp.gone.TOKEN``
+is being removed, ``lvp.base.DIGEST`` is a base; any other name is a committed volume. The separators are dots because
+device-mapper doubles every hyphen.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RESERVED_PARTS = (
     "_tmeta", "_vdata", "_imeta", "_iorig", "_pmspare", "_vorigin",
 )  # fmt: skip
 MAX_NAME = 127
-# DM_NAME_LEN is 128 and counts the NUL.
+# DM_NAME_LEN is 128, including the terminating NUL.
 MAX_MAPPER_NAME = 127
 
 
@@ -38,7 +38,7 @@ def new_token() -> str:
 
 
 def base_name(image_digest: str, image_format: str) -> str:
-    """Return the name of the base for that image and format: the same for every job."""
+    """Return the name of the base for an image and format; it is the same for every job."""
     return BASE + hashlib.sha256(f"{image_format} {image_digest}".encode()).hexdigest()[:24]
 
 
@@ -48,7 +48,7 @@ def token_of(name: str) -> str:
 
 
 def mapper_name(group: str, volume: str) -> str:
-    """The device-mapper name: every hyphen doubled, one between the two."""
+    """Return the device-mapper name: both names with doubled hyphens, joined by one hyphen."""
     return f"{group.replace('-', '--')}-{volume.replace('-', '--')}"
 
 
@@ -59,29 +59,32 @@ def is_group_name(name: str) -> bool:
 
 def is_volume_name(name: str) -> bool:
     """Return whether LVM accepts the name for a volume."""
-    return _fault("", name) is None
+    return _why_invalid("", name) is None
 
 
 def check(group: str, volume: str) -> None:
     """Raise VolumeNameError unless ``volume`` can be a user's volume in ``group``."""
-    fault = _fault(group, volume)
-    if fault is None and volume.startswith(OWN):
-        fault = f"names that begin with '{OWN}' are this service's own"
-    if fault is not None:
-        raise VolumeNameError(f"{volume[:130]!r} cannot be a volume's name: {fault}")
+    reason = _why_invalid(group, volume)
+    if reason is None and volume.startswith(OWN):
+        reason = f"names that start with '{OWN}' are reserved for this service"
+    if reason is not None:
+        raise VolumeNameError(f"{volume[:130]!r} is not a valid volume name: {reason}")
 
 
-def _fault(group: str, volume: str) -> str | None:
+def _why_invalid(group: str, volume: str) -> str | None:
     if not _SHAPE.fullmatch(volume):
-        return "letters, digits and any of _ + . - are allowed, and no hyphen in front"
+        return "use only letters, digits, '_', '+', '.' and '-', with no leading hyphen"
     if volume in {".", ".."}:
-        return "it names a folder"
+        return "LVM reserves '.' and '..'"
     if len(volume) > MAX_NAME or len(mapper_name(group, volume)) > MAX_MAPPER_NAME:
-        return f"it is too long: with the volume group, and every hyphen counted twice, {MAX_MAPPER_NAME} are allowed"
+        return (
+            f"it is too long; together with the volume group's name, and with hyphens counted twice, at most "
+            f"{MAX_MAPPER_NAME} characters are allowed"
+        )
     for start in _RESERVED_STARTS:
         if volume.startswith(start):
-            return f"LVM reserves names that begin with '{start}'"
+            return f"LVM reserves names that start with '{start}'"
     for part in _RESERVED_PARTS:
         if part in volume:
-            return f"LVM reserves names that hold '{part}'"
+            return f"LVM reserves names that contain '{part}'"
     return None

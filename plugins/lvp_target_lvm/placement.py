@@ -21,7 +21,7 @@ _SNAPSHOT_ROLES = {"thickorigin", "thinorigin", "thicksnapshot"}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``old`` is the volume that has the name now; None with NEW only."""
+    """A placement and the volume that has the name now, ``old``; it is None only for ``NEW``."""
 
     placement: Placement
     old: Lv | None = None
@@ -37,8 +37,8 @@ def place(
 ) -> Plan:
     """Return how to place ``request``.
 
-    ``fits_kind`` says whether a volume is of the kind the target makes, ``no_room`` why there is no room for
-    another one. Raises VolumeExistsError, VolumeInUseError or NoSpaceError.
+    ``fits_kind`` returns whether a volume is of the kind the target makes. ``no_room`` is the reason why another
+    volume does not fit, if so. Raises VolumeExistsError, VolumeInUseError or NoSpaceError.
     """
     old = inventory.volumes.get(request.name)
     if old is None:
@@ -53,7 +53,7 @@ def place(
         return Plan(Placement.SWAP, old)
     if settings.replace == "in-place":
         return Plan(Placement.IN_PLACE, old)
-    raise NoSpaceError(f"{no_room}; the volume {old.name} that is there is kept until the new one stands beside it")
+    raise NoSpaceError(f"{no_room}; a swap needs space for both volumes, so the existing volume {old.name} is kept")
 
 
 def why_not_replaced(
@@ -62,29 +62,29 @@ def why_not_replaced(
     """Return why ``old`` must not be replaced by a volume of ``asked`` bytes, or None. Ignores openers."""
     what = f"volume {settings.volume_group}/{old.name}"
     if old.is_pool:
-        return f"{what} is a pool of other volumes; choose another name"
+        return f"{what} is a pool; choose another name"
     if not fits_kind(old):
         kind = ",".join(sorted(old.layout)) or "unknown"
         return f"{what} is of another type ({kind}); remove it or choose another name"
     if settings.replace == "refuse":
-        return f'{what} is there, and the target\'s setting replace = "refuse" keeps it'
+        return f'{what} already exists, and the target\'s setting replace = "refuse" keeps it'
     if not old.ours and settings.only_own:
-        return f"{what} was not made by this service, and the target's setting only_own = true keeps it"
+        return f"{what} was not created by this service, and the target's setting only_own = true keeps it"
     if snapshots := snapshots_of(old, inventory):
-        return f"{what} has snapshots or is one ({snapshots}); remove them or choose another name"
+        return f"{what} has snapshots or is a snapshot ({snapshots}); remove them or choose another name"
     if not old.active:
-        return f"{what} is not active, so nobody can tell whether it is in use; activate or remove it"
+        return f"{what} is not active, so this service cannot check whether it is in use; activate or remove it"
     if not old.writable:
         return f"{what} is read-only; make it writable (lvchange -prw) or remove it"
     if old.health:
         return f"{what} is not healthy ({old.health}); repair or remove it"
     wanted = inventory.group.rounded(asked)
-    # A whole extent more or less is rounding, however small the volume.
+    # A difference of less than an extent is rounding, even for a small volume.
     allowed = max(asked * settings.size_tolerance_percent / 100, inventory.group.extent_size - 1)
     if abs(old.size - wanted) > allowed:
         return (
-            f"{what} is {old.size / GIB:.2f} GiB, more than {settings.size_tolerance_percent:g}% away from the asked "
-            f"{asked / GIB:.2f} GiB; remove it or ask for its size"
+            f"{what} has {old.size / GIB:.2f} GiB, more than {settings.size_tolerance_percent:g}% off the requested "
+            f"{asked / GIB:.2f} GiB; remove it or request its size"
         )
     return None
 
@@ -92,7 +92,7 @@ def why_not_replaced(
 def refuse_open(settings: LvmSettings, old: Lv) -> None:
     """Raise VolumeInUseError if ``old`` is open or another job is replacing it."""
     if old.open:
-        raise VolumeInUseError(f"volume {settings.volume_group}/{old.name} is in use; it is not touched")
+        raise VolumeInUseError(f"volume {settings.volume_group}/{old.name} is in use and was not changed")
     if "by" in old.noted:
         raise VolumeInUseError(
             f"volume {settings.volume_group}/{old.name} is being replaced by job {old.noted.get('byjob', '')}"
@@ -100,28 +100,29 @@ def refuse_open(settings: LvmSettings, old: Lv) -> None:
 
 
 def snapshots_of(lv: Lv, inventory: Inventory) -> str:
-    """The names of snapshots that hang on ``lv``; itself, where it is a copy-on-write one; else empty.
+    """Return the names of the snapshots of ``lv``, its own name if it is a copy-on-write snapshot, or an empty string.
 
-    A clone hangs on its base in this sense no more than a copy would: thin snapshots stand alone.
+    A thin snapshot does not depend on its origin, so a clone is not counted as a snapshot itself.
     """
     if not (lv.role & _SNAPSHOT_ROLES):
         return ""
-    hanging = sorted(other.name for other in inventory.volumes.values() if other.origin == lv.name)
-    return ", ".join(hanging) or lv.name
+    snapshots = sorted(other.name for other in inventory.volumes.values() if other.origin == lv.name)
+    return ", ".join(snapshots) or lv.name
 
 
 def no_room_in_group(inventory: Inventory, size: int) -> str | None:
     """Return why a plain volume of ``size`` bytes does not fit in the group, or None if it fits."""
     group = inventory.group
     if group.missing_disks:
-        return f"volume group {group.name} misses {group.missing_disks} of its disks; nothing can be made in it"
+        return f"volume group {group.name} has {group.missing_disks} missing disks; reconnect or remove them first"
     if group.rounded(size) <= group.free:
         return None
     return (
-        f"volume group {group.name} has {group.free / GIB:.2f} GiB free, {group.rounded(size) / GIB:.2f} GiB are needed"
+        f"volume group {group.name} has {group.free / GIB:.2f} GiB free, but {group.rounded(size) / GIB:.2f} GiB are "
+        "needed"
     )
 
 
 def is_users(lv: Lv) -> bool:
-    """Return whether it is a user's volume, not one under a reserved name."""
+    """Return whether ``lv`` is a user's volume: its name is not reserved."""
     return not lv.name.startswith(names.OWN)

@@ -1,4 +1,4 @@
-"""The target ``lvm``: plain volumes, whose extents hold whatever their last owner wrote."""
+"""The target ``lvm``: plain volumes. Their extents still hold what their last owner wrote."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class PlainTarget(GroupTarget):
         return no_room_in_group(inventory, request.size_bytes)
 
     async def _make(self, inventory: Inventory, request: StageRequest, name: str, words: Sequence[str]) -> None:
-        # The first 4 KiB are cleared and signatures wiped, so that the host does not detect the last
-        # owner's partitions or file systems while the image is being copied.
+        # Clear the first 4 KiB and wipe signatures, so that the host does not detect the last owner's partitions or
+        # file systems while the image is copied.
         size = ("--size", f"{inventory.group.rounded(request.size_bytes)}b")
         cleared = ("--zero", "y", "--wipesignatures", "y")
         await self.lvm.change("lvcreate", "--type", "linear", "--name", name, *size, *cleared, *words, self._group)
@@ -39,7 +39,7 @@ class PlainTarget(GroupTarget):
     async def _fresh(self, inventory: Inventory, path: str, size: int) -> Device:  # noqa: ARG002
         if self._settings.stale_data == "discard":
             await devices.discard(path)
-        # No disk promises zeros after a discard, so it never counts as zeroed.
+        # A discarded disk is not guaranteed to read as zeros.
         return Device(path, size, reads_zero=False, zero_tail=self._settings.stale_data != "keep")
 
     async def _used(self, inventory: Inventory, path: str, size: int) -> Device:

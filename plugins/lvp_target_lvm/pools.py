@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lvp_target_lvm.report import Inventory, Lv
     from lvp_target_lvm.settings import ThinSettings
 
-# What thin_metadata_size reckons for one mapped chunk, in bytes.
+# Bytes for one mapped chunk, as thin_metadata_size estimates them.
 _METADATA_PER_CHUNK = 64
 
 
@@ -26,7 +26,7 @@ def pool_of(settings: ThinSettings, inventory: Inventory) -> Lv:
     pool = inventory.volumes.get(settings.pool)
     full = f"{settings.volume_group}/{settings.pool}"
     if pool is None:
-        raise TargetUnavailableError(f"thin pool {full} is not there")
+        raise TargetUnavailableError(f"thin pool {full} does not exist")
     if not {"thin", "pool"} <= pool.layout:
         raise TargetUnavailableError(f"{full} is not a thin pool")
     if pool.data_percent is None or pool.metadata_percent is None:
@@ -53,9 +53,9 @@ def why_full(settings: ThinSettings, pool: Lv, data_bytes: int = 0) -> str | Non
 
 
 def with_reserve(settings: ThinSettings) -> ThinSettings:
-    """The marks for overwriting a volume in place, which is done because the pool is at its marks already.
+    """Return settings with higher marks, for overwriting a volume in place when the pool has reached its marks.
 
-    It allocates the chunks the old content had not, and may use half of what the marks leave free.
+    Overwriting allocates only chunks that the old content did not use. It may use half of the space above the marks.
     """
     return msgspec.structs.replace(
         settings,
@@ -65,7 +65,10 @@ def with_reserve(settings: ThinSettings) -> ThinSettings:
 
 
 def why_too_large(settings: ThinSettings, pool: Lv, size: int) -> str | None:
-    """Why a volume of ``size`` bytes cannot be: one that could never be filled is a mistake, not overcommitment."""
+    """Return why a volume of ``size`` bytes is too large for the pool, or None.
+
+    A volume that the empty pool could not hold is a mistake, not overcommitment.
+    """
     if size <= pool.size:
         return None
     return (
@@ -80,10 +83,10 @@ def _after(percent: float | None, more: int, whole: int) -> float:
 
 @asynccontextmanager
 async def watched(why_stop: Callable[[], Awaitable[str | None]], interval: float) -> AsyncIterator[None]:
-    """Ask every ``interval`` seconds whether to stop; with a reason, cancel the block and raise NoSpaceError.
+    """Call ``why_stop`` every ``interval`` seconds; if it returns a reason, cancel the block and raise NoSpaceError.
 
-    An error of the block's own goes out as it is, never in a group. A failed check is retried: if
-    something is wrong, the block's own writes fail soon.
+    The block's own error is raised as it is, not in an exception group. A failed check is retried; if the group
+    really is unavailable, the block's own writes fail soon.
     """
     reason: list[str] = []
     failure: list[Exception] = []

@@ -1,8 +1,7 @@
-"""Decides from an inventory how to clean up unfinished work. Pure, and the same after a failed job and after a power
-cut.
+"""Decides from an inventory how to clean up unfinished work, after a failed job as after a power cut. Pure.
 
-The steps are ordered so that a power cut between two of them leads to the same decision. A swap goes
-through these states, each told by names and tags alone (T is its token):
+The steps are ordered so that a power cut between two of them leads to the same decision. A swap passes through these
+states, which differ in names and tags alone (T is its token):
 
 ====  =================  ================  =========================================
 what  ``lvp.stage.T``    NAME              ``lvp.old.T``  (has the tags old=NAME, by=T)
@@ -10,13 +9,13 @@ what  ``lvp.stage.T``    NAME              ``lvp.old.T``  (has the tags old=NAME
 1     new                old               -
 2     new                old, tagged by=T  -       maybe inactive
 3     new                -                 old     inactive
-4     -                  new (token=T)     old     done but for the removal
+4     -                  new (token=T)     old     to be removed
 5     -                  new (token=T)     -
 ====  =================  ================  =========================================
 
-States 1 to 3 are rolled back, 4 is finished. Overwriting in place goes: the old volume tagged inplace=NAME, renamed to
-``lvp.stage.T``, written, its tags replaced, renamed back. Once it may have been written, nothing brings its content
-back, and it is removed: half a volume under its name would be worse than none.
+States 1 to 3 are rolled back, 4 is finished. To overwrite a volume in place, it is tagged inplace=NAME, renamed to
+``lvp.stage.T``, written, tagged anew and renamed back. Once it may have been written to, its content is lost, and it is
+removed: a half-written volume under its name would be worse than none.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change to one volume. ``release`` takes the tags ``words`` away and activates it."""
+    """One change to one volume. ``release`` removes the tags ``words`` and activates the volume."""
 
     what: Literal["remove", "rename", "release"]
     volume: str
@@ -43,7 +42,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is done about one leftover, and why: one sentence. No steps: it is left alone."""
+    """The steps for one leftover and a sentence that explains them. Without steps, the leftover stays."""
 
     sentence: str
     steps: tuple[Step, ...]
@@ -56,26 +55,26 @@ def decide(
     is_ours: Callable[[str], bool] = lambda _: True,
     untouched: frozenset[str] = frozenset(),
 ) -> list[Decision]:
-    """Return all decisions.
+    """Return the decisions for all leftovers of the group.
 
-    ``is_dead(job, token)`` says whether that is no longer worked on, ``fits_kind`` which volumes are this target's,
-    ``is_ours`` which owners are: what another installation works on may look dead and be alive. ``untouched`` holds
-    tokens of volumes set aside to be overwritten that no byte was written to.
+    ``is_dead(job, token)`` returns whether that job or staging has ended, ``fits_kind`` whether a volume is of this
+    target's kind, ``is_ours`` whether an owner is this installation: another one's jobs are unknown here and may be
+    running. ``untouched`` holds the tokens of volumes set aside for overwriting that were not written to.
     """
     mine = [lv for lv in inventory.volumes.values() if fits_kind(lv)]
-    # What was set aside first: where it goes back decides nothing about the staged volume, which goes in any case.
+    # Restore volumes set aside first. The staged volumes are removed in any case.
     aside = [decision for lv in mine for decision in _aside(lv, inventory, is_dead, is_ours, untouched)]
     return aside + [decision for lv in mine for decision in _left(lv, is_dead, is_ours)]
 
 
 def foreign(inventory: Inventory, known: str) -> dict[str, str]:
-    """Return the owners of volumes that installations other than ``known`` work on or left, by volume."""
+    """Return the unfinished volumes of installations other than ``known``, each with its owner."""
     owners = {lv.name: _owner_at_work(lv) for lv in inventory.volumes.values()}
     return {name: owner for name, owner in owners.items() if owner not in {"", known}}
 
 
 def _owner_at_work(lv: Lv) -> str:
-    """The installation that builds or replaces ``lv``; empty if none does, or it is of a time before owners."""
+    """Return the installation that builds or replaces ``lv``; empty if there is none or no owner was recorded."""
     if "by" in lv.noted:
         return lv.noted.get("byowner", "")
     return lv.noted.get("owner", "") if lv.ours and lv.name.startswith(names.STAGE) else ""
@@ -95,7 +94,7 @@ def _aside(
     if not is_ours(owner := _owner_at_work(lv)):
         yield Decision(f"left {lv.name} alone: another installation ({owner}) is replacing {name}", ())
     elif lv.name == name or not lv.name.startswith(names.OWN):
-        yield Decision(f"released {lv.name}, which job {job} was about to replace", (_release(lv, lv.name),))
+        yield Decision(f"kept {lv.name}, which job {job} had not replaced yet", (_release(lv, lv.name),))
     elif "inplace" in noted:
         yield _written(lv, name, job, free=name not in inventory.volumes, untouched=token in untouched)
     else:
@@ -105,7 +104,7 @@ def _aside(
 def _swapped(lv: Lv, name: str, job: str, holder: Lv | None, token: str) -> Decision:
     if holder is None:
         return Decision(
-            f"gave {name} its old volume back, which job {job} had set aside and not replaced",
+            f"restored {name}, which job {job} had set aside but not replaced yet",
             (Step("rename", lv.name, (name,)), _release(lv, name)),
         )
     if holder.noted.get("token") == token:
@@ -122,17 +121,17 @@ def _swapped(lv: Lv, name: str, job: str, holder: Lv | None, token: str) -> Deci
 def _written(lv: Lv, name: str, job: str, *, free: bool, untouched: bool) -> Decision:
     if untouched and free:
         return Decision(
-            f"gave {name} back, which job {job} had not begun to overwrite",
+            f"restored {name}, which job {job} had not started to overwrite",
             (Step("rename", lv.name, (name,)), _release(lv, name)),
         )
     return Decision(
-        f"removed {name} ({lv.name}), which job {job} was overwriting in place: its old content was lost already",
+        f"removed {name} ({lv.name}), which job {job} was overwriting in place: its old content was already lost",
         (Step("remove", lv.name),),
     )
 
 
 def _left(lv: Lv, is_dead: Callable[[str, str], bool], is_ours: Callable[[str], bool]) -> Iterator[Decision]:
-    """Staged volumes, and removed ones that are still there. The latter go also if another installation made them."""
+    """Yield decisions for staged volumes and unfinished removals. The latter are finished for any installation."""
     if not lv.ours or "by" in lv.noted:
         return
     job, name = lv.noted.get("job", ""), lv.noted.get("name", "")
@@ -142,7 +141,7 @@ def _left(lv: Lv, is_dead: Callable[[str, str], bool], is_ours: Callable[[str], 
         else:
             yield Decision(f"left {lv.name} alone: it belongs to another installation ({owner})", ())
     elif lv.name.startswith(names.GONE) and is_dead("", names.token_of(lv.name)):
-        yield Decision(f"removed {lv.name}, which was {name} and was being removed", (Step("remove", lv.name),))
+        yield Decision(f"removed {lv.name}: the removal of {name} was not finished", (Step("remove", lv.name),))
 
 
 def _release(lv: Lv, name: str) -> Step:

@@ -1,4 +1,4 @@
-"""Removes a volume after wiping it. Its name is free at once, and a volume in use is left untouched."""
+"""Wipes and removes a volume. Its name is free at once, and a volume in use keeps its name and content."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ async def remove_wiped(lvm: Lvm, lv: Lv, token: str, wipe: Callable[[str], Await
     """Rename, deactivate, activate under the new name, wipe, remove.
 
     Deactivating ensures that the volume is closed: the kernel refuses to deactivate an open device, and a missing
-    device cannot be opened. Raises VolumeInUseError and restores the volume. After deactivation the volume cannot be
-    restored, even after a power cut.
+    device cannot be opened. If it is open, restores the volume and raises VolumeInUseError. After deactivation the
+    volume is no longer restored, even after a power cut.
     """
     gone = names.GONE + token
     full = f"{lvm.group}/{gone}"
@@ -30,8 +30,8 @@ async def remove_wiped(lvm: Lvm, lv: Lv, token: str, wipe: Callable[[str], Await
         if lv.active:
             await _deactivate(lvm, lv, gone)
     except BaseException:
-        with undoing(f"give volume {lv.name} its name back"):
-            await _give_back(lvm, lv, gone)
+        with undoing(f"restore volume {lv.name}"):
+            await _restore(lvm, lv, gone)
         raise
     try:
         await lvm.change("lvchange", "-ay", "-K", full)
@@ -39,7 +39,7 @@ async def remove_wiped(lvm: Lvm, lv: Lv, token: str, wipe: Callable[[str], Await
         await devices.appeared(path)
         await wipe(path)
     except BaseException:
-        # Cancelled, or the disk failed: remove the volume, since it cannot be restored.
+        # Cancelled, or the disk failed. The content may be wiped already, so remove the volume.
         with undoing(f"remove volume {lv.name}"):
             await lvm.change("lvremove", full)
         raise
@@ -51,14 +51,14 @@ async def _deactivate(lvm: Lvm, lv: Lv, gone: str) -> None:
     try:
         await lvm.change("lvchange", "-an", full)
     except VolumeInUseError as error:
-        raise await in_use(f"volume {lvm.group}/{lv.name} is in use; it is not touched", lv) from error
+        raise await in_use(f"volume {lvm.group}/{lv.name} is in use and was not changed", lv) from error
     for name in (lv.name, gone):
         if await devices.is_there(lv.major, lv.minor, names.mapper_name(lvm.group, name)):
             raise TargetError(f"LVM reported that {full} was deactivated, but its device still exists")
 
 
-async def _give_back(lvm: Lvm, lv: Lv, gone: str) -> None:
-    """Restore name and activation. Check the actual state: a failed command may have taken effect."""
+async def _restore(lvm: Lvm, lv: Lv, gone: str) -> None:
+    """Restore the name and the activation. Read the actual state: a failed command may have taken effect."""
     volumes = (await lvm.inventory()).volumes
     if gone in volumes:
         await lvm.change("lvrename", lvm.group, gone, lv.name)

@@ -1,7 +1,7 @@
 """Parses LVM's JSON reports into a volume group and its volumes. Pure.
 
-LVM writes every value as text: numbers in bytes without a unit, a flag as its field's word or nothing, a
-missing device number as -1. A field that names segments makes one row for each segment of a volume.
+LVM writes every value as text: a size in bytes without a unit, a flag as a word or an empty string, a missing device
+number as -1. If a report has segment fields, it has one row for each segment of a volume.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Lv:
-    """A logical volume. ``open`` is whether anything has its device open; percentages exist while it is active."""
+    """A logical volume. ``open`` means that its device is open; percentages are known only while it is active."""
 
     uuid: str
     name: str
@@ -65,12 +65,12 @@ class Lv:
 
     @property
     def ours(self) -> bool:
-        """Whether this service made it."""
+        """Whether this service created it."""
         return tagging.is_own(self.tags)
 
     @property
     def noted(self) -> dict[str, str]:
-        """The values in our tags on it."""
+        """The values of its tags that this service wrote."""
         return tagging.decode(self.tags)
 
     @property
@@ -80,7 +80,7 @@ class Lv:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """A volume group and the volumes in it, by name, at one moment."""
+    """A snapshot of a volume group's state: the group and its volumes by name."""
 
     group: Group
     volumes: dict[str, Lv] = field(default_factory=dict)
@@ -139,10 +139,10 @@ def read(text: str) -> tuple[Group | None, dict[str, Lv]]:
         groups = {row.vg_uuid: _group(row) for row in rows}
         volumes = {row.lv_name: _volume(row) for row in reversed(rows) if row.lv_name}
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise TargetError(f"LVM's report cannot be read: {error}") from error
+        raise TargetError(f"LVM's report is malformed: {error}") from error
     if len(groups) > 1:
         names = " and ".join(sorted(f"{group.name} ({group.uuid})" for group in groups.values()))
-        raise TargetError(f"LVM's report speaks of several volume groups: {names}; rename one of them")
+        raise TargetError(f"several volume groups have the same name: {names}; rename one of them")
     return next(iter(groups.values()), None), volumes
 
 

@@ -1,6 +1,6 @@
-"""A fair (FIFO) reader-writer lock for a volume group: many reports or one change.
+"""A fair (FIFO) reader-writer lock for a volume group: many reports or one change at a time.
 
-LVM's own lock is not fair: changes do not wait for it inside LVM, so overlapping reports could starve them.
+LVM's own lock is not fair. Changes fail instead of waiting for it, so overlapping reports could starve them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class RWLock:
     """A lock for the reports and changes of one volume group, shared by all targets in this process.
 
-    ``changes`` counts changes begun and ended: if equal before and after a report, none ran in between.
+    ``changes`` counts the starts and ends of changes: if it is the same before and after a report, none ran meanwhile.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class RWLock:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[None]:
-        """Run together with other reports, after the changes that were queued earlier."""
+        """Hold the lock together with other reports, after changes that were queued earlier."""
         async with self._fair:
             self._readers += 1
         try:
@@ -41,7 +41,7 @@ class RWLock:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[None]:
-        """Run alone."""
+        """Hold the lock exclusively."""
         async with self._fair:
             while self._readers:
                 await self._no_readers.park()

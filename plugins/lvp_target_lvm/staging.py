@@ -1,4 +1,4 @@
-"""One volume under construction: its names and tags, and the few commands that put it in the old one's place."""
+"""A volume under construction: its names and tags, and the commands that let it replace the old volume."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lvp_target_lvm import devices, names, tags
-from lvp_target_lvm.holders import in_use
+from lvp_target_lvm.holders import in_use, inventory_once_closed
 from provisioner.contracts import Device, Volume
 from provisioner.contracts.errors import (
     ProvisionerError,
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Staging:
-    """The names of one staging and what was done under them.
+    """The names and the progress of one staging.
 
-    ``committed``: the new volume stands. ``clean``: nothing is left to finish or undo.
+    ``committed``: the new volume has its final name. ``clean``: nothing is left to finish or undo.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Staging:
         self._writable = False
 
     def tag_options(self) -> list[str]:
-        """The options that tag the staged volume when it is made."""
+        """Return the options that tag the staged volume at its creation."""
         return add_tag_options(self._tags(self.request.provenance))
 
     async def set_aside(self) -> None:
-        """Rename the old volume until the new one has taken its place.
+        """Deactivate the old volume and rename it, so that its name is free for the new one.
 
         Deactivating it ensures that it is closed: the kernel refuses to deactivate an open device, and a missing
         device cannot be opened. Raises VolumeInUseError.
@@ -61,7 +61,7 @@ class Staging:
         await self._give_up_name("old", names.OLD + self.token)
 
     async def set_aside_to_overwrite(self) -> int:
-        """Take the old volume itself as the staged one; the number of its device."""
+        """Rename the old volume to the staged one's name, to overwrite it; return its device number."""
         self.in_place = True
         await self._give_up_name("inplace", self.name)
         await self._lvm.change("lvchange", "-ay", "-K", f"{self._lvm.group}/{self.name}")
@@ -71,14 +71,14 @@ class Staging:
         return number
 
     async def is_untouched(self) -> bool:
-        """Whether the volume to overwrite is known to be as it was."""
+        """Return whether the volume to overwrite is known to be unchanged."""
         if not self._writable:
-            return True  # it was never made writable
+            return True
         now = await devices.sectors_written(self.path)
         return now is not None and now == self._written_before
 
     async def retag(self, provenance: Provenance) -> None:
-        """Tag the staged volume with what it holds; do nothing if the tags are already right."""
+        """Update the staged volume's tags to ``provenance``, if they differ."""
         wanted = self._tags(provenance)
         if self.old is not None and self.in_place:
             there = [*tags.own(self.old.tags), *self._aside_tags("inplace")]
@@ -94,20 +94,20 @@ class Staging:
                 raise TargetError(f"LVM reported success, but the tags of {self.name} were not updated")
 
     async def freeze(self) -> None:
-        """Make the staged volume what a base is: read-only, inactive, and skipped by activation."""
+        """Make the staged volume a base: read-only, inactive, and skipped by activation."""
         full = f"{self._lvm.group}/{self.name}"
-        # LVM takes both in one command, and advises against it.
+        # Two commands: LVM accepts both changes in one but advises against it.
         await self._lvm.change("lvchange", "-pr", "-ky", full)
         await self._lvm.change("lvchange", "-an", full)
-        # Every later volume of the image rests on this one, and finds it by its tags.
+        # Every later volume of this image is cloned from the base, which is found by its tags. So verify all of it.
         now = await self._staged()
         if now.writable or now.active or not set(now.tags).issuperset(self._tags(self.request.provenance)):
-            raise TargetError(f"LVM reported success, but {full} was not made a base")
+            raise TargetError(f"LVM reported success, but {full} did not become a base")
 
     async def rename(self, number: int) -> None:
         """Rename the staged volume to its final name: the commit point.
 
-        A rename that failed may still have happened; one that succeeded has to be seen in the kernel.
+        A rename that LVM reports as failed may still have happened. One that succeeded is checked in the kernel.
         """
         try:
             await self._lvm.change("lvrename", self._lvm.group, self.name, self.request.name)
@@ -117,7 +117,7 @@ class Staging:
         await devices.appeared(self.final_path, number)
 
     async def rename_inactive(self) -> None:
-        """The same for a volume without a device."""
+        """Rename an inactive staged volume, which has no device, to its final name."""
         await self._lvm.change("lvrename", self._lvm.group, self.name, self.request.name)
         if not await self._is_renamed():
             raise TargetError(f"LVM reported success, but {self.name} was not renamed")
@@ -131,7 +131,7 @@ class Staging:
         """Return the staged volume's current state."""
         found = (await self._lvm.inventory()).volumes.get(self.name)
         if found is None:
-            raise TargetError(f"the staged volume {self._lvm.group}/{self.name} is gone")
+            raise TargetError(f"the staged volume {self._lvm.group}/{self.name} no longer exists")
         return found
 
     def _tags(self, provenance: Provenance) -> list[str]:
@@ -150,26 +150,24 @@ class Staging:
         try:
             await self._lvm.change("lvchange", "-an", full)
         except VolumeInUseError as error:
-            raise await in_use(f"volume {full} is in use; it is not touched", old) from error
+            raise await in_use(f"volume {full} is in use and was not changed", old) from error
         if await devices.is_there(old.major, old.minor, names.mapper_name(group, old.name)):
             raise TargetError(f"LVM reported that {full} was deactivated, but its device still exists")
         await self._lvm.change("lvrename", group, old.name, new_name)
 
     async def _same_old(self) -> Lv:
-        """Return the old volume's current state. The UUID detects another volume that took its name."""
-        inventory = await self._lvm.inventory()
+        """Return the old volume's current state. Its UUID shows whether another volume has taken its name."""
+        inventory = await inventory_once_closed(self._lvm, self.request.name)
         now = inventory.volumes.get(self.request.name)
         if now is None or self.old is None or now.uuid != self.old.uuid:
-            raise VolumeExistsError(
-                f"volume {self.request.name} is no longer the one that was there when the job began"
-            )
+            raise VolumeExistsError(f"volume {self.request.name} was removed or replaced while the job was running")
         if now.open:
-            raise await in_use(f"volume {self._lvm.group}/{now.name} is in use; it is not touched", now)
+            raise await in_use(f"volume {self._lvm.group}/{now.name} is in use and was not changed", now)
         return now
 
 
 class Staged:
-    """What ``stage`` yields: the device to write, and the commit. ``settle`` cleans up after a failed commit."""
+    """A staged volume: the device to write to, and the commit. ``settle`` cleans up after a failed commit."""
 
     def __init__(
         self, staging: Staging, device: Device, number: int, settle: Callable[[Staging], Awaitable[None]]
@@ -181,12 +179,12 @@ class Staged:
         self._settle = settle
 
     async def commit(self, image_digest: str | None) -> Volume:
-        """Check, tag changed tags, set the old volume aside, rename. See StagedVolume."""
+        """Check the size, update the tags, set the old volume aside, rename. See StagedVolume."""
         staging = self._staging
         provenance = replace(staging.request.provenance, image_digest=image_digest)
         try:
             if await devices.size_of(staging.path) < self.device.size_bytes:
-                raise TargetError(f"the volume {staging.name} became smaller than it was made")
+                raise TargetError(f"the staged volume {staging.name} has shrunk since it was created")
             await staging.retag(provenance)
             await self._publish()
         except BaseException:
@@ -203,5 +201,5 @@ class Staged:
 
 
 def add_tag_options(words: list[str]) -> list[str]:
-    """The options that add these tags."""
+    """Return the options that add these tags."""
     return [word for tag in words for word in ("--addtag", tag)]

@@ -1,10 +1,10 @@
 """Encodes and decodes the tags that this service puts on volumes. Pure.
 
-A volume of ours has the bare tag ``lvp`` (``lvs @lvp`` finds them all) and, each as ``lvp.KEY=VALUE``: ``job``,
-``created``, ``name`` (it is meant to get), ``token`` (of its staging), ``owner`` (the installation), ``url`` and
-``digest`` (of the image), and on a base ``format``. A volume that is being replaced has ``old`` or ``inplace`` (its
-name) with ``by`` (the token), ``byjob`` and ``byowner``, also if this service did not make it. LVM allows few
-characters in a tag: every other byte is written as ``#`` and two hexadecimal digits.
+A volume of ours has the bare tag ``lvp`` (``lvs @lvp`` lists them all) and these values, each as ``lvp.KEY=VALUE``:
+``job``, ``created``, ``name`` (the final name), ``token`` (of its staging), ``owner`` (the installation), ``url`` and
+``digest`` (of the image), and on a base ``format``. A volume that is being replaced, even if this service did not
+create it, has ``old`` or ``inplace`` (its name), ``by`` (the token), ``byjob`` and ``byowner``. LVM allows few
+characters in a tag, so every other byte is written as ``#`` and two hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 MARK = "lvp"
 _PLAIN = re.compile(rb"[A-Za-z0-9_.+/=!:&-]")
-# LVM takes 1024; long values are cut into pieces well below that.
+# LVM allows 1024 characters in a tag; longer values are split into pieces well below that.
 PIECE = 500
 
 
 def encode(values: dict[str, str]) -> list[str]:
-    """Return the tags for ``values``; a long value becomes ``KEY=...``, ``KEY.1=...`` and so on."""
+    """Return the tags for ``values``; a long value is split into ``KEY=...``, ``KEY.1=...`` and so on."""
     tags = []
     for key, value in values.items():
         coded = _quote(value)
@@ -45,7 +45,7 @@ def decode(tags: Iterable[str]) -> dict[str, str]:
 
 
 def is_own(tags: Iterable[str]) -> bool:
-    """Return whether the tags are those of a volume this service made."""
+    """Return whether ``tags`` mark a volume that this service created."""
     return MARK in tags
 
 
@@ -55,7 +55,7 @@ def own(tags: Iterable[str]) -> list[str]:
 
 
 def for_volume(name: str, token: str, provenance: Provenance, **more: str) -> list[str]:
-    """Return all tags for a volume this service makes."""
+    """Return all tags for a volume that this service creates."""
     values = {
         "job": provenance.job_id,
         "created": repr(provenance.created_at),
@@ -79,7 +79,7 @@ def aside_tags(tags: Iterable[str]) -> list[str]:
 
 
 def provenance_of(tags: Iterable[str]) -> Provenance | None:
-    """Return where a volume came from, or None if this service did not make it."""
+    """Return the provenance of a volume, or None if this service did not create it."""
     tags = list(tags)
     if not is_own(tags):
         return None

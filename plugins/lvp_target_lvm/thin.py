@@ -1,8 +1,8 @@
 """The target ``thin-lvm``: volumes in a thin pool, and clones of bases in constant time.
 
-A clone needs one LVM report, shared with the job's earlier lookups, and three changes: ``lvcreate -s``, ``lvextend``,
-``lvrename``. The base's digest is known, so the tags are complete at creation. The results of the changes are checked
-in the kernel instead of with more reports.
+A clone needs one LVM report, shared with the job's earlier lookups, and three changes: ``lvcreate -s``, ``lvextend``
+and ``lvrename``. The base's digest is known, so the tags are complete at creation. The results of the changes are
+checked in the kernel instead of with more reports.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class ThinTarget(GroupTarget):
         return watched(why_stop, self._settings.watch_interval)
 
     async def _overwritten(self, inventory: Inventory, staging: Staging) -> Staged:
-        # Check before the old volume is touched: stopping half-way would lose its content for nothing.
+        # Check before the old volume is overwritten: stopping half-way would lose its content for nothing.
         if (refusal := why_full(with_reserve(self._settings), pool_of(self._settings, inventory))) is not None:
-            raise NoSpaceError(f"{refusal} for overwriting in place; the volume {staging.request.name} is kept")
+            raise NoSpaceError(f"{refusal} for overwriting in place, so volume {staging.request.name} is kept")
         return await super()._overwritten(inventory, staging)
 
     def _fits_kind(self, lv: Lv) -> bool:
@@ -87,7 +87,7 @@ class ThinTarget(GroupTarget):
         await self.lvm.change("lvcreate", "--type", "thin", "--name", name, *size, *pool, *words, "-kn")
 
     async def _fresh(self, inventory: Inventory, path: str, size: int) -> Device:
-        # A pool that does not zero returns a previous owner's data in the unwritten parts of new chunks.
+        # Without zeroing, the unwritten parts of new chunks contain a previous owner's data.
         zeroing = pool_of(self._settings, inventory).zero
         return Device(path, size, reads_zero=zeroing, zero_tail=self._settings.stale_data != "keep")
 
@@ -110,7 +110,7 @@ class ThinTarget(GroupTarget):
 
 
 class ThinCloneTarget(ThinTarget, CloneTarget):
-    """A pool that keeps a read-only base of every image, and makes volumes from it."""
+    """Thin volumes cloned from read-only bases, one for each image, in the same pool."""
 
     def __init__(self, settings: ThinSettings, context: BackEndContext) -> None:
         super().__init__(settings, context)
@@ -164,19 +164,19 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
     async def _snapshot(self, base: Base, staging: Staging, size: int) -> int:
         """Create the snapshot, extend it and return its device number.
 
-        With a size, ``lvcreate -s`` would create a snapshot that is not thin.
+        The size is set separately because ``lvcreate -s`` with a size creates a snapshot that is not thin.
         """
         tagged = staging.tag_options()
         origin = f"{self._group}/{base.name}"
         try:
             await self.lvm.change("lvcreate", "-s", "-kn", "-prw", "--name", staging.name, *tagged, origin)
         except NotFoundError as error:
-            raise TargetUnavailableError(f"the base {origin} was removed under the job") from error
+            raise TargetUnavailableError(f"the base {origin} was removed while the job was running") from error
         if size > base.size_bytes:
             await self.lvm.change("lvextend", "--size", f"{size}b", f"{self._group}/{staging.name}")
         number = await devices.appeared(staging.path)
         if await devices.size_of(staging.path) != size:
-            raise TargetError(f"LVM reported that {staging.name} was extended to {size} bytes, but its device was not")
+            raise TargetError(f"LVM reported success, but {staging.name} was not extended to {size} bytes")
         return number
 
     async def _inventory_for(self, request: StageRequest) -> Inventory:
@@ -188,7 +188,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
         most_bases: int | None = None,
         look: Callable[[], Awaitable[Inventory]] | None = None,
     ) -> Inventory:
-        """Evict bases until ``request`` fits or none is left, least recently used first; return the inventory."""
+        """Evict bases, least recently used first, until ``request`` fits or none is left; return the inventory."""
         stuck: set[str] = set()
         look = look or self.lvm.inventory
         while True:
@@ -233,12 +233,13 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
 
 
 class StagedBase(Staged):
-    """A base under construction: its commit makes it read-only, inactive and skipped by activation."""
+    """A base under construction. Its commit makes it read-only, inactive and skipped by activation."""
 
     async def commit(self, image_digest: str | None) -> Volume:
         if image_digest != self._staging.request.provenance.image_digest:
             raise ChecksumMismatchError(
-                f"a base for {self._staging.request.provenance.image_digest} holds {image_digest}"
+                f"the image of the base has the digest {image_digest} instead of "
+                f"{self._staging.request.provenance.image_digest}"
             )
         return await super().commit(image_digest)
 
@@ -248,5 +249,5 @@ class StagedBase(Staged):
 
 
 def make_thin_target(settings: ThinSettings, context: BackEndContext) -> ThinTarget:
-    """Return the target that the settings ask for."""
+    """Return a target that clones, or a plain thin target if ``clone`` is off."""
     return ThinCloneTarget(settings, context) if settings.clone else ThinTarget(settings, context)

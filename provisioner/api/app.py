@@ -72,7 +72,7 @@ def _add_error_handlers(app: QuartTrio) -> None:
                 headers["WWW-Authenticate"] = 'Bearer realm="libvirt-volume-provisioner"'
             return _error(cause.category, cause.message, cause.code, headers)
         log.error("a request failed", path=request.path, exc_info=error)
-        message = f"the service failed; the log has more under request id {g.get('request_id')}"
+        message = f"the service failed; its log has the details under request id {g.get('request_id')}"
         return _error("internal error", message, 500, {})
 
 

@@ -1,4 +1,4 @@
-"""The image cache: verified images of this host, each downloaded once."""
+"""The host's image cache: each image is downloaded once and verified before it is used."""
 
 from provisioner.cache.cache import ImageCache
 from provisioner.cache.entry import Entry, Expectation

@@ -1,8 +1,7 @@
-"""The image cache: look-up, publishing, removal and pins. Downloads under way are ``downloads``', room is ``space``'s.
+"""The image cache: lookup, publishing, removal and pins. ``downloads`` has the downloads, ``space`` the eviction.
 
-What always holds: an entry is published only after its digest matched; a published file never changes; an image
-asked for twice at once is downloaded once; nothing that a job uses is evicted; nothing is reported as removed whose
-file is still there.
+Invariants: an entry is published only after its digest matched; a published file never changes; concurrent requests for
+an image share one download; an image in use is never evicted; an image is reported as removed only if its file is gone.
 """
 
 from __future__ import annotations
@@ -43,22 +42,22 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-# Verifying reads whole images: two at once are as fast as a disk is, and leave processors to the jobs.
+# Verifying reads whole images: two at once saturate a disk and leave processors for the jobs.
 VERIFY_THREADS = 2
-# Further ones wait; more than this are refused.
+# Verifications that may wait; further requests are rejected.
 VERIFY_QUEUE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a prune removed; ``freed`` in bytes, with the remains of broken downloads."""
+    """What a prune removed. ``freed`` is in bytes and includes partial downloads."""
 
     entries: list[Entry]
     freed: int
 
 
 class ImageCache:
-    """Owns the cache directory. ``run`` must be running for anything to be downloaded."""
+    """The cache of one directory. Downloads need ``run`` to be running."""
 
     def __init__(
         self,
@@ -73,16 +72,16 @@ class ImageCache:
         self._downloads = Downloads(settings, self._catalog.users, received, self.make_room, self._publish)
         self._space = Space(directory, settings, self._catalog, self._in_thread, self._downloads.reserved, evicted)
         self._files: CacheFiles | None = None
-        # One thread at a time: SQLite's connection and the directory are shared.
+        # One thread at a time, because the SQLite connection and the directory are shared.
         self._thread = trio.CapacityLimiter(1)
-        # One at a time publishes or removes: what is decided on stays so until it is done.
+        # Held while publishing or removing, so that a decision stays valid until it is carried out.
         self._changing = trio.Lock()
         self._verifying = ThreadQueue("verify cached images", threads=VERIFY_THREADS, most_waiting=VERIFY_QUEUE)
 
-    # --- life ---
+    # --- lifecycle ---
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Open the cache and serve until cancelled. Raises CacheError where the directory cannot be used."""
+        """Open the cache and serve until cancelled. Raises CacheError if the directory cannot be used."""
         try:
             self._files = files = await run_long(
                 CacheFiles, self._directory, lambda what, file: log.info(what, file=file)
@@ -96,31 +95,31 @@ class ImageCache:
             files.index.close()
 
     def stop(self) -> None:
-        """What is given up from now on is carried on after the next start."""
+        """Keep the files of downloads that are cancelled from now on, to resume them after the next start."""
         self._downloads.stopping = True
 
     @property
     def attempts(self) -> int:
-        """How often a server is asked in a row that gives nothing."""
+        """Return the number of failed attempts in a row after which a server is given up."""
         return self._settings.download_attempts
 
-    # --- look-up ---
+    # --- lookup ---
 
     def find(
         self, checksum: Checksum | None, url: str, version: str | None, may_use: Callable[[str], bool] | None = None
     ) -> Entry | None:
-        """Return the entry for that content, or for that url as long as the server still calls it ``version``.
+        """Return the entry with that checksum or, without one, the entry of that url and server ``version``.
 
-        ``may_use`` judges urls: content is found by its checksum only if one of the urls that led to it may be used.
+        ``may_use``: an entry is found by its checksum only if this returns True for one of its urls.
         """
         return self._catalog.find(checksum, url, version, may_use)
 
     @asynccontextmanager
     async def image(self, source: ImageSource, expectation: Expectation) -> AsyncIterator[CachedImage]:
-        """The image, from the cache or on its way into it, kept in place until the context is left.
+        """Provide the image, cached or downloading; it is not evicted while the context is open.
 
-        Leaving while it still comes gives the download up, unless another job waits for it too. Leaving it by
-        DamagedImageError drops the image: the next call fetches it anew.
+        Leaving the context early cancels the download, unless another job uses it too. Leaving it with
+        DamagedImageError drops the image, so the next call downloads it again.
         """
         stored = await self._open_stored(expectation)
         if stored is not None:
@@ -140,7 +139,7 @@ class ImageCache:
         entry = self.find(expectation.checksum, remote.url, remote.version, expectation.may_use)
         if entry is None:
             return None
-        self._catalog.users.hold(entry.sha256)  # before the first await, so that it is not evicted
+        self._catalog.users.hold(entry.sha256)  # before the first await, to prevent its eviction
         stored = None
         try:
             stored = await open_stored(entry, self._in_thread, drops_pages=self._settings.page_cache == "give-back")
@@ -148,15 +147,15 @@ class ImageCache:
             if stored is None:
                 self._catalog.users.release(entry.sha256)
         if stored is None:
-            log.warning("a cached image was changed or removed; it is downloaded again", file=entry.file_name)
+            log.warning("a cached image was modified or removed on disk; downloading it again", file=entry.file_name)
             await self._drop(entry)
         return stored
 
     async def _drop(self, entry: Entry) -> CacheError | None:
-        """Never use an entry again, and remove it; why it could not be removed. Jobs that have it open keep it open."""
+        """Stop using a damaged entry and remove it; return the error if that fails. Jobs keep open files open."""
         async with self._changing:
             current = self._catalog.get(entry.sha256)
-            if current is None or current.mtime_ns != entry.mtime_ns:  # replaced meanwhile
+            if current is None or current.mtime_ns != entry.mtime_ns:  # replaced in the meantime
                 return None
             self._catalog.mark_damaged(current)
             _, failure = await self._space.remove([current])
@@ -177,36 +176,38 @@ class ImageCache:
 
     async def _touch(self, sha256: str) -> None:
         known = self._catalog.get(sha256)
-        if known is None or self._catalog.is_damaged(sha256):  # another job has just found it changed
+        if known is None or self._catalog.is_damaged(sha256):  # removed, or found damaged by another job
             return
         entry = msgspec.structs.replace(known, last_used_at=time.time())
         self._catalog.change(entry)
         try:
             await self._in_thread(lambda files: files.index.put(entry))
-        except CacheError as error:  # on a full disk what is cached can still be used
-            log.warning("the use of a cached image could not be noted", file=entry.file_name, reason=error.message)
+        except CacheError as error:  # on a full disk, cached images remain usable
+            log.warning(
+                "the last use of a cached image could not be recorded", file=entry.file_name, reason=error.message
+            )
 
     @asynccontextmanager
     async def decompressed(self, image: CachedImage, info: ImageInfo, limit: int) -> AsyncIterator[DecompressedImage]:
-        """The inside of a compressed image, at most ``limit`` bytes; its disk space is given back at the end."""
+        """Provide a compressed image decompressed, at most ``limit`` bytes; free its disk space at the end."""
         fd = await self._in_thread(lambda files: files.partials.scratch())
         try:
             yield DecompressedImage(image, info, fd, limit, self._settings.min_free)
         finally:
-            with undoing("free the space of a decompressed image", 30):
+            with undoing("free the disk space of a decompressed image", 30):
                 await trio.to_thread.run_sync(os.close, fd)  # in a thread: freeing a large file takes time
 
     async def _publish(self, download: Download, hashes: Hashes, info: ImageInfo) -> None:
         sha256 = hashes.digests["sha256"]
         fd, partial, remote = download.growing_file.fd, download.partial, download.expectation.remote
-        # Before the one thread is taken: a large image on a slow disk would keep all others from it.
+        # Outside the shared thread, which a large image on a slow disk would block for everyone.
         await run_long(os.fsync, fd)
         async with self._changing:
             known, damaged = self._catalog.get(sha256), self._catalog.is_damaged(sha256)
             entry = await self._in_thread(
                 lambda files: files.publish(fd, partial, remote, hashes, info, known, damaged=damaged)
             )
-            # Without an await from here on: the entry, and who uses it, appear at once.
+            # No await from here on, so that the entry and its users appear together.
             download.entry = entry
             self._catalog.add(entry, remote.url, remote.version)
             self._catalog.users.hold(entry.sha256, download.users)
@@ -219,16 +220,16 @@ class ImageCache:
     # --- for the API ---
 
     def entries(self) -> list[Entry]:
-        """All entries, most recently used first."""
+        """Return all entries, most recently used first."""
         return self._catalog.recent()
 
     def path(self, entry: Entry) -> str:
-        """Where the entry's file is."""
+        """Return the path of the entry's file."""
         return str(self._directory / entry.file_name)
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all entries, and of what broken downloads left."""
+        """Return the bytes of all entries and of partial downloads left behind."""
         return self._catalog.total_bytes + self._downloads.left_over()
 
     async def remove(self, digest: str) -> Entry:
@@ -246,7 +247,7 @@ class ImageCache:
         return entry
 
     async def pin(self, digest: str, *, pinned: bool) -> Entry:
-        """Keep the entry of ``sha256:HEX`` or bare hex from being evicted, or let go of it. Raises NotFoundError."""
+        """Pin or unpin the entry of ``sha256:HEX`` or bare hex; pinned ones are not evicted. Raises NotFoundError."""
         async with self._changing:
             entry = msgspec.structs.replace(self._catalog.named(digest), pinned=pinned)
             await self._in_thread(lambda files: files.index.put(entry))
@@ -254,10 +255,10 @@ class ImageCache:
         return entry
 
     async def verify(self, digest: str) -> tuple[Entry, bool]:
-        """Read the entry of ``sha256:HEX`` or bare hex anew: whether its bytes still have that digest.
+        """Read the file of ``sha256:HEX`` or bare hex again; return its entry and whether the digest still matches.
 
-        If not, it is removed; jobs that have it open keep it open. Raises NotFoundError, TooManyRequestsError, and
-        CacheError if a damaged file cannot be removed; it is not used any more all the same.
+        If not, the entry is removed; jobs that have the file open keep it. Raises NotFoundError, TooManyRequestsError,
+        and CacheError if a damaged file cannot be removed; the entry is not used again even then.
         """
         entry = self._catalog.named(digest)
         assert self._files is not None
@@ -267,7 +268,7 @@ class ImageCache:
                 await self._in_thread(lambda files: files.index.put_sums(entry.sha256, sums))
         intact = sums is not None
         if not intact:
-            log.error("a cached image has other bytes than its digest says", file=entry.file_name)
+            log.error("a cached image does not match its digest", file=entry.file_name)
             failure = await self._drop(entry)
             if failure is not None:
                 raise failure
@@ -275,7 +276,7 @@ class ImageCache:
 
     @contextmanager
     def _held(self, entry: Entry) -> Iterator[None]:
-        """Keep the entry from being evicted meanwhile."""
+        """Prevent the entry's eviction while the context is open."""
         self._catalog.users.hold(entry.sha256)
         try:
             yield
@@ -283,9 +284,9 @@ class ImageCache:
             self._catalog.users.release(entry.sha256)
 
     async def prune(self) -> Pruned:
-        """Remove every entry that is neither pinned nor in use, and what broken downloads left.
+        """Remove all entries that are neither pinned nor in use, and all partial downloads left behind.
 
-        Raises CacheError if a file could not be removed; the others are gone all the same.
+        Raises CacheError if a file could not be removed; the others are removed anyway.
         """
         async with self._changing:
             gone, failure = await self._space.remove(self._catalog.evictable())
@@ -295,7 +296,7 @@ class ImageCache:
         return Pruned(gone, freed)
 
     async def check(self) -> str | None:
-        """Why the cache cannot be used now, or None."""
+        """Return why the cache is unusable, or None."""
         try:
             free = await self._space.free_bytes()
         except CacheError as error:
@@ -303,7 +304,7 @@ class ImageCache:
         return None if free > 0 else "cache directory: the file system is full"
 
     async def _in_thread(self, work: Callable[[CacheFiles], T]) -> T:
-        """Work on files and index. Raises CacheError."""
+        """Run ``work`` on the files and the index, in the shared thread. Raises CacheError."""
         assert self._files is not None
         try:
             return await trio.to_thread.run_sync(work, self._files, limiter=self._thread)

@@ -1,4 +1,4 @@
-"""The published images in memory: found by digest or url, with their users. Owns which of them may be used; no I/O."""
+"""The published images in memory: looked up by digest or url, with their users and their damage. No I/O."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Users(Counter[str]):
-    """How many users each image has, by sha256; an image without users is not in it."""
+    """The number of users of each image, by sha256; images without users are not in it."""
 
     def hold(self, sha256: str, count: int = 1) -> None:
-        """Keep the image from being evicted."""
+        """Prevent the image's eviction."""
         if count:
             self[sha256] += count
 
@@ -31,26 +31,26 @@ class Users(Counter[str]):
 
 
 class Catalog:
-    """Entries by sha256, and the urls that led to them."""
+    """The entries by sha256, and the urls they were downloaded from."""
 
     def __init__(self) -> None:
         self.users = Users()
         self._entries: dict[str, Entry] = {}
-        # url -> (the server's version, sha256), and the same the other way round.
+        # url -> (server's version, sha256), and the reverse.
         self._urls: dict[str, tuple[str, str]] = {}
         self._urls_of: dict[str, set[str]] = {}
-        # Entries that are listed and counted, because their files are there, but must not be used.
+        # Entries that must not be used, but are listed and counted because their files still exist.
         self._damaged: set[str] = set()
         self._removing: set[str] = set()
 
     def load(self, entries: Mapping[str, Entry], urls: Mapping[str, tuple[str, str]]) -> None:
-        """Take in what the index holds at the start."""
+        """Add what the index contains at the start."""
         self._entries.update(entries)
         for url, (version, sha256) in urls.items():
             self._note_url(url, version, sha256)
 
     def add(self, entry: Entry, url: str = "", version: str | None = None) -> None:
-        """Add an entry whose file is right, and note that ``url`` led to it while the server called it ``version``."""
+        """Add an entry with an intact file, and record that ``url`` served it as ``version``."""
         self._entries[entry.sha256] = entry
         self._damaged.discard(entry.sha256)
         if version is not None:
@@ -64,12 +64,12 @@ class Catalog:
         self._urls_of.setdefault(sha256, set()).add(url)
 
     def change(self, entry: Entry) -> None:
-        """Replace an entry that is there by a newer version of itself."""
+        """Update an entry, if it exists."""
         if entry.sha256 in self._entries:
             self._entries[entry.sha256] = entry
 
     def forget(self, entry: Entry) -> None:
-        """Drop an entry whose file is gone, and all that is known of it."""
+        """Remove an entry whose file is gone, and its urls."""
         self._entries.pop(entry.sha256, None)
         self._damaged.discard(entry.sha256)
         for url in self._urls_of.pop(entry.sha256, ()):
@@ -81,12 +81,12 @@ class Catalog:
             self._damaged.add(entry.sha256)
 
     def is_damaged(self, sha256: str) -> bool:
-        """Whether the entry's file is known to be wrong."""
+        """Whether the entry's file is known to be damaged."""
         return sha256 in self._damaged
 
     @contextmanager
     def removing(self, entries: Iterable[Entry]) -> Iterator[None]:
-        """Hide entries from look-ups while their files are removed; they stay listed and counted."""
+        """Hide entries from lookups while their files are removed; they stay listed and counted."""
         digests = {entry.sha256 for entry in entries}
         self._removing |= digests
         try:
@@ -97,9 +97,9 @@ class Catalog:
     def find(
         self, checksum: Checksum | None, url: str, version: str | None, may_use: Callable[[str], bool] | None = None
     ) -> Entry | None:
-        """Return the entry for that content, or for that url as long as the server still calls it ``version``.
+        """Return the entry with that checksum or, without one, the entry of that url and server ``version``.
 
-        ``may_use`` judges urls: content is found by its checksum only if one of the urls that led to it may be used.
+        ``may_use``: an entry is found by its checksum only if this returns True for one of its urls.
         """
         if checksum is None:
             known = self._urls.get(url)
@@ -118,34 +118,34 @@ class Catalog:
         return next((entry for entry in self._entries.values() if entry.sha512 == checksum.hex), None)
 
     def urls_of(self, entry: Entry) -> set[str]:
-        """The urls known to have led to the entry."""
+        """Return the urls that are known to have served the entry."""
         return self._urls_of.get(entry.sha256, set()) | ({entry.url} if entry.url else set())
 
     def get(self, sha256: str) -> Entry | None:
-        """The entry of that digest, usable or not."""
+        """Return the entry with that digest, usable or not; None if there is none."""
         return self._entries.get(sha256)
 
     def named(self, digest: str) -> Entry:
-        """The entry of ``sha256:HEX`` or bare hex, usable or not. Raises NotFoundError."""
+        """Return the entry of ``sha256:HEX`` or bare hex, usable or not. Raises NotFoundError."""
         entry = self._entries.get(digest.removeprefix("sha256:"))
         if entry is None:
             raise NotFoundError(f"no cached image has the checksum {digest}")
         return entry
 
     def evictable(self) -> list[Entry]:
-        """What may be removed to make room, least recently used first."""
+        """Return the entries that may be evicted, least recently used first."""
         return evictable(self._entries.values(), self.users.keys())
 
     def recent(self) -> list[Entry]:
-        """All entries, most recently used first."""
+        """Return all entries, most recently used first."""
         return sorted(self._entries.values(), key=lambda entry: entry.last_used_at, reverse=True)
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all entries."""
+        """Return the bytes of all entries."""
         return sum(entry.size for entry in self._entries.values())
 
     @property
     def known_urls(self) -> int:
-        """How many urls are remembered."""
+        """Return the number of known urls."""
         return len(self._urls)

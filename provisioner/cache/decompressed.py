@@ -1,4 +1,4 @@
-"""A compressed image as converters need it: decompressed into an unnamed file that goes away with its last user."""
+"""A compressed image, decompressed for the converter into an unnamed file that is freed when it is closed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class DecompressedImage(CachedImage):
-    """The inside of ``compressed``. Unpacking goes on while the packed image still arrives.
+    """The decompressed content of ``compressed``. Decompression runs while the image is still downloading.
 
-    ``limit``: the most bytes it may unpack to; ``min_free``: bytes to leave on the file system of ``fd``.
+    ``limit``: maximum of decompressed bytes; ``min_free``: bytes to keep free on the file system of ``fd``.
     """
 
     def __init__(self, compressed: CachedImage, info: ImageInfo, fd: int, limit: int, min_free: int) -> None:
@@ -70,7 +70,7 @@ class DecompressedImage(CachedImage):
 
 
 class CompressedReader(io.RawIOBase):
-    """Reads a cached image from its first byte on, waiting in its thread for what has not arrived yet."""
+    """A stream over a cached image that blocks its thread until the next bytes have arrived."""
 
     def __init__(self, image: CachedImage) -> None:
         super().__init__()
@@ -91,11 +91,11 @@ class CompressedReader(io.RawIOBase):
         return got
 
     def _wait(self) -> bool:
-        """Whether there is more, once that is known. Hears a cancel of the task that started the thread."""
+        """Wait for the next byte; return whether there is one. A cancel of the thread's task interrupts it."""
         if self._image.size is not None and self.position >= self._image.size:
             return False
         try:
             trio.from_thread.run(self._image.arrived, self.position, self.position + 1)
-        except CorruptImageError:  # it ends here
+        except CorruptImageError:  # end of file
             return False
         return True

@@ -1,4 +1,4 @@
-"""One download, shared by the jobs that wait for it: fetch, verify, publish."""
+"""One download, shared by the jobs that wait for it: fetches, verifies and publishes an image."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Flushing a large image to a slow disk takes its time; this bounds one that hangs.
+# Seconds to publish: enough to flush a large image to a slow disk, but not to wait for a disk that hangs.
 PUBLISH_TIMEOUT = 300.0
 
 
 class Download(CachedImage):
-    """A download shared by ``users`` jobs. It ends when its file is published, when it fails, or when all left."""
+    """A download shared by ``users`` jobs. Ends when it is published, when it fails, or when all jobs have left."""
 
     def __init__(
         self,
@@ -70,10 +70,10 @@ class Download(CachedImage):
         self.scope = trio.CancelScope()
         self._info: ImageInfo | None = None
         self._error: ProvisionerError | None = None
-        self.rollback_error: RollbackError | None = None  # what it left behind, for its last user to raise
+        self.rollback_error: RollbackError | None = None  # a failed cleanup, raised by its last user
         self._inspected = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
-        # A thread of its own: with the default limiter, many downloads' hashing would leave none to write with.
+        # A limiter of its own: with the default one, many hashing downloads would leave no thread for writing.
         self._hashing = trio.CapacityLimiter(1)
 
     async def info(self) -> ImageInfo:
@@ -121,7 +121,7 @@ class Download(CachedImage):
         )
 
     def _failure(self) -> ProvisionerError:
-        return self._error or RemoteUnavailableError("the download was given up")
+        return self._error or RemoteUnavailableError("the download was cancelled")
 
     async def run(
         self,
@@ -129,7 +129,7 @@ class Download(CachedImage):
         received: Callable[[int], None],
         publish: Callable[[Hashes, ImageInfo], Awaitable[None]],
     ) -> None:
-        """Download, verify, publish. Never raises but for being cancelled; an error is kept for the users.
+        """Download, verify and publish. Raises nothing but Cancelled; an error is kept for the users.
 
         ``publish`` sets ``entry``.
         """
@@ -141,7 +141,7 @@ class Download(CachedImage):
                 assert self._info is not None
                 with shielded("publish the image in the cache", PUBLISH_TIMEOUT):
                     await publish(hashes, self._info)
-        except* Exception as group:  # noqa: BLE001 - the boundary: one download's error must not reach another
+        except* Exception as group:  # noqa: BLE001 - one download's error must not affect another
             self._error = as_provisioner_error(group)
             log.warning("download failed", url=shown(self.expectation.remote.url), reason=self._error.message)
         finally:
@@ -183,7 +183,7 @@ class Download(CachedImage):
         self._token.run_sync_soon(self._inspected.set)
 
     def _on_hashed(self, start: int, stop: int) -> None:
-        """In the hashing thread. Where nobody converts meanwhile, nobody needs what was hashed either."""
+        """Drop hashed pages, unless a converter still reads them. Runs in the hashing thread."""
         self.growing_file.hashed = stop
         write_out(self.growing_file.fd, start, stop)
         if self._drops_pages and not self._viewed:
@@ -197,9 +197,9 @@ class Download(CachedImage):
             )
 
     async def close(self) -> None:
-        """Give the descriptor back. Only when the last user is gone and every thread that writes to it has ended.
+        """Close the file. Call it only after the last user has left and all threads that use the file have ended.
 
-        In a thread: where the file has no name any more, its blocks are freed now.
+        Runs in a thread: if the file has been unlinked, this frees its blocks.
         """
         with undoing("close a downloaded image", 30):
             await trio.to_thread.run_sync(self._release)
@@ -211,7 +211,7 @@ class Download(CachedImage):
 
 
 def as_provisioner_error(error: BaseException) -> ProvisionerError:
-    """The cause a person should read: our own errors as they are, those of the system in our words."""
+    """Return the cause as a ProvisionerError: our own errors unchanged, system errors translated."""
     cause = first_cause(error)
     if isinstance(cause, ProvisionerError):
         return cause
@@ -220,4 +220,4 @@ def as_provisioner_error(error: BaseException) -> ProvisionerError:
     if isinstance(cause, OSError):
         return CacheError(f"the cache cannot be written: {cause.strerror}")
     log.error("unexpected error in a download", exc_info=error)
-    return CacheError(f"the download broke on an internal error ({type(cause).__name__})")
+    return CacheError(f"the download failed: internal error ({type(cause).__name__})")

@@ -1,6 +1,6 @@
-"""The downloads in progress: one per image, however many jobs wait for it.
+"""The downloads in progress: one per image, shared by all jobs that wait for it.
 
-What fails here is one job's: a file that cannot be removed is its ``RollbackError``, never the service's end.
+A failure here fails one job and never ends the service: a file that cannot be removed becomes the job's RollbackError.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# What is reserved at a time for an image whose server does not say its length: enough that the next piece is there
-# before a fast download has filled this one.
+# Bytes to reserve at a time for an image of unknown length: enough that the next reservation is made before a fast
+# download has filled this one.
 _GROWTH = 1024**3
-# Seconds between two looks for remains of downloads that are too old.
+# Seconds between two sweeps of outdated partial downloads.
 _SWEEP_INTERVAL = 3600.0
 
 
 class Downloads:
-    """``users`` counts who uses an entry, by digest: shared with the cache, which evicts nothing that is counted."""
+    """The downloads of one cache. ``users`` is shared with the cache, which evicts no entry that has users."""
 
     def __init__(
         self,
@@ -61,15 +61,15 @@ class Downloads:
         self._publish = publish
         self._growth = max(1, min(_GROWTH, settings.max_size // 8))
         self._by_key: dict[str, Download] = {}
-        # One task begins the download of an image; each lock goes with the last task that waits for it.
+        # Held while a download is started, so that only one task does. A lock lives as long as a task refers to it.
         self._beginning: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._partials: Partials | None = None
         self._nursery: trio.Nursery | None = None
-        # Set when the daemon stops: what is given up now is carried on after the start.
+        # Set when the daemon stops: the files of downloads cancelled from now on are kept for the next start.
         self.stopping = False
 
     async def run(self, partials: Partials, task_status: trio.TaskStatus[None]) -> None:
-        """Download until cancelled."""
+        """Run the downloads until cancelled."""
         self._partials = partials
         async with trio.open_nursery() as self._nursery:
             task_status.started()
@@ -78,24 +78,24 @@ class Downloads:
                 await trio.to_thread.run_sync(partials.sweep_old)
 
     def left_over(self) -> int:
-        """Bytes of files that an earlier download left."""
+        """Return the bytes of partial files left by earlier downloads."""
         return self._partials.left_over if self._partials is not None else 0
 
     def sweep(self, wanted: int) -> int:
-        """Free ``wanted`` bytes of those files, if there are so many; the bytes freed. Blocking."""
+        """Remove left-over partial files until ``wanted`` bytes are free; return the bytes freed. Blocking."""
         return self._partials.sweep(wanted) if self._partials is not None else 0
 
     def sweep_all(self) -> int:
-        """Remove all of those files; the bytes freed. Blocking."""
+        """Remove all left-over partial files; return the bytes freed. Blocking."""
         return self._partials.sweep_all() if self._partials is not None else 0
 
     def reserved(self) -> Iterator[tuple[int, int]]:
-        """(bytes reserved, bytes of them there already) of each download."""
+        """Yield (bytes reserved, bytes already written) for each download."""
         return ((download.growing_file.limit, download.growing_file.available) for download in self._by_key.values())
 
     @asynccontextmanager
     async def join(self, source: ImageSource, expectation: Expectation) -> AsyncIterator[Download]:
-        """The download of that image, begun where there is none; given up when the last one leaves it."""
+        """Join the image's download, starting it if necessary; it is cancelled when its last user leaves."""
         download = self._by_key.get(expectation.download_key) or await self._start(source, expectation)
         download.users += 1
         if download.entry is not None:
@@ -112,7 +112,7 @@ class Downloads:
     async def _start(self, source: ImageSource, expectation: Expectation) -> Download:
         key = expectation.download_key
         async with self._beginning.setdefault(key, trio.Lock()):
-            waiting = self._by_key.get(key)  # another job may have been quicker
+            waiting = self._by_key.get(key)  # another job may have started it
             if waiting is not None:
                 return waiting
             size = expectation.remote.size
@@ -123,11 +123,11 @@ class Downloads:
             except BaseException:
                 await self._abandon(fd, partial, there)
                 raise
-            # Without an await from here on: the room is reserved by the flight.
+            # No await from here on: the room counts as reserved once the download is in ``_by_key``.
             drops_pages = self._settings.page_cache == "give-back"
             download = Download(source, expectation, fd, partial, room, drops_pages=drops_pages)
             if there:
-                log.info("carrying on with an earlier download", url=shown(expectation.remote.url), at_byte=there)
+                log.info("resuming an earlier download", url=shown(expectation.remote.url), at_byte=there)
                 download.growing_file.advance(there)
             assert self._nursery is not None
             self._by_key[key] = download
@@ -144,7 +144,7 @@ class Downloads:
             raise as_provisioner_error(error) from error
 
     async def _abandon(self, fd: int, partial: Path, there: int) -> None:
-        """Undo ``_open``: a new file goes, one that an earlier download left stays for a later one."""
+        """Undo ``_open``: remove a new file; keep one from an earlier download for a later one."""
         partials = self._partials
         assert partials is not None
 
@@ -155,7 +155,7 @@ class Downloads:
             else:
                 partials.remove(partial)
 
-        with undoing("remove the file of a download that was not begun", 30):
+        with undoing("remove the file of a download that did not start", 30):
             await trio.to_thread.run_sync(close)
 
     async def _run(self, download: Download) -> None:
@@ -176,11 +176,11 @@ class Downloads:
             download.ended.set()
 
     async def _clean_up(self, download: Download) -> None:
-        """Remove what a download leaves. What fails is kept for its last job to raise."""
+        """Remove the file of a failed download and close it if unused. An error is kept for the last job to raise."""
         try:
             if download.entry is None and not self.stopping:
                 assert self._partials is not None
-                with undoing("remove the file of a broken download", 30):  # a large file's blocks take their time
+                with undoing("remove the file of a failed download", 30):  # freeing a large file takes time
                     await trio.to_thread.run_sync(self._partials.remove, download.partial)
         except RollbackError as error:
             log.error("a download's file cannot be removed", file=download.partial.name, reason=error.message)
@@ -192,7 +192,7 @@ class Downloads:
                 download.rollback_error = download.rollback_error or error
 
     async def _extend_reservation(self, download: Download) -> None:
-        """Keep room ahead of an image of unknown size; where there is none, its download ends at its limit."""
+        """Reserve more room for an image of unknown size as it grows; without room, the download fails at its limit."""
         growing_file = download.growing_file
         with suppress(ProvisionerError):
             while True:
@@ -201,14 +201,14 @@ class Downloads:
                 growing_file.limit += self._growth
 
     async def _leave(self, download: Download) -> None:
-        """Give the download up, or close what it fetched. Raises RollbackError if something of it is left behind."""
+        """Cancel the download, or close its file if it has ended. Raises RollbackError if something is left behind."""
         if download.ended.is_set():
             await download.close()
         else:
             self._close(download)
-            download.scope.cancel(reason="no job waits for this download any more")
+            download.scope.cancel(reason="no job uses this download any more")
             with undoing("end a download", 30):
-                await download.ended.wait()  # it closes its file itself, once its threads have let go of it
+                await download.ended.wait()  # the download closes its file after its threads have ended
         if download.rollback_error is not None:
             raise download.rollback_error
 
@@ -218,7 +218,7 @@ class Downloads:
 
 
 def _resumable(expectation: Expectation) -> str | None:
-    """What names the content for good; None where a later download could not tell that it is the same."""
+    """Return the key of the content, or None if a later download could not verify that it is the same."""
     remote = expectation.remote
     sure = expectation.checksum is not None and remote.version is not None and remote.accepts_ranges and remote.size
     return expectation.download_key if sure else None

@@ -1,4 +1,4 @@
-"""A cached image as a value, its file's name, and which entries make room. Pure."""
+"""The values of the cache: entries and expectations, file names, and which entries to evict. No I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One published image. Sizes in bytes, times in seconds since the epoch; ``mtime_ns`` tells a changed file."""
+    """One published image. Sizes in bytes, times in seconds since the epoch; ``mtime_ns`` detects a modified file."""
 
     sha256: str
     sha512: str | None
@@ -26,7 +26,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     mtime_ns: int
     format: str
-    virtual_size: int | None  # None: a packed raw image, whose size nobody knows before it is unpacked
+    virtual_size: int | None  # None: a compressed raw image; its size is unknown until it is decompressed
     url: str
     added_at: float
     last_used_at: float
@@ -35,14 +35,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """The digest as clients write it."""
+        """Return the digest in the API's form."""
         return f"sha256:{self.sha256}"
 
 
 def new_entry(
     name: str, url: str, digests: Mapping[str, str], info: ImageInfo, status: os.stat_result, now: float
 ) -> Entry:
-    """The entry of the file ``name``, just hashed (``digests`` in hex by algorithm) and inspected."""
+    """Return the entry for the file ``name``, given its hex ``digests`` by algorithm and its inspection."""
     return Entry(
         sha256=digests["sha256"],
         sha512=digests.get("sha512"),
@@ -59,9 +59,9 @@ def new_entry(
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of an image before it is in the cache.
+    """What is known about an image before it is in the cache.
 
-    ``may_use`` judges the urls that led to a cached image of the same checksum; None: any will do.
+    ``may_use``: a cached image with the same checksum is used only if this is True for one of its urls; None: always.
     """
 
     remote: RemoteImage
@@ -70,13 +70,13 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def download_key(self) -> str:
-        """Two requests with the same key share one download."""
-        # With its url: whoever knows a checksum must not be kept waiting by another's server.
+        """Return the key by which requests share a download."""
+        # Includes the url: a request must not depend on the server of another one, even for the same checksum.
         return f"{self.remote.url} {self.remote.version} {self.checksum}"
 
 
 def file_name(url: str, sha256: str, image_format: str, compression: str | None = None) -> str:
-    """A name that tells a person what it is; the digest makes it unique."""
+    """Return a readable file name; the digest makes it unique."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", ImageUrl.parse(url).file_name)
     stem = (
         re.sub(r"(\.(qcow2|img|raw|qcow|vmdk|vhdx?|vdi|iso))?(\.(gz|xz|zst|bz2))?$", "", stem).strip("._-")[:80]
@@ -88,10 +88,10 @@ def file_name(url: str, sha256: str, image_format: str, compression: str | None 
 def bytes_over(
     wanted: int, *, stored: int, reserved: Iterable[tuple[int, int]], free: int, max_size: int, min_free: int
 ) -> int:
-    """How much has to go before ``wanted`` more bytes may come; nothing where it is 0 or less.
+    """Return the bytes to free before ``wanted`` more bytes fit; none if it is 0 or less.
 
-    ``stored`` are the bytes of all entries, ``reserved`` has (reserved, already there) of every download under way,
-    ``free`` is what the file system has left. ``max_size`` and ``min_free`` are the config's.
+    ``stored``: bytes of all entries; ``reserved``: (reserved, already written) of each download in progress; ``free``:
+    bytes free on the file system. ``max_size`` and ``min_free`` are the configured limits.
     """
     downloads = list(reserved)
     over_size = stored + sum(reserved for reserved, _ in downloads) + wanted - max_size
@@ -100,13 +100,13 @@ def bytes_over(
 
 
 def evictable(entries: Iterable[Entry], in_use: Collection[str]) -> list[Entry]:
-    """What may be removed to make room, least recently used first."""
+    """Return the entries that may be evicted, least recently used first."""
     free = [entry for entry in entries if not entry.pinned and entry.sha256 not in in_use]
     return sorted(free, key=lambda entry: entry.last_used_at)
 
 
 def choose_victims(candidates: Iterable[Entry], bytes_needed: int) -> list[Entry] | None:
-    """The first of ``candidates`` that together free ``bytes_needed``; None where all of them do not."""
+    """Return the first ``candidates`` that together free ``bytes_needed``; None if all of them do not suffice."""
     victims: list[Entry] = []
     for entry in candidates:
         if bytes_needed <= 0:

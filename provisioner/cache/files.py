@@ -1,4 +1,4 @@
-"""The cache's files: made, published, opened, removed. Owns their order on disk; not which ones, nor when.
+"""Publishes, opens and removes the cache's files, in the order that keeps disk and index consistent.
 
 Blocking: call it in a thread.
 """
@@ -34,23 +34,23 @@ _READ = 1 * MIB
 
 
 class CacheFiles:
-    """The directory of published images, with the partial ones and the index below ``.lvp``.
+    """The directory of published images; partial downloads and the index are in its subdirectory ``.lvp``.
 
     Methods raise OSError and CacheError.
     """
 
     def __init__(self, directory: Path, report: Callable[[str, str], None]) -> None:
-        """Open it. ``report(what, file)`` hears what an earlier life had left."""
+        """Open the directory. ``report(what, file)`` is called for files that an earlier run left behind."""
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._directory = directory
         self.index = Index(directory)
         self.partials = Partials(directory / ".lvp" / "partial", report)
         self.entries, self.urls = self.index.load()
-        # Digests whose files are gone and whose rows could not be removed; at the next start such rows are dropped.
+        # Digests whose files are gone but whose rows could not be deleted. The next start drops such rows.
         self._stale_rows: set[str] = set()
         for entry in self.index.adopt(self.entries, time.time()):
             self.entries[entry.sha256] = entry
-            report("took an image file back into the index", entry.file_name)
+            report("added an unknown image file to the index", entry.file_name)
 
     def publish(
         self,
@@ -63,10 +63,10 @@ class CacheFiles:
         *,
         damaged: bool,
     ) -> Entry:
-        """Put a verified file under its final name: on disk, read-only, in the index.
+        """Publish a verified file: flush it, make it read-only, add it to the index and give it its final name.
 
-        ``known`` is the entry of the same content, if there is one: its file stays, if it still is what it was and
-        is not ``damaged``; else it is replaced.
+        ``known`` is the existing entry of the same content, if any. Its file is kept if it is intact and not
+        ``damaged``; otherwise it is replaced.
         """
         now, digests, sums = time.time(), hashes.digests, hashes.sums
         self._stale_rows.discard(digests["sha256"])
@@ -78,17 +78,17 @@ class CacheFiles:
         os.fchmod(fd, 0o444)
         os.fsync(fd)
         name = file_name(remote.url, digests["sha256"], info.format, info.compression)
-        if known is not None:  # a file that is wrong, or gone, must not stay beside the right one
+        if known is not None:  # replace the damaged or missing file under its own name
             name = known.file_name
         entry = new_entry(name, remote.url, digests, info, os.fstat(fd), now)
-        # The index first: an entry without its file is dropped at the next start, a file without its entry stays.
+        # The index first: the next start drops an entry without a file, but would keep a file without an entry.
         self.index.put(entry, remote.url, remote.version, sums)
         partial.replace(self._directory / entry.file_name)
         _sync_directory(self._directory)
         return entry
 
     def open(self, entry: Entry) -> int | None:
-        """A descriptor of the entry's file; None where it is not the published one any more."""
+        """Return a descriptor of the entry's file; None if it is no longer the published file."""
         if not is_intact(self._directory, entry):
             return None
         fd = os.open(self._directory / entry.file_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -98,7 +98,7 @@ class CacheFiles:
         return None
 
     def open_checked(self, entry: Entry) -> tuple[int | None, bytes | None]:
-        """The same, and the checksums of the file's chunks; None for those if they were never made."""
+        """Return the result of ``open`` and the chunk checksums, which are None if they were never computed."""
         fd = self.open(entry)
         try:
             return fd, self.index.sums(entry.sha256)
@@ -108,9 +108,9 @@ class CacheFiles:
             raise
 
     def sums_of(self, entry: Entry, check: Callable[[], None]) -> bytes | None:
-        """Read the whole file; the checksums of its chunks, or None if it has no longer the entry's digest.
+        """Read the whole file; return its chunk checksums, or None if it no longer has the entry's digest.
 
-        ``check`` is called between two reads and may raise.
+        ``check`` is called between reads and may raise to stop.
         """
         fd = self.open(entry)
         if fd is None:
@@ -123,11 +123,11 @@ class CacheFiles:
     def _remove_spare(self, partial: Path) -> None:
         try:
             self.partials.remove(partial)
-        except CacheError as error:  # the image is there all the same; a later sweep removes the file
-            log.error("a download's file cannot be removed", reason=error.message)
+        except CacheError as error:  # the image is usable anyway; a later sweep removes the file
+            log.error("the file of a download cannot be removed", reason=error.message)
 
     def remove(self, entries: Iterable[Entry]) -> tuple[list[Entry], CacheError | None]:
-        """Remove files, then their rows: the entries whose files are gone, and why the others are not."""
+        """Remove files, then their rows; return the entries whose files are gone, and the last error."""
         gone: list[Entry] = []
         failure: CacheError | None = None
         for entry in entries:
@@ -145,14 +145,14 @@ class CacheFiles:
         self._stale_rows |= {entry.sha256 for entry in gone}
         try:
             self.index.remove(self._stale_rows)
-        except CacheError as error:  # rows without a file do no harm: they are dropped at the next start
+        except CacheError as error:  # harmless: the next start drops rows without a file
             log.error("the cache's index could not be written", reason=error.message)
         else:
             self._stale_rows.clear()
 
 
 def sums_if_intact(fd: int, sha256: str, check: Callable[[], None]) -> bytes | None:
-    """Read a whole file; the checksums of its chunks, or None if it has another digest or cannot be read."""
+    """Read a whole file; return its chunk checksums, or None if its digest differs or it cannot be read."""
     digest, summer, buffer, position = hashlib.sha256(), ChunkSummer(), memoryview(bytearray(_READ)), 0
     try:
         while got := os.preadv(fd, [buffer], position):

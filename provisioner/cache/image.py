@@ -1,4 +1,4 @@
-"""A cached image as a job uses it: its bytes, complete or still arriving, its format and its verified digest."""
+"""A cached image as a job sees it, complete or still downloading: its bytes, its format and its verified entry."""
 
 from __future__ import annotations
 
@@ -23,62 +23,62 @@ if TYPE_CHECKING:
 
 
 class CachedImage(ABC):
-    """An image in the cache, or on its way into it, held in place until its context is left.
+    """An image that is cached or downloading, and not evicted while its context is open.
 
-    ``hit``: nothing had to be downloaded for it.
+    ``hit``: it was cached already.
     """
 
     hit: bool
 
     @abstractmethod
     async def info(self) -> ImageInfo:
-        """Format and virtual size, once the header is there. Raises UnsafeImageError and the download's errors."""
+        """Return format and virtual size when the header has arrived. Raises UnsafeImageError, download errors."""
 
     @abstractmethod
     async def downloaded(self) -> None:
-        """Return when every byte is in the file, verified or not. Raises the download's errors."""
+        """Return when all bytes are in the file, verified or not. Raises the download's errors."""
 
     @abstractmethod
     async def verified(self) -> Entry:
-        """The published entry, once the digest matched. Raises ChecksumMismatchError and the download's errors."""
+        """Return the published entry when the digest matched. Raises ChecksumMismatchError, download errors."""
 
     @property
     @abstractmethod
     def size(self) -> int | None:
-        """Length of the whole file in bytes; None while unknown."""
+        """Return the length of the complete file in bytes; None while unknown."""
 
     @property
     @abstractmethod
     def available(self) -> int:
-        """Bytes that are in the file."""
+        """Return the number of bytes in the file so far."""
 
     @property
     @abstractmethod
     def fd(self) -> int:
-        """The file, for ``os.pread`` only."""
+        """Return the file's descriptor, for ``os.pread`` only."""
 
     async def checked(self) -> None:
-        """Compare all of a cached image with what was verified, before it is read. Raises DamagedImageError."""
+        """Verify a whole cached image against its checksums before it is read. Raises DamagedImageError."""
 
     def check(self, start: int, data: memoryview) -> None:
-        """Compare what was just read from ``start`` with what was verified. Blocking. Raises DamagedImageError."""
+        """Verify ``data``, just read from ``start``, against the checksums. Blocking. Raises DamagedImageError."""
 
     async def arrived(self, start: int, stop: int) -> None:
-        """Return when the bytes ``[start, stop)`` are in the file. Raises CorruptImageError where it ends before."""
+        """Return when the bytes ``[start, stop)`` are in the file. Raises CorruptImageError if it ends before."""
         del start
         if self.size is not None and stop > self.size:
-            raise CorruptImageError(f"the image ends at byte {self.size}, but byte {stop - 1} of it is needed")
+            raise CorruptImageError(f"the image ends at byte {self.size}, but byte {stop - 1} is needed")
 
     @abstractmethod
     def view(self, image_format: str, virtual_size: int) -> CacheView:
-        """The view a converter reads. ``size`` must be known."""
+        """Return the view for a converter. ``size`` must be known."""
 
 
 class CacheView:
-    """Implements contracts.ImageView over a descriptor; ``growing_file`` and ``read_ahead`` are None for a whole file.
+    """The contracts.ImageView of a file. ``growing_file`` and ``read_ahead`` are None for a complete file.
 
-    ``checker`` is None for a file whose digest is made while it is read. ``drops_pages``: what was read leaves the page
-    cache.
+    ``checker`` is None for a file whose digest is still being computed. ``drops_pages``: drop pages from the page cache
+    after they were read.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class CacheView:
         if self._growing_file is None:
             drop_pages(self.fd, start, stop)
             return
-        # Read in the file's order, and just written: what lies further back has reached the disk by now. But whoever
-        # hashes may be further back still, and would have to read it from there.
+        # The file is read in order, so pages BEHIND the reader have reached the disk. But the hashing thread may lag
+        # further behind, and must not have to read them from disk.
         mark = min(start, self._growing_file.hashed) - BEHIND
         if mark >= self._dropped_to + 4 * STEP:
             self._dropped_to = mark
@@ -141,7 +141,7 @@ class CacheView:
 
 
 class StoredImage(CachedImage):
-    """A published image, read through a descriptor of its own."""
+    """A published image with its own file descriptor."""
 
     def __init__(self, entry: Entry, fd: int, checker: ChunkChecker, *, drops_pages: bool = True) -> None:
         self.hit = True
@@ -184,7 +184,7 @@ class StoredImage(CachedImage):
         self._checker.check(start, data)
 
     def close(self) -> None:
-        """Give back descriptor and memory. Blocking."""
+        """Close the file and drop its pages. Blocking."""
         if self._drops_pages:
             drop_pages(self._fd, 0, self.entry.size)
         os.close(self._fd)

@@ -1,7 +1,7 @@
-"""The cache's index: entries and their urls, in SQLite beside the images and completely in memory.
+"""The cache's index: a SQLite database with the entries, their urls and their chunk checksums.
 
-Losing the database loses nothing: it is made again from the files, whose names carry the digest's beginning and whose
-bytes are hashed once more. Blocking: call it in a thread.
+Losing the database loses no image: it is rebuilt from the files, whose names contain the start of the digest and which
+are hashed again. Blocking: call it in a thread.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NAME = re.compile(r".+-([0-9a-f]{12})\.\w+(\.\w+)?")
 
 
 class Index:
-    """Reads and writes the database; every change is on disk when its method returns. Methods raise CacheError."""
+    """The database. Every change is on disk when its method returns. Methods raise CacheError."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -44,7 +44,7 @@ class Index:
             self._db = _open(path)
 
     def load(self) -> tuple[dict[str, Entry], dict[str, tuple[str, str]]]:
-        """Entries by sha256, and (version, sha256) by url; entries whose file is gone or changed are dropped."""
+        """Return entries by sha256, and (version, sha256) by url. Drop entries whose file is missing or modified."""
         entries, lost = {}, []
         with _translated():
             for sha256, body in self._db.execute("SELECT sha256, body FROM entries").fetchall():
@@ -55,14 +55,14 @@ class Index:
                     lost.append(sha256)
             urls = {url: (ver, sha) for url, ver, sha in self._db.execute("SELECT url, version, sha256 FROM urls")}
         self.remove(lost)
-        with _translated(), self._db:  # of an entry that was removed while it was verified
+        with _translated(), self._db:  # from entries that were removed while they were verified
             self._db.execute("DELETE FROM chunk_sums WHERE sha256 NOT IN (SELECT sha256 FROM entries)")
         return entries, {url: known for url, known in urls.items() if known[1] in entries}
 
     def put(self, entry: Entry, url: str | None = None, version: str | None = None, sums: bytes | None = None) -> None:
-        """Add or change an entry, and remember that ``url`` led to it while the server called it ``version``.
+        """Add or update an entry, and record that ``url`` served it as ``version``.
 
-        ``sums``: the checksums of its chunks.
+        ``sums``: its chunk checksums.
         """
         body = msgspec.json.encode(entry).decode()
         with _translated(), self._db:
@@ -73,19 +73,19 @@ class Index:
                 self._db.execute("INSERT OR REPLACE INTO chunk_sums VALUES (?, ?, ?)", (entry.sha256, CHUNK, sums))
 
     def put_sums(self, sha256: str, sums: bytes) -> None:
-        """Keep the checksums of an entry's chunks."""
+        """Store an entry's chunk checksums."""
         with _translated(), self._db:
             self._db.execute("INSERT OR REPLACE INTO chunk_sums VALUES (?, ?, ?)", (sha256, CHUNK, sums))
 
     def sums(self, sha256: str) -> bytes | None:
-        """The checksums of an entry's chunks; None if they were never made, or for chunks of another size."""
+        """Return an entry's chunk checksums; None if there are none for the current chunk size."""
         query = "SELECT sums FROM chunk_sums WHERE sha256 = ? AND chunk = ?"
         with _translated():
             row = self._db.execute(query, (sha256, CHUNK)).fetchone()
         return None if row is None else bytes(row[0])
 
     def remove(self, digests: Iterable[str]) -> None:
-        """Forget entries by sha256, and the urls that led to them."""
+        """Delete entries by sha256, with their urls and checksums."""
         rows = [(sha256,) for sha256 in digests]
         with _translated(), self._db:
             self._db.executemany("DELETE FROM entries WHERE sha256 = ?", rows)
@@ -96,7 +96,7 @@ class Index:
         self._db.close()
 
     def adopt(self, known: dict[str, Entry], now: float) -> list[Entry]:
-        """Entries for published files the database does not know, each hashed anew."""
+        """Add published files that are missing in the database, after hashing them; return their entries."""
         names = {entry.file_name for entry in known.values()}
         adopted = []
         for path in sorted(self._directory.iterdir()):
@@ -110,7 +110,7 @@ class Index:
 
 
 def is_intact(directory: Path, entry: Entry) -> bool:
-    """Whether the file is the one that was published: a regular file of that size and time of change."""
+    """Whether the entry's file is the published one: a regular file with the recorded size and mtime."""
     try:
         return is_file_of(entry, os.lstat(directory / entry.file_name))
     except OSError:
@@ -118,7 +118,7 @@ def is_intact(directory: Path, entry: Entry) -> bool:
 
 
 def is_file_of(entry: Entry, found: os.stat_result) -> bool:
-    """Whether that is the state of the published file."""
+    """Whether ``found`` is the status of the published file."""
     return stat.S_ISREG(found.st_mode) and (found.st_size, found.st_mtime_ns) == (entry.size, entry.mtime_ns)
 
 
@@ -133,14 +133,14 @@ def _translated() -> Iterator[None]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """The database; a broken one is made anew. One that is only locked or out of space is not broken."""
+    """Open the database; recreate it if it is corrupt. A locked or full one is not corrupt."""
     try:
         return _connect(path)
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError:
         path.unlink(missing_ok=True)
-        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)  # else it would be played back into the new one
+        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)  # else it would be replayed into the new one
         return _connect(path)
 
 
@@ -160,7 +160,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _decode(body: str) -> Entry | None:
     try:
         return msgspec.json.decode(body, type=Entry)
-    except msgspec.MsgspecError:  # of another version of this service
+    except msgspec.MsgspecError:  # written by another version of the service
         return None
 
 

@@ -1,8 +1,8 @@
-"""The files of downloads under way, and what earlier downloads left: resumed if that is safe, else removed.
+"""The files of partial downloads. Those left by earlier downloads are resumed if that is safe, and removed otherwise.
 
-A partial file's name says what it is of (digests of its url, version and whole content key) and since which boot it is
-written: after a power cut a file can be longer than what reached the disk, so only files of this boot are resumed.
-Remains count as used space until they are gone. Blocking: call it in a thread.
+A partial file's name contains digests of its url, version and content key, and the boot in which it was written. After
+a power failure, a file may be longer than what reached the disk, so only files of the current boot are resumed.
+Left-over files count as used space until they are removed. Blocking: call it in a thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from provisioner.contracts.errors import CacheError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A download that was not resumed within a day will not be.
+# Seconds. A download that was not resumed within a day is unlikely to be resumed.
 MAX_AGE = 86400.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{32})\.([^.]+)\.[0-9a-f]+")
@@ -31,7 +31,7 @@ _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{32})\.([^.]+)\.[0-9
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a download is of. ``key`` names its bytes for good; None if a later download could not tell."""
+    """The content of a download. ``key`` identifies its bytes; None if a later download could not verify them."""
 
     url: str
     version: str | None
@@ -39,13 +39,13 @@ class Content:
 
     @property
     def prefix(self) -> str:
-        """The beginning of the file's name."""
+        """Return the start of the file's name."""
         return f"{_digest(self.url, 16)}-{_digest(self.version or '', 16)}-{_digest(self.key or '', 32)}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Remains:
-    """A file that no download writes."""
+    """A left-over file that no download uses."""
 
     path: Path
     size: int
@@ -54,9 +54,9 @@ class _Remains:
 
 
 class Partials:
-    """The folder of partial files. ``report(what, name)`` hears of each that is removed, or cannot be.
+    """The folder of partial files. ``report(what, name)`` is called for each file that is removed or cannot be.
 
-    Methods may be called from several threads at once.
+    Thread-safe.
     """
 
     def __init__(self, folder: Path, report: Callable[[str, str], None]) -> None:
@@ -68,25 +68,25 @@ class Partials:
         self._remains: dict[str, _Remains] = {}
         for path in folder.iterdir():
             match, status = _NAME.fullmatch(path.name), path.lstat()
-            # An empty one could not be removed earlier.
+            # An empty file is one that could not be removed earlier.
             resumable = match is not None and match[4] == self._boot and status.st_size > 0
             self._remains[path.name] = _Remains(path, status.st_size, status.st_mtime, resumable)
         self.sweep_old()
 
     @property
     def left_over(self) -> int:
-        """Bytes of files that no download writes."""
+        """Return the bytes of left-over files."""
         with self._lock:
             return sum(one.size for one in self._remains.values())
 
     def open(self, content: Content, size: int | None) -> tuple[int, Path, int]:
-        """Open a file to download ``size`` bytes into: its descriptor, its path, and how many are there already.
+        """Open a file for a download of ``size`` bytes; return its descriptor, its path and the bytes already there.
 
-        What is left of other versions of the same url is removed.
+        Left-over files of other versions of the same url are removed.
         """
         prefix = content.prefix
         url, version = prefix.split("-")[:2]
-        # And once more what could not be removed before.
+        # Also retry files that could not be removed before.
         self._remove_those(lambda one: not one.resumable or _is_superseded(one.path.name, url, version))
         path = self._claim(prefix) if content.key is not None else None
         if path is not None and (resumed := self._resume(path, size)) is not None:
@@ -99,7 +99,7 @@ class Partials:
         try:
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            self._report(f"a broken download cannot be resumed ({error.strerror})", path.name)
+            self._report(f"a partial download cannot be resumed ({error.strerror})", path.name)
             self._note(path, resumable=False)
             return None
         if size is None or os.fstat(fd).st_size > size:
@@ -107,7 +107,7 @@ class Partials:
         return fd, path, os.fstat(fd).st_size
 
     def _note(self, path: Path, *, resumable: bool) -> None:
-        """Count a file, if it is there, as remains."""
+        """Record a file, if it exists, as left over."""
         with suppress(FileNotFoundError):
             status = path.lstat()
             with self._lock:
@@ -122,21 +122,21 @@ class Partials:
         return None
 
     def keep(self, path: Path) -> None:
-        """Leave a file for a later download to resume, or for a sweep to remove."""
+        """Keep a file for a later download to resume, or for a sweep to remove."""
         self._note(path, resumable=True)
 
     def remove(self, path: Path) -> None:
-        """Remove a file. Raises CacheError; the file then counts as remains, and later sweeps try again."""
+        """Remove a file. Raises CacheError if that fails; later sweeps then try again."""
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            with suppress(OSError):  # its space at least, and so that the next start does not take it for resumable
+            with suppress(OSError):  # free its space, and keep the next start from resuming it
                 os.truncate(path, 0)
             self._note(path, resumable=False)
             raise CacheError(f"the partial file {path.name} cannot be removed: {error.strerror}") from error
 
     def sweep(self, wanted: int) -> int:
-        """Remove remains, oldest first, until ``wanted`` bytes are freed or none is left; the bytes freed."""
+        """Remove left-over files, oldest first, until ``wanted`` bytes are freed; return the bytes freed."""
         with self._lock:
             by_age = sorted(self._remains.values(), key=lambda one: one.written_at)
         freed = 0
@@ -147,11 +147,11 @@ class Partials:
         return freed
 
     def sweep_all(self) -> int:
-        """Remove all remains; the bytes freed."""
+        """Remove all left-over files; return the bytes freed."""
         return self._remove_those(lambda _one: True)
 
     def sweep_old(self) -> int:
-        """Remove remains that are too old to be resumed, or could not be removed before; the bytes freed."""
+        """Remove left-over files that are too old or not resumable; return the bytes freed."""
         oldest = time.time() - MAX_AGE
         return self._remove_those(lambda one: not one.resumable or one.written_at < oldest)
 
@@ -161,7 +161,7 @@ class Partials:
         return sum(self._remove(one) for one in victims)
 
     def _remove(self, one: _Remains) -> int:
-        """Remove remains, unless a download has claimed them meanwhile; the bytes freed."""
+        """Remove a left-over file, unless a download has claimed it in the meantime; return the bytes freed."""
         name = one.path.name
         with self._lock:
             if self._remains.pop(name, None) is None:
@@ -171,13 +171,13 @@ class Partials:
         except OSError as error:
             with self._lock:
                 self._remains[name] = one
-            self._report(f"a broken download cannot be removed ({error.strerror})", name)
+            self._report(f"a partial download cannot be removed ({error.strerror})", name)
             return 0
-        self._report("removed a broken download", name)
+        self._report("removed a partial download", name)
         return one.size
 
     def scratch(self) -> int:
-        """The descriptor of a new file without a name: gone when it is closed, however that happens."""
+        """Return the descriptor of a new unnamed file, which is freed when it is closed, even by a crash."""
         return os.open(self._folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
 
 
@@ -192,5 +192,5 @@ def _digest(text: str, length: int) -> str:
 def _boot_id() -> str:
     try:
         return _BOOT_ID.read_text().strip()[:8]
-    except OSError:  # then no download is ever resumed
+    except OSError:  # a random id, so that no download is resumed after a restart
         return secrets.token_hex(4)

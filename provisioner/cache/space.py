@@ -1,6 +1,7 @@
-"""Room in the cache: what has to go for more to come, and the honest removal of it.
+"""Space in the cache: evicts entries to make room, and removes them.
 
-An entry counts until its file is gone. One that cannot be removed stays listed, and the caller gets an error.
+An entry counts until its file is gone. If the file cannot be removed, the entry stays listed and the caller gets an
+error.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import structlog
 import trio
 
 from provisioner.cache.entry import bytes_over, choose_victims
+from provisioner.contracts import MIB
 from provisioner.contracts.errors import CacheError, CacheFullError
 from provisioner.contracts.shield import ShieldExpiredError, shielded
 
@@ -29,14 +31,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Removing waits for other work on the files, such as a flush of a large image to a slow disk.
+# Seconds to remove files: this waits for other work on them, such as flushing a large image to a slow disk.
 REMOVE_TIMEOUT = 30.0
 
 
 class Space:
-    """Decides and removes. The caller makes sure that one change of the cache happens at a time.
+    """Chooses and removes entries. The caller serializes all changes of the cache.
 
-    ``reserved`` has (reserved, already there) of each download, ``evicted`` counts images that made room.
+    ``reserved`` yields (reserved, already written) of each download; ``evicted`` is called with the number of evicted
+    images.
     """
 
     def __init__(
@@ -52,13 +55,13 @@ class Space:
         self._settings = settings
         self._catalog = catalog
         self._in_thread = in_thread
-        self._coming = reserved
+        self._reserved = reserved
         self._evicted = evicted
 
     async def make(self, wanted: int, left_over: Callable[[], int], sweep: Callable[[int], int]) -> None:
-        """Make room for ``wanted`` more bytes: remains of downloads go first, then images. Raises CacheFullError.
+        """Make room for ``wanted`` more bytes: remove partial downloads first, then images. Raises CacheFullError.
 
-        ``left_over`` has the bytes of those remains, ``sweep`` (blocking) frees so many of them.
+        ``left_over`` returns the bytes of left-over partial downloads; ``sweep`` (blocking) frees that many of them.
         """
         needed, free = await self._needed(wanted, left_over())
         if needed > 0 and left_over():
@@ -85,7 +88,7 @@ class Space:
         needed = bytes_over(
             wanted,
             stored=self._catalog.total_bytes + left_over,
-            reserved=self._coming(),
+            reserved=self._reserved(),
             free=free,
             max_size=self._settings.max_size,
             min_free=self._settings.min_free,
@@ -94,15 +97,15 @@ class Space:
 
     def _full(self, wanted: int, free: int, failure: CacheError | None) -> CacheFullError:
         return CacheFullError(
-            f"the cache has no room for {wanted} bytes more: {free} bytes are free on its file system, "
-            f"of which min_free keeps {self._settings.min_free}; max_size is {self._settings.max_size}"
+            f"the cache has no room for {wanted / MIB:.1f} MiB: its file system has {free / MIB:.1f} MiB free, "
+            f"min_free is {self._settings.min_free} and max_size is {self._settings.max_size}"
             + (f"; {failure.message}" if failure is not None else "")
         )
 
     async def remove(self, entries: Sequence[Entry]) -> Removal:
-        """Remove unused entries: those whose files are gone, and why the others are not.
+        """Remove unused entries; return those whose files are gone, and the last error.
 
-        They are out of sight before the first await, so that no job begins to use them meanwhile.
+        The entries are hidden before the first await, so that no job starts to use them meanwhile.
         """
         if not entries:
             return [], None
@@ -112,7 +115,7 @@ class Space:
             try:
                 with shielded("remove images from the cache", REMOVE_TIMEOUT):
                     gone, failure = await self._in_thread(lambda files: files.remove(entries))
-            except ShieldExpiredError as error:  # other work kept the thread busy: nothing was removed
+            except ShieldExpiredError as error:  # the thread was busy with other work: nothing was removed
                 failure = CacheError(error.message)
             except CacheError as error:
                 failure = error
@@ -124,7 +127,7 @@ class Space:
             self._catalog.forget(entry)
 
     async def free_bytes(self) -> int:
-        """Bytes free on the cache's file system. Raises CacheError."""
+        """Return the bytes free on the cache's file system. Raises CacheError."""
         try:
             status = await trio.to_thread.run_sync(os.statvfs, self._directory)
         except OSError as error:

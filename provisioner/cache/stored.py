@@ -1,4 +1,4 @@
-"""Opening a published image: its file as it was published, with the checksums that what is read is compared with."""
+"""Opens a published image, with the chunk checksums against which reads are verified."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class InThread(Protocol):
 
 
 async def open_stored(entry: Entry, in_thread: InThread, *, drops_pages: bool) -> StoredImage | None:
-    """Open an entry's file; None if it is not the published one any more.
+    """Return an entry's opened image; None if its file is no longer the published one.
 
-    One from before there were checksums of chunks is hashed once more, and has them from then on.
+    If the entry has no chunk checksums yet, hash its file again and store them.
     """
     fd, sums = await in_thread(lambda files: files.open_checked(entry))
     if fd is None:
         return None
     try:
         if sums is None or not fits(sums, entry.size):
-            sums = await _made_anew(entry, fd, in_thread)
+            sums = await _rehash(entry, fd, in_thread)
         checker = ChunkChecker(fd, entry.size, sums) if sums is not None else None
     except BaseException:
         os.close(fd)
@@ -47,7 +47,7 @@ async def open_stored(entry: Entry, in_thread: InThread, *, drops_pages: bool) -
     return StoredImage(entry, fd, checker, drops_pages=drops_pages)
 
 
-async def _made_anew(entry: Entry, fd: int, in_thread: InThread) -> bytes | None:
+async def _rehash(entry: Entry, fd: int, in_thread: InThread) -> bytes | None:
     sums = await run_long(sums_if_intact, fd, entry.sha256, trio.from_thread.check_cancelled)
     if sums is not None:
         found = sums

@@ -1,7 +1,7 @@
-"""All a plugin imports.
+"""The public interface for plugins.
 
-A plugin is an installed Python package with an entry point in the group ``libvirt_volume_provisioner`` that
-names a module, and hooks in that module that register what it brings::
+A plugin is an installed Python package. Its entry point in the group ``libvirt_volume_provisioner`` names a module,
+and hooks in that module register its back ends::
 
     # pyproject.toml
     [project.entry-points.libvirt_volume_provisioner]
@@ -21,12 +21,12 @@ names a module, and hooks in that module that register what it brings::
     def lvp_image_sources():
         return [BackEnd("scp", ScpSource, ScpSettings)]
 
-The config then names it: ``[sources.lab]`` with ``plugin = "scp"`` and the plugin's own keys. The other hooks are
-``lvp_converters``, ``lvp_block_targets``, ``lvp_guards`` and ``lvp_observers``. Run the conformance suites of
-``provisioner.contracts.testing`` in the plugin's own tests: the built-in back ends pass the very same ones.
+The configuration enables it with a table such as ``[sources.lab]``, which contains ``plugin = "scp"`` and the plugin's
+own keys. The other hooks are ``lvp_converters``, ``lvp_block_targets``, ``lvp_guards`` and ``lvp_observers``. Run the
+conformance suites of ``provisioner.contracts.testing`` in the plugin's tests; the built-in back ends pass them too.
 
 The rules: be cancellable at every await; translate library exceptions into ``provisioner.contracts.errors``;
-never block the loop (threads for files, ``run_tool`` for programs); leave nothing behind on any way out.
+never block the event loop (use threads for files and ``run_tool`` for programs); clean up on every exit path.
 """
 
 from provisioner.contracts import blockdev, errors

@@ -1,6 +1,6 @@
-"""Facts about block devices and files, and zeros put on them with the device's help.
+"""Query, zero and discard block devices and files.
 
-All of it blocks: call it in a thread. Nothing here opens or closes a descriptor.
+All functions block: call them in a thread. None opens or closes a descriptor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BLKZEROOUT = 0x127F
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 
-# One request to the kernel at most, so that a cancel is heard between two.
+# Size limit of one request to the kernel; a cancel takes effect between two requests.
 ZERO_STEP = 256 * 1024**2
 _ZEROS = bytes(1024**2)
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS}
@@ -37,31 +37,31 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 def is_block_device(fd: int) -> bool:
-    """Whether ``fd`` is a block device (else it is taken for a regular file)."""
+    """Return whether ``fd`` is a block device; anything else is treated as a regular file."""
     return stat.S_ISBLK(os.fstat(fd).st_mode)
 
 
 def device_size(fd: int) -> int:
-    """Size in bytes of a block device or a regular file."""
+    """Return the size in bytes of a block device or a regular file."""
     if not is_block_device(fd):
         return os.fstat(fd).st_size
     return int(struct.unpack("Q", fcntl.ioctl(fd, BLKGETSIZE64, bytes(8)))[0])
 
 
 def logical_block_size(fd: int) -> int:
-    """The device's sector size in bytes: the alignment direct I/O wants. 512 for a regular file."""
+    """Return the device's sector size in bytes, which direct I/O must be aligned to; 512 for a regular file."""
     if not is_block_device(fd):
         return 512
     return int(struct.unpack("I", fcntl.ioctl(fd, BLKSSZGET, bytes(4)))[0])
 
 
 def zero_range(fd: int, start: int, stop: int, check: Callable[[], None] = lambda: None) -> None:
-    """Make ``[start, stop)`` read as zero, the size staying as it is.
+    """Make ``[start, stop)`` read as zeros without changing the size.
 
-    BLKZEROOUT on a device, a punched hole in a file; where either is not to be had, zeros are written.
-    ``check`` is called between two requests and may raise to stop. Raises OSError.
+    Uses BLKZEROOUT on a device and punches a hole into a file; writes zeros if that is unsupported.
+    ``check`` is called between requests and may raise to stop. Raises OSError.
     """
-    # The device helps with whole blocks only: the odd bytes before the first one are written.
+    # The kernel zeroes whole blocks only: write the bytes before the first aligned block.
     aligned = min(stop, -(-start // 4096) * 4096)
     _write_zeros(fd, start, aligned, check)
     start = aligned
@@ -74,10 +74,10 @@ def zero_range(fd: int, start: int, stop: int, check: Callable[[], None] = lambd
 
 
 def discard_range(fd: int, start: int, stop: int, check: Callable[[], None] = lambda: None) -> bool:
-    """Tell a block device that ``[start, stop)`` is not needed; whether it can be told.
+    """Discard ``[start, stop)`` of a block device. Return False if the device does not support discard.
 
-    What it reads as afterwards is the device's own affair: zeros from a thin volume, anything from a disk.
-    ``check`` is called between two requests and may raise to stop. Raises OSError.
+    What the range reads as afterwards depends on the device: zeros on a thin volume, undefined on a disk.
+    ``check`` is called between requests and may raise to stop. Raises OSError.
     """
     while start < stop:
         check()

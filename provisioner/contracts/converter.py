@@ -1,4 +1,4 @@
-"""Converters: put an image of some format onto a device as raw bytes. Owns the interface only."""
+"""Interface of converters, which write an image of some format to a device as raw bytes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class ImageView(Protocol):
-    """An image in the cache, or on its way into it.
+    """An image in the cache, or one that is still being downloaded into it.
 
-    ``fd`` is an open descriptor of the file and stays the same file whatever happens to its name. It belongs
-    to the view: read it with ``os.pread`` only, never close it. ``size`` is the whole file's length in bytes,
-    ``virtual_size`` that of the disk inside, ``format`` what the file was found to be.
+    ``fd`` is an open descriptor of the file; it stays valid if the file is renamed or removed. It belongs to the view:
+    read it with ``os.pread`` only, and never close it. ``size`` is the length of the complete file in bytes,
+    ``virtual_size`` the size of the disk it contains, ``format`` the detected format.
     """
 
     @property
@@ -29,40 +29,40 @@ class ImageView(Protocol):
     def virtual_size(self) -> int: ...
     @property
     def available(self) -> int:
-        """Every byte before this offset is in the file. May be read from any thread."""
+        """Return the offset before which every byte is in the file. May be read from any thread."""
 
     async def arrived(self, start: int, stop: int) -> None:
-        """Return when the bytes ``[start, stop)`` are in the file. Raises what ended the download."""
+        """Wait until the bytes ``[start, stop)`` are in the file. Raises the error that ended the download."""
 
     async def ahead(self, start: int, stop: int) -> bytes | None:
-        """The bytes ``[start, stop)`` before their turn, where they can be fetched by themselves; None where not.
+        """Fetch the bytes ``[start, stop)`` ahead of the download; None if they cannot be fetched separately.
 
-        For tables. What is made of them counts as little as all the rest until the whole image is verified.
+        For the format's tables. Like all other data, they are untrusted until the image is verified.
         """
 
     def check(self, start: int, data: memoryview) -> None:
-        """Raise DamagedImageError if ``data``, just read from ``start``, is not what was verified.
+        """Raise DamagedImageError if ``data``, just read at ``start``, differs from what was verified.
 
-        For a converter that ``checks``. From any thread; blocks, but briefly. Does nothing while the image arrives: its
-        digest covers it then.
+        For a converter that ``checks``. May be called from any thread; blocks briefly. Does nothing during the
+        download, because the image's digest covers the data then.
         """
 
     def check_zeros(self, start: int, stop: int) -> None:
-        """The same for a hole in the file that was taken for zeros without being read."""
+        """Raise DamagedImageError if a hole, taken for zeros without being read, was not verified as zeros."""
 
     def check_all(self, check: Callable[[], None]) -> None:
-        """The same for the whole file. Blocks; ``check`` is called now and then and may raise to stop."""
+        """Raise DamagedImageError if the file was changed. Blocks; ``check`` is called often and may raise to stop."""
 
     def spent(self, start: int, stop: int) -> None:
-        """Nobody will read ``[start, stop)`` again: its memory may be given back. From any thread; cheap."""
+        """Allow dropping ``[start, stop)`` from memory: it is not read again. From any thread; cheap."""
 
 
 class Converter(ABC):
-    """Writes images onto devices.
+    """Writes images to devices.
 
-    ``formats`` are the image formats it reads. A converter that ``streams`` reads a view only after
-    ``arrived`` says so and is started while the image is still coming; any other gets it whole. One that ``checks``
-    calls the view's ``check`` for all it reads; for any other the whole image is checked before.
+    ``formats`` are the image formats it reads. A converter that ``streams`` is started during the download and awaits
+    ``arrived`` before each read; any other gets the complete image. A converter that ``checks`` calls the view's
+    ``check`` for everything it reads; for any other the whole image is checked beforehand.
     """
 
     formats: ClassVar[frozenset[str]]
@@ -71,17 +71,17 @@ class Converter(ABC):
 
     @abstractmethod
     async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:
-        """Make the first ``view.virtual_size`` bytes of ``device`` those of the image.
+        """Write the image's disk to the first ``view.virtual_size`` bytes of ``device``.
 
-        Zeros of the image are skipped where ``device.reads_zero`` and written otherwise. Returns only when
-        all is on stable storage. ``report(done)`` takes bytes of the virtual size and may be called from
-        any thread. When cancelled, nothing of it runs on: no thread, no process. Raises ConvertError,
-        CorruptImageError, NoSpaceError or ToolError.
+        Zeros of the image are skipped if ``device.reads_zero``, else written. Returns when the data is on stable
+        storage. ``report(done)`` takes the progress in bytes of the virtual size and may be called from any thread.
+        After a cancel, no thread and no process keeps running. Raises ConvertError, CorruptImageError, NoSpaceError or
+        ToolError.
         """
 
     async def diagnose(self) -> Sequence[Finding]:
-        """What ``lvp doctor`` should say of this converter on this host. Changes nothing."""
+        """Return the findings of ``lvp doctor`` about this converter on this host. Changes nothing."""
         return ()
 
     async def aclose(self) -> None:
-        """Give back what the converter holds. Called once, at the end."""
+        """Release the converter's resources. Called once, at shutdown."""

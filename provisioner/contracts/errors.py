@@ -1,7 +1,7 @@
-"""The one tree of errors. Owns their HTTP status, category and whether trying again helps; raises none.
+"""The error hierarchy: the HTTP status and category of each error, and whether a retry may help.
 
-Back ends translate what their libraries raise into these at their boundary, with ``from`` kept. The message
-is one sentence a person can act on. It never shows the query of a url, which may be a signature: the base cuts it off.
+Back ends translate the exceptions of their libraries into these at their boundary, with ``raise ... from``. The message
+is one sentence that tells the user what to do. The base class removes query strings of urls, which may be signatures.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from provisioner.contracts.redaction import redact
 
 
 class ProvisionerError(Exception):
-    """Base of every error this service raises on purpose.
+    """Base of every error that this service raises deliberately.
 
-    ``code`` is the HTTP status the API answers with when the error reaches it, ``category`` the API's
-    ``error`` field, ``temporary`` whether the same request may succeed later without any change.
+    ``code`` is the HTTP status of the API's response, ``category`` the response's ``error`` field. ``temporary`` says
+    whether the same request may succeed later.
     """
 
     code: ClassVar[int] = 500
@@ -31,35 +31,35 @@ class ProvisionerError(Exception):
 
 
 class InvalidRequestError(ProvisionerError):
-    """The request can never succeed as it stands."""
+    """The request is invalid; a retry cannot succeed."""
 
     code = 400
     category = "invalid request"
 
 
 class UnauthorizedError(ProvisionerError):
-    """Nobody we know is calling."""
+    """The caller is not authenticated."""
 
     code = 401
     category = "unauthorized"
 
 
 class ForbiddenError(ProvisionerError):
-    """The caller is known, but its role does not allow this."""
+    """The caller's role does not permit the request."""
 
     code = 403
     category = "forbidden"
 
 
 class NotFoundError(ProvisionerError):
-    """What the request names does not exist."""
+    """The requested object does not exist."""
 
     code = 404
     category = "not found"
 
 
 class JobNotFoundError(NotFoundError):
-    """No job has that id."""
+    """No job has the requested id."""
 
     category = "job not found"
 
@@ -68,13 +68,13 @@ class JobNotFoundError(NotFoundError):
 
 
 class CancelError(InvalidRequestError):
-    """The job has ended; there is nothing to cancel."""
+    """The job has ended and cannot be cancelled."""
 
     category = "failed to cancel job"
 
 
 class ConflictError(ProvisionerError):
-    """The request contradicts what is going on or what is there."""
+    """The request conflicts with a running job or an existing object."""
 
     code = 409
     category = "conflict"
@@ -95,7 +95,7 @@ class UnsupportedMediaTypeError(ProvisionerError):
 
 
 class TooManyRequestsError(ProvisionerError):
-    """The queue is full, or the caller has had its share. ``retry_after``: seconds, where they are known."""
+    """The queue is full, or the caller exceeded its limit. ``retry_after`` is in seconds, None if unknown."""
 
     code = 429
     category = "too many requests"
@@ -107,7 +107,7 @@ class TooManyRequestsError(ProvisionerError):
 
 
 class UnavailableError(ProvisionerError):
-    """The service is stopping, or something it stands on does not answer."""
+    """The service is stopping, or a component it depends on is unavailable."""
 
     code = 503
     category = "service unavailable"
@@ -115,7 +115,7 @@ class UnavailableError(ProvisionerError):
 
 
 class ConfigError(ProvisionerError):
-    """The configuration does not hold; the message has one line for each fault."""
+    """The configuration is invalid; the message has one line per error."""
 
     category = "invalid configuration"
 
@@ -126,130 +126,130 @@ class PluginError(ProvisionerError):
     category = "plugin error"
 
 
-# --- images and where they come from ----------------------------------------------------------------
+# --- images and sources -----------------------------------------------------------------------------
 
 
 class SourceError(ProvisionerError):
-    """The image's server would not give it."""
+    """The image could not be fetched from its server."""
 
     code = 502
     category = "source error"
 
 
 class UrlNotAllowedError(SourceError):
-    """The url belongs to no configured source. Nothing was fetched."""
+    """No configured source covers the url. Nothing was fetched."""
 
     code = 400
     category = "invalid request"
 
 
 class RemoteNotFoundError(SourceError):
-    """The server says there is no such image."""
+    """The image does not exist on the server."""
 
 
 class RemoteDeniedError(SourceError):
-    """The server does not let us have the image."""
+    """The server denies access to the image."""
 
 
 class RemoteUnavailableError(SourceError):
-    """The server cannot be reached, answers with a passing error, or the transfer broke or stalled."""
+    """The server is unreachable or returned a temporary error, or the transfer broke or stalled."""
 
     temporary = True
 
 
 class RemoteChangedError(SourceError):
-    """The image on the server is no longer the one the download began with."""
+    """The image changed on the server since the download began."""
 
     temporary = True
 
 
 class ImageError(ProvisionerError):
-    """The image itself is at fault."""
+    """The image itself is unusable."""
 
     code = 422
     category = "image error"
 
 
 class UnsafeImageError(ImageError):
-    """The image refers to files outside itself or uses features that are not allowed."""
+    """The image references external files or uses features that are not allowed."""
 
 
 class ImageFormatError(ImageError):
-    """The image is not of the format that was declared."""
+    """The image does not have the declared format."""
 
 
 class ImageTooLargeError(ImageError):
-    """The image's virtual size does not fit the volume."""
+    """The image's virtual size exceeds the volume."""
 
 
 class CorruptImageError(ImageError):
-    """The image contradicts itself or ends too early."""
+    """The image is inconsistent or truncated."""
 
 
 class ChecksumMismatchError(ImageError):
-    """The image's digest is not the expected one."""
+    """The image's digest differs from the expected one."""
 
 
 class ChecksumMissingError(ImageError):
-    """No checksum is known for the image and the configuration demands one."""
+    """The configuration requires a checksum, and none is known for the image."""
 
 
 class CacheError(ProvisionerError):
-    """The image cache cannot do its work."""
+    """The image cache failed."""
 
     category = "cache error"
 
 
 class CacheFullError(CacheError):
-    """There is no room for the image, even after every evictable entry is gone."""
+    """The image does not fit into the cache, even after evicting every unused entry."""
 
     code = 507
     temporary = True
 
 
 class DamagedImageError(CacheError):
-    """A cached image has other bytes than were verified. It is dropped, and fetched anew by the job that found it."""
+    """A cached image differs from what was verified. It is dropped, and the job that found it fetches it again."""
 
 
 # --- volumes ----------------------------------------------------------------------------------------
 
 
 class TargetError(ProvisionerError):
-    """The block target cannot do its work."""
+    """The block target failed."""
 
     category = "target error"
 
 
 class VolumeNameError(TargetError):
-    """The target cannot have a volume of that name."""
+    """The volume name is invalid on this target."""
 
     code = 400
     category = "invalid request"
 
 
 class VolumeExistsError(TargetError):
-    """A volume is there and may not be replaced (by config, type or size)."""
+    """The volume exists, and its configuration, type or size does not permit replacing it."""
 
     code = 409
     category = "conflict"
 
 
 class VolumeInUseError(TargetError):
-    """The volume is open; it is not touched."""
+    """The volume is open and was left unchanged."""
 
     code = 409
     category = "conflict"
 
 
 class NoSpaceError(TargetError):
-    """The target has no room for the volume."""
+    """The target does not have enough free space for the volume."""
 
     code = 507
     temporary = True
 
 
 class TargetUnavailableError(TargetError):
-    """The target does not answer (volume group missing, lock held, tool not there)."""
+    """The target is unavailable (missing volume group, held lock, missing tool)."""
 
     code = 503
     temporary = True
@@ -262,7 +262,7 @@ class ConvertError(ProvisionerError):
 
 
 class ToolError(ProvisionerError):
-    """A child process failed. ``status`` is its exit status (negative: the signal), ``stderr`` its last words."""
+    """A child process failed. ``status`` is its exit status (negative: the signal), ``stderr`` its error output."""
 
     category = "tool error"
 
@@ -274,6 +274,6 @@ class ToolError(ProvisionerError):
 
 
 class RollbackError(ProvisionerError):
-    """An undo step failed or ran out of time; it is tried again at the next start."""
+    """A rollback step failed or timed out; recovery retries it at the next start."""
 
     category = "rollback error"

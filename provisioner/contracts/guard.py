@@ -1,4 +1,4 @@
-"""Guards and observers: who may veto touching a volume, and who hears of jobs. Owns the interfaces."""
+"""Interfaces of guards, which may veto a change of a volume, and of observers, which receive job events."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 
 
 class Guard(ABC):
-    """Knows of users of a volume that the kernel's open count does not show."""
+    """Finds users of a volume that the kernel's open count does not show."""
 
     @abstractmethod
     async def users(self, volume: Volume) -> Sequence[VolumeUser]:
-        """Who uses ``volume``; any user means it is not touched.
+        """Return the users of ``volume``. If there is any, the volume is left unchanged.
 
-        A guard that cannot tell raises TargetUnavailableError, and the volume is not touched either.
+        Raises TargetUnavailableError if the users cannot be determined; the volume is left unchanged then too.
         """
 
     async def aclose(self) -> None:
-        """Give back what the guard holds. Called once, at the end."""
+        """Release the guard's resources. Called once, at shutdown."""
 
 
 class Observer(ABC):
-    """Hears of every change of every job. It cannot hold one up: an observer's error is logged and forgotten."""
+    """Receives every change of every job. It cannot block a job: an observer's error is logged and ignored."""
 
     @abstractmethod
     async def job_changed(self, event: JobEvent) -> None:
-        """A job was accepted, went on to another stage, or ended."""
+        """Handle a job that was accepted, entered another stage, or ended."""
 
     async def aclose(self) -> None:
-        """Give back what the observer holds. Called once, at the end."""
+        """Release the observer's resources. Called once, at shutdown."""

@@ -1,4 +1,4 @@
-"""The hooks a plugin may implement. They register classes; behaviour is on the typed interfaces."""
+"""The hooks a plugin may implement. They register classes that implement the typed interfaces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from provisioner.contracts.target import BlockTarget
 
 PROJECT = "libvirt_volume_provisioner"
-"""Name of the pluggy project and of the entry point group."""
+"""The name of the pluggy project and of the entry point group."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -29,31 +29,31 @@ T = TypeVar("T")
 
 
 class NoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of a back end that has none."""
+    """The settings of a back end without settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackEndContext:
-    """What the daemon tells a back end when it makes it. ``name`` is its table's name in the config."""
+    """What the daemon passes to a new back end. ``name`` is the name of its table in the configuration."""
 
     name: str
     state_directory: Path
 
     def place_lock(self, path: Path, place: str, *, shared: bool = False) -> PlaceLock:
-        """Return the lock ``path`` of ``place``, such as "the folder /images"; touches nothing yet.
+        """Return an unlocked lock with the file ``path`` for ``place``, such as "the folder /images".
 
-        Taking it also gives the installation's id, which a target writes on what it stages.
+        Its ``take`` also returns the installation's id, with which a target marks the volumes it stages.
         """
         return PlaceLock(path, place, self.state_directory, shared=shared)
 
 
 @dataclass(frozen=True, slots=True)
 class BackEnd(Generic[T]):
-    """One back end a plugin brings.
+    """A back end that a plugin provides.
 
-    ``name`` is what ``plugin = "..."`` says in the config, ``create(settings, context)`` makes an instance and
-    must not touch disk or network, ``settings`` is a frozen ``msgspec.Struct`` with
-    ``forbid_unknown_fields=True``: the config's table is checked against it, key by key, when it is loaded.
+    ``name`` is the value of ``plugin = "..."`` in the configuration. ``create(settings, context)`` returns an instance
+    and must not touch disk or network. ``settings`` is a frozen ``msgspec.Struct`` with
+    ``forbid_unknown_fields=True``; the table in the configuration is validated against it when it is loaded.
     """
 
     name: str
@@ -63,24 +63,24 @@ class BackEnd(Generic[T]):
 
 @hookspec
 def lvp_image_sources() -> Sequence[BackEnd[ImageSource]]:  # type: ignore[empty-body]
-    """Image sources this plugin brings."""
+    """Return the image sources that the plugin provides."""
 
 
 @hookspec
 def lvp_converters() -> Sequence[BackEnd[Converter]]:  # type: ignore[empty-body]
-    """Converters this plugin brings."""
+    """Return the converters that the plugin provides."""
 
 
 @hookspec
 def lvp_block_targets() -> Sequence[BackEnd[BlockTarget]]:  # type: ignore[empty-body]
-    """Block targets this plugin brings."""
+    """Return the block targets that the plugin provides."""
 
 
 @hookspec
 def lvp_guards() -> Sequence[BackEnd[Guard]]:  # type: ignore[empty-body]
-    """Guards this plugin brings."""
+    """Return the guards that the plugin provides."""
 
 
 @hookspec
 def lvp_observers() -> Sequence[BackEnd[Observer]]:  # type: ignore[empty-body]
-    """Observers this plugin brings."""
+    """Return the observers that the plugin provides."""

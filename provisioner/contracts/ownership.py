@@ -1,8 +1,7 @@
-"""Which installation works on a target. Owns an installation's id, and the lock that keeps two of them apart.
+"""The id of an installation, and the lock that keeps two installations from working on the same target.
 
-An installation is one state directory. Targets write its id on what they stage, so that a recovery touches only its
-own; the lock tells a second daemon at once that another one works on the same volumes. All of it blocks for a moment:
-call it in a thread.
+An installation is one state directory. Targets mark staged volumes with its id, so that recovery touches only its own.
+The lock makes a second daemon on the same volumes fail at once. All functions block briefly: call them in a thread.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 ID_FILE = "installation-id"
-# Twelve digits keep the name of a staged file within 255 bytes; a handful of installations never collide in 48 bits.
+# Twelve digits keep the name of a staged file within 255 bytes; 48 bits are enough to tell a few installations apart.
 _DIGITS = 12
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-# struct flock of linux/fcntl.h: type, whence, start, length, process. Locks of an open file description, not flock(2):
-# they can be asked about without being taken, and on NFS they hold between hosts.
+# struct flock of linux/fcntl.h: type, whence, start, length, process. Open file description locks rather than
+# flock(2): they can be queried without being taken, and on NFS they work between hosts.
 _FLOCK = "hhqqi4x"
 
 
 def installation_id(state_directory: Path) -> str:
-    """Return the id of the installation, made at the first use and kept in its state directory.
+    """Return the id of the installation. The first call creates it in the state directory.
 
     Raises TargetUnavailableError if it cannot be read or written.
     """
@@ -52,7 +51,7 @@ def installation_id(state_directory: Path) -> str:
 
 
 def known_id(state_directory: Path) -> str | None:
-    """Return the installation's id, None if it has none yet or cannot be read. Changes nothing."""
+    """Return the installation's id, or None if it is missing or unreadable. Changes nothing."""
     try:
         return _read_id(state_directory / ID_FILE)
     except (OSError, TargetUnavailableError):
@@ -60,10 +59,10 @@ def known_id(state_directory: Path) -> str | None:
 
 
 class PlaceLock:
-    """Keeps other installations off one place (a folder, a volume group) while this process works on it.
+    """A lock that keeps other installations off one place (a folder, a volume group) while this process works on it.
 
-    Targets of one process and one installation share it. ``shared`` admits other installations that share as well.
-    The kernel releases it however the process ends.
+    Targets of one process and one installation share the lock. ``shared`` admits other installations that also set it.
+    The kernel releases the lock when the process ends.
     """
 
     def __init__(self, path: Path, place: str, state_directory: Path, *, shared: bool = False) -> None:
@@ -71,7 +70,7 @@ class PlaceLock:
         self._held: _Held | None = None
 
     def take(self) -> str:
-        """Hold the place until ``release``; return this installation's id.
+        """Lock the place until ``release`` and return this installation's id.
 
         Raises TargetUnavailableError if another installation holds the place.
         """
@@ -84,15 +83,15 @@ class PlaceLock:
         return self._held.owner
 
     def release(self) -> None:
-        """Let other installations in, once no other target of this process holds the place."""
+        """Unlock the place, unless another target of this process still holds it."""
         self._held = None
 
     def known_owner(self) -> str | None:
-        """Return this installation's id, None if it has none yet. Changes nothing."""
+        """Return this installation's id, or None if it has none yet. Changes nothing."""
         return known_id(self._state)
 
     def held_by_other(self) -> str | None:
-        """Return who else holds the place, None if no other installation does. Changes nothing."""
+        """Describe the other installation that holds the place; None if there is none. Changes nothing."""
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -121,7 +120,7 @@ class PlaceLock:
                 except BaseException:
                     os.close(fd)
                     raise
-                os.close(fd)  # removed between the two: that lock keeps no one out
+                os.close(fd)  # removed between open and lock: a lock on an unlinked file is ineffective
 
     def _lock_open(self, fd: int) -> None:
         try:
@@ -134,19 +133,19 @@ class PlaceLock:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            # The ids on what is staged still keep recoveries apart.
-            log.warning("no lock", place=self._place, reason=error.strerror)
+            # The ids on staged volumes still keep recoveries apart.
+            log.warning("locks are not supported", place=self._place, reason=error.strerror)
 
     def _sign(self, fd: int, owner: str) -> None:
         about = "several that share it" if self._shared else f"process {os.getpid()} on {socket.gethostname()}"
-        where = "" if self._shared else f", state directory {self._state}"
-        with suppress(OSError):  # on a full disk the lock counts unsigned too: a recovery frees space
+        state = "" if self._shared else f", state directory {self._state}"
+        with suppress(OSError):  # on a full disk the lock works without an owner: recovery frees space
             os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{owner}\n{about}{where}\n".encode(errors="surrogateescape"), 0)
+            os.pwrite(fd, f"{owner}\n{about}{state}\n".encode(errors="surrogateescape"), 0)
 
 
 class _Held:
-    """A lock that lives as long as a target that uses it."""
+    """A lock that is released with the last target that uses it."""
 
     def __init__(self, fd: int, owner: str) -> None:
         self.owner = owner
@@ -185,7 +184,7 @@ def _read_id(path: Path) -> str | None:
 
 
 def _write_id(path: Path) -> None:
-    """Whole or not at all; of two that try at once, one wins."""
+    """Write a new id atomically; of two concurrent calls, one wins."""
     fresh = path.with_name(f"{ID_FILE}.{secrets.token_hex(4)}")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""Value types for back ends' settings: sizes and durations as people write them, and secrets kept out of sight."""
+"""Value types for settings of back ends: sizes, durations and references to secrets."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class ByteSize(int):
 
     @classmethod
     def parse(cls, value: object) -> ByteSize:
-        """Raises ValueError saying what is allowed."""
+        """Parse a size from TOML. Raises ValueError with the permitted syntax."""
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return cls(value)
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip()) if isinstance(value, str) else None
         if match is None or match[2] not in _SIZE_UNITS:
             raise ValueError('a size such as "10GiB" (units B, KiB, MiB, GiB, TiB)')
-        return cls(Decimal(match[1]) * _SIZE_UNITS[match[2]])  # exact: a float has 53 bits only
+        return cls(Decimal(match[1]) * _SIZE_UNITS[match[2]])  # exact: a float has only 53 bits
 
     def __str__(self) -> str:
         for unit in ("TiB", "GiB", "MiB", "KiB"):
@@ -42,7 +42,7 @@ class Duration(float):
 
     @classmethod
     def parse(cls, value: object) -> Duration:
-        """Raises ValueError saying what is allowed."""
+        """Parse a duration from TOML. Raises ValueError with the permitted syntax."""
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
             return cls(value)
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.strip()) if isinstance(value, str) else None
@@ -58,21 +58,21 @@ class Duration(float):
 
 
 class SecretRef(str):
-    """Where a secret is, never the secret: ``"file:/path"``, ``"env:NAME"`` or ``"credential:NAME"`` (systemd)."""
+    """A reference to a secret: ``"file:/path"``, ``"env:NAME"`` or ``"credential:NAME"`` (systemd)."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, value: object) -> SecretRef:
-        """Raises ValueError saying what is allowed."""
+        """Parse a reference from TOML. Raises ValueError with the permitted syntax."""
         if isinstance(value, str) and re.fullmatch(r"(file:/.+|env:\w+|credential:[\w@-][\w.@-]*)", value):
             return cls(value)
         raise ValueError('a reference such as "file:/path", "env:NAME" or "credential:NAME", never the secret itself')
 
     def read(self, environ: dict[str, str]) -> str:
-        """The secret itself. Raises OSError or KeyError where it is not there."""
-        kind, _, where = self.partition(":")
+        """Return the secret. Raises OSError or KeyError if it is missing."""
+        kind, _, location = self.partition(":")
         if kind == "env":
-            return environ[where]
-        path = Path(environ["CREDENTIALS_DIRECTORY"]) / where if kind == "credential" else Path(where)
+            return environ[location]
+        path = Path(environ["CREDENTIALS_DIRECTORY"]) / location if kind == "credential" else Path(location)
         return read_small(path).decode().rstrip("\n")

@@ -1,11 +1,11 @@
-"""Work that must finish although its task is cancelled. Owns the only shields with a deadline in the project.
+"""Shields with a deadline, for work that must finish even if its task is cancelled.
 
-A bare ``CancelScope(shield=True, deadline=...)`` swallows its own expiry: the block is left half-way and the caller
-goes on as if it had finished. Both functions here raise instead.
+A bare ``CancelScope(shield=True, deadline=...)`` hides its own expiry: the block ends half-way and the caller continues
+as if it had finished. Both functions here raise instead.
 
-A deadline does not interrupt a thread: ``trio.to_thread.run_sync`` gives up only while it queues for its limiter (then
-the work has *not* been done), and otherwise returns when the thread does, however late. Bound work in threads by its
-own means (timeouts of locks, sockets, SQLite).
+A deadline does not interrupt a thread: ``trio.to_thread.run_sync`` gives up only while it waits for its limiter (then
+the work has *not* been done), and otherwise returns when the thread ends, however late. Limit work in threads by other
+means (timeouts of locks, sockets, SQLite).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# An undo that takes longer hangs on a broken device; recovery tries it again at the next start.
+# A rollback step that takes longer hangs on a broken device; recovery retries it at the next start.
 UNDO_TIMEOUT = 60.0
 
 
 class ShieldExpiredError(UnavailableError):
-    """A shielded block ran out of time and was left half-way: what it was to do has not been done."""
+    """A shielded block timed out before it finished."""
 
 
 @contextmanager
 def shielded(what: str, seconds: float) -> Iterator[None]:
-    """Run the block although the task is cancelled, for ``seconds`` at most.
+    """Shield the block from cancels for ``seconds`` at most.
 
-    ``what`` completes "could not ..." and names the block in the log when it finishes late (a thread).
-    Raises ShieldExpiredError if the deadline cut the block short.
+    ``what`` completes "could not ..."; it also names the block in the log if it finishes late (in a thread).
+    Raises ShieldExpiredError if the deadline interrupts the block.
     """
     started = trio.current_time()
     with trio.CancelScope(shield=True, deadline=started + seconds) as scope:
@@ -50,9 +50,9 @@ def shielded(what: str, seconds: float) -> Iterator[None]:
 
 @contextmanager
 def undoing(what: str, seconds: float = UNDO_TIMEOUT) -> Iterator[None]:
-    """Run an undo step although the task is cancelled, for ``seconds`` at most.
+    """Shield a rollback step from cancels for ``seconds`` at most.
 
-    ``what`` completes "could not ...". Raises RollbackError if the block fails or runs out of time.
+    ``what`` completes "could not ...". Raises RollbackError if the block fails or times out.
     """
     try:
         with shielded(what, seconds):

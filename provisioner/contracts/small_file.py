@@ -1,4 +1,4 @@
-"""Reads small regular files, such as a configuration or a certificate, and never waits for the writer of a pipe."""
+"""Read small regular files, such as a configuration or a certificate, without blocking on pipes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Larger than any revocation list or token file.
+# Exceeds any revocation list or token file.
 MAX_SIZE = 16 * 1024 * 1024
 
 
 def read_small(path: Path, limit: int = MAX_SIZE) -> bytes:
     """Return the content of a regular file of at most ``limit`` bytes. Raises OSError.
 
-    A pipe or a device is refused rather than waited for. A file system that hangs still blocks.
+    Pipes and devices are rejected, so reading never waits for a writer. A hanging file system still blocks.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:

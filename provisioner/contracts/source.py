@@ -1,4 +1,4 @@
-"""Image sources: where the bytes of an image come from. Owns the interface, no transport."""
+"""Interface of image sources, which fetch images from servers."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 
 class ImageStream(ABC):
-    """The bytes of one image from one offset on, while the connection is open.
+    """The bytes of one image from an offset on, while the connection is open.
 
-    ``start`` is the offset of the first byte that comes (0 where the server ignored the range asked for).
+    ``start`` is the offset of the first byte (0 if the server ignored the requested range).
     """
 
     start: int
 
     @abstractmethod
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the bytes in order. Raises RemoteUnavailableError when they end too early or stall."""
+        """Yield the bytes in order. Raises RemoteUnavailableError if they end early or stall."""
 
     async def save(self, fd: int, report: Callable[[int], None]) -> int:
-        """Write all bytes to ``fd`` at their own offsets; return the offset after the last.
+        """Write all bytes to ``fd`` at their offsets and return the end offset.
 
-        ``report(end)`` is called, from any thread, with the offset up to which bytes are written; it is
-        cheap and never blocks. Override this where a faster way than iterating exists.
+        ``report(end)`` is called from any thread with the offset up to which bytes are written; it is cheap and never
+        blocks. Override this if there is a faster way than iterating.
         """
         offset = self.start
         async with closing_chunks(self) as chunks:
@@ -47,17 +47,17 @@ class ImageStream(ABC):
 class ImageSource(ABC):
     """Fetches images for the urls it owns.
 
-    Every method may be called by several tasks at once. All raise SourceError and its kin: RemoteNotFoundError
-    and RemoteDeniedError for good, RemoteUnavailableError where trying again may help.
+    Several tasks may call every method concurrently. All methods raise SourceError or a subclass:
+    RemoteNotFoundError and RemoteDeniedError are permanent, after RemoteUnavailableError a retry may help.
     """
 
     @abstractmethod
     def owns(self, url: str) -> bool:
-        """Whether this source is configured for ``url``. Pure, quick, and never wrong on the generous side."""
+        """Return whether this source is configured for ``url``. Pure and fast; False if in doubt."""
 
     @abstractmethod
     async def stat(self, url: str) -> RemoteImage:
-        """Ask the server for size and version without fetching the image."""
+        """Return the image's size and version without fetching the image."""
 
     @abstractmethod
     def open(
@@ -65,17 +65,17 @@ class ImageSource(ABC):
     ) -> AbstractAsyncContextManager[ImageStream]:
         """Open the bytes ``[start, stop)`` of ``url``; ``stop=None`` means to the end.
 
-        With ``version`` the server must still hold that version, else RemoteChangedError is raised, on opening
-        or at the latest when the bytes end.
+        If the server no longer has ``version``, RemoteChangedError is raised on opening or at the latest when the
+        bytes end.
         """
 
     async def aclose(self) -> None:
-        """Close connections. Called once, at the end."""
+        """Close connections. Called once, at shutdown."""
 
 
 @asynccontextmanager
 async def closing_chunks(stream: ImageStream) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Iterate over ``stream``; close the iterator if it is a generator: one left in the middle is an error in trio."""
+    """Iterate over ``stream`` and close the iterator if it is a generator: trio warns about unfinished ones."""
     chunks = aiter(stream)
     try:
         yield chunks
@@ -85,7 +85,7 @@ async def closing_chunks(stream: ImageStream) -> AsyncIterator[AsyncIterator[byt
 
 
 def pwrite_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of ``data`` at ``offset``; a short write is carried on. Blocking: call it in a thread."""
+    """Write all of ``data`` at ``offset``, continuing after short writes. Blocking: call it in a thread."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)

@@ -1,4 +1,4 @@
-"""Tasks side by side, and the one cause a person should read when several failed. Owns no error of its own."""
+"""Run tasks concurrently, and pick the one error to show if several fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 async def run_both(first: Callable[[], Awaitable[object]], second: Callable[[], Awaitable[object]]) -> None:
-    """Run both to their end. The first error ends the other and is raised by itself, not in a group."""
+    """Run both concurrently. The first error cancels the other and is raised bare, not in a group."""
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(first)
@@ -26,7 +26,7 @@ async def run_both(first: Callable[[], Awaitable[object]], second: Callable[[], 
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The error to tell of: one of our own before any other, Cancelled only where there is nothing else."""
+    """Return the error to report: ours before any other, Cancelled only if there is no other."""
     causes = leaves(error)
     for kind in (ProvisionerError, Exception):
         for cause in causes:
@@ -36,7 +36,7 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """The exceptions in a group, however nested, in order; a bare exception is its own leaf."""
+    """Return the exceptions of a nested group in order; a bare exception is its own leaf."""
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]

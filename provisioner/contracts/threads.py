@@ -1,4 +1,4 @@
-"""Threads for work of unbounded length: short work, in trio's own pool, must never wait for it."""
+"""Threads for long work, kept out of trio's own pool so that short work never waits for it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Ts = TypeVarTuple("Ts")
 
 
 async def run_long(work: Callable[[*Ts], T], *args: *Ts) -> T:
-    """Run blocking work of unbounded length in a thread of its own. For jobs, whose number is bounded already."""
+    """Run long blocking work in its own thread. For use by jobs, whose number is already limited."""
     return await trio.to_thread.run_sync(work, *args, limiter=trio.CapacityLimiter(1))
 
 
 class ThreadQueue:
-    """A few threads and a short queue before them, for long work that clients may ask for at will."""
+    """A few threads behind a short queue, for long work that clients may request at any time."""
 
     def __init__(self, what: str, *, threads: int, most_waiting: int) -> None:
         """``what`` completes "too many requests to ..."."""
@@ -30,7 +30,7 @@ class ThreadQueue:
         self._most_waiting = most_waiting
 
     async def run(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Run blocking ``work`` in its turn. Raises TooManyRequestsError if the queue is full."""
+        """Queue blocking ``work`` and run it in a thread. Raises TooManyRequestsError if the queue is full."""
         if self._limiter.statistics().tasks_waiting >= self._most_waiting:
             raise TooManyRequestsError(f"too many requests to {self._what} are waiting; try again later")
         return await trio.to_thread.run_sync(work, *args, limiter=self._limiter)

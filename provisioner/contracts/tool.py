@@ -1,6 +1,6 @@
-"""Running a tool: a child process in a session of its own, ended with all its children when we are cancelled.
+"""Run a tool as a child process in its own session, and end it with all its children on a cancel.
 
-Owns start, bounded output, time limit and the ending; knows no tool.
+Handles start, bounded output, timeout and termination; knows no particular tool.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Time between asking a process group to end and killing it. A cancel is promised within a second.
+# Seconds between SIGTERM and SIGKILL. A cancel must take effect within a second.
 TERM_GRACE = 0.5
-# A killed grandchild lets go of its files a moment later. Where nobody reaps orphans (a container without an
-# init) its name stays for ever, so the wait for that is short.
+# A killed grandchild releases its files a moment later. In a container without an init, orphans are never reaped, so
+# the wait is short.
 GONE_GRACE = 0.3
-# A killed process that is still there after this long hangs in the kernel (state D), on a broken device.
+# A killed process that still exists after this long hangs in the kernel (state D) on a broken device.
 KILL_TIMEOUT = 30.0
-# What is kept of each output stream; a tool gone mad must not eat the daemon's memory.
+# Bytes kept of each output stream: a runaway tool must not exhaust the daemon's memory.
 OUTPUT_LIMIT = 1024 * 1024
-# Tools see this and nothing else of our environment: fixed words in messages, fixed places for programs.
+# The whole environment of a tool: untranslated messages and a fixed search path.
 ENVIRONMENT = {
     "LC_ALL": "C",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -41,7 +41,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a finished tool printed."""
+    """The exit status and output of a finished tool."""
 
     status: int
     stdout: str
@@ -50,7 +50,7 @@ class ToolResult:
 
 @dataclass(slots=True)
 class _Output:
-    """The bounded memory of one output stream: the first OUTPUT_LIMIT bytes are kept, the rest is dropped."""
+    """A buffer for one output stream: keeps the first OUTPUT_LIMIT bytes and drops the rest."""
 
     kept: bytearray = field(default_factory=bytearray)
 
@@ -68,20 +68,19 @@ async def run_tool(
     argv: Sequence[str],
     *,
     name: str | None = None,
-    timeout: float | None = None,  # noqa: ASYNC109 - a tool's limit ends the tool, not only our waiting
+    timeout: float | None = None,  # noqa: ASYNC109 - the timeout ends the tool, not only the wait
     check: bool = True,
     pass_fds: Sequence[int] = (),
     on_output: Callable[[bytes], None] | None = None,
 ) -> ToolResult:
-    """Run ``argv`` to its end and return what it printed.
+    """Run ``argv`` until it exits and return its output.
 
-    ``name`` is what errors call it, where that is not the name of its program.
-    ``on_output`` is given the raw chunks of standard output as they come (for progress). ``timeout`` in
-    seconds; when it passes, or when the caller is cancelled, the whole process group gets SIGTERM and, after
-    TERM_GRACE, SIGKILL, and is gone when this returns. Raises ToolError: could not be started, ended with
-    another status than 0 (only with ``check``), ran out of time.
+    Error messages use ``name``, by default the program's name. ``on_output`` gets the raw chunks of standard output as
+    they arrive (for progress). After ``timeout`` seconds, or if the caller is cancelled, the whole process group gets
+    SIGTERM and, after TERM_GRACE, SIGKILL, and is gone when this returns. Raises ToolError if the tool cannot be
+    started, times out, or exits with a nonzero status (only with ``check``).
     """
-    name = name or os.path.basename(argv[0])  # noqa: PTH119 - a name out of a string, no file is meant
+    name = name or os.path.basename(argv[0])  # noqa: PTH119 - a plain string operation, no file is accessed
     try:
         process = await trio.lowlevel.open_process(
             list(argv),
@@ -96,7 +95,7 @@ async def run_tool(
         raise ToolError(f"{name} could not be started: {error.strerror}", tool=name) from error
     out, err = _Output(), _Output()
     with trio.move_on_after(timeout if timeout is not None else float("inf")) as limit:
-        await _attend(process, out, err, on_output)
+        await _communicate(process, out, err, on_output)
     if limit.cancelled_caught:
         raise ToolError(f"{name} did not end within {timeout:g} s and was killed", tool=name, stderr=err.text())
     result = ToolResult(process.returncode or 0, out.text(), err.text())
@@ -110,11 +109,13 @@ async def run_tool(
     return result
 
 
-async def _attend(process: trio.Process, out: _Output, err: _Output, on_output: Callable[[bytes], None] | None) -> None:
+async def _communicate(
+    process: trio.Process, out: _Output, err: _Output, on_output: Callable[[bytes], None] | None
+) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
     try:
-        # The nursery ends before the pipes are closed: the last words may still be on their way in.
+        # The nursery ends before the pipes are closed, so that the last output is still read.
         async with process.stdout, process.stderr, trio.open_nursery() as nursery:
             nursery.start_soon(err.drain, process.stderr, None)
             await out.drain(process.stdout, on_output)
@@ -125,7 +126,7 @@ async def _attend(process: trio.Process, out: _Output, err: _Output, on_output: 
 
 
 async def _end_group(process: trio.Process) -> None:
-    """End the leader and everything it started: SIGTERM, a short grace, SIGKILL. What stays is logged."""
+    """Send SIGTERM and then SIGKILL to the process group. Log a process that survives both."""
     _signal_group(process.pid, signal.SIGTERM)
     with trio.move_on_after(TERM_GRACE, shield=True):
         await process.wait()
@@ -141,7 +142,7 @@ async def _end_group(process: trio.Process) -> None:
 
 
 def _signal_group(pid: int, signum: int) -> bool:
-    """Whether there is anybody left in the group to hear it."""
+    """Send the signal; return False if the group has no process left."""
     try:
         os.killpg(pid, signum)
     except (ProcessLookupError, PermissionError):
@@ -154,6 +155,6 @@ def _describe_status(status: int) -> str:
 
 
 def last_words(stderr: str, limit: int = 400) -> str:
-    """The last lines of a tool's complaints as one line, for an error's sentence."""
+    """Return the end of a tool's error output as one line, for an error message."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     return "; ".join(lines)[-limit:] or "no output on stderr"

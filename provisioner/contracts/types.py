@@ -1,6 +1,6 @@
-"""What travels between the core and its back ends: frozen values, no behaviour beyond their own checks.
+"""Frozen value types exchanged between the core and its back ends.
 
-Sizes are in bytes and times in seconds since the epoch (UTC) unless a name says otherwise.
+Sizes are in bytes and times in seconds since the epoch (UTC), unless a name says otherwise.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _HEX_LENGTH = {"sha256": 64, "sha512": 128}
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """A digest to expect: ``algorithm`` is ``sha256`` or ``sha512``, ``hex`` in lower case."""
+    """An expected digest: ``algorithm`` is ``sha256`` or ``sha512``, ``hex`` is in lower case."""
 
     algorithm: str
     hex: str
 
     @classmethod
     def parse(cls, text: str) -> Checksum:
-        """Read ``sha256:HEX`` or ``sha512:HEX``. Raises InvalidRequestError."""
+        """Parse ``sha256:HEX`` or ``sha512:HEX``. Raises InvalidRequestError."""
         algorithm, _, digits = text.strip().partition(":")
         algorithm, digits = algorithm.lower(), digits.strip().lower()
         length = _HEX_LENGTH.get(algorithm)
@@ -40,10 +40,10 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class RemoteImage:
-    """What a server says of an image before its bytes come.
+    """What a server reports about an image before the download.
 
-    ``size`` in bytes, None where the server does not say. ``version`` changes whenever the content does (a
-    strong ETag, an object version); None where the server has no such thing.
+    ``size`` is in bytes, None if unknown. ``version`` changes whenever the content changes (a strong ETag, an object
+    version); None if the server has none.
     """
 
     url: str
@@ -53,15 +53,15 @@ class RemoteImage:
 
 
 class Placement(StrEnum):
-    """How a target would put a volume under its name."""
+    """How a target places a volume under its name."""
 
     NEW = "new"
-    SWAP = "swap"  # stage beside the old one, swap the names at commit
-    IN_PLACE = "in-place"  # overwrite the old one: only a verified image may be written
+    SWAP = "swap"  # stage beside the old volume, swap the names at commit
+    IN_PLACE = "in-place"  # overwrite the old volume: only a verified image may be written
 
 
 class ProvisionedBy(StrEnum):
-    """How the bytes came onto a volume."""
+    """How a volume was filled."""
 
     COPY = "copy"
     CLONE = "clone"
@@ -69,7 +69,7 @@ class ProvisionedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a volume came from; a target keeps it with the volume, so that no database is needed to know."""
+    """The origin of a volume. A target stores it with the volume, so no database is needed."""
 
     job_id: str
     image_url: str
@@ -79,10 +79,10 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class StageRequest:
-    """A volume to stage. ``size_bytes`` is what was asked; the target may round up.
+    """A volume to stage. ``size_bytes`` is the requested size; the target may round it up.
 
-    ``data_bytes`` is about how much will be written, None where nobody knows: what a target that allocates on
-    demand checks its room against.
+    ``data_bytes`` estimates how much will be written, None if unknown. A target that allocates on demand checks its
+    free space against it.
     """
 
     name: str
@@ -92,7 +92,7 @@ class StageRequest:
 
     @property
     def job_id(self) -> str:
-        """The job that owns the staged volume."""
+        """Return the id of the job that owns the staged volume."""
         return self.provenance.job_id
 
 
@@ -100,8 +100,8 @@ class StageRequest:
 class Device:
     """A block device or file to write an image onto.
 
-    ``reads_zero``: every byte of it reads as zero now, so a converter need not write zeros. ``zero_tail``: what
-    lies past the image's end is to read as zero too, and where not ``reads_zero`` whoever copies sees to it.
+    ``reads_zero``: the whole device reads as zeros, so a converter may skip writing them. ``zero_tail``: the range past
+    the image's end must read as zeros too; unless ``reads_zero`` is set, the copy step zeroes it.
     """
 
     path: str
@@ -112,7 +112,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume that stands on a target. ``provenance`` is None where this service did not make it."""
+    """A volume on a target. ``provenance`` is None if this service did not create it."""
 
     name: str
     target: str
@@ -123,7 +123,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Room on a target; the percentages exist for thin pools only."""
+    """Total and free space of a target; the percentages exist for thin pools only."""
 
     total_bytes: int
     free_bytes: int
@@ -133,7 +133,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A read-only volume that holds one image whole, from which volumes are cloned."""
+    """A read-only volume that contains one complete image, from which volumes are cloned."""
 
     name: str
     digest: str
@@ -142,7 +142,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class VolumeUser:
-    """Who uses a volume: ``kind`` such as ``domain`` or ``process``, and its name."""
+    """A user of a volume: its ``kind``, such as ``domain`` or ``process``, and its name."""
 
     kind: str
     name: str
@@ -153,7 +153,7 @@ class VolumeUser:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing a back end looked at on this host: ``what`` is a sentence, ``fix`` how to put right what is not ok."""
+    """The result of one check on this host: ``what`` states it in a sentence, ``fix`` how to solve a problem."""
 
     ok: bool
     what: str
@@ -162,7 +162,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """A job changed; what observers see."""
+    """A change of a job, as observers receive it."""
 
     job_id: str
     status: str

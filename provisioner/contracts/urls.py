@@ -1,6 +1,6 @@
-"""Urls of images: one strict reading of them, and the prefixes a source is configured for.
+"""Strict parsing of image urls, and the url prefixes of sources.
 
-A url that two programs could read differently is refused rather than repaired.
+Ambiguous urls, which two programs could parse differently, are rejected.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
-    """A url taken apart; as text, it has no query.
+    """A parsed url. Converted to a string, it has no query.
 
-    ``host`` is in lower case; ``path`` is as given, still quoted, and begins with ``/``.
+    ``host`` is in lower case; ``path`` is as given, still percent-encoded, and begins with ``/``.
     """
 
     scheme: str
@@ -31,7 +31,7 @@ class ImageUrl:
 
     @classmethod
     def parse(cls, text: str) -> ImageUrl:
-        """Raises InvalidRequestError for anything that is not plainly scheme://host[:port]/path[?query]."""
+        """Parse scheme://host[:port]/path[?query]. Raises InvalidRequestError for anything else."""
         if not text or len(text) > MAX_URL_LENGTH or re.search(r"[^\x21-\x7e]|[\\#]", text):
             raise InvalidRequestError(
                 "image_url must be 1 to "
@@ -54,31 +54,31 @@ class ImageUrl:
 
     @property
     def file_name(self) -> str:
-        """The last part of the path, unquoted; empty where the path ends in a slash."""
+        """Return the decoded last segment of the path; empty if the path ends in a slash."""
         return unquote(self.path.rsplit("/", 1)[-1])
 
     def sibling(self, name: str) -> str:
-        """The url of ``name`` beside this image."""
+        """Return the url of ``name`` in the same folder as this image."""
         return f"{self.scheme}://{self.netloc}{self.path.rsplit('/', 1)[0]}/{name}"
 
     @property
     def netloc(self) -> str:
-        """Host and, where it is not the scheme's own, port."""
+        """Return the host, with the port unless it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port in {None, DEFAULT_PORTS.get(self.scheme)} else f"{host}:{self.port}"
 
     def __str__(self) -> str:
-        """Safe to show; ``query`` has what this leaves out."""
+        """Return the url without its query, safe to show."""
         return self.without_query
 
     @property
     def without_query(self) -> str:
-        """The url without its query, which may hold a signature: fit for logs and names."""
+        """Return the url without its query, which may contain a signature; for logs and names."""
         return f"{self.scheme}://{self.netloc}{self.path}"
 
 
 def shown(url: str) -> str:
-    """``url`` as a message may show it: without query and login. "the url" if it cannot be parsed."""
+    """Return ``url`` without query and login, for messages; "the url" if it cannot be parsed."""
     try:
         return str(ImageUrl.parse(url))
     except InvalidRequestError:
@@ -87,10 +87,10 @@ def shown(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class UrlPrefix:
-    """What a source is configured for, as ``https://images.example.com/pub/``.
+    """A url prefix of a source, such as ``https://images.example.com/pub/``.
 
-    The host may begin with ``*.`` (any name below it) and the port may be ``*``. The path is compared by whole
-    parts: ``/pub`` covers ``/pub`` and ``/pub/x`` and not ``/public``.
+    The host may begin with ``*.`` (any subdomain) and the port may be ``*``. The path is compared by whole segments:
+    ``/pub`` covers ``/pub`` and ``/pub/x`` but not ``/public``.
     """
 
     scheme: str
@@ -100,7 +100,7 @@ class UrlPrefix:
 
     @classmethod
     def parse(cls, text: str) -> UrlPrefix:
-        """Raises InvalidRequestError."""
+        """Parse a prefix. Raises InvalidRequestError."""
         any_port = re.match(r"^\w+://[^/]*:\*(?=/|$)", text) is not None
         plain = re.sub(r":\*(?=/|$)", "", text, count=1) if any_port else text
         wildcard = "://*." in plain
@@ -110,7 +110,7 @@ class UrlPrefix:
         )
 
     def covers(self, url: ImageUrl) -> bool:
-        """Whether ``url`` lies under this prefix."""
+        """Return whether ``url`` is under this prefix."""
         if url.scheme != self.scheme or (self.port is not None and url.port != self.port):
             return False
         if self.host.startswith("*."):
@@ -122,5 +122,5 @@ class UrlPrefix:
 
 
 def _is_address(host: str) -> bool:
-    """Whether that is an address, which is below no name."""
+    """Return whether ``host`` is an IP address, which no wildcard covers."""
     return ":" in host or host.rpartition(".")[2].isdigit()

@@ -1,4 +1,4 @@
-"""Whether a folder's file system takes data now: not full, not read-only, no I/O error."""
+"""Check that a folder's file system accepts writes: not full, not read-only, no I/O error."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 _NAME = ".lvp-probe"
 _BLOCK = bytes(4096)
-# The file system has no files without a name (NFS, FUSE), or the kernel does not know them.
+# The file system (NFS, FUSE) or the kernel does not support O_TMPFILE.
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
 
 
 def write_probe(folder: Path) -> None:
-    """Write a block into ``folder`` and wait until it is on the disk; nothing is left behind. Raises OSError.
+    """Write a block to a temporary file in ``folder``, sync and remove it. Raises OSError.
 
-    Blocks as long as the disk does: call it in a thread that may be abandoned.
+    Blocks while the disk does: call it in a thread that may be abandoned.
     """
-    fd = _nameless(folder)
+    fd = _open_unnamed(folder)
     try:
         os.write(fd, _BLOCK)
         os.fsync(fd)
@@ -28,7 +28,7 @@ def write_probe(folder: Path) -> None:
         os.close(fd)
 
 
-def _nameless(folder: Path) -> int:
+def _open_unnamed(folder: Path) -> int:
     try:
         return os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError as error:

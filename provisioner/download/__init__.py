@@ -1,1 +1,1 @@
-"""Downloads: a ranged, resuming, hashing, inspecting stream into a file, and the view of an image still arriving."""
+"""Downloads: fetch an image into a file, resume it, and hash, inspect and decompress it while it grows."""

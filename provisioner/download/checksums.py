@@ -1,7 +1,7 @@
-"""What an image's digest should be: the texts people publish, and where they are looked for.
+"""The expected digest of an image: parses checksum files and finds them beside the image.
 
-Parsing is pure. Order of trust: the request's own checksum, ``URL.sha256``, ``URL.sha512``, ``SHA256SUMS``,
-``SHA512SUMS`` beside the image.
+Order of preference: the request's own checksum, ``URL.sha256``, ``URL.sha512``, then ``SHA256SUMS`` and
+``SHA512SUMS`` in the image's folder.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from provisioner.contracts.urls import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Debian's largest sums file is a tenth of this; more is no checksum file.
+# Debian's largest SHA256SUMS is a tenth of this. A larger response is not a checksum file.
 MAX_TEXT = 1024 * 1024
-# A checksum file is small: a minute is enough for the largest at 17 KiB a second. min_rate alone would let it take a
-# quarter of an hour, with a job's slot held meanwhile.
+# A minute is enough for MAX_TEXT at 17 KiB/s. min_rate alone would allow a quarter of an hour, and the job would occupy
+# a worker for that long.
 MAX_SECONDS = 60.0
 
 _LENGTHS = {"sha256": 64, "sha512": 128}
@@ -31,12 +31,12 @@ _BSD = re.compile(r"(SHA256|SHA512) \((.+)\) = ([0-9A-Fa-f]+)")
 
 
 def parse(text: str, algorithm: str, file_name: str, *, only_file: bool) -> Checksum | None:
-    """The checksum of ``file_name`` in a checksum file's text, or None where the text does not have it.
+    """Return the checksum of ``file_name`` from a checksum file's text, or None if it is not listed.
 
-    Understood: a bare digest, ``sha256sum`` lines (with ``*`` mark or paths), BSD lines, many files in one text.
-    Where the same name stands in several folders, the one beside the text is meant.
-    ``only_file``: the text is about one image (a sidecar), so a bare digest counts; with a name it must still
-    be the image's. Raises ImageError where a sidecar holds no digest, names other files only, or contradicts itself.
+    Accepts a bare digest, ``sha256sum`` lines (with a ``*`` mark or paths), BSD lines, and several files in one text.
+    If the name is listed in several folders, the one without a folder wins.
+    ``only_file``: the text is a sidecar of this image, so a bare digest counts; a name must still match.
+    Raises ImageError if a sidecar has no digest or names only other files, or if the digests contradict each other.
     """
     entries = list(_entries(text, algorithm))
     exact = {digest for digest, name in entries if name == file_name}
@@ -44,18 +44,18 @@ def parse(text: str, algorithm: str, file_name: str, *, only_file: bool) -> Chec
     bare = {digest for digest, name in entries if name is None}
     found = exact or elsewhere or (bare if only_file else set())
     if len(found) > 1:
-        raise ImageError(f"the {algorithm} checksum file gives {file_name} more than one digest")
+        raise ImageError(f"the {algorithm} checksum file has more than one digest for {file_name}")
     if found:
         return Checksum(algorithm, found.pop())
     if only_file and entries:
         raise ImageError(f"the {algorithm} checksum file names {entries[0][1]}, not {file_name}")
     if only_file:
-        raise ImageError(f"the {algorithm} checksum file beside {file_name} holds no {algorithm} digest")
+        raise ImageError(f"the {algorithm} checksum file beside {file_name} contains no {algorithm} digest")
     return None
 
 
 def _entries(text: str, algorithm: str) -> Iterator[tuple[str, str | None]]:
-    """(digest, name or None) of every line that is a checksum line of that algorithm."""
+    """Yield (digest, file name or None) for each checksum line of that algorithm."""
     for raw in text.lstrip("\ufeff").splitlines():
         line = raw.strip()
         if bsd := _BSD.fullmatch(line):
@@ -65,11 +65,11 @@ def _entries(text: str, algorithm: str) -> Iterator[tuple[str, str | None]]:
         else:
             continue
         if kind == algorithm and len(digest) == _LENGTHS[algorithm]:
-            yield digest, None if name in {None, "-"} else name.removeprefix("./")  # "-": what came by a pipe
+            yield digest, None if name in {None, "-"} else name.removeprefix("./")  # "-": sha256sum read stdin
 
 
 async def discover(source: ImageSource, url: str) -> Checksum | None:
-    """Look for a checksum beside the image. None where there is none; errors of the server are not 'none'."""
+    """Return the checksum published beside the image, or None if there is none. Server errors are raised."""
     image = ImageUrl.parse(url)
     for algorithm in ("sha256", "sha512"):
         text = await _read(source, f"{image.without_query}.{algorithm}")
@@ -89,9 +89,9 @@ async def _read(source: ImageSource, url: str) -> str | None:
         with trio.fail_after(MAX_SECONDS):
             body = await _read_all(source, url)
     except trio.TooSlowError as error:
-        raise RemoteUnavailableError(f"{shown(url)} did not come within {MAX_SECONDS:g} s") from error
+        raise RemoteUnavailableError(f"{shown(url)} was not received within {MAX_SECONDS:g} s") from error
     except (RemoteNotFoundError, RemoteDeniedError):
-        # Object stores answer 'denied' for what does not exist where listing is not allowed.
+        # Without permission to list, object stores report a missing object as denied.
         return None
     return body.decode("utf-8", errors="replace")
 
@@ -102,5 +102,5 @@ async def _read_all(source: ImageSource, url: str) -> bytes:
         async for chunk in chunks:
             body += chunk
             if len(body) > MAX_TEXT:
-                raise ImageError(f"{shown(url)} is larger than a checksum file can be ({MAX_TEXT} bytes)")
+                raise ImageError(f"{shown(url)} is too large for a checksum file: more than {MAX_TEXT // 2**20} MiB")
     return bytes(body)

@@ -1,8 +1,8 @@
-"""Checksums of an image's chunks: made while its digest is, and compared whenever it is read again.
+"""Checksums of an image's chunks: computed along with its digest, and verified whenever the image is read again.
 
-They tell rot: bytes that change on the disk, or a block that is lost, while size and times stay. CRC-32 misses one
-damaged chunk in four thousand million. It is no defence against people, who are kept out by the file's permissions; in
-return it costs little: 20 GB/s on one processor here, where SHA-256 makes 1.1.
+They detect bit rot and lost blocks, which leave the file's size and times unchanged. CRC-32 misses one damaged chunk
+in four billion. It does not protect against attackers (file permissions do), but it is cheap: 20 GB/s on one
+processor here, against 1.1 GB/s for SHA-256.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from provisioner.contracts.errors import CacheError, DamagedImageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# A single cluster that is read has its whole chunk read, once; of an image of 1 TiB the checksums take 16 MiB.
+# Reading one cluster reads its whole chunk, once. The checksums of a 1 TiB image take 16 MiB.
 CHUNK = 256 * 1024
-# What is read at a time where all of a file is checked.
+# Bytes per read when a whole file is checked.
 _STEP = 4 * CHUNK
 _ZEROS = bytes(CHUNK)
 
 
 def crc(data: bytes | memoryview, before: int = 0) -> int:
-    """The CRC-32 of ``data``, after bytes whose CRC-32 is ``before``."""
+    """Return the CRC-32 of ``data`` that follows bytes whose CRC-32 is ``before``."""
     return int(isal_zlib.crc32(data, before))
 
 
@@ -36,7 +36,7 @@ _ZERO_CHUNK = crc(_ZEROS)
 
 
 class ChunkSummer:
-    """Fed with a file's bytes from the first to the last. CPU only: feed it in a thread."""
+    """Computes the checksums of a file that is fed from first byte to last. CPU only: feed it in a thread."""
 
     def __init__(self) -> None:
         self._sums = array("I")
@@ -44,7 +44,7 @@ class ChunkSummer:
         self._filled = 0
 
     def feed(self, data: memoryview) -> None:
-        """The next bytes."""
+        """Add the next bytes."""
         at = 0
         while at < len(data):
             part = data[at : at + CHUNK - self._filled]
@@ -56,7 +56,7 @@ class ChunkSummer:
                 self._crc = self._filled = 0
 
     def finish(self) -> bytes:
-        """The checksums of all chunks, 32 bits each, in little endian."""
+        """Return the checksums of all chunks, 32 bits each, little-endian."""
         if self._filled:
             self._sums.append(self._crc)
             self._crc = self._filled = 0
@@ -64,23 +64,23 @@ class ChunkSummer:
 
 
 class ChunkChecker:
-    """Compares what is read of one open file with its checksums. From several threads at once; blocking.
+    """Verifies reads from one open file against its checksums. Thread-safe; blocking.
 
-    ``fd`` is the caller's. Raises CacheError if ``sums`` are not those of a file of ``size`` bytes.
+    The caller owns ``fd``. Raises CacheError if the number of ``sums`` does not fit a file of ``size`` bytes.
     """
 
     def __init__(self, fd: int, size: int, sums: bytes) -> None:
         self._fd = fd
         self._size = size
         if not fits(sums, size):
-            raise CacheError("the checksums of a cached image are of another length than the image")
+            raise CacheError("the number of chunk checksums does not match the cached image's size")
         self._sums = _little_endian(array("I", sums))
-        self._right = bytearray(len(self._sums))  # 1 for each chunk that was found right
+        self._right = bytearray(len(self._sums))  # 1 for each chunk that has been verified
 
     def check(self, start: int, data: memoryview) -> None:
-        """Raise DamagedImageError unless ``data``, just read from ``start``, is what it should be.
+        """Raise DamagedImageError if ``data``, just read from ``start``, does not match the checksums.
 
-        Of a chunk that is only in part in ``data`` the rest is read too, the first time.
+        The rest of a partly read chunk is read too, but only once.
         """
         stop = start + len(data)
         for index in range(start // CHUNK, -(-stop // CHUNK)):
@@ -94,10 +94,10 @@ class ChunkChecker:
                 self._compare(index, crc(self._read(stop, high), found))
 
     def check_zeros(self, start: int, stop: int) -> None:
-        """Raise DamagedImageError unless the whole chunks in ``[start, stop)``, a hole in the file, should be zero."""
+        """Raise DamagedImageError unless all whole chunks in the hole ``[start, stop)`` should be zero."""
         first, last = -(-start // CHUNK), min(stop, self._size) // CHUNK
         whole = self._sums[first:last]
-        if whole.count(_ZERO_CHUNK) < len(whole):  # quick: a hole may have millions of chunks
+        if whole.count(_ZERO_CHUNK) < len(whole):  # fast: a hole may have millions of chunks
             index = next(number for number, found in enumerate(whole, first) if found != _ZERO_CHUNK)
             raise _damaged(index)
         rest = self._size - last * CHUNK
@@ -105,12 +105,12 @@ class ChunkChecker:
             self._compare(last, crc(_ZEROS[:rest]))
 
     def check_all(self, check: Callable[[], None]) -> None:
-        """Read the whole file, but for its holes. ``check`` is called between two reads and may raise to stop."""
+        """Verify the whole file; holes are not read. ``check`` is called between reads and may raise to stop."""
         buffer = memoryview(bytearray(_STEP))
         done = 0
         for start, stop in self._data():
             self.check_zeros(done, start)
-            # Whole chunks: the edges of a hole are in one with data.
+            # Read whole chunks: the chunk at the edge of a hole also contains data.
             for at in range(start // CHUNK * CHUNK, stop, _STEP):
                 check()
                 length = min(_STEP, self._size - at, -(-(stop - at) // CHUNK) * CHUNK)
@@ -120,8 +120,8 @@ class ChunkChecker:
         self.check_zeros(done, self._size)
 
     def _data(self) -> Iterator[tuple[int, int]]:
-        """``(start, stop)`` of each stretch of the file that is no hole."""
-        # Seeking moves an offset, which must not be the caller's.
+        """Yield ``(start, stop)`` of each part of the file that is not a hole."""
+        # Seek on a descriptor of our own: lseek would move the caller's offset.
         fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             position = 0
@@ -169,7 +169,7 @@ def _unreadable(position: int) -> DamagedImageError:
 
 
 def fits(sums: bytes, size: int) -> bool:
-    """Whether there are as many checksums as a file of ``size`` bytes has chunks."""
+    """Whether the number of checksums matches the number of chunks in a file of ``size`` bytes."""
     return len(sums) == 4 * -(-size // CHUNK)
 
 

@@ -1,7 +1,7 @@
-"""Compressed images: recognize the compression, look into the beginning, decompress all of it within bounds.
+"""Compressed images: recognize the compression, decompress the beginning, decompress everything within limits.
 
-The cache keeps what the server holds, compression and all; converters work on the decompressed bytes. Nothing a
-compressed file claims is believed: output, memory, disk and the work between two looks at a cancel are bounded.
+The cache keeps the file as the server has it, still compressed; converters work on the decompressed bytes. Nothing that
+a compressed file claims is trusted: output, memory, disk space and the work between two cancel checks are bounded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from provisioner.contracts import MIB, pwrite_all
+from provisioner.contracts import MIB, ByteSize, pwrite_all
 from provisioner.contracts.errors import CacheError, CacheFullError, CorruptImageError, ImageTooLargeError
 from provisioner.download.decompressors import FAULTS, INPUT, MEMORY, OUTPUT, Decompressor, decompressor
 from provisioner.download.zstd_frames import MAGIC as ZSTD_MAGIC
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 MAGICS = {"gz": b"\x1f\x8b\x08", "xz": b"\xfd7zXZ\x00", "zst": ZSTD_MAGIC, "bz2": b"BZh"}
 
 _ZEROS = bytes(OUTPUT)
-# How often the file system's free space is looked at.
+# Bytes written between two checks of the file system's free space.
 _SPACE_STEP = 64 * MIB
 
 
 def compression_of(beginning: bytes | memoryview) -> str | None:
-    """Return the compression that a file begins with: ``gz``, ``xz``, ``zst`` or ``bz2``; None for any other."""
+    """Return the compression that a file's first bytes show: ``gz``, ``xz``, ``zst``, ``bz2`` or None."""
     for name, magic in MAGICS.items():
         if bytes(beginning[: len(magic)]) == magic:
             return name
@@ -38,7 +38,7 @@ def compression_of(beginning: bytes | memoryview) -> str | None:
 
 
 def beginning_of(compression: str, compressed: bytes, most: int, check: Callable[[], None] = lambda: None) -> bytes:
-    """Return the first decompressed bytes of ``compressed`` (the file's beginning), at most ``most``.
+    """Return the first decompressed bytes, at most ``most``, of a file that begins with ``compressed``.
 
     ``check`` may raise to stop. Raises CorruptImageError.
     """
@@ -50,7 +50,7 @@ def beginning_of(compression: str, compressed: bytes, most: int, check: Callable
                 if len(inside) >= most:
                     break
     except EOFError:
-        pass  # it goes on behind ``compressed``
+        pass  # the file continues after ``compressed``
     except FAULTS as error:
         if not inside:
             raise _corrupt(compression, error) from error
@@ -67,9 +67,9 @@ def decompress(
 ) -> int:
     """Decompress all of ``compressed`` into the empty file ``fd``, sparsely; return the number of decompressed bytes.
 
-    ``limit``: the most decompressed bytes; ``min_free``: bytes to leave free on the file system. ``check`` is called
-    between two pieces of bounded work and may raise to stop. Blocking. Raises ImageTooLargeError, CorruptImageError,
-    CacheFullError, CacheError and what reading ``compressed`` raises.
+    ``limit``: maximum of decompressed bytes; ``min_free``: bytes to keep free on the file system. ``check`` is called
+    between bounded pieces of work and may raise to stop. Blocking. Raises ImageTooLargeError, CorruptImageError,
+    CacheFullError, CacheError, and any error from reading ``compressed``.
     """
     size = space_checked = 0
     source = _Input(compressed, check)
@@ -78,7 +78,7 @@ def decompress(
             for block in blocks:
                 if size + len(block) > limit:
                     raise ImageTooLargeError(
-                        f"the {compression} image unpacks to more than the {limit} bytes that would fit"
+                        f"the {compression} image decompresses to more than the {ByteSize(limit)} that would fit"
                     )
                 with _disk_errors():
                     if size >= space_checked:
@@ -98,7 +98,7 @@ def decompress(
 
 @contextmanager
 def _blocks(compression: str, compressed: _Input, check: Callable[[], None]) -> Iterator[Iterator[bytes]]:
-    """The decompressed bytes, in pieces of at most OUTPUT; the memory is free again at the end of the context."""
+    """Provide the decompressed bytes in pieces of at most OUTPUT; free the memory at the end of the context."""
 
     def blocks() -> Iterator[bytes]:
         while (block := _step(stream)) is not None:
@@ -114,11 +114,11 @@ def _step(stream: Decompressor) -> bytes | None:
     try:
         return stream.step()
     except MemoryError as error:
-        raise CacheError("the host has not enough memory to decompress the image") from error
+        raise CacheError("the host does not have enough memory to decompress the image") from error
 
 
 class _Input(io.RawIOBase):
-    """The compressed bytes, in small pieces, with a look at ``check`` before each. Keeps its own error apart."""
+    """The compressed bytes in small pieces; calls ``check`` before each one. Keeps a read error in ``error``."""
 
     def __init__(self, compressed: io.RawIOBase | io.BytesIO, check: Callable[[], None]) -> None:
         super().__init__()
@@ -141,20 +141,20 @@ def _disk_errors() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise CacheFullError("the cache's file system has no room to unpack the image") from error
-        raise CacheError(f"the unpacked image cannot be written to the cache: {error.strerror}") from error
+            raise CacheFullError("the cache's file system has no room to decompress the image") from error
+        raise CacheError(f"the decompressed image cannot be written to the cache: {error.strerror}") from error
 
 
 def _check_space(fd: int, min_free: int) -> None:
     status = os.fstatvfs(fd)
     if status.f_bavail * status.f_frsize < min_free:
-        raise CacheFullError("the cache's file system has no room to unpack the image")
+        raise CacheFullError("the cache's file system has no room to decompress the image")
 
 
 def _corrupt(compression: str, error: Exception) -> CorruptImageError:
     if re.search(r"[Mm]emory", str(error)):
         return CorruptImageError(
-            f"the image cannot be unpacked ({compression}): that would take more than {MEMORY // MIB} MiB of memory; "
-            "compress it as with xz -9 or zstd --long=26 at most"
+            f"the image cannot be decompressed ({compression}): it needs more than {MEMORY // MIB} MiB of memory; "
+            "compress it with xz -9, zstd --long=26 or less"
         )
-    return CorruptImageError(f"the image cannot be unpacked ({compression}): {error}")
+    return CorruptImageError(f"the image cannot be decompressed ({compression}): {error}")

@@ -1,7 +1,7 @@
-"""Compressed streams, read in steps of bounded work: gz, xz, bz2 and zstd, with any number of members or frames.
+"""Decompressors that work in bounded steps: gz, xz, bz2 and zstd, with any number of members or frames.
 
-A step takes at most ``INPUT`` compressed bytes and gives at most ``OUTPUT``, so that between two steps a cancel is
-heard whatever the file holds. Memory is bounded too. What breaks raises one of ``FAULTS``.
+A step reads at most ``INPUT`` compressed bytes and returns at most ``OUTPUT``, so a cancel takes effect between two
+steps whatever the file contains. Memory is bounded too. A malformed file raises one of ``FAULTS``.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     import io
     from collections.abc import Callable
 
-# xz -9 needs 65 MiB to decompress, zstd -19 a window of 8 MiB. What asks for more is told how much there is: the
-# daemon stays below 200 MiB whatever comes.
+# xz -9 needs 65 MiB to decompress, zstd -19 a window of 8 MiB. Files that need more than this are rejected, to keep the
+# daemon below 200 MiB.
 MEMORY = 96 * MIB
 _WINDOW_LOG = 26
 OUTPUT = 1 * MIB
-# A file of nothing but empty members has thousands of them in a MiB, and each takes a copy of what follows it.
+# A file of empty members has thousands of them per MiB, and each one copies the input that follows it.
 INPUT = 64 * 1024
-# A gzip header may hold a file name and a comment of any length; one that is longer means harm.
+# A gzip header may contain a file name and a comment of any length. A longer header is treated as an attack.
 _MAX_HEADER = 64 * 1024
 
 FAULTS: tuple[type[Exception], ...] = (
@@ -47,14 +47,14 @@ class Decompressor(Protocol):
     """Reads one compressed file from its beginning."""
 
     def step(self) -> bytes | None:
-        """Do a bounded piece of work: some output, none yet (``b""``), or None at the end. Raises FAULTS."""
+        """Do a bounded piece of work; return output, ``b""`` if none yet, None at the end. Raises FAULTS."""
 
     def close(self) -> None:
-        """Free the memory at once: an error that is on its way holds on to this object."""
+        """Free the memory now: the traceback of a raised error still references this object."""
 
 
 def decompressor(compression: str, compressed: io.RawIOBase) -> Decompressor:
-    """Open ``compressed``, a file of that compression: ``gz``, ``xz``, ``bz2`` or ``zst``."""
+    """Return a decompressor that reads ``compressed``; compressions are ``gz``, ``xz``, ``bz2`` and ``zst``."""
     if compression == "gz":
         return _Members(compressed, _GzipMember, padding=b"\0")
     if compression == "xz":
@@ -75,10 +75,10 @@ class _Member(Protocol):
 
 
 class _Members:
-    """Members (xz and bz2: streams) one after another, and nothing after them. ``padding`` may stand between them.
+    """A sequence of members (xz and bz2: streams), optionally separated by ``padding``, with nothing else after them.
 
-    The libraries' own readers have no bound on memory (xz), ignore what follows the last member (bz2), or work on
-    through empty members without end (gz).
+    The libraries' own readers do not limit memory (xz), ignore data after the last member (bz2), or process any number
+    of empty members in one call (gz).
     """
 
     def __init__(self, compressed: io.RawIOBase, make: Callable[[], _Member], padding: bytes = b"") -> None:
@@ -86,7 +86,7 @@ class _Members:
         self._make = make
         self._padding = padding
         self._member: _Member | None = make()
-        self._ahead = b""  # read, but not given to a member yet
+        self._ahead = b""  # read, but not passed to a member yet
 
     def step(self) -> bytes | None:
         if self._member is None:
@@ -97,14 +97,14 @@ class _Members:
             return b""
         data = self._take() if self._member.needs_input else b""
         if not data and self._member.needs_input:
-            raise EOFError("it ends too early")
+            raise EOFError("the file ends too early")
         return self._member.decompress(data, OUTPUT)
 
     def close(self) -> None:
         self._member = None
 
     def _between(self) -> bytes | None:
-        """Between two members: skip padding, begin the next member, or find the end."""
+        """Skip padding after a member, then start the next member or detect the end."""
         data = self._take()
         if not data:
             return None
@@ -119,7 +119,7 @@ class _Members:
 
 
 class _GzipMember:
-    """One gzip member. The library reads a header only if all of it comes in one piece, so it is read here."""
+    """One gzip member. The library parses a header only if it arrives in one piece, so the header is parsed here."""
 
     def __init__(self) -> None:
         self._header = bytearray()
@@ -143,27 +143,27 @@ class _GzipMember:
             length = gzip_header_length(self._header)
             if length is None:
                 if len(self._header) > _MAX_HEADER:
-                    raise ValueError(f"its header is longer than {_MAX_HEADER // 1024} KiB")
+                    raise ValueError(f"the gzip header is longer than {_MAX_HEADER // 1024} KiB")
                 return b""
             data = bytes(self._header[length:])
             self._header.clear()
-            # "VER": it verifies the checksum and the length behind the body.
+            # "VER": verify the checksum and the length that follow the body.
             self._body = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP_NO_HDR_VER)
         return self._body.decompress(data, max_length)
 
 
 def gzip_header_length(data: bytes | bytearray) -> int | None:
-    """Return the length of the gzip header at the beginning of ``data``; None if it does not end there (RFC 1952).
+    """Return the length of the gzip header (RFC 1952) that ``data`` starts with; None if it is incomplete.
 
-    Raises ValueError if there is none.
+    Raises ValueError if ``data`` does not start with a valid header.
     """
     if data[:3] != b"\x1f\x8b\x08"[: len(data[:3])]:
-        raise ValueError("other data follows the last member")
+        raise ValueError("other data follows the last gzip member")
     if len(data) < 10:
         return None
     flags, position = data[3], 10
     if flags & 0xE0:
-        raise ValueError("its header has unknown flags")
+        raise ValueError("the gzip header has unknown flags")
     if flags & 4:  # extra field
         position += 2 + int.from_bytes(data[10:12], "little")
     for flag in (8, 16):  # name, comment
@@ -177,9 +177,9 @@ def gzip_header_length(data: bytes | bytearray) -> int | None:
 
 
 class _Zstd:
-    """zstd frames, one after another; unlike the library's own reader it tells an early end from the end.
+    """A sequence of zstd frames; unlike the library's own reader, it detects a truncated file.
 
-    A step goes on until there is output; ``compressed`` is asked for INPUT bytes at a time, and may raise to stop it.
+    A step runs until there is output. It reads INPUT bytes at a time; ``compressed`` may raise to stop it.
     """
 
     def __init__(self, compressed: io.RawIOBase) -> None:
@@ -193,7 +193,7 @@ class _Zstd:
         assert self._reader is not None
         block = self._reader.read(OUTPUT)
         if not block and not self._frames.at_boundary:
-            raise EOFError("it ends too early")
+            raise EOFError("the file ends too early")
         return block or None
 
     def close(self) -> None:
@@ -206,7 +206,7 @@ class _Zstd:
 
 
 class _Source:
-    """A function as the file-like object that zstandard reads."""
+    """A function wrapped as the file-like object that zstandard expects."""
 
     def __init__(self, pull: Callable[[int], bytes]) -> None:
         self.read = pull

@@ -1,4 +1,4 @@
-"""Fetches an image into a file, with retries and resuming."""
+"""Fetches an image into a file: retries failed attempts and resumes broken downloads."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
-# What has to come before a failure counts as the first one again: a server that gives a few bytes a try would otherwise
-# never use up its tries.
+# Bytes that must arrive to reset the failure count. Otherwise a server that sends a few bytes per attempt would never
+# exhaust its attempts.
 MIN_PROGRESS = 64 * 1024
 
 
 def pause_after(failures: int, jitter: Callable[[], float] = random.random) -> float:
-    """Seconds to wait after that many failures in a row: doubling, capped, 50 to 100 % of it by chance."""
+    """Return the seconds to wait after that many failures in a row: exponential, capped, with 50 to 100 % jitter."""
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1))
     return float(longest * (0.5 + 0.5 * jitter()))
 
 
 async def with_retries(work: Callable[[], Awaitable[T]], attempts: int) -> T:
-    """``work`` again and again, with growing pauses, while its errors are temporary. Raises its last SourceError."""
+    """Call ``work`` until it succeeds, with growing pauses after temporary errors. Raises the last SourceError."""
     for failures in range(1, attempts):
         try:
             return await work()
@@ -45,7 +45,7 @@ async def with_retries(work: Callable[[], Awaitable[T]], attempts: int) -> T:
             if not error.temporary:
                 raise
             pause = pause_after(failures)
-            log.warning("a server cannot be asked now", reason=error.message, pause=round(pause, 2))
+            log.warning("request to the image source failed, retrying", reason=error.message, pause=round(pause, 2))
         await trio.sleep(pause)
     return await work()
 
@@ -53,12 +53,12 @@ async def with_retries(work: Callable[[], Awaitable[T]], attempts: int) -> T:
 async def fetch(
     source: ImageSource, image: RemoteImage, growing_file: GrowingFile, attempts: int, received: Callable[[int], None]
 ) -> None:
-    """Fill ``growing_file`` with ``image``; carries on where a broken connection left off.
+    """Download ``image`` into ``growing_file``; after a broken connection, resume where it ended.
 
-    ``attempts`` tries in which less than MIN_PROGRESS came in all end it. ``received`` counts the bytes that came,
-    from any thread. Raises SourceError; RemoteChangedError if the server now holds another image.
+    Give up after ``attempts`` failures with less than MIN_PROGRESS received in total. ``received`` is called with byte
+    counts from any thread. Raises SourceError; RemoteChangedError if the server now has a different image.
     """
-    if image.size is not None and growing_file.available == image.size:  # an earlier life had it whole
+    if image.size is not None and growing_file.available == image.size:  # an earlier run of the daemon completed it
         growing_file.finish()
         return
     failures, counted_from = 0, growing_file.available
@@ -85,28 +85,28 @@ async def _try_once(
     start = growing_file.available if image.accepts_ranges and image.version is not None else 0
     async with source.open(image.url, start, None, image.version) as stream:
         if stream.start > growing_file.available:
-            raise RemoteChangedError("the server sent another part of the image than was asked for")
+            raise RemoteChangedError("the server sent a different part of the image than requested")
         mark = stream.start
 
         def report(end: int) -> None:
             nonlocal mark
             if image.size is not None and end > image.size:
-                raise RemoteChangedError(f"the server promised {image.size} bytes and sends more")
+                raise RemoteChangedError(f"the server announced {image.size} bytes but sends more")
             received(end - mark)
             mark = end
             growing_file.advance(end)
 
-        # Bytes that were hashed are never written again, or the digest would be of another file.
+        # Never rewrite bytes that were already hashed: the digest would no longer describe the file.
         save = stream.save if stream.start == growing_file.available else partial(_replay, stream, growing_file)
         end = await save(growing_file.fd, report)
     promised = growing_file.available if image.size is None else image.size
-    if end != promised:  # shorter than what came before, where nothing was promised
-        raise RemoteChangedError(f"the server promised {promised} bytes and sent {end}")
+    if end != promised:  # without an announced size: shorter than what already arrived
+        raise RemoteChangedError(f"the server announced {promised} bytes but sent {end}")
     growing_file.finish()
 
 
 async def _replay(stream: ImageStream, growing_file: GrowingFile, fd: int, report: Callable[[int], None]) -> int:
-    """A server that cannot resume begins anew: what is there already is compared, the rest written."""
+    """Save a stream that restarts before the end of the file: compare the known bytes, write the rest."""
     offset = stream.start
     async with closing_chunks(stream) as chunks:
         async for chunk in chunks:
@@ -119,5 +119,5 @@ async def _replay(stream: ImageStream, growing_file: GrowingFile, fd: int, repor
 def _compare_and_write(fd: int, chunk: bytes, offset: int, available: int) -> None:
     known = max(0, min(len(chunk), available - offset))
     if known and os.pread(fd, known, offset) != chunk[:known]:
-        raise RemoteChangedError("the image changed on the server while it was being fetched")
+        raise RemoteChangedError("the image changed on the server during the download")
     pwrite_all(fd, memoryview(chunk)[known:], offset + known)

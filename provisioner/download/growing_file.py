@@ -1,6 +1,6 @@
-"""A file that grows from its beginning. Owns the mark up to which bytes are there, and wakes those who wait for more.
+"""A file that is filled in order. Tracks how many bytes have arrived and wakes tasks and threads that wait for more.
 
-Written by the download's thread, read by the hashing thread, by converters' threads and by tasks in the loop.
+The download's thread writes it; the hashing thread, converter threads and tasks in the loop read it.
 """
 
 from __future__ import annotations
@@ -9,37 +9,38 @@ import threading
 
 import trio
 
+from provisioner.contracts import MIB
 from provisioner.contracts.errors import CacheFullError, CorruptImageError
 
-# Waiters in the loop are woken when this much more is there; a wake-up per network read would keep the loop busy.
+# Tasks are woken each time this many more bytes have arrived; a wake-up per network read would keep the loop busy.
 WAKE_STEP = 2 * 1024 * 1024
 
 
 class GrowingFile:
-    """Bytes ``[0, available)`` are in the file behind ``fd``. Make it inside the loop; the maker owns ``fd``."""
+    """A file of which bytes ``[0, available)`` are written. Create it inside the loop; the creator owns ``fd``."""
 
     def __init__(self, fd: int, limit: int) -> None:
         self.fd = fd
-        self.size: int | None = None  # set at the end
-        self.limit = limit  # bytes there is room for; a body that goes on beyond it is given up
-        self.hashed = 0  # the mark of whoever hashes, now and then; it needs nothing before it any more
+        self.size: int | None = None  # set when the file is complete
+        self.limit = limit  # bytes reserved for it; a longer body fails the download
+        self.hashed = 0  # the hashing thread no longer needs the bytes before this offset; updated in steps
         self._available = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self._wanted = 0  # the mark a thread waits for: waking it at each network read would have it run all the time
+        self._wanted = 0  # the offset a thread waits for: do not wake it at each network read
         self._lot = trio.lowlevel.ParkingLot()
         self._token = trio.lowlevel.current_trio_token()
         self._woken_at = 0
 
     @property
     def available(self) -> int:
-        """Every byte before this offset is in the file."""
+        """Return the offset up to which all bytes are in the file."""
         return self._available
 
     def advance(self, end: int) -> None:
-        """Bytes up to ``end`` are written. From any thread; cheap. Raises CacheFullError past the limit."""
+        """Report that bytes up to ``end`` are written. Thread-safe; cheap. Raises CacheFullError past the limit."""
         if end > self.limit:
-            raise CacheFullError(f"the image goes on beyond the {self.limit} bytes the cache has room for")
+            raise CacheFullError(f"the image is larger than the {self.limit / MIB:.1f} MiB that the cache has room for")
         with self._changed:
             self._available = max(self._available, end)
             if self._available >= self._wanted:
@@ -49,21 +50,21 @@ class GrowingFile:
             self._wake()
 
     def finish(self) -> None:
-        """The file is complete as far as ``available`` goes."""
+        """Report that the file is complete and ends at ``available``."""
         with self._changed:
             self.size = self._available
             self._changed.notify_all()
         self._wake()
 
     def fail(self, error: BaseException) -> None:
-        """No more bytes will come. Whoever waits gets the error; the first one counts."""
+        """Report that no more bytes will come. All waiters get the error; only the first call counts."""
         with self._changed:
             self._error = self._error or error
             self._changed.notify_all()
         self._wake()
 
     def check(self) -> None:
-        """Raise what ended the download, if anything did. From any thread."""
+        """Raise the download's error, if it failed. Thread-safe."""
         if self._error is not None:
             raise self._error
 
@@ -74,26 +75,26 @@ class GrowingFile:
             return
 
     async def arrived(self, start: int, stop: int) -> None:
-        """Return when ``[start, stop)`` is in the file. Raises what ended the download."""
+        """Return when ``[start, stop)`` is in the file. Raises the download's error."""
         del start  # the file is filled in order
         while self._available < stop:
             if self.size is not None:
-                raise CorruptImageError(f"the image ends at byte {self.size}, but byte {stop - 1} of it is needed")
+                raise CorruptImageError(f"the image ends at byte {self.size}, but byte {stop - 1} is needed")
             if self._error is not None:
                 raise self._error
             await self._lot.park()
 
     async def completed(self) -> None:
-        """Return when the whole file is there. Raises what ended the download."""
+        """Return when the file is complete. Raises the download's error."""
         while self.size is None:
             if self._error is not None:
                 raise self._error
             await self._lot.park()
 
     def wait_beyond(self, offset: int, step: int) -> int:
-        """Block the one thread that follows until ``step`` bytes beyond ``offset`` are there, or all are. The new mark.
+        """Block until ``step`` bytes after ``offset`` have arrived or the file is complete; return ``available``.
 
-        Raises what ended the download, however much of it there is still to read.
+        For one thread only. Raises the download's error at once, even if unread bytes remain.
         """
         with self._changed:
             while self._error is None and self._available < offset + step and self.size is None:

@@ -1,6 +1,6 @@
-"""Hashes and inspects a file while it grows, from the page cache, in a thread of its own.
+"""Hashes and inspects a file while it grows, reading from the page cache in a separate thread.
 
-Measured: a second thread that re-reads what was just written costs less than hashing in the download's thread.
+Measured: rereading what was just written in a second thread costs less than hashing in the download's thread.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from provisioner.download.growing_file import GrowingFile
 
 _READ = 1024 * 1024
-# The first wait is for a header only; later ones for enough to keep the two threads from taking turns.
+# The first wait needs only a header. Later ones wait for more, so the two threads do not alternate.
 _HEADER = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Hashes:
-    """Digests in hex by algorithm, and the checksums of the chunks (see ``chunk_sums``)."""
+    """Hex digests by algorithm, and the checksums of the chunks (see ``chunk_sums``)."""
 
     digests: dict[str, str]
     sums: bytes
@@ -39,30 +39,30 @@ def hash_and_inspect(
     inspected: Callable[[ImageInfo], None],
     hashed: Callable[[int, int], None] = lambda _start, _stop: None,
 ) -> Hashes:
-    """Read the file as it grows and hash all of it. Blocks: run it in a thread.
+    """Hash the whole file as it grows, and inspect its header. Blocking: run it in a thread.
 
-    ``inspected`` is called once, from this thread, as soon as the image is known for what it is; ``hashed`` with each
-    part that this function needs no more. Raises what ended the download, and UnsafeImageError at once.
+    ``inspected`` is called once, from this thread, as soon as the format is known; ``hashed`` with each part that has
+    been hashed. Raises the download's error, and UnsafeImageError as soon as the header shows it.
     """
     digests = {name: hashlib.new(name, usedforsecurity=True) for name in algorithms}
     summer, inspection = ChunkSummer(), cast("FileInspection | None", FileInspection(growing_file.check))
     buffer = memoryview(bytearray(_READ))
-    position, step, told = 0, _HEADER, 0
-    # One read between two looks at the mark: a download that is given up is not hashed to where it had come.
+    position, step, reported = 0, _HEADER, 0
+    # Check the download before each read, so that hashing stops at once when the download is cancelled.
     while growing_file.size is None or position < growing_file.size:
         available = growing_file.wait_beyond(position, step)
         if available == position:
-            continue  # it ended just here
+            continue  # the file ends here
         got = os.preadv(growing_file.fd, [buffer[: min(_READ, available - position)]], position)
         if not got:
-            raise CorruptImageError("the cached file became shorter while it was read")
+            raise CorruptImageError("the cached file was truncated while it was read")
         for digest in digests.values():
             digest.update(buffer[:got])
         summer.feed(buffer[:got])
         position += got
-        if position >= told + STEP:
-            hashed(told, position)
-            told = position
+        if position >= reported + STEP:
+            hashed(reported, position)
+            reported = position
         if inspection is not None:
             info = inspection.feed(buffer[:got], last=False)
             if info is not None:

@@ -1,6 +1,6 @@
-"""What an image is, from its first bytes, and whether it is safe to convert.
+"""Detects an image's format from its first bytes, and whether it is safe to convert.
 
-The detection itself is oslo.utils' format inspector, which the OpenStack services rely on and which knows the CVEs.
+Detection uses the format inspector of oslo.utils, on which the OpenStack services rely and which covers the known CVEs.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from provisioner.download.signatures import HEAD, not_a_disk
 if TYPE_CHECKING:
     from oslo_utils.imageutils.format_inspector import FileInspector, InspectWrapper
 
-# Beyond this no inspector we use looks for anything (ISO: 32 KiB; VHDX: metadata, which QEMU puts at 2 MiB).
+# No inspector needs bytes beyond this offset (ISO: 32 KiB; VHDX: metadata, which QEMU puts at 2 MiB).
 WINDOW = 4 * 1024 * 1024
 _STEP = 64 * 1024
-# Disks as they are: a partition table or an ISO file system in them is content, not a container.
+# Raw disks: a partition table or an ISO file system is content, not an image format.
 _RAW = {"raw", "gpt", "iso"}
 # qcow2's incompatible feature bits.
 _QCOW2_DIRTY, _QCOW2_CORRUPT = 1 << 0, 1 << 1
-_CHECK_WORDS = {
+_REASONS = {
     "backing_file": "it has a backing file",
     "data_file": "it keeps its data in an external file",
-    "unknown_features": "it uses features this service does not know",
+    "unknown_features": "it uses unsupported features",
     "descriptor": "its descriptor names other files",
     "footer": "its footer contradicts its header",
 }
@@ -35,9 +35,9 @@ _CHECK_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """``format`` as qemu-img calls it; ``virtual_size`` in bytes, None for raw (the file's own length).
+    """An image's format: ``format`` as qemu-img names it, ``virtual_size`` in bytes (None for raw: the file's length).
 
-    ``compression``: what the file is packed with (``gz``, ``xz``, ``zst``, ``bz2``); the rest is of its inside.
+    ``compression``: ``gz``, ``xz``, ``zst``, ``bz2`` or None; if set, the other fields describe the decompressed image.
     """
 
     format: str
@@ -46,7 +46,7 @@ class ImageInfo:
 
 
 class Inspection:
-    """Fed with an image's bytes from the first on, until it has made up its mind. CPU only: feed it in a thread."""
+    """The inspection of one uncompressed image, fed from its first byte until it is decided. CPU only: use a thread."""
 
     def __init__(self) -> None:
         from oslo_utils.imageutils.format_inspector import InspectWrapper  # 0.1 s to load
@@ -56,22 +56,22 @@ class Inspection:
         self._fed = 0
 
     def feed(self, data: bytes | memoryview, *, last: bool) -> ImageInfo | None:
-        """The next bytes; ``last`` when no more will come. The verdict once there is one.
+        """Add the next bytes (``last``: no more will come) and return the result, or None if it is still open.
 
         Raises UnsafeImageError.
         """
         self._fed += len(data)
         try:
             for start in range(0, len(data), _STEP):
-                self._eat(bytes(data[start : start + _STEP]))
+                self._inspect_chunk(bytes(data[start : start + _STEP]))
             if last or self._fed >= WINDOW:
                 self._wrapper.close()
             found = self._wrapper.formats
-        except Exception as error:  # whatever a hostile header makes an inspector stumble over
-            raise UnsafeImageError("the image's header cannot be read by those who look for what it is") from error
-        return _judge(found) if found is not None else None
+        except Exception as error:  # a hostile header can make an inspector raise anything
+            raise UnsafeImageError("the image's header is malformed") from error
+        return _verdict(found) if found is not None else None
 
-    def _eat(self, chunk: bytes) -> None:
+    def _inspect_chunk(self, chunk: bytes) -> None:
         self._buffer.seek(0)
         self._buffer.truncate()
         self._buffer.write(chunk)
@@ -79,15 +79,15 @@ class Inspection:
         self._wrapper.read(len(chunk))
 
 
-def _judge(found: list[FileInspector]) -> ImageInfo:
+def _verdict(found: list[FileInspector]) -> ImageInfo:
     names = {str(inspector) for inspector in found}
     if names <= _RAW:
         return ImageInfo("raw", None)
     if len(names) > 1:
-        raise UnsafeImageError(f"the image can be read as {' and as '.join(sorted(names))}; such a file is refused")
+        raise UnsafeImageError(f"the image's format is ambiguous: it can be read as {' and as '.join(sorted(names))}")
     inspector = found[0]
     if str(inspector) == "luks":
-        raise UnsafeImageError("the image is LUKS-encrypted; it would be copied as noise")
+        raise UnsafeImageError("the image is encrypted with LUKS; provide it unencrypted")
     _check_safety(inspector)
     if str(inspector) == "qcow2":
         _check_qcow2(bytes(inspector.region("header").data))
@@ -95,17 +95,17 @@ def _judge(found: list[FileInspector]) -> ImageInfo:
         _check_vmdk(bytes(inspector.region("descriptor").data))
     try:
         virtual_size = int(inspector.virtual_size)
-    except Exception as error:  # whatever a hostile header makes the inspector stumble over
-        raise UnsafeImageError(f"the {inspector} image's header cannot be read") from error
+    except Exception as error:  # a hostile header can make the inspector raise anything
+        raise UnsafeImageError(f"the {inspector} image's header is malformed") from error
     return ImageInfo("vpc" if str(inspector) == "vhd" else str(inspector), virtual_size)
 
 
 def _check_qcow2(header: bytes) -> None:
-    """What the inspector lets pass and nobody who reads the disk could make sense of."""
+    """Reject images that the inspector accepts but whose disk cannot be read correctly."""
     version, encryption = int.from_bytes(header[4:8]), int.from_bytes(header[32:36])
     features = int.from_bytes(header[72:80]) if version >= 3 else 0
     if encryption:
-        raise UnsafeImageError("the qcow2 image is encrypted; it would be copied as noise")
+        raise UnsafeImageError("the qcow2 image is encrypted; provide it unencrypted")
     if features & _QCOW2_DIRTY:
         raise UnsafeImageError(
             "the qcow2 image was not closed by its last writer; repair it with qemu-img check -r all"
@@ -115,11 +115,11 @@ def _check_qcow2(header: bytes) -> None:
 
 
 def _check_vmdk(descriptor: bytes) -> None:
-    """The inspector looks at extents; QEMU also follows a parent, and reads on where no zero byte ends the text."""
+    """Reject what the inspector misses: it checks extents only; QEMU follows a parent and reads unterminated text."""
     text, end, _ = descriptor.lower().partition(b"\0")
     parents = {line.split(b"=")[-1].strip() for line in text.splitlines() if line.strip().startswith(b"parentcid")}
     if not end or b"parentfilenamehint" in text or not parents <= {b"ffffffff"}:
-        raise UnsafeImageError("the vmdk image is refused: it has a parent, or a descriptor that does not end")
+        raise UnsafeImageError("the vmdk image is unsafe: it has a parent, or its descriptor is not terminated")
 
 
 def _check_safety(inspector: FileInspector) -> None:
@@ -128,24 +128,24 @@ def _check_safety(inspector: FileInspector) -> None:
     try:
         inspector.safety_check()
     except SafetyCheckFailed as error:
-        reasons = "; ".join(_CHECK_WORDS.get(name, f"{name}: {why}") for name, why in error.failures.items())
-        raise UnsafeImageError(f"the {inspector} image is refused: {reasons}") from error
-    except Exception as error:  # incomplete, or whatever a hostile header makes the inspector stumble over
-        raise UnsafeImageError(f"the {inspector} image's header cannot be read: {error}") from error
+        reasons = "; ".join(_REASONS.get(name, f"{name}: {why}") for name, why in error.failures.items())
+        raise UnsafeImageError(f"the {inspector} image is unsafe: {reasons}") from error
+    except Exception as error:  # incomplete; a hostile header can make the inspector raise anything
+        raise UnsafeImageError(f"the {inspector} image's header is malformed: {error}") from error
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A compressed file whose first bytes have not told by here what is inside is taken at what they did tell.
+# Compressed bytes to look at before the decision is made with whatever they decompress to.
 _COMPRESSED_WINDOW = 8 * MIB
 _TOOLS = {"gz": "gzip", "xz": "xz", "bz2": "bzip2", "zst": "zstd"}
 
 
 class FileInspection:
-    """Fed with a file's bytes from the first on, until it has made up its mind.
+    """The inspection of one file, compressed or not, fed from its first byte until it is decided.
 
-    ``check`` is called between pieces of bounded work and may raise to stop.
+    ``check`` is called between bounded pieces of work and may raise to stop.
     """
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
@@ -156,10 +156,10 @@ class FileInspection:
         self._look_at = HEAD
 
     def feed(self, data: bytes | memoryview, *, last: bool) -> ImageInfo | None:
-        """The next bytes; ``last`` when no more will come. The verdict once there is one.
+        """Add the next bytes (``last``: no more will come) and return the result, or None if it is still open.
 
-        Raises UnsafeImageError for what is not a disk image or must not be used as one; CorruptImageError if a
-        compressed file cannot be decompressed.
+        Raises UnsafeImageError if it is not a disk image or an unsafe one; CorruptImageError if a compressed file
+        cannot be decompressed.
         """
         if self._plain is not None:
             return self._plain.feed(data, last=last)
@@ -169,29 +169,29 @@ class FileInspection:
         if self._compression is None:
             self._compression = compression_of(memoryview(self._held))
         if self._compression is None:
-            _refuse(not_a_disk(bytes(self._held[:HEAD])), "")
+            _reject(not_a_disk(bytes(self._held[:HEAD])), "")
             self._plain, held, self._held = Inspection(), self._held, bytearray()
             return self._plain.feed(bytes(held), last=last)
         return self._look_inside(self._compression, last=last or len(self._held) >= _COMPRESSED_WINDOW)
 
     def _look_inside(self, compression: str, *, last: bool) -> ImageInfo | None:
-        # From the start each time, but only when there is twice as much: a few times, of a beginning that is bounded.
+        # Decompress from the start again whenever the input has doubled: few repetitions, of a bounded beginning.
         self._look_at = min(_COMPRESSED_WINDOW, 2 * len(self._held))
         inside = beginning_of(compression, bytes(self._held), WINDOW, self._check)
         if len(inside) >= HEAD or last:
             if compression_of(inside) is not None:
                 raise UnsafeImageError("the image is compressed twice")
-            _refuse(not_a_disk(inside[:HEAD]), f" inside {_TOOLS[compression]}")
+            _reject(not_a_disk(inside[:HEAD]), f" inside {_TOOLS[compression]}")
         info = Inspection().feed(inside, last=last)
         return None if info is None else replace(info, compression=compression)
 
 
-def _refuse(what: str | None, where: str) -> None:
-    """Raise UnsafeImageError if there is a ``what``."""
+def _reject(what: str | None, where: str) -> None:
+    """Raise UnsafeImageError if ``what`` is not None."""
     if what is None:
         return
     if "page" in what or "text" in what:
-        advice = "check that the url leads to the image itself"
+        advice = "check that the url points to the image itself"
     else:
-        advice = "unpack it and offer the disk image itself, compressed with gzip, bzip2, xz or zstd if need be"
+        advice = "extract the disk image and provide that; it may be compressed with gzip, bzip2, xz or zstd"
     raise UnsafeImageError(f"this is {what}{where}, not a disk image; {advice}")

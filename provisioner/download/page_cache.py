@@ -1,7 +1,6 @@
-"""Keeps images out of the host's page cache: writes back early and drops pages after use.
+"""Keeps images out of the host's page cache, which the guests' disks need: starts writeback early, drops used pages.
 
-The guests' disks live in the same memory. All calls are cheap, from any thread, and advice: where the kernel does not
-take it, nothing is lost.
+All calls are cheap, thread-safe and advisory: the kernel may ignore them without harm.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from contextlib import suppress
 
 from provisioner.contracts import MIB
 
-# A part that is written out at a time: large enough for any disk to be at its best.
+# Bytes to write back at a time: large enough for the full speed of any disk.
 STEP = 8 * MIB
-# What is given back lies this far behind: readers in other threads may be a few steps late, and only pages that have
-# reached the disk go.
+# Distance at which pages are dropped: readers in other threads may lag a few steps behind, and only pages that were
+# written back can be dropped.
 BEHIND = 64 * MIB
 
 _SYNC_FILE_RANGE_WRITE = 2
@@ -24,12 +23,12 @@ _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctype
 
 
 def write_out(fd: int, start: int, stop: int) -> None:
-    """Have the disk begin to write ``[start, stop)``, which otherwise waits for the flush at the end."""
+    """Start writeback of ``[start, stop)``, which otherwise waits for the fsync at the end."""
     _sync_file_range(fd, start, stop - start, _SYNC_FILE_RANGE_WRITE)
 
 
 def drop_pages(fd: int, start: int, stop: int) -> None:
-    """Forget what is cached of ``[start, stop)``, as far as it is on disk."""
+    """Drop the pages of ``[start, stop)`` that have been written back."""
     if stop > start:
         with suppress(OSError):
             os.posix_fadvise(fd, start, stop - start, os.POSIX_FADV_DONTNEED)

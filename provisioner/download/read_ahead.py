@@ -1,7 +1,7 @@
-"""Reads parts of an image ahead of the download, by requests of their own: tables near the end of the file.
+"""Fetches parts of an image ahead of the download with separate requests, such as tables near the end of the file.
 
-Whoever reads them works with bytes that no digest covers yet. They are remembered, and held against the image's own
-once all of it is there: before that nothing that was made of them may be committed.
+No digest covers these bytes yet. ``check`` compares them with the downloaded image; nothing derived from them may be
+committed before.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# What is as near as this comes by itself about as soon as an answer would.
+# The download delivers bytes this close about as soon as a separate request would.
 NEAR = 16 * MIB
-# The largest table a converter reads in one go, and how many it may ask for: an image made to send the server requests
-# without end is read in its own order after that.
+# The largest table a converter reads at once, and how many requests it may make: a hostile image must not cause endless
+# requests. After that, the converter waits for the download.
 MOST_BYTES = 32 * MIB
 MOST_PARTS = 64
-# Seconds a part may take; the download goes on meanwhile.
+# Seconds a part may take; the download continues in the meantime.
 LONGEST = 10.0
 
 
 class ReadAhead:
-    """The early parts of one download."""
+    """The parts of one download that were fetched ahead."""
 
     def __init__(self, source: ImageSource, remote: RemoteImage, growing_file: GrowingFile) -> None:
         self._source = source
         self._remote = remote
         self._growing_file = growing_file
-        # Without a version nothing says that both requests are answered from the same image.
+        # Without a version, the two requests may be answered from different images.
         self._left = MOST_PARTS if remote.accepts_ranges and remote.version is not None else 0
         self._parts: list[tuple[int, int, bytes]] = []
 
     async def read(self, start: int, stop: int) -> bytes | None:
-        """The bytes ``[start, stop)``; None where it is better, or the only way, to wait for them."""
+        """Return the bytes ``[start, stop)``, or None if the caller should wait for the download instead."""
         if not self._left or start < self._growing_file.available + NEAR or stop - start > MOST_BYTES:
             return None
         self._left -= 1
         data = await self._fetch(start, stop)
-        if data is None or self._growing_file.available >= stop:  # where the image's own came meanwhile, they are read
+        if data is None or self._growing_file.available >= stop:  # already downloaded: use those
             return None
         self._parts.append((start, stop, hashlib.sha256(data).digest()))
         return data
@@ -64,15 +64,15 @@ class ReadAhead:
                         async with closing_chunks(stream) as chunks:
                             async for chunk in chunks:
                                 data += chunk if len(data) <= stop - start else b""
-        except SourceError as error:  # the download itself will tell whether that is serious
-            log.info("a part of the image could not be fetched ahead", reason=error.message)
+        except SourceError as error:  # if it is serious, the download fails too
+            log.info("read-ahead of a part of the image failed", reason=error.message)
         if len(data) == stop - start:
             return bytes(data)
-        self._left = 0  # the server ignores ranges, is slow, or refuses: not worth a second try
+        self._left = 0  # the server ignores ranges, is slow or fails: do not try again
         return None
 
     def check(self, fd: int) -> None:
-        """Blocking: raise RemoteChangedError where a part differs from the image in ``fd``, which is complete."""
+        """Raise RemoteChangedError if a part differs from the complete image in ``fd``. Blocking."""
         for start, stop, digest in self._parts:
             if hashlib.sha256(os.pread(fd, stop - start, start)).digest() != digest:
-                raise RemoteChangedError("the server sent other bytes for a part of the image than for the whole")
+                raise RemoteChangedError("the server sent different bytes in a range request than in the whole image")

@@ -1,15 +1,14 @@
-"""Files that are no disk, told by how they begin: archives, other compressors, documents, foreign disk formats.
+"""Recognizes files that are not disk images: archives, unsupported compressions, documents, foreign disk formats.
 
-Without this, everything unknown would count as a raw disk and be copied onto the volume as it is. Pure.
-
-A raw disk has no signature of its own: boot code, a partition table, a file system or zeros are all fine.
+Otherwise every unknown file would count as a raw disk and be copied to the volume. A raw disk has no signature: it may
+begin with boot code, a partition table, a file system or zeros.
 """
 
 from __future__ import annotations
 
 import re
 
-# What ``not_a_disk`` looks at; a tar archive's header is the longest.
+# Bytes that ``not_a_disk`` looks at, enough for a tar archive's header.
 HEAD = 1024
 _SECTOR = 512
 _BOOT_SIGNATURE = b"\x55\xaa"
@@ -53,20 +52,20 @@ _MAGICS: dict[bytes, str] = {
     b"partclone-image": "a partclone image",
     b"PaRtImAgE-VoLuMe": "a partimage image",
 }
-# Too short to overrule a boot sector.
+# Two bytes are weaker evidence than a boot sector's signature.
 _SHORT_MAGICS: dict[bytes, str] = {b"\x1f\x9d": "compressed with compress (.Z)", b"\x1f\xa0": "compressed (.Z)"}
 _MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<!doctype html|<html|<head|<body|<script)", re.IGNORECASE)
 _DESCRIPTOR = re.compile(rb"\s*#\s*disk descriptorfile", re.IGNORECASE)
 _TEXT = re.compile(rb"[\t\n\r\f\x20-\x7e\x80-\xff]+")
-# liblzma takes a file for the old .lzma format under the same conditions.
+# liblzma recognizes the old .lzma format by the same conditions.
 _LZMA_DICTIONARIES = {2**power + extra for power in range(12, 32) for extra in (0, 2 ** (power - 1))}
 _LZMA_LARGEST = 2**38
 
 
 def not_a_disk(head: bytes) -> str | None:
-    """Say what a file is that begins with ``head`` (HEAD bytes of it, or all); None if it may be a disk.
+    """Return what a file is whose first HEAD bytes (or all of it) are ``head``; None if it may be a disk.
 
-    The answer completes "it is ...".
+    The result completes the sentence "this is ...".
     """
     for magic, what in _MAGICS.items():
         if head.startswith(magic):
@@ -85,14 +84,14 @@ def not_a_disk(head: bytes) -> str | None:
 
 
 def _is_tar(block: bytes) -> bool:
-    """Whether the block is the header of a member: its checksum says so, whatever the flavour of tar."""
+    """Whether the block is a member's header: its checksum is right. Works for every variant of tar."""
     if len(block) < _SECTOR or not block[0]:
         return False
     digits = block[148:156].strip(b" \0")
     if not re.fullmatch(rb"[0-7]{1,7}", digits):
         return False
     unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-    # Some old programs summed the bytes up as signed ones.
+    # Some old programs computed the sum with signed bytes.
     signed = unsigned - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
     return int(digits, 8) in {unsigned, signed}
 
@@ -105,12 +104,12 @@ def _is_lzma(head: bytes) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether it is lines of text, or JSON or XML: no disk begins with a sector of nothing else."""
+    """Whether it is lines of text, JSON or XML: no disk begins with a sector of text only."""
     if not _TEXT.fullmatch(head) or _DESCRIPTOR.match(head):
         return False
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        if error.end < len(head):  # at the very end a character may be cut
+        if error.end < len(head):  # a character may be cut off at the end
             return False
     return b"\n" in head or head.lstrip()[:1] in {b"<", b"{", b"["}

@@ -1,4 +1,4 @@
-"""Where the frames of a zstd file begin and end, told from their headers alone. Pure."""
+"""Finds where the frames of a zstd file begin and end, from their headers alone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SKIPPABLE_HEADER = 8
 
 
 def is_zstd(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is zstd: skippable frames (pzstd's sizes) may come first.
+    """Whether a file that begins with ``head`` is zstd; skippable frames (as pzstd writes) may come first.
 
-    lz4 shares these; a file whose first frame with content lies beyond ``head`` is taken for zstd.
+    lz4 uses the same skippable frames. If ``head`` contains nothing else, the file is assumed to be zstd.
     """
     position = 0
     while head[position : position + 4] != MAGIC:
@@ -30,7 +30,7 @@ def is_zstd(head: bytes) -> bool:
 
 
 class ZstdFrames:
-    """Follows the frame and block headers (RFC 8878, 3.1) without unpacking, to know where a frame ends."""
+    """Follows frame and block headers (RFC 8878, 3.1) to find the end of each frame without decompressing it."""
 
     def __init__(self) -> None:
         self._skip = 0
@@ -40,11 +40,11 @@ class ZstdFrames:
 
     @property
     def at_boundary(self) -> bool:
-        """Whether the bytes so far end with a whole frame."""
+        """Whether the bytes so far end with a complete frame."""
         return self._step == self._begin and not self._skip and not self._held
 
     def feed(self, chunk: bytes) -> None:
-        """The next bytes of the file."""
+        """Add the next bytes of the file."""
         data = self._held + chunk[self._skip :] if self._skip <= len(chunk) else b""
         self._skip = max(0, self._skip - len(chunk))
         position = 0

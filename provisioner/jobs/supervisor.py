@@ -247,13 +247,14 @@ class Supervisor:
         Raises JobNotFoundError, CancelError if it is too late, UnavailableError if the end could not be stored yet.
         """
         active = self._workers.active.get(job_id)
+        too_late = active is None or active.stopped.is_set()
         if active is not None:
             await self._workers.cancel(active)
             job = active.job
             if job.status is Status.CANCELLED:
                 return job
         job, _ = await self.find(job_id)
-        if job.status is Status.FAILED and active is not None:
+        if job.status is Status.FAILED and not too_late:
             raise ProvisionerError(f"the job was stopped, but: {job.error}")
         raise CancelError(f"cannot cancel job in '{job.status}' status")
 

@@ -1,4 +1,4 @@
-"""A daemon without its API for tests: real supervisor, pipeline, cache and store over fakes that hang or fail."""
+"""A daemon without its API: a real supervisor, pipeline, cache and store over fakes that hang or fail."""
 
 import hashlib
 import struct
@@ -23,12 +23,12 @@ from provisioner.observe.metrics import Metrics
 from provisioner.pipeline.run import Pipeline
 from provisioner.registry import BackEnds
 
-IMAGE = bytes(range(1, 252)) * 1200  # 300 kB, no zeros, no block like the next
+IMAGE = bytes(range(1, 252)) * 1200  # 300 kB without zeros, and no two blocks in a row are equal
 URL = "https://images.example.com/disk.raw"
 DIGEST = f"sha256:{hashlib.sha256(IMAGE).hexdigest()}"
 OLD = b"what the user had"
 
-# Another source, target and format, for the job that must not notice anything.
+# Another source, target and format, for a job that must not be affected.
 OTHER_URL = "https://other.example.com/disk.qcow2"
 OTHER_IMAGE = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, MIB).ljust(64 * 1024, b"\0")
 OTHER_SPEC = JobSpec(
@@ -43,7 +43,7 @@ SPEC = JobSpec(image_url=URL, image_type="raw", volume_name="web01", volume_size
 
 @dataclass
 class Harness:
-    """One host. ``source``, ``converter``, ``target`` and ``guard`` are made to hang or fail by the test."""
+    """One host. A test makes ``source``, ``converter``, ``target`` and ``guard`` hang or fail."""
 
     folder: Path
     source: FakeSource = field(default_factory=lambda: FakeSource({URL: IMAGE}))
@@ -76,7 +76,7 @@ class Harness:
 
     @asynccontextmanager
     async def running(self):
-        """The parts, alive; leaving is a shutdown without grace. May be entered again: a restart."""
+        """Run the daemon; leaving is a shutdown without grace, and entering again a restart."""
         with plain_logs():
             async with self._running():
                 yield self
@@ -89,10 +89,10 @@ class Harness:
         self.cache = ImageCache(self.folder / "cache", self.cache_settings)
         self.pipeline = Pipeline(self.back_ends, self.cache, require_checksum=True)
         self.supervisor = Supervisor(self.pipeline, self.store, self.jobs, self.metrics, Notifier({}))
-        in_vain = True
+        timed_out = True
         try:
             async with trio.open_nursery() as outer:
-                outer.cancel_scope.deadline = trio.current_time() + 20  # a test that waits for what cannot come
+                outer.cancel_scope.deadline = trio.current_time() + 20  # ends a test that hangs
                 await outer.start(self.cache.run)
                 await self.supervisor.recover()
                 async with trio.open_nursery() as jobs:
@@ -101,15 +101,15 @@ class Harness:
                         yield self
                     finally:
                         jobs.cancel_scope.cancel()
-                in_vain = outer.cancel_scope.cancel_called
+                timed_out = outer.cancel_scope.cancel_called
                 outer.cancel_scope.cancel()
-            assert not in_vain, "the test waited for what did not come"
+            assert not timed_out, "the test timed out"
         finally:
             await self.store.aclose()
 
     @asynccontextmanager
     async def only_store(self):
-        """The store of a daemon that does not run."""
+        """Open the store without running the daemon."""
         store = JobStore(self.folder / "jobs.sqlite")
         await store.open()
         yield store
@@ -120,7 +120,7 @@ class Harness:
         return job.job_id
 
     async def ended(self, job_id):
-        """The job, once it has ended."""
+        """Wait until the job has ended; return it."""
         active = self.supervisor._workers.active.get(job_id)
         if active is not None:
             await active.ended.wait()
@@ -129,7 +129,7 @@ class Harness:
     async def run(self, spec=SPEC):
         return await self.ended(await self.submit(spec))
 
-    # --- what must hold after any end ---
+    # --- checks after the end of a job ---
 
     def assert_nothing_left(self):
         assert self.target.leftovers() == []
@@ -143,7 +143,7 @@ class Harness:
         self.assert_cache_is_true()
 
     def assert_cache_is_true(self):
-        """Every file in the cache is an entry, every entry a file, and its bytes are what its digest says."""
+        """Check that the files in the cache are exactly its entries, and that their digests match."""
         on_disk = {path.name for path in (self.folder / "cache").iterdir() if path.name != ".lvp"}
         assert on_disk == {entry.file_name for entry in self.cache.entries()}
         for entry in self.cache.entries():
@@ -151,7 +151,7 @@ class Harness:
             assert hashlib.sha256(data).hexdigest() == entry.sha256
 
     def open_files(self):
-        """What of ours is open, but for the databases."""
+        """Return the open files below the harness's folder, except the databases."""
         names = []
         for link in Path("/proc/self/fd").iterdir():
             with suppress(FileNotFoundError):  # the one that lists them
@@ -159,7 +159,7 @@ class Harness:
         return [name for name in names if name.startswith(str(self.folder)) and ".sqlite" not in name]
 
     def volume(self, name="web01"):
-        """The beginning of the volume, or None where there is none."""
+        """Return the beginning of the volume, or None if there is no volume."""
         path = self.target.folder / name
         if not path.exists():
             return None
@@ -167,7 +167,7 @@ class Harness:
             return file.read(len(IMAGE)).rstrip(b"\0")
 
     def put_old_volume(self):
-        """A volume that is there before the job."""
+        """Create a volume that exists before the job."""
         with (self.target.folder / "web01").open("wb") as file:
             file.write(OLD)
             file.truncate(GIB)
@@ -175,7 +175,7 @@ class Harness:
 
 @contextmanager
 def plain_logs():
-    """Tracebacks without rich, which takes seconds for each."""
+    """Log tracebacks without rich, which takes seconds for each."""
     before = structlog.get_config()
     renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, renderer])
@@ -186,9 +186,9 @@ def plain_logs():
 
 
 def busy_threads():
-    """Stacks of threads other than this one that stay in our code, but for log writers, which live as long as Python.
+    """Return the stacks of other threads that are still in our code, except log writers, which never end.
 
-    A thread whose caller was cancelled (a write of the store) ends by itself a moment later, and is waited for.
+    Waits for threads whose caller was cancelled (a write of the store); they end by themselves a moment later.
     """
     stop = time.monotonic() + 10
     while (stacks := _stacks_of_ours()) and time.monotonic() < stop:

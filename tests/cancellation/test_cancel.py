@@ -1,4 +1,4 @@
-"""Cancel at every place that can hang: the job ends, and nothing of it stays. After httpcore's idea."""
+"""Tests that cancel a job at every step that can hang: it ends and leaves nothing behind. After httpcore's idea."""
 
 import re
 
@@ -21,7 +21,7 @@ STEPS = [
     *(("target", step) for step in FakeTarget.STEPS if step not in NOT_IN_A_JOB),
     *(("guard", step) for step in FakeGuard.STEPS),
 ]
-# Where the way of placing leads past a step.
+# Steps that a placement does not reach.
 NOT_REACHED = {
     ("new", "guard", "users"),
     ("in-place", "target", "capacity"),
@@ -33,8 +33,8 @@ CLONE_STEPS = [("target", step) for step in FakeCloneTarget.STEPS if step not in
 
 
 @pytest.fixture(autouse=True)
-def _short_patience(monkeypatch):
-    """A commit and an undo that hang are waited for, but not for minutes."""
+def _short_timeouts(monkeypatch):
+    """Shorten the time limits for a commit and an undo."""
     monkeypatch.setattr("provisioner.pipeline.copy.COMMIT_TIMEOUT", 0.2)
     monkeypatch.setattr("provisioner.contracts.testing.fake_target.UNDO_DEADLINE", 0.02)
 
@@ -48,7 +48,7 @@ def make(folder, mode):
 
 
 def assert_as_before(harness, mode, fake, step):
-    """The volume is what it was; overwritten in place it may be, but only by an image that was verified."""
+    """Check that the volume is unchanged, or overwritten in place, but only by a verified image."""
     harness.assert_nothing_left()
     if mode == "in-place" and (fake == "converter" or step == "commit" or harness.volume() != OLD):
         assert fake == "converter" or step in {"commit", "users", "find"}
@@ -58,14 +58,14 @@ def assert_as_before(harness, mode, fake, step):
 
 
 @pytest.mark.parametrize(("mode", "fake", "step"), CASES)
-async def test_cancel_leaves_nothing(folder, mode, fake, step):
-    """The cancel returns when the job has ended; another job does not notice; the volume can be made afterwards."""
+async def test_cancel_at_any_step(folder, mode, fake, step):
+    """The cancel returns when the job has ended. Other jobs continue, and the volume can be created afterwards."""
     harness = make(folder, mode)
     harness.steps(fake).hang_at = step
     async with harness.running():
         job_id = await harness.submit()
         await harness.steps(fake).reached.wait()
-        if not step.startswith("commit"):  # nobody waits for a commit as long as another job takes
+        if not step.startswith("commit"):  # the time limit of a commit is too short for another job
             assert (await harness.run(OTHER_SPEC)).status is Status.COMPLETED
         if step == "committed":
             with pytest.raises(CancelError, match="completed"):
@@ -82,8 +82,8 @@ async def test_cancel_leaves_nothing(folder, mode, fake, step):
 
 
 @pytest.mark.parametrize(("fake", "step"), STEPS)
-async def test_shutdown_leaves_the_job_accepted(folder, fake, step):
-    """A job cancelled from outside is rolled back, waits on disk, and is done after the restart."""
+async def test_shutdown_at_any_step(folder, fake, step):
+    """The job is rolled back, stays in the store, and completes after the restart."""
     harness = make(folder, "swap")
     harness.steps(fake).hang_at = step
     async with harness.running():
@@ -102,8 +102,8 @@ async def test_shutdown_leaves_the_job_accepted(folder, fake, step):
 
 @pytest.mark.parametrize(("fake", "step"), CLONE_STEPS)
 @pytest.mark.parametrize("known", [False, True], ids=["first", "again"])
-async def test_cancel_on_a_cloning_target(folder, fake, step, known):
-    """The same where the volume is a clone: of a base this job makes, or of one that is there."""
+async def test_cancel_clone_at_any_step(folder, fake, step, known):
+    """The volume is a clone, of a base that this job creates or that already exists."""
     harness = Harness(folder, target=FakeCloneTarget(folder / "main", name="main"))
     harness.source.at_byte = len(IMAGE) // 2
     async with harness.running():
@@ -111,10 +111,10 @@ async def test_cancel_on_a_cloning_target(folder, fake, step, known):
             assert (await harness.run()).volume.provisioned_by == "clone"
             await harness.supervisor.remove_volume("main", "web01")
             if fake != "target" or step in {"stage", "staged", "stage_base"}:
-                return  # a clone of a known base takes none of these steps
+                return  # a clone of an existing base takes none of these steps
         harness.steps(fake).hang_at = step
         job_id = await harness.submit()
-        if step in {"stage", "staged"}:  # of copies only
+        if step in {"stage", "staged"}:  # only copies take these steps
             assert (await harness.ended(job_id)).status is Status.COMPLETED
             return
         await harness.steps(fake).reached.wait()
@@ -134,13 +134,13 @@ async def test_cancel_on_a_cloning_target(folder, fake, step, known):
 
 @pytest.mark.parametrize(("fake", "step"), STEPS)
 @pytest.mark.parametrize("error", [ConvertError("it broke"), ZeroDivisionError("a bug")], ids=["error", "bug"])
-async def test_a_failure_leaves_nothing(folder, fake, step, error):
-    """The same for an error at each place, foreseen or not; the job says the cause."""
+async def test_failure_at_any_step(folder, fake, step, error):
+    """The error may be an expected one or a bug; the job reports the cause and leaves nothing behind."""
     harness = make(folder, "swap")
     harness.steps(fake).fail_at = {step: error}
     async with harness.running():
         job = await harness.run()
-        if step == "committed":  # the volume stood by then
+        if step == "committed":  # the volume is already in place
             assert job.status is Status.COMPLETED
             assert harness.volume() == IMAGE
             harness.assert_nothing_left()
@@ -152,8 +152,8 @@ async def test_a_failure_leaves_nothing(folder, fake, step, error):
         assert (await harness.run()).status is Status.COMPLETED
 
 
-async def test_an_undo_that_hangs_is_a_failure_of_its_own(folder):
-    """The job does not count as cancelled while its debris stands; recovery finds it by the job's name on it."""
+async def test_cancel_with_hanging_undo(folder):
+    """The job fails, since its staged volume is left; recovery finds the volume by the job's id."""
     harness = make(folder, "new")
     harness.steps("target").hang_at = "undo"
     harness.converter.steps.hang_at = "block"
@@ -171,8 +171,8 @@ async def test_an_undo_that_hangs_is_a_failure_of_its_own(folder):
         assert harness.target.leftovers() == []
 
 
-async def test_cancelling_twice_at_once_is_cancelling_once(folder):
-    """Both callers hear it, whether the job runs or waits."""
+async def test_cancel_twice_at_once(folder):
+    """Both callers get the result, whether the job is running or pending."""
     harness = Harness(folder)
     harness.source.steps.hang_at = "stat"
     harness.jobs = type(harness.jobs)(max_concurrent=1)
@@ -193,8 +193,8 @@ async def test_cancelling_twice_at_once_is_cancelling_once(folder):
         harness.assert_nothing_left()
 
 
-async def test_a_passenger_leaves_and_the_download_goes_on(folder):
-    """Two jobs on one download: cancelling the one leaves the other its image."""
+async def test_cancel_one_job_of_shared_download(folder):
+    """The download continues for the other job."""
     harness = Harness(folder)
     harness.source.at_byte = len(IMAGE) // 2
     harness.source.steps.hang_at = "byte"

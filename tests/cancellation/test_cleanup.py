@@ -1,4 +1,4 @@
-"""A clean-up that fails is one job's loud state: the service goes on, and what is left goes later."""
+"""Tests of a failed cleanup: the job fails with the reason, the service continues, and the rest is removed later."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from tests.provisioner.cache.host import append_only
 
 @contextmanager
 def broken_disk(folder):
-    """Nothing in the folder can be removed: the disk gives errors."""
+    """Make removing files in the folder fail with an I/O error."""
     unlink = os.unlink
 
     def broken(path, **more):
@@ -31,7 +31,7 @@ def broken_disk(folder):
 
 @contextmanager
 def broken_close(folder):
-    """Closing a file in the folder gives an error, as on a network file system; it is closed all the same."""
+    """Make closing a file in the folder fail, as on a network file system; the file is closed anyway."""
     close = os.close
 
     def broken(fd):
@@ -46,7 +46,7 @@ def broken_close(folder):
 
 
 async def two_downloads(harness):
-    """Two jobs whose downloads are under way, and the event that lets the second one go on."""
+    """Start two jobs with active downloads; return their ids and the event that lets the second one continue."""
     harness.source.chunk_size = 16 * 1024
     harness.source.at_byte, harness.source.steps.hang_at = 100_000, "byte"
     go_on, begun, give = trio.Event(), trio.Event(), harness.other_source.pass_by
@@ -64,7 +64,7 @@ async def two_downloads(harness):
 
 
 @pytest.mark.parametrize("obstacle", [append_only, broken_disk, broken_close])
-async def test_what_a_cancelled_download_leaves(folder, obstacle):
+async def test_cancel_with_failing_cleanup(folder, obstacle):
     harness = Harness(folder)
     partials = folder / "cache" / ".lvp" / "partial"
     async with harness.running():
@@ -82,7 +82,7 @@ async def test_what_a_cancelled_download_leaves(folder, obstacle):
         harness.assert_nothing_left()
 
 
-async def test_what_stays_until_the_next_start(folder):
+async def test_start_with_failing_cleanup(folder):
     harness = Harness(folder)
     harness.source.chunk_size, harness.source.at_byte, harness.source.steps.hang_at = 16 * 1024, 100_000, "byte"
     partials = folder / "cache" / ".lvp" / "partial"
@@ -93,7 +93,7 @@ async def test_what_stays_until_the_next_start(folder):
             await harness.source.steps.reached.wait()
             with pytest.raises(ProvisionerError, match="cannot be removed"):
                 await harness.supervisor.cancel(job_id)
-        async with harness.running():  # starts although it is still there
+        async with harness.running():  # starts although the file is still there
             assert len(list(partials.iterdir())) == 1
     async with harness.running():
         harness.assert_nothing_left()

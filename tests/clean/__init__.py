@@ -1,5 +1,5 @@
-"""Runs make targets in a minimal Debian of its own: what the README promises, on a fresh machine.
+"""Runs make targets in a minimal Debian, to check on a fresh machine what the README promises.
 
-`run` is the command, `trees` builds what is cached, `carried` brings in the machine's settings for package registries,
-`session` runs one command in namespaces.
+`run` is the command, `trees` builds the cached trees, `carried` copies the machine's settings for package registries,
+and `session` runs one command in namespaces.
 """

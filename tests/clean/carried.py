@@ -1,4 +1,4 @@
-"""Owns what the clean tree takes from this machine: how its clients reach package registries, and nothing else."""
+"""Copies this machine's settings for package registries into the clean tree, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-# Proxies, and the settings of pip, uv and Go. Each may name a mirror, certificates or how to check what comes.
+# Proxies, and the settings of pip, uv and Go: mirrors, certificates and how to verify downloads.
 VARIABLES = re.compile(
     r"(?i:(https?|ftp|no|all)_proxy)|PIP_\w+|UV_\w+|GO(PROXY|SUMDB|NOSUMDB|NOSUMCHECK|NOPROXY|PRIVATE|FLAGS|INSECURE|TOOLCHAIN)"
     r"|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|CI"
@@ -35,7 +35,7 @@ def files() -> dict[Path, Path]:
         found[Path("root/.config/pip/pip.conf")] = place
         if place.is_file():
             break
-    # The machine's own authorities, and the bundle with them until the tree has the package that makes one.
+    # The machine's own CAs, and its bundle, until the tree has the package that creates one.
     authorities = sorted((Path("/") / CERTIFICATES).rglob("*.crt"))
     found |= {path.relative_to("/"): path for path in authorities}
     if authorities:

@@ -1,6 +1,6 @@
-# The first process of a clean run's namespaces: mounts the tree, makes it the root, runs the command, reaps.
+# The first process of a clean run's namespaces: mount the tree, make it the root, run the command, reap children.
 #   enter.sh LOWERDIRS UPPER SCRATCH [WHERE=FOLDER...] -- COMMAND...
-# Nothing here outlives this process: its end ends all processes of the namespace, and with them go the mounts.
+# When this process ends, the kernel ends all processes of the namespace and removes the mounts.
 set -euo pipefail
 lower=$1 upper=$2 scratch=$3
 shift 3
@@ -10,7 +10,7 @@ mount -t overlay overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$scratch/wo
 mount -t proc proc "$root/proc"
 mount -t sysfs sys "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-# The loop devices and the like are the kernel's: there is one set of them. Terminals and shared memory are our own.
+# Devices, such as loop devices, are shared with the machine. Terminals and shared memory are separate.
 mount --bind /dev "$root/dev"
 mkdir -p "$root/dev/pts" "$root/dev/shm"
 mount -t devpts -o newinstance,ptmxmode=666,mode=620,gid=5 devpts "$root/dev/pts"

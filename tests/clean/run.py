@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Runs make targets in a minimal Debian, in namespaces of its own, on a fresh clone of this checkout.
+"""Runs make targets in a minimal Debian, in its own namespaces, on a fresh clone of this checkout.
 
     python3 tests/clean/run.py --release trixie demo test
     python3 tests/clean/run.py --without lvm2 test-parts     with a package left out of contrib/dev/packages
 
-Root only. What is not committed is not in the clone.
+Needs root. The clone contains only what is committed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tests.clean.session import Session, remove_leftovers
 from tests.guest.harness.packages import install_missing
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-# Where the clone stands in the tree, and what is kept between runs: each of these checks what it holds by content.
+# The clone's path in the tree, and the caches that are kept between runs; each verifies its content.
 HERE = "/root/libvirt-volume-provisioner"
 CACHES = {
     "/root/.cache/libvirt-volume-provisioner": "project", "/root/.cache/uv": "uv", "/root/.cache/pip": "pip",
@@ -31,12 +31,12 @@ CACHES = {
 
 
 def main() -> int:
-    """Do what the command line asks; returns the first status that is not 0."""
+    """Run the targets; return the first status that is not 0."""
     options = arguments()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: sys.exit(128 + received))
     if os.geteuid():
-        print("clean: this needs root, for mounts and namespaces", file=sys.stderr)
+        print("clean: mounts and namespaces need root; run this as root", file=sys.stderr)
         return 1
     install_missing("clean")
     remove_leftovers()
@@ -53,20 +53,20 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", default="", help="Debian's code name (default: this machine's)")
     parser.add_argument("--without", action="append", default=[], metavar="PACKAGE", help="leave it out of the setup")
-    parser.add_argument("--tests", default="", help="what `make test-some` is to run")
-    parser.add_argument("targets", nargs="+", metavar="TARGET", help="make targets, such as: demo test")
+    parser.add_argument("--tests", default="", help="the tests for `make test-some`")
+    parser.add_argument("targets", nargs="+", metavar="TARGET", help="make targets, for example: demo test")
     return parser.parse_args()
 
 
 def fresh_clone(clone: Path, without: list[str]) -> None:
-    """Clone what is committed; take the packages ``without`` out of the clone's list."""
+    """Clone the checkout; remove the packages ``without`` from the clone's list."""
     status = subprocess.run(["git", "status", "--porcelain"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     if changed := len(status.stdout.splitlines()):
-        say(f"{changed} changed files are not committed, and so are not in this run")
+        say(f"{changed} changed files are not committed and are ignored")
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", CHECKOUT, clone], check=True)
     listed = clone / "contrib/dev/packages"
     for package in without:
@@ -78,7 +78,7 @@ def fresh_clone(clone: Path, without: list[str]) -> None:
 
 
 def make(options: argparse.Namespace, target: str, clone: Path, binds: dict[str, Path]) -> int:
-    """Run one make target in its tree; returns the status."""
+    """Run one make target in its tree; return the status."""
     stack = trees.layers(options.release, "demo" if target == "demo" else "test", clone)
     say(f"make {target} on {stack[0].parent.name.partition('-')[0]}")
     started = time.monotonic()
@@ -89,7 +89,7 @@ def make(options: argparse.Namespace, target: str, clone: Path, binds: dict[str,
 
 
 def say(text: str) -> None:
-    """Print a line of this program's own."""
+    """Print a line with this program's prefix."""
     print(f"clean: {text}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Owns one run in namespaces: an overlay over cached trees, and that nothing is left of it, however it ends."""
+"""Runs a command in namespaces, on an overlay over cached trees, and cleans up however it ends."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ENVIRONMENT = {
     "TERM": "dumb", "DEBIAN_FRONTEND": "noninteractive",
 }  # fmt: skip
 PREFIX = "run-"
-END_TIMEOUT = 30  # seconds; the kernel ends the processes at once, but a busy disk may hold one
+END_TIMEOUT = 30  # seconds; the kernel ends the processes at once, but a process may wait for a busy disk
 
 
 class Session:
     """Namespaces over the trees ``lower`` (lowest first).
 
-    :param upper: where changes to the tree go, or None for a folder that is removed afterwards
-    :param binds: folders to have in the tree, by their path there
+    :param upper: folder for changes to the tree, or None for one that is removed afterwards
+    :param binds: folders to mount into the tree, by their path there
     """
 
     def __init__(self, lower: list[Path], upper: Path | None = None, binds: dict[str, Path] | None = None) -> None:
@@ -47,7 +47,7 @@ class Session:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         for name in ("root", "work", "upper", "tmp", "var-tmp"):
             (self.scratch / name).mkdir()
-        if self._upper:  # an overlay needs both on one filesystem, and a work folder that is its own
+        if self._upper:  # an overlay needs both on one file system, and its own work folder
             (self.scratch / "work").rmdir()
             work = self._upper.with_name("work")
             work.mkdir()
@@ -66,11 +66,11 @@ class Session:
 
     @property
     def temporary(self) -> Path:
-        """The folder that is /tmp there."""
+        """The folder that is /tmp in the tree."""
         return self.scratch / "tmp"
 
     def run(self, command: list[str], cwd: str = "/root") -> int:
-        """Run a command as root, its output here; returns its status. Nothing of it is left running."""
+        """Run a command as root, with its output here; return its status. All its processes have ended then."""
         binds = {"/tmp": self.temporary, "/var/tmp": self.scratch / "var-tmp", **self._binds}
         arguments = [
             ":".join(map(str, reversed(self._lower))), str(self._upper or self.scratch / "upper"), str(self.scratch),
@@ -80,7 +80,7 @@ class Session:
         group = _control_group(self.scratch.name)
         if group:
             group.mkdir()
-        # This shell joins the group first: the namespace begins there. The signal is for when this Python is killed.
+        # The shell joins the group before the namespaces are created. setpriv ends everything if this Python is killed.
         start = 'test -z "$0" || echo $$ > "$0/cgroup.procs"; exec setpriv --pdeathsig KILL unshare "$@"'
         process = subprocess.Popen(
             ["sh", "-ec", start, str(group or ""), *NAMESPACES, "bash", str(ENTER), *arguments],
@@ -89,14 +89,14 @@ class Session:
         try:
             return process.wait()
         finally:
-            process.kill()  # unshare; the kernel ends its child, and with that the namespace
+            process.kill()  # unshare; the kernel then ends its child and thus the namespace
             process.wait()
             if group:
                 _empty(group)
 
 
 def remove_leftovers() -> None:
-    """Remove what earlier runs left that were killed."""
+    """Clean up after earlier runs that were killed."""
     for scratch in _place().glob(f"{PREFIX}*"):
         with contextlib.suppress(BlockingIOError, FileNotFoundError), (scratch / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,16 +113,17 @@ def remove(scratch: Path) -> None:
 
 
 def _place() -> Path:
-    """Return the folder of all runs: beside the cached trees, since an overlay's parts must be on one filesystem."""
+    """Return the folder of all runs, beside the cached trees: parts of an overlay must be on one file system."""
     place = cache_directory("clean")
     place.mkdir(parents=True, exist_ok=True)
     return place
 
 
 def _detach_loops(scratch: Path) -> None:
-    """Detach what no process of the run can any more: a loop device outlives the process that set it up.
+    """Detach the run's loop devices, which outlive the processes that created them.
 
-    Its path is that of a namespace that is gone, and the device number may be an overlay's, so inode and name decide.
+    Match them by inode and name: their paths belong to a namespace that is gone, and their device numbers may be an
+    overlay's.
     """
     listed = subprocess.run(
         ["losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-INO,BACK-FILE"],
@@ -155,7 +156,7 @@ def _control_group(name: str) -> Path | None:
 
 
 def _empty(group: Path) -> None:
-    """End what is left in the group, and remove it with those below it."""
+    """Kill the processes in the group, and remove it and the groups below it."""
     deadline = time.monotonic() + END_TIMEOUT
     while "populated 1" in (group / "cgroup.events").read_text() and time.monotonic() < deadline:
         _kill_all(group)

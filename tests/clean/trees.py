@@ -1,7 +1,7 @@
-"""Owns the trees a run starts from: the minimal Debian, and on it the layers that contrib/dev/setup makes.
+"""Builds and caches the trees that a run starts from: the minimal Debian, and layers with the packages of the setup.
 
-Each is kept below `clean/` in the cache by a key over its inputs. Package versions are not among them: `CLEAN=1` builds
-all of it anew.
+Each is kept below `clean/` in the cache, with a key over its inputs. Package versions are not part of the key;
+`CLEAN=1` rebuilds everything.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from tests.guest.harness.sources import machine_options, machine_sources
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SETUP = ("contrib/dev/setup", "contrib/dev/packages")
-# Debian's priority `important` is the least that its installer leaves on a machine. Nothing is added for the project.
+# Debian's installer installs at least priority `important`. Nothing is added for the project.
 RECIPE = ("--quiet", "--mode=root", "--variant=important", "--format=directory", "--skip=output/dev")
-# No service starts in the tree: nothing there is PID 1 of a system.
+# Start no services in the tree, because it has no init.
 POLICY = "#!/bin/sh\nexit 101\n"
 PURPOSES = {"demo": ("demo",), "test": ("demo", "test", "guest")}
 
 
 def root() -> Path:
-    """Return the directory of all that is cached for clean runs."""
+    """Return the cache directory of clean runs."""
     return cache_directory("clean")
 
 
 def layers(release: str, purpose: str, setup: Path) -> list[Path]:
     """Return the directories to stack for ``purpose`` ("demo" or "test"), lowest first; build the missing ones.
 
-    :param setup: the folder with contrib/dev, as the run is to have it
+    :param setup: the folder whose contrib/dev the run uses
     """
     codename, sources = machine_sources(release)
     stack = [_base(codename, sources)]

@@ -1,4 +1,4 @@
-"""Real images of every kind, a server for them, and daemons that are gone when the test is."""
+"""Fixtures: real images of every kind, a server for them, and daemons that end with the test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZE = 48 * MIB
 
 @dataclass(frozen=True)
 class Image:
-    """``raw`` holds what a volume must hold after it."""
+    """An image; ``raw`` has the content that its volume must have."""
 
     file: Path
     kind: str
@@ -41,7 +41,7 @@ def vouch(file):
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
-    """By name: the good ones, each with its checksum beside it."""
+    """Create images; return the valid ones by name. Each has a checksum file."""
     root = tmp_path_factory.mktemp("images")
     noise = random.Random(7)
     sparse, full = root / "sparse.raw", root / "full.raw"
@@ -85,7 +85,7 @@ def server(images):
 
 @pytest.fixture
 def make_daemon(tmp_path):
-    """Makes daemons; none outlives the test, and none ends with a traceback in its log."""
+    """Return a function that makes daemons. They end with the test, and their logs must have no traceback."""
     made = []
 
     def make(name="d", **tables):
@@ -107,7 +107,7 @@ def daemon(make_daemon):
 
 
 def same(image, volume):
-    """Whether the volume holds the image and zeros after it: by qemu-img, and byte by byte."""
+    """Check with qemu-img and byte by byte that the volume has the image's content followed by zeros."""
     qemu_img("compare", "-f", image.kind, "-F", "raw", image.file, volume)
     size = image.raw.stat().st_size
     subprocess.run(["cmp", f"--bytes={size}", image.raw, volume], check=True)
@@ -120,7 +120,7 @@ def same(image, volume):
 
 
 def _data_from(fd, start, end):
-    """Offsets of a MiB each, wherever there is data past ``start``."""
+    """Yield offsets, a MiB apart, of the data (not the holes) from ``start`` on."""
     while start < end:
         try:
             start = os.lseek(fd, start, os.SEEK_DATA)

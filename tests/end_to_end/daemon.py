@@ -1,4 +1,4 @@
-"""The real daemon as a child of the test, and what it leaves on disk and among the processes."""
+"""Runs the real daemon as a child of the test, and finds what it leaves on disk and which processes it has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import httpx
 import tomli_w
 
-# The machine may be busy: a limit is there to end a test that hangs, and says nothing about speed.
+# Seconds; generous for a busy machine, because the limit only ends tests that hang.
 TIMEOUT = 90.0
 LVP = [sys.executable, "-m", "provisioner.cli"]
 
@@ -27,16 +27,16 @@ class Ended(NamedTuple):
 
 
 def until(what, seconds=TIMEOUT, pause=0.01):
-    """The first true value of ``what()``."""
+    """Wait until ``what()`` returns a true value; return it."""
     stop = time.monotonic() + seconds
     while not (found := what()):
-        assert time.monotonic() < stop, "it did not come about"
+        assert time.monotonic() < stop, "timed out"
         time.sleep(pause)
     return found
 
 
 def plain_config(folder: Path, **tables) -> dict:
-    """File volumes and images from this machine; what ``tables`` say goes on top, table by table."""
+    """Return a configuration with file volumes and images from this machine; ``tables`` override its tables by key."""
     config = {
         "state_directory": str(folder / "state"),
         "server": {"bind": ["127.0.0.1:0"]},
@@ -57,7 +57,7 @@ def plain_config(folder: Path, **tables) -> dict:
 
 @dataclass
 class Daemon:
-    """``folder`` outlives the process: start it again over what it left."""
+    """A daemon that can be restarted: ``folder`` outlives the process."""
 
     folder: Path
     config: dict
@@ -75,7 +75,7 @@ class Daemon:
         return self.process.pid
 
     def launch(self) -> None:
-        """Start the process and wait for nothing."""
+        """Start the process without waiting for it."""
         self.folder.mkdir(exist_ok=True)
         file = self.folder / "config.toml"
         file.write_text(tomli_w.dumps(self.config))
@@ -99,7 +99,7 @@ class Daemon:
         return next(iter(self.events(name)), None)
 
     def ended(self) -> tuple[int, str]:
-        """Wait for the end; the exit status and what was said on standard error."""
+        """Wait for the end; return the exit status and the log."""
         return self.process.wait(TIMEOUT), self.log_file.read_text()
 
     def stop(self) -> int:
@@ -115,7 +115,7 @@ class Daemon:
         return (self.folder / "client-token").read_text().strip()
 
     def lvp(self, *args: object) -> Ended:
-        """The real command line against this daemon."""
+        """Run the real ``lvp`` against this daemon."""
         environment = {**self.environment, "LVP_URL": self.url, "LVP_TOKEN": self.token}
         done = subprocess.run([*LVP, *map(str, args)], capture_output=True, text=True, env=environment)  # noqa: PLW1510
         return Ended(done.returncode, done.stdout, done.stderr)
@@ -126,7 +126,7 @@ class Daemon:
         )
 
     def submit(self, url: str, name: str, kind: str = "qcow2", **more: object) -> str:
-        """The id of a new job."""
+        """Submit a job; return its id."""
         body = {"image_url": url, "volume_name": name, "volume_size_gb": 1, "image_type": kind, **more}
         answer = self.call("POST", "/api/v1/jobs", body)
         assert answer.status_code == 202, answer.text
@@ -138,7 +138,7 @@ class Daemon:
     def job_ended(self, job_id: str) -> dict:
         return until(lambda: (job := self.job(job_id))["status"] not in {"pending", "running"} and job)
 
-    # --- what is left ---
+    # --- files and processes ---
 
     @property
     def volumes(self) -> Path:
@@ -148,9 +148,9 @@ class Daemon:
         return self.volumes / f"{name}.raw"
 
     def files(self) -> set[str]:
-        """Every file below the volumes' folder, staged ones too, and every image or part of one in the cache.
+        """Return all volumes, staged ones included, and all complete and partial images in the cache.
 
-        Not the lock: it stays for good.
+        The lock is left out, since it is never removed.
         """
         found = [path for path in self.volumes.rglob("*") if path.is_file() and path.name != "lock"]
         cache = self.folder / "state" / "cache"
@@ -158,7 +158,7 @@ class Daemon:
         return {str(path.relative_to(self.folder)) for path in found}
 
     def children(self) -> list[int]:
-        """Processes whose parent is the daemon."""
+        """Return the processes whose parent is the daemon."""
         return [pid for pid, parent in _parents().items() if parent == self.pid]
 
 
@@ -168,7 +168,7 @@ def _parents() -> dict[int, int]:
         if entry.name.isdigit():
             try:
                 words = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # gone meanwhile
+            except OSError:  # the process has ended
                 continue
             if words[0] != "Z":
                 found[int(entry.name)] = int(words[1])
@@ -176,7 +176,7 @@ def _parents() -> dict[int, int]:
 
 
 def holders_of(folder: Path) -> list[int]:
-    """Processes that have a file below ``folder`` open, other than the lock that a daemon holds while it runs."""
+    """Return the processes that have a file below ``folder`` open, other than a running daemon's lock."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

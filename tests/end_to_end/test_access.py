@@ -1,4 +1,4 @@
-"""Who gets in, on a running daemon: its key, its audit log, certificates that change, tokens in use."""
+"""Tests of access to a running daemon: its token key, its audit log, changing certificates, and tokens in use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def audit_lines(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_the_audit_log_is_private_survives_rotation_and_ends_whole(make_daemon, tmp_path):
+def test_audit_log_mode_and_rotation(make_daemon, tmp_path):
     file = tmp_path / "audit.log"
     daemon = make_daemon(audit={"file": str(file)}).start()
     daemon.call("POST", "/api/v1/cache/fetch", {})
@@ -42,7 +42,7 @@ def test_the_audit_log_is_private_survives_rotation_and_ends_whole(make_daemon, 
     assert daemon.token not in file.read_text() + daemon.log_file.read_text()
 
 
-def test_without_a_file_it_is_in_the_log(make_daemon):
+def test_audit_log_without_file(make_daemon):
     daemon = make_daemon().start()
     daemon.call("POST", "/api/v1/cache/prune")
     (line,) = until(lambda: [json.loads(event) for event in _logged(daemon) if event.startswith('{"at"')])
@@ -54,7 +54,7 @@ def _logged(daemon):
     return [json.loads(line)["event"] for line in daemon.log_file.read_text().splitlines() if line.startswith("{")]
 
 
-def test_an_audit_log_that_cannot_be_written_is_no_start(make_daemon):
+def test_start_with_unwritable_audit_log(make_daemon):
     daemon = make_daemon(audit={"file": "/nonexistent/audit.log"})
     daemon.launch()
     status, said = daemon.ended()
@@ -62,7 +62,7 @@ def test_an_audit_log_that_cannot_be_written_is_no_start(make_daemon):
     assert "the audit log /nonexistent/audit.log cannot be written: No such file or directory" in said
 
 
-def test_the_key_is_made_at_the_first_start_and_has_to_stay_private(make_daemon):
+def test_token_key_must_be_private(make_daemon):
     daemon = make_daemon().start()
     key = daemon.folder / "state" / "tokens.key"
     assert key.stat().st_mode & 0o777 == 0o600
@@ -74,7 +74,7 @@ def test_the_key_is_made_at_the_first_start_and_has_to_stay_private(make_daemon)
     assert "others can read the token key" in said
 
 
-def test_tokens_made_rotated_revoked_and_used_count_at_once(make_daemon):
+def test_token_changes_apply_at_once(make_daemon):
     daemon = make_daemon().start()
     config = str(daemon.folder / "config.toml")
     token = daemon.lvp("token", "create", "ci", "--volumes", "ci-*", "--config", config).out.strip()
@@ -95,8 +95,8 @@ def test_tokens_made_rotated_revoked_and_used_count_at_once(make_daemon):
     assert len((daemon.folder / "state" / "tokens.key").read_text().split()) == 1  # it has moved
 
 
-def test_certificates_change_under_an_open_connection(make_daemon, tmp_path):
-    """Nothing is sent to the daemon but files; what is open stays open, what is new meets the new certificate."""
+def test_server_certificate_replaced(make_daemon, tmp_path):
+    """Without a signal, open connections stay open and new ones get the new certificate."""
     old, new = trustme.CA(), trustme.CA()
     file = tmp_path / "server.pem"
     old.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
@@ -132,8 +132,8 @@ def test_certificates_change_under_an_open_connection(make_daemon, tmp_path):
     assert daemon.event("TLS files changed; new connections use them")
 
 
-def test_an_authority_that_goes_takes_its_connections_with_it(make_daemon, tmp_path):
-    """While the file holds both, both go on; what no client certificate opened is left alone."""
+def test_client_ca_removed(make_daemon, tmp_path):
+    """Connections with client certificates are closed; connections without one stay open."""
     server, staying, going = trustme.CA(), trustme.CA(), trustme.CA()
     file, authorities = tmp_path / "server.pem", tmp_path / "authorities.pem"
     server.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
@@ -170,9 +170,9 @@ def test_an_authority_that_goes_takes_its_connections_with_it(make_daemon, tmp_p
         fresh.write_bytes(staying.cert_pem.bytes())
         fresh.rename(authorities)
         until(lambda: status(stranger, "/health") == 200 and is_cut(old))
-        assert is_cut(kept)  # which of them it was under is not known
+        assert is_cut(kept)  # the daemon does not know which CA signed its certificate
         kept.close()
-        assert status(kept) == 200  # anew, and good
+        assert status(kept) == 200  # a new connection works
         assert status(stranger, "/health") == 200
     finally:
         for connection in (stranger, old, kept):

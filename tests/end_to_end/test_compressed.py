@@ -1,4 +1,4 @@
-"""Compressed images: the volume holds what is inside, the cache what the server has, and a bomb leaves nothing."""
+"""Tests of compressed images: the volume has the decompressed image, the cache the compressed one; bombs fail."""
 
 import bz2
 import gzip
@@ -16,7 +16,7 @@ PACKERS = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompre
 
 @pytest.mark.parametrize("packing", PACKERS)
 @pytest.mark.parametrize("inside", ["sparse.raw", "zlib.qcow2"])
-def test_the_volume_is_what_is_inside(daemon, server, images, inside, packing):
+def test_compressed_image(daemon, server, images, inside, packing):
     image = images[inside]
     packed = image.file.with_name(f"{inside}.{packing}")
     packed.write_bytes(PACKERS[packing](image.file.read_bytes()))
@@ -34,12 +34,12 @@ def test_the_volume_is_what_is_inside(daemon, server, images, inside, packing):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("bomb.raw.gz", gzip.compress(bytes(1025 * 2**20), 1), "unpacks to more than"),
-        ("cut.raw.xz", lzma.compress(bytes(2**20) + b"x" * 100_000)[:-50], "cannot be unpacked"),
+        ("bomb.raw.gz", gzip.compress(bytes(1025 * 2**20), 1), "decompresses to more than"),
+        ("cut.raw.xz", lzma.compress(bytes(2**20) + b"x" * 100_000)[:-50], "cannot be decompressed"),
         ("twice.raw.gz", gzip.compress(gzip.compress(b"x" * 100_000)), "compressed twice"),
     ],
 )
-def test_what_cannot_be_unpacked_leaves_no_volume(daemon, server, images, name, content, words):
+def test_failed_decompression_leaves_no_volume(daemon, server, images, name, content, words):
     file = images["sparse.raw"].file.with_name(name)
     file.write_bytes(content)
     vouch(file)

@@ -1,4 +1,4 @@
-"""One download for many jobs, and a download that outlives its daemon."""
+"""Tests of one download for many jobs, and of a download that is resumed after a restart."""
 
 import pytest
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 MIB = 2**20
 
 
-def test_twenty_jobs_at_once_are_one_download(daemon, server, images):
+def test_twenty_jobs_share_one_download(daemon, server, images):
     ids = [daemon.submit(server.of("zlib.qcow2"), f"twin-{number}") for number in range(20)]
     ended = [daemon.job_ended(job_id) for job_id in ids]
     assert {job["status"] for job in ended} == {"completed"}
@@ -22,7 +22,7 @@ def test_twenty_jobs_at_once_are_one_download(daemon, server, images):
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])
-def test_a_download_is_carried_on_by_the_next_daemon(make_daemon, images, tmp_path, end):
+def test_download_is_resumed_after_restart(make_daemon, images, tmp_path, end):
     image = images["full.raw"]
     daemon = make_daemon(
         sources={"http": {"plugin": "http", "urls": ["http://127.0.0.1:*"], "rate_limit": "6MiB"}},
@@ -30,7 +30,7 @@ def test_a_download_is_carried_on_by_the_next_daemon(make_daemon, images, tmp_pa
     ).start()
     with (
         nginx(image.file.parent, tmp_path / "nginx") as origin,
-        # Cuts nothing; it is there to count.
+        # The proxy only counts bytes.
         cutting_proxy(int(origin.url.rpartition(":")[2]), seed=1, cut_after=(1, 1), cut_share=0) as counter,
     ):
         job_id = daemon.submit(f"http://127.0.0.1:{counter.port}/full.raw", "web01", "raw")
@@ -40,8 +40,8 @@ def test_a_download_is_carried_on_by_the_next_daemon(make_daemon, images, tmp_pa
         before = counter.passed
         daemon.start()
         assert daemon.job_ended(job_id)["status"] == "completed"
-        (carried_on,) = daemon.events("carrying on with an earlier download")
+        (carried_on,) = daemon.events("resuming an earlier download")
         assert carried_on["at_byte"] >= 4 * MIB  # the rest was still in sockets
-        # The second daemon fetched what was missing and not a byte more (but for headers and the checksum file).
+        # The second daemon downloaded only the rest (besides headers and the checksum file).
         assert counter.passed - before < image.file.stat().st_size - carried_on["at_byte"] + MIB // 8
     assert same(image, daemon.volume("web01"))

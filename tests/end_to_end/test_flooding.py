@@ -1,4 +1,4 @@
-"""Greedy and slow clients against a running daemon: each is cut or refused, and the others are served meanwhile."""
+"""Tests of greedy and slow clients: each is disconnected or rejected, and others are served meanwhile."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def daemon(tmp_path_factory):
 
 @pytest.fixture
 def connect(daemon):
-    """Opens connections; all are closed at the end."""
+    """Return a function that opens connections; they are closed at the end of the test."""
     with contextlib.ExitStack() as stack:
 
         def connect(data=b"", **options):
@@ -45,12 +45,12 @@ def connect(daemon):
 
 
 def served(daemon):
-    """Everybody else is, at once."""
+    """Check that another client is served."""
     assert httpx.get(f"{daemon.url}/health", trust_env=False, timeout=TIMEOUT).status_code == 200
 
 
 def rest(sock):
-    """What still comes until the server ends the connection."""
+    """Return what the server sends until it closes the connection."""
     got = b""
     with contextlib.suppress(ConnectionError):
         while chunk := sock.recv(65536):
@@ -65,8 +65,8 @@ def head(daemon, line, *headers):
 JSON = "Content-Type: application/json"
 
 
-def test_the_slow_are_cut(daemon, connect):
-    """Nothing said, half a head, a head by letters, half a body, a body by letters, nothing more: all at once."""
+def test_slow_clients_are_disconnected(daemon, connect):
+    """At the same time: no data, half a head, a head byte by byte, half a body, a body byte by byte, an idle client."""
     half_body = head(daemon, "POST /api/v1/jobs HTTP/1.1", JSON, "Content-Length: 1000")
     slow = {
         "nothing": connect(),
@@ -112,7 +112,7 @@ def test_the_slow_are_cut(daemon, connect):
         assert b'{"error":"request timeout"' in said[name]
 
 
-def test_a_reader_that_does_not_read_is_cut(daemon, connect):
+def test_client_that_does_not_read(daemon, connect):
     stuck = connect(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 900, SO_RCVBUF=4096)
     ours = stuck.getsockname()
     process = psutil.Process(daemon.pid)
@@ -127,7 +127,7 @@ def test_a_reader_that_does_not_read_is_cut(daemon, connect):
     assert got.count(b"HTTP/1.1 200") < 900
 
 
-def test_a_head_has_a_limit(daemon, connect):
+def test_head_limit(daemon, connect):
     endless = connect(b"GET /health HTTP/1.1\r\n" + b"X: " + b"a" * 20_000)
     assert re.match(rb"HTTP/1.1 4(00|31) ", rest(endless))
     many = connect(b"GET /health HTTP/1.1\r\n" + b"X: a\r\n" * 4000)
@@ -135,7 +135,7 @@ def test_a_head_has_a_limit(daemon, connect):
     served(daemon)
 
 
-def test_a_url_has_a_limit(daemon, connect):
+def test_url_limit(daemon, connect):
     for target in (f"/{'a' * 8200}", f"/api/v1/jobs?status={'a' * 8200}"):
         got = rest(connect(head(daemon, f"GET {target} HTTP/1.1", "Connection: close")))
         assert got.startswith(b"HTTP/1.1 400")
@@ -143,7 +143,7 @@ def test_a_url_has_a_limit(daemon, connect):
     assert daemon.call("GET", f"/api/v1/jobs?volume_name={'a' * 255}").status_code == 200
 
 
-def test_a_body_has_a_limit(daemon, connect):
+def test_body_limit(daemon, connect):
     for tail in ("Content-Length: 65537", "Transfer-Encoding: chunked"):
         chunk = b"1000\r\n" + 4096 * b" " + b"\r\n"
         data = head(daemon, "POST /api/v1/jobs HTTP/1.1", JSON, tail) + (17 * chunk if "chunked" in tail else b"")
@@ -151,8 +151,8 @@ def test_a_body_has_a_limit(daemon, connect):
     served(daemon)
 
 
-def test_silent_clients_do_not_lock_out_an_operator(daemon, connect):
-    """Four times as many as one address may have, and an operator behind that address: every request is answered."""
+def test_silent_clients_and_operator(daemon, connect):
+    """With four times the connections that one address may have, an operator behind that address is still served."""
     silent = [connect() for _ in range(80)]
     headers = {"X-API-Token": daemon.token}
     with httpx.Client(base_url=daemon.url, headers=headers, trust_env=False, timeout=TIMEOUT) as kept:
@@ -177,7 +177,7 @@ def _metrics(daemon):
     return None
 
 
-def test_a_client_slow_to_shake_hands_is_cut(tmp_path):
+def test_slow_handshake_is_disconnected(tmp_path):
     folder = tmp_path / "d"
     ca = trustme.CA()
     file = tmp_path / "server.pem"

@@ -1,4 +1,4 @@
-"""Many jobs at once, cancels, kills and restarts, with the real daemon and the real qemu-img."""
+"""Tests of many jobs at once, cancels, kills and restarts, with the real daemon and the real qemu-img."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QEMU = {"qcow2": {"plugin": "qemu-img"}}
 
 @pytest.fixture(scope="session")
 def tall(images):
-    """An image whose conversion takes qemu-img long enough to meet it at it: 768 MiB that do not compress."""
+    """Create an image whose conversion takes long enough to interrupt qemu-img: 768 MiB of random data."""
     root = next(iter(images.values())).file.parent
     raw, file = root / "tall.raw", root / "tall.qcow2"
     with raw.open("wb") as out:
@@ -35,7 +35,7 @@ def tall(images):
 
 
 def converting(daemon):
-    """The qemu-img that converts now, once there is one."""
+    """Wait for a converting qemu-img; return its process id."""
 
     def found():
         return [pid for pid in daemon.children() if "convert" in command_of(pid)]
@@ -44,7 +44,7 @@ def converting(daemon):
 
 
 def test_ten_jobs_at_once(daemon, server, images):
-    """Never more than 2 run, health says degraded while more than 2 are active, and every volume is right."""
+    """At most 2 run, /health is degraded while more than 2 are active, and every volume is correct."""
     names = list(images)
     most, statuses, ended = 0, set(), threading.Event()
 
@@ -57,7 +57,7 @@ def test_ten_jobs_at_once(daemon, server, images):
             most = max(most, count("running"))
             active = count("pending", "running")
             status = daemon.call("GET", "/health").json()["status"]
-            if active and active == count("pending", "running"):  # unchanged around the question
+            if active and active == count("pending", "running"):  # unchanged during the request
                 statuses.add((active > 2, status))
 
     server.held = dict.fromkeys(names, 1)
@@ -65,7 +65,7 @@ def test_ten_jobs_at_once(daemon, server, images):
         watching = pool.submit(watch)
         wanted = [(names[number % len(names)], f"v{number}") for number in range(10)]
         jobs = list(pool.map(lambda pair: daemon.submit(server.of(pair[0]), pair[1], images[pair[0]].kind), wanted))
-        until(lambda: count("running") == 2)  # all images are held back: so it stays
+        until(lambda: count("running") == 2)  # stays so, because all images are held back
         assert count("pending") == 8
         assert daemon.call("GET", "/health").json()["status"] == "degraded"
         server.let_go.set()
@@ -84,8 +84,8 @@ def test_ten_jobs_at_once(daemon, server, images):
     assert "libvirt_volume_provisioner_active_jobs 0.0" in text
 
 
-def test_cancel_of_a_real_qemu_img(make_daemon, server, tall):
-    """The process is gone within a second, with its children, and so is what it wrote."""
+def test_cancel_during_qemu_img(make_daemon, server, tall):
+    """The process and its children end within a second, and their output is removed."""
     daemon = make_daemon(converters=QEMU).start()
     job_id = daemon.submit(server.of(tall), "web-01")
     pid = converting(daemon)
@@ -95,20 +95,20 @@ def test_cancel_of_a_real_qemu_img(make_daemon, server, tall):
     answer = daemon.call("POST", f"/api/v1/jobs/{job_id}/cancel")
     took = time.monotonic() - begun
     assert answer.json() == {"status": "cancelled", "job_id": job_id}
-    # The promise is one second; the other four are for a machine whose cores are all taken.
+    # The promise is one second; the other four are for a busy machine.
     assert took < 5
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
     assert daemon.children() == []
     assert not any(name.startswith("volumes/") for name in daemon.files())
     assert daemon.job(job_id)["status"] == "cancelled"
-    # The slot is free and the name too.
+    # The worker and the name are free again.
     again = daemon.job_ended(daemon.submit(server.of("zlib.qcow2"), "web-01"))
     assert again["status"] == "completed"
 
 
 @pytest.mark.parametrize("held", [0, 100_000])
-def test_cancel_of_a_download_under_way(daemon, server, held):
+def test_cancel_during_download(daemon, server, held):
     server.held = {"full.raw": held or 1}
     job_id = daemon.submit(server.of("full.raw"), "web-01", "raw")
     assert server.holding.wait(60)
@@ -122,8 +122,8 @@ def test_cancel_of_a_download_under_way(daemon, server, held):
     ("jobs", "status"), [({"on_restart": "retry"}, "completed"), ({"on_restart": "fail"}, "failed"),
                          ({"on_restart": "retry", "max_attempts": 1}, "failed")],
 )  # fmt: skip
-def test_kill_in_mid_conversion_and_restart(make_daemon, server, tall, jobs, status):
-    """The job is known, its debris is gone, and it ends as the config says; no process of it is left either."""
+def test_kill_during_conversion(make_daemon, server, tall, jobs, status):
+    """After a restart the job ends as configured, and its staged volume and its processes are gone."""
     daemon = make_daemon(converters=QEMU, jobs=jobs).start()
     job_id = daemon.submit(server.of(tall), "web-01", correlation_id="deploy-1")
     converting(daemon)
@@ -145,7 +145,7 @@ def test_kill_in_mid_conversion_and_restart(make_daemon, server, tall, jobs, sta
     until(lambda: not [pid for pid in holders_of(daemon.volumes) if pid != daemon.pid])
 
 
-def test_kill_in_mid_download_and_restart(daemon, server, images):
+def test_kill_during_download(daemon, server, images):
     server.held = {"full.raw": 2**20}
     first = daemon.submit(server.of("full.raw"), "web-01", "raw")
     second = daemon.submit(server.of("full.raw"), "web-02", "raw")
@@ -162,14 +162,14 @@ def test_kill_in_mid_download_and_restart(daemon, server, images):
     assert same(images["zlib.qcow2"], daemon.volume("web-03"))
 
 
-def test_sigterm_in_mid_job_rolls_back_and_goes_on_after_the_restart(make_daemon, server, images):
+def test_sigterm_rolls_back_running_job(make_daemon, server, images):
     daemon = make_daemon(jobs={"shutdown_grace": "0s"}).start()
     server.held = {"full.raw": 2**20}
     running = daemon.submit(server.of("full.raw"), "web-01", "raw")
     waiting = [daemon.submit(server.of("full.raw"), f"web-0{number}", "raw") for number in (2, 3)]
     assert server.holding.wait(60)
     assert daemon.stop() == 0
-    # What has come of the image stays, for the next start to go on with; of the volume nothing does.
+    # The partial download stays, so that the next start can resume it; the staged volume is removed.
     assert all("/partial/" in name for name in daemon.files())
     server.let_go.set()
     daemon.start()
@@ -179,7 +179,7 @@ def test_sigterm_in_mid_job_rolls_back_and_goes_on_after_the_restart(make_daemon
     assert not any("/partial/" in name for name in daemon.files())
 
 
-def test_sigterm_lets_a_running_job_end_within_its_grace(make_daemon, server, images):
+def test_sigterm_waits_for_running_job(make_daemon, server, images):
     daemon = make_daemon(jobs={"shutdown_grace": "60s"}).start()
     server.held = {"full.raw": 2**20}
     job_id = daemon.submit(server.of("full.raw"), "web-01", "raw")
@@ -213,7 +213,7 @@ def test_history_survives_a_restart(daemon, server):
     assert again["cache_hit"] is True
 
 
-def test_nothing_is_left_open_after_many_jobs(daemon, server):
+def test_many_jobs_leave_no_open_file(daemon, server):
     def open_files():
         return len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
 
@@ -225,11 +225,11 @@ def test_nothing_is_left_open_after_many_jobs(daemon, server):
     before = open_files()
     for number in range(1, 4):
         one_round(number)
-    # Connections to the tests' own server may be kept for a moment.
+    # Connections to the image server may stay open for a moment.
     until(lambda: open_files() <= before + 2)
 
 
-def test_the_ids_of_request_and_job_are_on_every_line_of_the_job(daemon, server):
+def test_job_log_lines_have_ids(daemon, server):
     body = {"image_url": server.of("zlib.qcow2"), "volume_name": "web-01", "volume_size_gb": 1}
     headers = {"X-API-Token": daemon.token, "X-Request-ID": "req-1"}
     answer = httpx.post(f"{daemon.url}/api/v1/jobs", json=body, headers=headers, trust_env=False)

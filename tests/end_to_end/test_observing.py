@@ -1,4 +1,4 @@
-"""The real daemon while its log, its audit log or its configuration hangs: it answers, and ends in time."""
+"""Tests of the real daemon while its log, audit log, configuration or state disk is blocked: it answers and ends."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import tomli_w
 from tests.end_to_end.daemon import LVP, TIMEOUT, until
 
 pytestmark = pytest.mark.slow
-# Both writers have two seconds each for their last lines; the rest is for a busy machine.
+# Seconds. Both writers get two seconds for their last lines; the rest is for a busy machine.
 END = 40.0
 
 
 def fill(path_or_fd):
-    """Write into the pipe until nothing fits."""
+    """Write to the pipe until it is full."""
     fd = os.open(path_or_fd, os.O_WRONLY | os.O_NONBLOCK)
     with suppress(BlockingIOError):
         while True:
@@ -34,7 +34,7 @@ def fill(path_or_fd):
 
 
 def test_configuration_that_is_a_pipe(daemon):
-    """SIGHUP finds a pipe that nothing writes to; the next SIGHUP finds the file, and SIGTERM is heard too."""
+    """The reload fails if the file is a pipe without a writer; a later reload and SIGTERM still work."""
     file = daemon.folder / "config.toml"
     text = file.read_text()
     file.unlink()
@@ -50,7 +50,7 @@ def test_configuration_that_is_a_pipe(daemon):
 
 
 def test_standard_error_that_is_not_read(make_daemon):
-    """The pipe is full from the ready line on: requests, jobs and the end of the service do not wait for it."""
+    """Requests, jobs and the shutdown do not wait for the pipe, which is full from the ready line on."""
     daemon = make_daemon(cache={"download_attempts": 1})
     daemon.folder.mkdir()
     file = daemon.folder / "config.toml"
@@ -79,7 +79,7 @@ def test_standard_error_that_is_not_read(make_daemon):
 
 
 def test_audit_pipe_that_is_not_read(make_daemon, tmp_path):
-    """Requests are answered, /readyz warns, and the end is in time."""
+    """Requests are answered, /readyz warns, and the shutdown is in time."""
     pipe = tmp_path / "audit.pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -104,7 +104,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def test_full_state_disk(make_daemon):
-    """While a submit gets 503, /readyz says why; both recover by themselves."""
+    """A submit gets 503, /readyz gives the reason, and both recover by themselves."""
     daemon = make_daemon()
     state = daemon.folder / "state"
     state.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""``lvp job submit --wait`` on real images, good and bad: what stands after it, and that nothing else does."""
+"""Tests of ``lvp job submit --wait`` with valid and invalid images: the resulting volume, and that nothing is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def submit(daemon, url, name, kind="qcow2", *more):
 
 
 @pytest.mark.parametrize("converter", ["native", "qemu-img"])
-def test_good_images_compare_equal(make_daemon, server, images, converter):
+def test_valid_images(make_daemon, server, images, converter):
     daemon = make_daemon(converters={"qcow2": converter}).start()
     for name in GOOD:
         image, volume = images[name], name.replace(".", "-")
@@ -32,7 +32,7 @@ def test_good_images_compare_equal(make_daemon, server, images, converter):
     assert [entry["status"] for entry in listed["jobs"]] == ["completed"] * len(GOOD)
 
 
-def test_the_same_image_again_downloads_nothing(daemon, server, images):
+def test_same_image_again_is_cached(daemon, server, images):
     for number in range(2):
         done = submit(daemon, server.of("zlib.qcow2"), f"web-{number}")
         assert done.status == 0, done
@@ -55,7 +55,7 @@ def test_the_same_image_again_downloads_nothing(daemon, server, images):
     ],
 )
 @pytest.mark.parametrize("converter", ["native", "qemu-img"])
-def test_a_bad_image_fails_with_one_sentence_and_leaves_nothing(make_daemon, server, name, kind, words, converter):
+def test_invalid_image_fails(make_daemon, server, name, kind, words, converter):
     daemon = make_daemon(converters={"qcow2": converter}).start()
     url = name if "://" in name else server.of(name)
     failed = submit(daemon, url, "web-01", kind)
@@ -66,26 +66,26 @@ def test_a_bad_image_fails_with_one_sentence_and_leaves_nothing(make_daemon, ser
     assert "\n" not in job["error"]
     assert all(word in job["error"] for word in words), job["error"]
     assert "Traceback" not in failed.err
-    leaves_nothing(daemon)
+    assert_nothing_left(daemon)
 
 
-def leaves_nothing(daemon):
+def assert_nothing_left(daemon):
     until(lambda: not daemon.children())
-    # An image that verified stays in the cache, whatever the volume did not like about it.
+    # A verified image stays in the cache, even if the job failed later.
     images = json.loads(daemon.lvp("cache", "list", "--json").out)["images"]
     cached = {entry["path"].rpartition("/d/")[2] for entry in images}
     assert daemon.files() == cached, images
     assert json.loads(daemon.lvp("volume", "list", "--json").out)["volumes"] == []
 
 
-def test_a_wrong_checksum_in_the_request_leaves_no_cache_entry(daemon, server):
+def test_wrong_checksum_in_request(daemon, server):
     failed = submit(daemon, server.of("zlib.qcow2"), "web-01", "qcow2", "--checksum", f"sha256:{64 * '1'}")
     assert failed.status == 1
     assert daemon.files() == set()
 
 
 @pytest.mark.parametrize("name", ["a/b", "../a", "/etc/passwd", ".", "a\nb", "-x y", "x" * 300])
-def test_a_name_that_is_none_is_refused_before_anything_is_fetched(daemon, server, name):
+def test_invalid_volume_name(daemon, server, name):
     refused = daemon.lvp("job", "submit", "--wait", "--", server.of("zlib.qcow2"), name, 1)
     assert refused.status in {2, 4}, refused
     assert len(refused.err.strip().splitlines()) == 1, refused.err
@@ -93,7 +93,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_fetched(daemon, serve
     assert daemon.files() == set()
 
 
-def test_a_failed_job_leaves_the_volume_that_was_there(daemon, server, images):
+def test_failed_job_keeps_existing_volume(daemon, server, images):
     assert submit(daemon, server.of("full.raw"), "web-01", "raw").status == 0
     assert submit(daemon, server.of("wrong.qcow2"), "web-01").status == 1
     assert submit(daemon, server.of("large.qcow2"), "web-01").status == 1

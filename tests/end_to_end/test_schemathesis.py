@@ -1,4 +1,4 @@
-"""Requests made up from api.yaml against a running daemon: every answer is one the document promises."""
+"""Sends requests generated from api.yaml to a running daemon: every response conforms to the document."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("default"),  # the tool's own, and those of what it uses
+    pytest.mark.filterwarnings("default"),  # schemathesis and its dependencies warn
 ]
-# Longer by hand (``make fuzz``), each time others. Two dozen routes, some 40 ms an example: a minute for each minute.
+# ``make fuzz`` runs longer, with other examples. Two dozen routes, some 40 ms per example: 60 examples take a minute.
 MINUTES = float(os.environ.get("LVP_FUZZ_MINUTES", "0"))
 schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "api.yaml")
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory, images):
-    """A daemon with an admin's token, images it may fetch and a job in its history."""
+    """Run a daemon with an admin's token, images to download, and a job in its history."""
     from provisioner.auth.tokens import TokenFile
     from tests.end_to_end.daemon import Daemon, plain_config
     from tests.servers.images import image_server
 
     folder = tmp_path_factory.mktemp("schemathesis") / "d"
-    # Wrong credentials are among what is made up; how many are answered 401 is no part of the document.
+    # Some generated requests have wrong credentials, so avoid the limit of failed authentications.
     daemon = Daemon(folder, plain_config(folder, auth={"max_failures": 1_000_000})).start()
     token = TokenFile(folder / "state" / "tokens.json").create("admin", "admin")
     with image_server(images["zlib.qcow2"].file.parent) as server:
@@ -48,7 +48,7 @@ def target(tmp_path_factory, images):
     deadline=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
-def test_every_answer_is_one_the_document_promises(case, target):
+def test_response_conforms_to_document(case, target):
     daemon, token = target
     with requests.Session() as session:
         session.trust_env = False
@@ -57,6 +57,6 @@ def test_every_answer_is_one_the_document_promises(case, target):
             session=session,
             headers={"X-API-Token": token},
             timeout=60,
-            # What fits the schema may still be refused: a url of no configured source, a name the target cannot have.
+            # A request that fits the schema may still be rejected, for example for a url of no configured source.
             excluded_checks=[positive_data_acceptance],
         )

@@ -1,4 +1,4 @@
-"""What keeps the daemon from starting: one clear line and a status, never a traceback, and nothing touched."""
+"""Tests of failing starts: the daemon prints one line without a traceback, returns a status and changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.end_to_end.daemon import LVP, until
 
 pytestmark = pytest.mark.slow
 
-# What the service manager does before it starts a service with one socket.
+# Passes a socket as systemd does, then runs the service.
 HAND_OVER = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -26,7 +26,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def refused(daemon, *words):
-    """The daemon ends by itself, saying ``words`` in one line."""
+    """Check that the daemon ends by itself and prints one line that contains ``words``."""
     daemon.launch()
     status, said = daemon.ended()
     assert status in {1, 2}, said
@@ -36,7 +36,7 @@ def refused(daemon, *words):
     assert all(word in lines[0] for word in words), said
 
 
-def test_a_second_daemon_on_the_same_state_directory(make_daemon):
+def test_start_with_locked_state_directory(make_daemon):
     first, second = make_daemon().start(), make_daemon()
     second.starts = 10
     refused(second, "another", str(first.pid), str(first.folder / "state"))
@@ -49,13 +49,13 @@ def test_a_second_daemon_on_the_same_state_directory(make_daemon):
     second.starts = 1
 
 
-def test_a_port_in_use(make_daemon):
+def test_start_with_port_in_use(make_daemon):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         refused(make_daemon(server={"bind": [address]}), address, "in use")
 
 
-def test_an_address_this_machine_does_not_have(make_daemon):
+def test_start_with_foreign_address(make_daemon):
     refused(make_daemon(server={"bind": ["192.0.2.1:0"], "allow_plain_http": True}), "192.0.2.1:0")
 
 
@@ -94,19 +94,19 @@ def certificates(tmp_path):
         ({"client_ca": "text"}, ["text", "TLS"]),
     ],
 )
-def test_certificates_that_do_not_work(make_daemon, certificates, change, words):
+def test_start_with_invalid_tls_files(make_daemon, certificates, change, words):
     refused(make_daemon(server=tls(certificates, **change)), *words)
 
 
-def test_a_state_directory_that_is_a_file(make_daemon):
+def test_start_with_file_as_state_directory(make_daemon):
     daemon = make_daemon()
     daemon.folder.mkdir()
     (daemon.folder / "state").write_text("")
     refused(daemon, str(daemon.folder / "state"))
 
 
-def test_damaged_database_is_set_aside(make_daemon):
-    """The service starts without a history, keeps the file, and says so in one sentence."""
+def test_start_with_damaged_database(make_daemon):
+    """The service starts without a history, keeps the file, and logs that."""
     daemon = make_daemon()
     (daemon.folder / "state").mkdir(parents=True)
     (daemon.folder / "state" / "jobs.sqlite").write_text("this is no database, and long enough to be sure of it\n" * 99)
@@ -116,7 +116,7 @@ def test_damaged_database_is_set_aside(make_daemon):
     assert any("jobs.sqlite" in line and "damaged" in line for line in daemon.log_file.read_text().splitlines())
 
 
-def test_a_broken_token_file_lets_nobody_in(make_daemon):
+def test_start_with_damaged_token_file(make_daemon):
     daemon = make_daemon(auth={"client_token": "/nonexistent/x"})
     del daemon.config["auth"]["client_token"]
     (daemon.folder / "state").mkdir(parents=True)
@@ -142,7 +142,7 @@ def test_a_broken_token_file_lets_nobody_in(make_daemon):
         ),
     ],
 )
-def test_a_configuration_that_does_not_hold(tmp_path, text, words):
+def test_start_with_invalid_configuration(tmp_path, text, words):
     file = tmp_path / "config.toml"
     if text is not None:
         file.write_text(text)
@@ -152,8 +152,8 @@ def test_a_configuration_that_does_not_hold(tmp_path, text, words):
     assert all(word in done.stderr for word in words), done.stderr
 
 
-def test_sockets_of_the_service_manager(make_daemon, tmp_path):
-    """Passed sockets are served instead of the config's, and readiness is told to the manager."""
+def test_start_with_passed_socket(make_daemon, tmp_path):
+    """The daemon serves the passed socket instead of ``bind`` and notifies systemd of its state."""
     with socket.create_server(("127.0.0.1", 0)) as passed, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(90)
@@ -168,12 +168,12 @@ def test_sockets_of_the_service_manager(make_daemon, tmp_path):
             daemon.process = subprocess.Popen(command, stderr=log, env=environment, pass_fds=[passed.fileno()])
         said = []
 
-        def hears(word):
+        def receives(word):
             return until(lambda: said.append(manager.recv(1000).decode()) or word in said[-1].splitlines())
 
-        assert hears("READY=1")
+        assert receives("READY=1")
         daemon.url = f"http://127.0.0.1:{passed.getsockname()[1]}"
         assert daemon.call("GET", "/health").json()["status"] == "healthy"
-        assert hears("WATCHDOG=1")
+        assert receives("WATCHDOG=1")
         assert daemon.stop() == 0
-        assert hears("STOPPING=1")
+        assert receives("STOPPING=1")

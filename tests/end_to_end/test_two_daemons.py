@@ -1,4 +1,4 @@
-"""Two daemons with state directories of their own over the same volumes."""
+"""Tests of two daemons with different state directories and the same volumes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def staged(daemon):
     return {name for name in daemon.files() if name.startswith("volumes/.lvp/stage/")}
 
 
-def test_a_second_daemon_touches_nothing_of_the_first(make_daemon, server, images):
-    """Neither while the first runs, nor while it is down with a job that is to go on."""
+def test_second_daemon_spares_first(make_daemon, server, images):
+    """While the first runs, and while it is down with an unfinished job."""
     first = make_daemon("one").start()
     second = make_daemon("two", targets=first.config["targets"])
     server.held = {"full.raw": 2**20}

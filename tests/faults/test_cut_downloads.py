@@ -1,4 +1,4 @@
-"""A network that cuts connections at random: every download ends byte-exact, and none begins anew."""
+"""Tests of downloads over a network that cuts connections at random: each is exact, and none starts over."""
 
 import hashlib
 import random
@@ -22,7 +22,7 @@ SIZE = 64 * MIB
 
 @pytest.fixture
 def served(tmp_path):
-    """nginx over one image for each of the downloads that go on at once; their digests by name."""
+    """Serve one image for each concurrent download from nginx; yield the server and the digests by name."""
     root = tmp_path / "root"
     root.mkdir()
     digests = {}
@@ -35,7 +35,7 @@ def served(tmp_path):
 
 
 class Downloads:
-    """Takes one image after another through the cache and throws it away again."""
+    """Downloads one image after another through the cache and removes it again."""
 
     def __init__(self, cache: ImageCache, source: HttpSource, base: str) -> None:
         self.cache = cache
@@ -57,18 +57,18 @@ class Downloads:
             self.done[name] += 1
 
     async def stat(self, url):
-        """Behind such a network even this may need a second try."""
+        """Ask for the size and version, with retries, since these requests are cut too."""
         for _ in range(20):
             try:
                 return await self.source.stat(url)
             except Exception as error:
                 if not getattr(error, "temporary", False):
                     raise
-        raise AssertionError("the server cannot be asked")
+        raise AssertionError("the server does not answer")
 
 
 @pytest.mark.slow
-async def test_200_downloads_end_exact_and_none_begins_anew(tmp_path, served):
+async def test_cut_downloads_are_resumed(tmp_path, served):
     server, digests = served
     received = []
     upstream = int(server.url.rpartition(":")[2])
@@ -87,7 +87,7 @@ async def test_200_downloads_end_exact_and_none_begins_anew(tmp_path, served):
         await source.aclose()
     assert sum(downloads.done.values()) == DOWNLOADS
     assert proxy.cuts > DOWNLOADS // 2
-    # Not a byte twice: what had come before a cut is never asked for again.
+    # No byte is downloaded twice: after a cut, only the rest is requested.
     assert sum(received) == DOWNLOADS * SIZE
     assert proxy.passed < 1.1 * DOWNLOADS * SIZE
     assert not any((tmp_path / "cache" / ".lvp" / "partial").iterdir())

@@ -1,4 +1,4 @@
-"""Turning kept inputs into new ones: bytes changed, words put in, parts cut, repeated, or taken from another."""
+"""Makes new inputs from saved ones: changes bytes, inserts words, and cuts, repeats or exchanges parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INTERESTING = [0, 1, 7, 8, 9, 16, 63, 64, 127, 128, 255]
 
 
 def mutated(chance: random.Random, corpus: Sequence[bytes], words: Sequence[bytes]) -> bytes:
-    """A new input, made of one or two of the corpus."""
+    """Return a new input, made from one or two of the corpus."""
     data = bytearray(chance.choice(corpus))
     for _ in range(chance.choice([1, 1, 2, 3, 5, 8])):
         _STEPS[chance.randrange(len(_STEPS))](chance, data, corpus, words)
@@ -21,7 +21,7 @@ def mutated(chance: random.Random, corpus: Sequence[bytes], words: Sequence[byte
 
 
 def _at(chance: random.Random, data: bytearray) -> int:
-    # Headers stand at the beginning, and are most of what is decided by.
+    # Prefer the beginning, because parsers decide most by the header.
     length = min(len(data), 128) if chance.random() < 0.4 else len(data)
     return chance.randrange(length + 1)
 

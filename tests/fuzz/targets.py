@@ -1,6 +1,6 @@
-"""What is fuzzed: for each reader of strangers' bytes, a function over any bytes that fails where a promise breaks.
+"""The fuzz targets: one function for each parser of untrusted bytes, which fails if a promise is broken.
 
-``corpus/NAME`` holds inputs that are kept: beginnings that reach far, and every finding there was.
+``corpus/NAME`` has the saved inputs: some that get far into the parser, and every finding.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CORPUS = Path(__file__).parent / "corpus"
-# Memory where there is some: these write small files all the time.
+# In memory if possible, because the targets write many small files.
 SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 REGISTRY = registry.load()
 PREFIX = "https://images.example.com/pub/"
@@ -52,7 +52,7 @@ DISK = 2 * MIB
 
 
 def read_checksums(data: bytes) -> None:
-    """A checksum file: a digest of the right length that stands in it, none, or an error of ours."""
+    """Parse a checksum file: the result is a digest of the right length from the file, None, or an ImageError."""
     text = data.decode("utf-8", errors="replace")
     for algorithm, length in (("sha256", 64), ("sha512", 128)):
         for only_file in (True, False):
@@ -67,7 +67,7 @@ def read_checksums(data: bytes) -> None:
 
 
 def read_config(data: bytes) -> None:
-    """A configuration: one that holds, is told back as it was, and makes back ends; or an error of ours."""
+    """Load a configuration: it is valid, can be dumped, and its back ends can be built; or a ConfigError."""
     with tempfile.NamedTemporaryFile(dir=SCRATCH, suffix=".toml") as file:
         file.write(data)
         file.flush()
@@ -78,7 +78,7 @@ def read_config(data: bytes) -> None:
 
 
 def read_urls(data: bytes) -> None:
-    """A url: read in one way only, the same as by the library that fetches it; owned where it is below a prefix."""
+    """Parse a url: the result agrees with the library that fetches it, and only urls below a prefix are owned."""
     text = data.decode("utf-8", errors="replace")
     owned, place = HTTP.owns(text), place_of(text, S3)
     try:
@@ -106,7 +106,7 @@ def read_urls(data: bytes) -> None:
 
 
 def read_lvm_report(data: bytes) -> None:
-    """What LVM prints: volumes whose every field can be looked at, or an error of ours."""
+    """Parse an LVM report: every field of every volume is readable, or a TargetError."""
     try:
         group, volumes = report.read(data.decode("utf-8", errors="replace"))
     except TargetError:
@@ -121,7 +121,7 @@ def read_lvm_report(data: bytes) -> None:
 
 
 def read_requests(data: bytes) -> None:
-    """The body of a request, and its query: a request within its bounds, or an error of ours."""
+    """Parse a request's body and query: the result is within the limits, or an InvalidRequestError."""
     for kind in (schemas.JobRequest, schemas.FetchRequest):
         with suppress(InvalidRequestError):
             asked = schemas.read_body(data, kind)
@@ -134,8 +134,8 @@ def read_requests(data: bytes) -> None:
         assert page.wanted() is not None
 
 
-def look_at_images(data: bytes) -> None:
-    """The beginning of a file: a verdict whose size is none below zero, or an error of ours."""
+def inspect_images(data: bytes) -> None:
+    """Inspect the beginning of a file: a known format and no negative size, or an ImageError."""
     inspection, info = FileInspection(), None
     with suppress(ImageError):
         for start in range(0, len(data), 65536):
@@ -145,8 +145,8 @@ def look_at_images(data: bytes) -> None:
         assert info.format in {"raw", "qcow2", "vmdk", "vhdx", "vdi", "vpc"}
 
 
-def unpack_images(data: bytes) -> None:
-    """A compressed file: unpacked within its limit, or an error of ours."""
+def decompress_images(data: bytes) -> None:
+    """Decompress a file: the result is within the limit, or an ImageError."""
     compression = compression_of(data)
     if compression is None:
         return
@@ -156,7 +156,7 @@ def unpack_images(data: bytes) -> None:
 
 
 def convert_qcow2(data: bytes) -> None:
-    """A qcow2 image, through the native converter: a disk of its size, or an error of ours."""
+    """Convert a qcow2 image with the native converter: the disk keeps its size; an ImageError is allowed."""
     size = int.from_bytes(data[24:32])
     if not 0 < size <= DISK:
         size = DISK
@@ -181,11 +181,11 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "urls": read_urls,
     "lvm-report": read_lvm_report,
     "requests": read_requests,
-    "inspection": look_at_images,
-    "decompress": unpack_images,
+    "inspection": inspect_images,
+    "decompress": decompress_images,
     "qcow2": convert_qcow2,
 }
-# Words that are worth trying anywhere in an input of that kind.
+# Words to insert into inputs for a target.
 WORDS: dict[str, list[bytes]] = {
     "checksums": [b"SHA256 (", b") = ", b" *", b"  ", b"\\", b"\xef\xbb\xbf", b"./", b"disk.qcow2", b"a" * 64, b"\x85"],
     "config": [
@@ -204,6 +204,6 @@ WORDS: dict[str, list[bytes]] = {
 }  # fmt: skip
 
 
-def kept(name: str) -> list[Path]:
-    """The inputs that are kept for a target."""
+def saved_inputs(name: str) -> list[Path]:
+    """Return the saved inputs of a target."""
     return sorted((CORPUS / name).iterdir())

@@ -1,6 +1,6 @@
-"""Decides what is collected here: the guest's tests in the guest, `outside/` where it is asked for, nothing elsewhere.
+"""Decides which tests are collected: in the guest all but `outside/`, with `--outside` only that, elsewhere none.
 
-A plain run of the whole suite on a developer's machine leaves this folder alone; run.py is the way in.
+A plain run of the whole suite on a developer's machine ignores this folder. Use run.py instead.
 """
 
 import os
@@ -13,7 +13,7 @@ OUTSIDE = HERE / "outside"
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave alone what cannot run where this pytest runs (not a skip: nothing is missing there)."""
+    """Ignore tests that cannot run where this pytest runs. They are not skips: nothing is missing."""
     if HERE not in collection_path.parents:
         return None
     outside = OUTSIDE in (collection_path, *collection_path.parents)
@@ -22,7 +22,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what stands in this folder, so that `-m guest` finds it."""
+    """Mark the tests in this folder, so that `-m guest` selects them."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.guest)

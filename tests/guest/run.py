@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Runs the guest tests: builds what is missing, boots the guest once, runs pytest in it, and exits with its status.
+"""Runs the guest tests: builds missing images, boots the guest once, runs pytest in it, and exits with its status.
 
     python3 tests/guest/run.py [--wheel FILE] [pytest arguments...]     the tests that run in the guest
-    python3 tests/guest/run.py --outside [pytest arguments...]          the tests that drive a guest from here
-    python3 tests/guest/run.py --prepare                                only build what is missing
+    python3 tests/guest/run.py --outside [pytest arguments...]          the tests that control a guest from here
+    python3 tests/guest/run.py --prepare                                only build missing images
 
 See README.md beside this file.
 """
@@ -20,20 +20,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.guest.harness import Guest, GuestError, prepare
 from tests.guest.harness.images import CHECKOUT
 
-RESULTS = "/var/tmp/results"  # in the guest; on its disk, since /tmp is memory
+RESULTS = "/var/tmp/results"  # in the guest, on its disk: its /tmp is a tmpfs
 ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "COVERAGE_FILE": f"{RESULTS}/.coverage",
-    # Only the plugin the tests are written for (see pytest_command): each that is installed costs seconds there.
+    # Load only the plugin that the tests need (see pytest_command): each one takes seconds under emulation.
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
 }
-HARNESS_FAILED = 70  # no status of pytest's
+HARNESS_FAILED = 70  # pytest does not use this status
 
 
 def main() -> int:
-    """Do what the command line asks; returns the exit status."""
+    """Run the command and return the exit status."""
     options, pytest_arguments = arguments()
-    # Every way out unwinds the stack, so that qemu ends and its disks go.
+    # Unwind the stack on signals too, so that qemu is killed and its files are removed.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: sys.exit(128 + received))
     try:
@@ -47,16 +47,17 @@ def main() -> int:
 
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:
-    """Read the command line: ours, and all else for pytest."""
+    """Return our own options, and all other arguments for pytest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheel", type=Path, help="the built project; without it the checkout's sources are used")
-    parser.add_argument("--init", choices=("plain", "systemd"), default="plain", help="what runs the guest")
+    parser.add_argument("--init", choices=("plain", "systemd"), default="plain", help="init of the guest")
     parser.add_argument("--cache", default="unsafe", help="qemu's cache mode for all disks (default: unsafe)")
     parser.add_argument("--forward", action="append", default=[], metavar="HERE:GUEST",
-                        help="let this machine's loopback port HERE lead to the guest's port")  # fmt: skip
-    parser.add_argument("--timeout", type=float, default=1200, help="seconds for pytest in all (default: 1200)")
-    parser.add_argument("--silence", type=float, default=240, help="seconds without output that mean a hang")
-    parser.add_argument("--coverage", action="store_true", help="measure coverage; the data go to the results")
+                        help="forward this machine's loopback port HERE to the guest's port")  # fmt: skip
+    parser.add_argument("--timeout", type=float, default=1200, help="time limit for pytest in seconds (default: 1200)")
+    parser.add_argument("--silence", type=float, default=240,
+                        help="seconds without output after which the guest counts as hung (default: 240)")  # fmt: skip
+    parser.add_argument("--coverage", action="store_true", help="measure coverage; the data is added to the results")
     parser.add_argument("--results", type=Path, help="directory for junit.xml, the console's log and coverage data")
     parser.add_argument("--outside", action="store_true", help="run tests/guest/outside here, not in the guest")
     parser.add_argument("--prepare", action="store_true", help="build the images and stop")
@@ -83,20 +84,20 @@ def inside(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
 
 
 def pytest_command(coverage: bool) -> list[str]:
-    """The start of the command line in the guest."""
+    """Return the start of pytest's command line in the guest."""
     measure = ["-m", "coverage", "run", "--parallel-mode"] if coverage else []
     plugins = ["-p", "pytest_trio.plugin", "-p", "no:cacheprovider"]
     return ["python3", *measure, "-m", "pytest", *plugins, f"--junitxml={RESULTS}/junit.xml"]
 
 
 def with_paths(pytest_arguments: list[str], default: str) -> list[str]:
-    """Add the default path where the arguments name none: pytest would run the project's whole suite."""
+    """Return the arguments, with the default path if they name none; pytest would run the whole suite otherwise."""
     named = any((CHECKOUT / argument.split("::")[0]).exists() for argument in pytest_arguments)
     return pytest_arguments if named else [*pytest_arguments, default]
 
 
 def bring_results(guest: Guest, directory: Path) -> None:
-    """Copy the guest's results here."""
+    """Copy the results from the guest into ``directory``."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in guest.sh(f"ls -A {RESULTS}").split():
         (directory / name).write_bytes(guest.get(f"{RESULTS}/{name}"))
@@ -104,7 +105,7 @@ def bring_results(guest: Guest, directory: Path) -> None:
 
 
 def outside(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
-    """Run the tests that drive guests themselves, with this Python's pytest."""
+    """Run the tests that control guests themselves, with this Python's pytest."""
     prepare()
     environment = os.environ | {"LVP_GUEST_OUTSIDE": "1"}
     if options.wheel:
@@ -119,7 +120,7 @@ def outside(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
 
 
 def show(piece: bytes) -> None:
-    """Pass pytest's output on as it comes."""
+    """Print pytest's output as it arrives."""
     sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 

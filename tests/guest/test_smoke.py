@@ -1,4 +1,4 @@
-"""What the guest is for works in it: LVM, thin pools, device nodes, discards, and a disk with 4096-byte sectors."""
+"""The guest's basics work: LVM, thin pools, device nodes, discards, and a disk with 4096-byte sectors."""
 
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 
 def call(*command: str) -> str:
-    """Run a tool; its output is in the failure."""
+    """Run a tool that must succeed and return its output; a failure shows it."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0, f"{command}: {done.stdout}"
     return done.stdout.strip()
@@ -28,8 +28,8 @@ def volume_group() -> Iterator[str]:
     call("pvremove", "-ff", "--yes", disk("plain"))
 
 
-def test_a_volume_has_its_node_keeps_data_and_reads_zero_after_zeroout(volume_group: str) -> None:
-    """A linear volume appears under /dev/VG/LV, can be written, and the device clears it."""
+def test_a_linear_volume(volume_group: str) -> None:
+    """It appears as /dev/VG/LV, can be written to, and can be zeroed by the device."""
     call("lvcreate", "--yes", "--wipesignatures", "y", "-L", "64M", "-n", "linear", volume_group)
     node = Path("/dev") / volume_group / "linear"
     assert node.is_block_device()
@@ -40,8 +40,8 @@ def test_a_volume_has_its_node_keeps_data_and_reads_zero_after_zeroout(volume_gr
         assert device.read(MIB) == bytes(MIB)
 
 
-def test_a_thin_snapshot_grows_and_gives_its_blocks_back(volume_group: str) -> None:
-    """Pool, thin volume, snapshot, lvextend and blkdiscard: what a cloning target is made of."""
+def test_a_thin_snapshot(volume_group: str) -> None:
+    """Pool, thin volume, snapshot, lvextend and blkdiscard: everything that a cloning target uses."""
     call("lvcreate", "--yes", "--type", "thin-pool", "-L", "256M", "-n", "pool", volume_group)
     call("lvcreate", "--yes", "-V", "64M", "--thinpool", "pool", "-n", "base", volume_group)
     base = Path("/dev") / volume_group / "base"
@@ -59,18 +59,18 @@ def test_a_thin_snapshot_grows_and_gives_its_blocks_back(volume_group: str) -> N
 
 
 def mapped_percent(volume_group: str, volume: str) -> float:
-    """How much of a thin volume stands in the pool."""
+    """Return the percentage of a thin volume that is mapped in the pool."""
     return float(call("lvs", "--noheadings", "-o", "data_percent", f"{volume_group}/{volume}"))
 
 
-def test_the_4kn_disk_has_sectors_of_4096_bytes() -> None:
-    """Logical and physical sectors of the disk `4kn`, against those of `plain`."""
+def test_the_4kn_disk() -> None:
+    """The disk `4kn` has logical and physical sectors of 4096 bytes, the disk `plain` of 512."""
     assert call("blockdev", "--getss", "--getpbsz", disk("4kn")).split() == ["4096", "4096"]
     assert call("blockdev", "--getss", disk("plain")) == "512"
 
 
-def test_faulty_devices_can_be_stacked() -> None:
-    """dm-error answers with EIO, so faults can be tested where they happen."""
+def test_a_faulty_device() -> None:
+    """dm-error fails reads with EIO."""
     sectors = call("blockdev", "--getsz", disk("fault"))
     call("dmsetup", "create", "smoke-error", "--table", f"0 {sectors} error")
     try:

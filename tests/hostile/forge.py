@@ -1,4 +1,4 @@
-"""Making hostile images: real ones by QEMU's own tools, and the same with a field of their headers turned."""
+"""Makes hostile images: valid ones by QEMU's tools, then changed in their headers or tables."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MIB = 2**20
-# What must never be found in a volume.
+# Data of the host that must never appear in a volume.
 SECRET = b"root:secret-of-the-host:0:0:"
-# Where the fields of a qcow2 header stand, and how wide they are.
+# Offset and width of the fields of a qcow2 header.
 FIELDS = {
     "version": (4, ">I"), "backing_at": (8, ">Q"), "backing_length": (16, ">I"), "cluster_bits": (20, ">I"),
     "size": (24, ">Q"), "crypt": (32, ">I"), "l1_entries": (36, ">I"), "l1_at": (40, ">Q"), "refcounts_at": (48, ">Q"),
@@ -27,8 +27,8 @@ CLUSTER = 65536
 COMPRESSED, COPIED = 1 << 62, 1 << 63
 
 
-def turned(image: bytes, **fields: int) -> bytes:
-    """A qcow2 image with fields of its header set to other values."""
+def with_fields(image: bytes, **fields: int) -> bytes:
+    """Return a qcow2 image with changed header fields."""
     changed = bytearray(image)
     for name, value in fields.items():
         at, form = FIELDS[name]
@@ -37,7 +37,7 @@ def turned(image: bytes, **fields: int) -> bytes:
 
 
 def with_entry(image: bytes, level: int, entry: int, index: int = 0) -> bytes:
-    """A qcow2 image with one entry of its L1 table, or of its first L2 table, set."""
+    """Return a qcow2 image with a changed entry in its L1 table or its first L2 table."""
     changed = bytearray(image)
     at = struct.unpack_from(">Q", image, FIELDS["l1_at"][0])[0]
     if level == 2:
@@ -47,18 +47,18 @@ def with_entry(image: bytes, level: int, entry: int, index: int = 0) -> bytes:
 
 
 def with_extension(image: bytes, kind: int, data: bytes, **fields: int) -> bytes:
-    """A qcow2 image whose only header extension is that one."""
-    changed = bytearray(turned(image, **fields))
+    """Return a qcow2 image with that header extension only."""
+    changed = bytearray(with_fields(image, **fields))
     length = struct.unpack_from(">I", image, FIELDS["header_length"][0])[0]
     changed[length:2048] = struct.pack(">II", kind, len(data)) + data.ljust(2040 - length, b"\0")
     return bytes(changed)
 
 
 def luks(size: int = MIB) -> bytes:
-    """Return a LUKS1 image that QEMU takes for one, with one key slot in use.
+    """Return a LUKS1 image that QEMU recognizes, with one key slot in use.
 
-    qemu-img cannot make one reliably: it measures how fast this machine derives keys, and fails if the clock of
-    processor time did not move meanwhile.
+    qemu-img cannot make one reliably: it benchmarks key derivation, and fails if the processor-time clock did not
+    advance meanwhile.
     """
     key, stripes, material = 64, 4000, -(-64 * 4000 // 4096) * 8  # bytes, pieces, sectors
     head = struct.pack(
@@ -73,7 +73,7 @@ def luks(size: int = MIB) -> bytes:
 
 
 def encrypted(image: bytes) -> bytes:
-    """Return a qcow2 image as one whose clusters are encrypted with LUKS; its key slots are put at its end."""
+    """Mark a qcow2 image as encrypted with LUKS; the key slots are appended at its end."""
     start = -(-len(image) // CLUSTER) * CLUSTER
     header = luks(0)
     pointed = with_extension(image, 0x0537BE77, struct.pack(">QQ", start, len(header)), crypt=2)
@@ -81,14 +81,14 @@ def encrypted(image: bytes) -> bytes:
 
 
 def with_first_cluster(image: bytes, packed: bytes) -> bytes:
-    """A qcow2 image whose first cluster is ``packed``, compressed bytes at the end of the file."""
+    """Return a qcow2 image whose first cluster is compressed: ``packed``, appended at the end of the file."""
     start = -(-len(image) // 512) * 512
     whole = (image.ljust(start, b"\0") + packed).ljust(start + len(packed) + 1024, b"\0")
     return with_entry(whole, 2, COMPRESSED | (len(packed) // 512 + 1) << 54 | start)
 
 
 def one_table_for_all(gib: int = 1) -> bytes:
-    """A qcow2 image of half a MiB whose every L1 entry names the same L2 table, and that the same cluster."""
+    """Return a qcow2 image of half a MiB whose L1 entries all name one L2 table, whose entries all name one cluster."""
     cluster, size = 512, gib * 2**30
     tables = size // (cluster // 8 * cluster)
     l1_at = 2 * cluster
@@ -110,7 +110,7 @@ def one_table_for_all(gib: int = 1) -> bytes:
 
 
 def xz_with_dictionary(data: bytes, code: int) -> bytes:
-    """xz whose block asks for a dictionary of the size that ``code`` stands for (40: 4 GiB)."""
+    """Return xz data whose block requires a dictionary of the size that ``code`` encodes (40: 4 GiB)."""
     packed = bytearray(lzma.compress(data, preset=0))
     length = (packed[12] + 1) * 4
     assert packed[14] == 0x21, "the filter is LZMA2"
@@ -120,14 +120,14 @@ def xz_with_dictionary(data: bytes, code: int) -> bytes:
 
 
 def zstd_with_window(log: int) -> bytes:
-    """A zstd frame of one stored block that asks for a window of 2 to the power of ``log`` bytes."""
+    """Return a zstd frame with one stored block that requires a window of ``2**log`` bytes."""
     block = b"x" * 1000
     return b"\x28\xb5\x2f\xfd\0" + bytes([(log - 10) << 3]) + (len(block) << 3 | 1).to_bytes(3, "little") + block
 
 
 @dataclass
 class Workshop:
-    """A folder to make images in, with a file of the host beside it that they reach for."""
+    """A folder to make images in, with a secret file of the host that hostile images try to read."""
 
     folder: Path
 
@@ -140,15 +140,15 @@ class Workshop:
         self.raw.write_bytes(b"".join(noise.randbytes(1000).ljust(CLUSTER, b"\0") for _ in range(16)))
 
     def create(self, *arguments: object) -> bytes:
-        """What ``qemu-img create`` makes; its name is IMAGE in the arguments."""
+        """Return what ``qemu-img create`` makes; IMAGE in the arguments stands for the file."""
         return self._made("create", "-q", *arguments)
 
     def convert(self, kind: str, *arguments: object) -> bytes:
-        """A disk of 1 MiB in that format."""
+        """Return a disk of 1 MiB in that format."""
         return self._made("convert", "-f", "raw", "-O", kind, *arguments, self.raw, "IMAGE")
 
     def qcow2(self, *options: object) -> bytes:
-        """An image there is nothing wrong with."""
+        """Return a valid qcow2 image."""
         return self.convert("qcow2", *options)
 
     def _made(self, *arguments: object) -> bytes:

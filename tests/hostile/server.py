@@ -1,4 +1,4 @@
-"""A server that answers as a test tells it to, path by path, and remembers what was asked."""
+"""A server whose response to each path is set by the test, and that records the requested paths."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Lying:
-    """``answers``: by path, with or without the query, the file's bytes or a function that talks to the client."""
+class ScriptedServer:
+    """The server's state. ``answers`` maps a path, with or without query, to bytes or to a function that responds."""
 
     port: int
-    answers: dict[str, bytes | Callable[[Talk], None]] = field(default_factory=dict)
+    answers: dict[str, bytes | Callable[[Handler], None]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -25,15 +25,15 @@ class Lying:
         return f"http://{host}:{self.port}{path}"
 
 
-class Talk(BaseHTTPRequestHandler):
-    """One request. ``hangs`` waits until the client has gone or the test is over."""
+class Handler(BaseHTTPRequestHandler):
+    """One request. ``wait_for_disconnect`` waits until the client disconnects or the test ends."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         self.close_connection = True
-        self.server.lying.asked.append(self.path)
-        answers = self.server.lying.answers
+        self.server.state.asked.append(self.path)
+        answers = self.server.state.answers
         answer = answers.get(self.path, answers.get(self.path.partition("?")[0]))
         if callable(answer):
             answer(self)
@@ -41,7 +41,7 @@ class Talk(BaseHTTPRequestHandler):
         self.head(404 if answer is None else 200, **{"Content-Length": str(len(answer or b""))})
         self.say(answer or b"")
 
-    do_HEAD = do_GET  # noqa: N815 - the library's way to find it
+    do_HEAD = do_GET  # noqa: N815 - the library looks the method up by this name
 
     def head(self, status: int, **headers: str) -> None:
         self.send_response(status)
@@ -50,13 +50,13 @@ class Talk(BaseHTTPRequestHandler):
         self.end_headers()
 
     def say(self, body: bytes) -> None:
-        """A body, which no answer to HEAD has."""
+        """Send a body, except in response to HEAD."""
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def hangs(self) -> None:
+    def wait_for_disconnect(self) -> None:
         self.connection.settimeout(0.05)
-        while not self.server.lying.over.is_set():
+        while not self.server.state.over.is_set():
             try:
                 if not self.connection.recv(1):
                     return
@@ -68,17 +68,17 @@ class Talk(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def lying_server() -> Iterator[Lying]:
+def scripted_server() -> Iterator[ScriptedServer]:
     """Serve until the block ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Talk)
-    server.handle_error = lambda *_args: None  # clients that hang up are what some tests want
-    server.lying = Lying(server.server_port)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_args: None  # some tests make clients disconnect
+    server.state = ScriptedServer(server.server_port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield server.lying
+        yield server.state
     finally:
-        server.lying.over.set()
+        server.state.over.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -1,6 +1,6 @@
-"""Servers that lie, stall, go on for ever, lead astray or vouch for another image; and urls that are none of ours.
+"""Servers that send wrong sizes, stall, never end, redirect elsewhere or publish wrong checksums; and forbidden urls.
 
-Every url has a signature in its query, which no error and no log line may show.
+Every url has a signature in its query, which must not appear in any error or log line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 
 from tests.hostile.conftest import running
 from tests.hostile.forge import MIB
-from tests.hostile.server import lying_server
+from tests.hostile.server import scripted_server
 
 pytestmark = pytest.mark.slow
 
@@ -20,22 +20,22 @@ SIGNED = "?X-Amz-Credential=AKIA&X-Amz-Signature=5ECRET5IGNATURE&x=5ECRET5IGNATU
 
 
 def failed(host, url, words, **more):
-    """The error of the job for that url; its text and the log hide the signature."""
+    """Run a failing job and return its error; check that the job and the log hide the signature."""
     job = host.ask(url + SIGNED, "raw", **more)
     assert job["status"] == "failed", job
     assert re.search(words, job["error"]), job["error"]
-    shown = {**job, "image_url": None}  # whoever submitted the job sees the url as it was sent
+    shown = {**job, "image_url": None}  # the submitter gets the url back unchanged
     assert "5ECRET" not in str(shown)
     assert "5ECRET" not in host.daemon.log_file.read_text()
-    host.check_nothing_is_left()
+    host.check_unchanged()
     return job["error"]
 
 
 @pytest.fixture(scope="module")
 def servers():
-    """The one images are fetched from, and one that no source is configured for."""
-    with lying_server() as ours, lying_server() as foreign:
-        foreign.answers["/x"] = b"what only this host may read"
+    """Return the server of the source, and one that no source is configured for."""
+    with scripted_server() as ours, scripted_server() as foreign:
+        foreign.answers["/x"] = b"readable by this host only"
         yield ours, foreign
 
 
@@ -44,14 +44,14 @@ def host(tmp_path_factory, shop, servers):
     ours = servers[0]
     source = {
         "plugin": "http",
-        # Names of this host that are not literally so, and of a metadata service.
+        # Alternative spellings of this host's address and of a metadata service's.
         "urls": [ours.of("/"), ours.of("/", "127.1"), ours.of("/", "2130706433"), "http://169.254.43518/"],
         "stall_timeout": "1s",
         "connect_timeout": "1s",
     }
     cache = {"download_attempts": 2, "max_size": "32MiB"}
     ours.answers["/disk.raw"] = shop.raw.read_bytes()
-    folder = tmp_path_factory.mktemp("lied-to") / "d"
+    folder = tmp_path_factory.mktemp("scripted") / "d"
     with running(folder, shop, lambda name: ours.of(f"/{name}"), sources={"http": source}, cache=cache) as host:
         yield host
 
@@ -60,7 +60,7 @@ def digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def claims(size, sends):
+def announces(size, sends):
     def talk(client):
         client.head(200, Content_Length=str(size))
         client.say(b"x" * sends)
@@ -68,10 +68,10 @@ def claims(size, sends):
     return talk
 
 
-def goes_on(head):
+def never_ends(head):
     def talk(client):
         client.head(200, **head)
-        while client.command != "HEAD" and not client.server.lying.over.is_set():
+        while client.command != "HEAD" and not client.server.state.over.is_set():
             client.say(b"10000\r\n" + b"x" * 65536 + b"\r\n" if "Transfer_Encoding" in head else b"x" * 65536)
 
     return talk
@@ -81,11 +81,11 @@ def stalls(client):
     client.head(200, Content_Length=str(MIB))
     client.say(b"x" * 1000)
     if client.command != "HEAD":
-        client.hangs()
+        client.wait_for_disconnect()
 
 
 def says_nothing(client):
-    client.hangs()
+    client.wait_for_disconnect()
 
 
 def another_size(client):
@@ -105,23 +105,23 @@ def encoded(client):
     client.say(b"x" * 10)
 
 
-def repeats_in_its_status_line(client):
+def url_in_status_line(client):
     client.wfile.write(f"GET {client.path} HTTP/1.1\r\n\r\n".encode())
 
 
-def repeats_in_a_header(client):
+def url_in_header(client):
     client.wfile.write(f"HTTP/1.1 200 OK\r\nX Y {client.path}\r\n\r\n".encode())
 
 
-def repeats_as_its_encoding(client):
+def url_as_encoding(client):
     client.head(200, Content_Length="10", Content_Encoding=client.path)
 
 
-def repeats_as_its_location(client):
+def url_in_location(client):
     client.head(302, Location=f"http://elsewhere.example/x?{client.path}", Content_Length="0")
 
 
-def repeats_as_a_broken_location(client):
+def url_in_broken_location(client):
     client.head(302, Location=f"http://[::1{client.path}", Content_Length="0")
 
 
@@ -132,17 +132,17 @@ def redirects_to(place):
     return talk
 
 
-LIES = {
-    "ends-early": (claims(MIB, MIB // 2), "the connection broke: peer closed|too early"),
-    "sends-more-than-it-says": (claims(1000, MIB), "is not the expected one|does not match|sha256"),
-    "says-2-63": (claims(2**63, 1000), "room"),
-    "says-99-digits": (claims(10**98, 1000), "."),
-    "says-no-number": (claims("-1", 1000), "."),
-    "never-ends": (goes_on({"Connection": "close"}), "goes on beyond"),
-    "never-ends-in-chunks": (goes_on({"Transfer_Encoding": "chunked"}), "goes on beyond"),
+BEHAVIOURS = {
+    "ends-early": (announces(MIB, MIB // 2), "the connection broke: peer closed|too early"),
+    "sends-more-than-it-says": (announces(1000, MIB), "is not the expected one|does not match|sha256"),
+    "says-2-63": (announces(2**63, 1000), "room"),
+    "says-99-digits": (announces(10**98, 1000), "."),
+    "says-no-number": (announces("-1", 1000), "."),
+    "never-ends": (never_ends({"Connection": "close"}), "the image is larger than"),
+    "never-ends-in-chunks": (never_ends({"Transfer_Encoding": "chunked"}), "the image is larger than"),
     "stalls": (stalls, "stalled"),
     "says-nothing": (says_nothing, "stalled"),
-    "another-size-than-head": (another_size, "promised"),
+    "another-size-than-head": (another_size, "announced"),
     "headers-without-end": (headers_without_end, "."),
     "encoded": (encoded, "content encoding"),
     "redirect-to-a-file": (redirects_to("file:///etc/passwd"), "belongs to no configured source"),
@@ -150,55 +150,55 @@ LIES = {
     "redirect-to-a-foreign-server": (redirects_to("{foreign}"), "belongs to no configured source"),
     "redirect-with-a-password": (redirects_to("http://u:p@127.0.0.1/x"), "belongs to no configured source"),
     "redirect-for-ever": (redirects_to("/redirect-for-ever"), "redirects more than"),
-    "repeats-in-its-status-line": (repeats_in_its_status_line, "the connection broke"),
-    "repeats-in-a-header": (repeats_in_a_header, "the connection broke"),
-    "repeats-as-its-encoding": (repeats_as_its_encoding, "content encoding"),
-    "repeats-as-its-location": (repeats_as_its_location, "belongs to no configured source"),
+    "repeats-in-its-status-line": (url_in_status_line, "the connection broke"),
+    "repeats-in-a-header": (url_in_header, "the connection broke"),
+    "repeats-as-its-encoding": (url_as_encoding, "content encoding"),
+    "repeats-as-its-location": (url_in_location, "belongs to no configured source"),
     "repeats-as-a-broken-location": (
-        repeats_as_a_broken_location,
-        "redirects to what is no url|Invalid URL in location header",
+        url_in_broken_location,
+        "redirects to an invalid url|Invalid URL in location header",
     ),
     "redirect-up": (redirects_to("/a/../../x"), "does not exist|belongs to no"),
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_server_that_lies(host, servers, lie):
+@pytest.mark.parametrize("name", BEHAVIOURS)
+def test_hostile_server(host, servers, name):
     ours, foreign = servers
-    talk, words = LIES[lie]
+    talk, words = BEHAVIOURS[name]
 
-    def knowing_the_other(client):
+    def answer(client):
         client.server.foreign = foreign.of("/x")
         talk(client)
 
-    ours.answers[f"/{lie}"] = knowing_the_other
-    failed(host, ours.of(f"/{lie}"), words, checksum=digest(b"x" * MIB))
+    ours.answers[f"/{name}"] = answer
+    failed(host, ours.of(f"/{name}"), words, checksum=digest(b"x" * MIB))
     assert foreign.asked == []
 
 
 GOOD = hashlib.sha256(b"x" * MIB).hexdigest()
 SIDECARS = {
     "wrong": (f"{64 * '0'}  disk\n".encode(), "digest|sha256"),
-    "short": (b"abcdef  disk\n", "holds no sha256 digest"),
-    "long": (f"{GOOD}{GOOD}  disk\n".encode(), "holds no sha256 digest"),
-    "of-megabytes": (f"{GOOD}  other\n".encode() * 40_000, "larger than a checksum file can be"),
+    "short": (b"abcdef  disk\n", "contains no sha256 digest"),
+    "long": (f"{GOOD}{GOOD}  disk\n".encode(), "contains no sha256 digest"),
+    "of-megabytes": (f"{GOOD}  other\n".encode() * 40_000, "too large for a checksum file"),
     "of-another-file": (f"{GOOD}  other\n".encode(), "names other, not disk"),
     "contradicting-itself": (f"{GOOD}  disk\n{64 * 'a'}  disk\n".encode(), "more than one digest"),
-    "of-nothing": (b"", "holds no sha256 digest"),
-    "of-garbage": (bytes(range(256)) * 100, "holds no sha256 digest"),
-    "of-html": (b"<html>not found</html>", "holds no sha256 digest"),
+    "of-nothing": (b"", "contains no sha256 digest"),
+    "of-garbage": (bytes(range(256)) * 100, "contains no sha256 digest"),
+    "of-html": (b"<html>not found</html>", "contains no sha256 digest"),
 }
 
 
 @pytest.mark.parametrize("kind", SIDECARS)
-def test_a_checksum_that_vouches_for_nothing(host, servers, kind):
+def test_hostile_checksum_file(host, servers, kind):
     ours = servers[0]
     text, words = SIDECARS[kind]
     ours.answers |= {f"/{kind}/disk": b"x" * MIB, f"/{kind}/disk.sha256": text}
     failed(host, ours.of(f"/{kind}/disk"), words)
 
 
-def test_no_checksum_at_all(host, servers):
+def test_missing_checksum(host, servers):
     servers[0].answers["/alone/disk"] = b"x" * MIB
     failed(host, servers[0].of("/alone/disk"), "no checksum is known")
 
@@ -207,19 +207,19 @@ def test_no_checksum_at_all(host, servers):
 
 
 @pytest.mark.parametrize("name", ["127.1", "2130706433"])
-def test_a_name_that_leads_to_this_host(host, servers, name):
-    """Configured, and yet not literally this host: as of a name whose owner points it at us."""
+def test_name_of_this_host(host, servers, name):
+    """A configured name that resolves to this host, as if its owner had pointed it here."""
     before = list(servers[0].asked)
     job = host.ask(servers[0].of("/disk.raw", name), "raw", checksum=digest(b"x"))
-    assert "127.0.0.1, this host itself" in job["error"], job
+    assert "127.0.0.1 (this host)" in job["error"], job
     assert servers[0].asked == before
-    host.check_nothing_is_left()
+    host.check_unchanged()
 
 
-def test_a_name_that_leads_to_a_metadata_service(host):
+def test_name_of_a_metadata_service(host):
     job = host.ask("http://169.254.43518/latest/meta-data", "raw", checksum=digest(b"x"))
     assert "169.254.169.254, a link-local address" in job["error"], job
-    host.check_nothing_is_left()
+    host.check_unchanged()
 
 
 REFUSED = [
@@ -237,7 +237,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_a_url_that_is_none_of_ours_is_no_job(host, servers, text):
+def test_submit_forbidden_url(host, servers, text):
     url = text.replace("{base}", servers[0].of("")).replace("{port}", str(servers[0].port))
     before, files = list(servers[0].asked), host.daemon.files()
     body = {"image_url": url, "volume_name": "web01", "volume_size_gb": 1, "image_type": "raw"}

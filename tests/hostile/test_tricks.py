@@ -1,4 +1,4 @@
-"""What is tried around an image: its name, its file in the cache, and the program that converts it."""
+"""Attacks around an image: on its name, its file in the cache, and the program that converts it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import pytest
 
 from tests.hostile.conftest import running
 from tests.hostile.forge import MIB, SECRET
-from tests.hostile.server import lying_server
+from tests.hostile.server import scripted_server
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def server(shop):
-    with lying_server() as server:
+    with scripted_server() as server:
         server.answers["/disk.raw"] = shop.raw.read_bytes()
         yield server
 
 
 @pytest.fixture
 def start(tmp_path, shop, server):
-    """A host with a daemon so configured, as a context."""
+    """Return a context manager that runs a host with the given configuration."""
     return lambda **tables: running(tmp_path / "d", shop, lambda name: server.of(f"/{name}"), **tables)
 
 
@@ -39,7 +39,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_an_odd_name_is_only_a_name(start, server):
+def test_odd_file_name(start, server):
     with start() as host:
         for name in NAMES:
             content = name.encode().ljust(MIB, b".")
@@ -53,7 +53,7 @@ def test_an_odd_name_is_only_a_name(start, server):
 
 
 @pytest.mark.parametrize("how", ["replaced", "a link to a file of the host", "written over", "cut off"])
-def test_a_cached_file_that_was_swapped_is_not_believed(start, server, shop, how):
+def test_cached_file_tampered_with(start, server, shop, how):
     good = shop.raw.read_bytes()
     with start() as host:
         (cached,) = host.daemon.call("GET", "/api/v1/cache/images").json()["images"]
@@ -76,7 +76,7 @@ def test_a_cached_file_that_was_swapped_is_not_believed(start, server, shop, how
             evil.unlink()
         job = host.ask(server.of("/disk.raw"), "raw", checksum=digest(good))
         assert (job["status"], job["cache_hit"]) == ("completed", False), job
-        host.check_nothing_is_left()
+        host.check_unchanged()
 
 
 EATER = 'import sys\ntry: bytearray(1 << 40)\nexcept MemoryError: sys.exit("memory exhausted")'
@@ -91,7 +91,7 @@ ABUSE = {
 
 
 @pytest.mark.parametrize("kind", ABUSE)
-def test_a_converter_that_an_image_took_over(start, server, tmp_path, kind):
+def test_compromised_converter(start, server, tmp_path, kind):
     script, words = ABUSE[kind]
     tool = tmp_path / "tool"
     described = json.dumps({"virtual-size": MIB})
@@ -104,4 +104,4 @@ def test_a_converter_that_an_image_took_over(start, server, tmp_path, kind):
         job = host.ask(server.of("/abuse"), "vmdk", checksum=digest(content))
         assert job["status"] == "failed"
         assert re.search(words, job["error"]), job["error"]
-        host.check_nothing_is_left()
+        host.check_unchanged()

@@ -1,6 +1,6 @@
-"""Building MinIO and the Versity gateway with Go, once per machine, under a lock.
+"""Builds MinIO and the Versity gateway with Go, once per machine, under a lock.
 
-Owns the folder of what was built: $XDG_CACHE_HOME/libvirt-volume-provisioner/PROGRAM/VERSION+GO/.
+The programs are kept in $XDG_CACHE_HOME/libvirt-volume-provisioner/PROGRAM/VERSION+GO/.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MINIO = ("github.com/minio/minio", "v0.0.0-20250907161309-07c3a429bfed")
 VERSITY = ("github.com/versity/versitygw/cmd/versitygw", "v1.8.0")
 
 
-# What both ask for in their go.mod.
+# The version that the go.mod of both requires.
 OLDEST_GO = (1, 25)
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 

@@ -25,7 +25,7 @@ def gateway(tmp_path_factory):
 
 @pytest.fixture
 def source_of(tmp_path):
-    """Make a source for a store, with its owner's keys or others."""
+    """Return a function that makes a source for a store, by default with the owner's keys."""
 
     def make(kind, store, access_key=None, secret_key=None, name="lab", **settings):
         keys = {"access_key": access_key or store.access_key, "secret_key": secret_key or store.secret_key}

@@ -1,8 +1,8 @@
-"""Reading from a source as the core does: by ``save`` into a file."""
+"""Reads from a source as the core does: with ``save`` into a file."""
 
 
 async def save(source, url, path, **span):
-    """The bytes that came, and the offset of the first."""
+    """Save a span of the image to ``path``; return the bytes and the offset of the first."""
     with path.open("w+b") as file:
         async with source.open(url, **span) as stream:
             end = await stream.save(file.fileno(), lambda _end: None)

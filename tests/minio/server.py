@@ -1,4 +1,4 @@
-"""Starting and stopping an object store on loopback, with TLS, random keys and a folder of its own."""
+"""Starts and stops object stores on loopback, with TLS, random keys and their own folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A running object store; ``access_key`` and ``secret_key`` are its owner's."""
+    """A running object store; ``access_key`` and ``secret_key`` belong to its owner."""
 
     host: str
     ca_file: Path
@@ -41,7 +41,7 @@ class Store:
         return f"https://{self.host}"
 
     def client(self) -> Minio:
-        """The MinIO SDK's client, as the owner."""
+        """Return a client of the MinIO SDK with the owner's keys."""
         http = urllib3.PoolManager(ca_certs=str(self.ca_file), retries=False)
         return Minio(self.host, self.access_key, self.secret_key, region="us-east-1", http_client=http)
 
@@ -51,14 +51,14 @@ class Store:
         return MinioAdmin(endpoint=self.host, credentials=owner, region="us-east-1", http_client=http)
 
     def put(self, bucket: str, key: str, content: bytes, **metadata: str) -> str:
-        """Store an object; its ETag."""
+        """Store an object; return its ETag."""
         result = self.client().put_object(bucket, key, BytesIO(content), len(content), metadata=dict(metadata))
         return f'"{result.etag}"'
 
 
 @contextmanager
 def minio(folder: Path) -> Iterator[Store]:
-    """A MinIO server; its certificates are those MinIO itself looks for in a folder."""
+    """Run a MinIO server until the block ends."""
     access, secret, (port,) = _key(), _key(), free_ports(1)
     ca_file = _certificates(folder)
     command = [
@@ -75,7 +75,7 @@ def minio(folder: Path) -> Iterator[Store]:
 
 @contextmanager
 def versity(folder: Path, virtual_domain: str) -> Iterator[Store]:
-    """A Versity gateway over a folder; buckets also stand before ``virtual_domain``."""
+    """Run a Versity gateway over a folder; buckets are also reachable as host names below ``virtual_domain``."""
     access, secret, (port,) = _key(), _key(), free_ports(1)
     ca_file = _certificates(folder, virtual_domain, f"*.{virtual_domain}")
     (folder / "data").mkdir()
@@ -140,7 +140,7 @@ def _wait_for(url: str, store: Store, process: subprocess.Popen[bytes]) -> None:
 
 
 def _wait_for_buckets(store: Store) -> None:
-    """MinIO calls itself ready a moment before it knows its buckets."""
+    """Wait until MinIO accepts buckets, which is a moment after it reports that it is ready."""
     for _ in range(100):
         try:
             store.client().make_bucket("first")
@@ -150,4 +150,4 @@ def _wait_for_buckets(store: Store) -> None:
             time.sleep(0.05)
         else:
             return
-    raise RuntimeError(f"MinIO does not take buckets: {store.log.read_text()[-2000:]}")
+    raise RuntimeError(f"MinIO does not accept buckets: {store.log.read_text()[-2000:]}")

@@ -1,4 +1,4 @@
-"""The suite every image source must pass, against both object stores."""
+"""Runs the conformance suite of image sources against both object stores."""
 
 from contextlib import asynccontextmanager
 from uuid import uuid4

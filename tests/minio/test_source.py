@@ -1,4 +1,4 @@
-"""The S3 source against a real MinIO, with TLS and a private authority."""
+"""Tests of the S3 source with a real MinIO, with TLS and a private CA."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ def images(store):
     return store
 
 
-async def test_an_image_of_a_private_bucket_comes_whole_and_in_ranges(images, source_of, tmp_path):
+async def test_private_bucket_whole_and_ranges(images, source_of, tmp_path):
     source, url = source_of(MinioSettings, images), f"{images.url}/images/disk.qcow2"
     image = await source.stat(url)
     assert (image.url, image.size, image.accepts_ranges) == (url, len(CONTENT), True)
@@ -37,7 +37,7 @@ async def test_an_image_of_a_private_bucket_comes_whole_and_in_ranges(images, so
     await source.aclose()
 
 
-async def test_a_bare_url_leads_to_the_listed_buckets_only(images, source_of):
+async def test_bare_url_needs_listed_bucket(images, source_of):
     listed, unlisted = source_of(MinioSettings, images, buckets=["images/"]), source_of(MinioSettings, images)
     assert (await listed.stat("s3://images/disk.qcow2")).size == len(CONTENT)
     assert not listed.owns("s3://other/disk.qcow2")
@@ -61,7 +61,7 @@ async def test_a_bare_url_leads_to_the_listed_buckets_only(images, source_of):
         "-leading.qcow2",
     ],
 )
-async def test_odd_keys_are_the_objects_they_name(images, source_of, key):
+async def test_odd_object_keys(images, source_of, key):
     content = key.encode()
     images.put("images", key, content)
     source = source_of(MinioSettings, images)
@@ -79,7 +79,7 @@ async def test_odd_keys_are_the_objects_they_name(images, source_of, key):
         ("no-such-bucket/disk.qcow2", {}, RemoteNotFoundError, "no such bucket (NoSuchBucket"),
         (
             "images/disk.qcow2",
-            {"access_key": "nobody-i-know"},
+            {"access_key": "unknown-access-key"},
             RemoteDeniedError,
             "does not know the access key of source lab",
         ),
@@ -91,7 +91,7 @@ async def test_odd_keys_are_the_objects_they_name(images, source_of, key):
         ),
     ],
 )
-async def test_a_refusal_says_what_to_mend_and_shows_no_key(images, source_of, caplog, path, keys, kind, words):
+async def test_refusal_names_cause_without_key(images, source_of, caplog, path, keys, kind, words):
     caplog.set_level(logging.DEBUG)
     source = source_of(MinioSettings, images, **keys)
     for attempt in (source.stat(f"{images.url}/{path}"), _open(source, f"{images.url}/{path}")):
@@ -105,7 +105,7 @@ async def test_a_refusal_says_what_to_mend_and_shows_no_key(images, source_of, c
     await source.aclose()
 
 
-async def test_a_key_without_permission_is_told_so(images, source_of):
+async def test_key_without_permission(images, source_of):
     images.admin().user_add("poor-user", "poor-users-secret")
     source = source_of(MinioSettings, images, "poor-user", "poor-users-secret")
     with pytest.raises(RemoteDeniedError, match="may not read it"):
@@ -113,7 +113,7 @@ async def test_a_key_without_permission_is_told_so(images, source_of):
     await source.aclose()
 
 
-async def test_a_key_may_be_let_into_one_bucket_only(images, source_of, tmp_path):
+async def test_key_for_one_bucket(images, source_of, tmp_path):
     policy = tmp_path / "policy.json"
     policy.write_text(json.dumps(_may_read("arn:aws:s3:::images/*")))
     admin = images.admin()
@@ -126,13 +126,13 @@ async def test_a_key_may_be_let_into_one_bucket_only(images, source_of, tmp_path
     assert (await source.stat(f"{images.url}/images/disk.qcow2")).size == len(CONTENT)
     with pytest.raises(RemoteDeniedError):
         await source.stat(f"{images.url}/closed/disk.qcow2")
-    # Who may not list is told 'denied' of what is not there, too.
+    # Without the permission to list, MinIO may answer 'denied' for missing objects too.
     with pytest.raises((RemoteDeniedError, RemoteNotFoundError)):
         await source.stat(f"{images.url}/images/none.qcow2")
     await source.aclose()
 
 
-async def test_a_public_bucket_needs_no_keys(images, tmp_path):
+async def test_public_bucket_without_keys(images, tmp_path):
     client = images.client()
     client.make_bucket("public")
     client.set_bucket_policy("public", json.dumps({**_may_read("arn:aws:s3:::public/*", Principal={"AWS": ["*"]})}))
@@ -145,17 +145,17 @@ async def test_a_public_bucket_needs_no_keys(images, tmp_path):
     await source.aclose()
 
 
-async def test_a_presigned_url_brings_its_own_permission(images, tmp_path):
+async def test_presigned_url(images, tmp_path):
     settings = MinioSettings(endpoint=images.url, ca_file=str(images.ca_file), credentials="anonymous")
     source = S3Source(settings, BackEndContext("lab", tmp_path))
     url = images.client().presigned_get_object("images", "disk.qcow2")
-    image = await source.stat(url)  # it is signed for GET, so HEAD is refused
+    image = await source.stat(url)  # signed for GET, so the server rejects HEAD
     assert image.size == len(CONTENT)
     assert await save(source, url, tmp_path / "out", start=5, version=image.version) == (CONTENT[5:], 5)
     await source.aclose()
 
 
-async def test_an_object_of_several_parts_comes_whole(images, source_of, tmp_path):
+async def test_multipart_object(images, source_of, tmp_path):
     content = CONTENT * 6
     images.client().put_object("images", "parts.qcow2", BytesIO(content), len(content), part_size=5 * 1024**2)
     source, url = source_of(MinioSettings, images), f"{images.url}/images/parts.qcow2"
@@ -167,7 +167,7 @@ async def test_an_object_of_several_parts_comes_whole(images, source_of, tmp_pat
     await source.aclose()
 
 
-async def test_an_empty_object(images, source_of, tmp_path):
+async def test_empty_object(images, source_of, tmp_path):
     images.put("images", "empty", b"")
     source = source_of(MinioSettings, images)
     assert (await source.stat(f"{images.url}/images/empty")).size == 0
@@ -175,14 +175,14 @@ async def test_an_empty_object(images, source_of, tmp_path):
     await source.aclose()
 
 
-async def test_a_label_of_an_encoding_does_not_change_the_bytes(images, source_of, tmp_path):
+async def test_content_encoding_is_ignored(images, source_of, tmp_path):
     images.put("images", "labelled", b"not gzip at all", **{"Content-Encoding": "gzip"})
     source = source_of(MinioSettings, images)
     assert (await save(source, f"{images.url}/images/labelled", tmp_path / "out"))[0] == b"not gzip at all"
     await source.aclose()
 
 
-async def test_an_object_replaced_during_the_download_is_noticed(images, source_of, tmp_path):
+async def test_object_replaced_during_download(images, source_of, tmp_path):
     client = images.client()
     client.make_bucket("versioned")
     client.set_bucket_versioning("versioned", VersioningConfig(ENABLED))
@@ -192,17 +192,17 @@ async def test_an_object_replaced_during_the_download_is_noticed(images, source_
     image = await source.stat(url)
     with (tmp_path / "out").open("w+b") as file:
         async with source.open(url, version=image.version) as stream, trio.open_nursery() as nursery:
-            # MinIO lets the writer wait for its readers, so both have to go on at once.
+            # MinIO makes the writer wait for readers, so both must run at the same time.
             nursery.start_soon(trio.to_thread.run_sync, images.put, "versioned", "disk", new)
             end = await stream.save(file.fileno(), lambda _end: None)
-    # What was begun ends as it began: one version, whole.
+    # The running download gets the old version completely.
     assert end == len(old)
     assert (tmp_path / "out").read_bytes() == old
     for start in (0, 1000):
         with pytest.raises(RemoteChangedError) as caught:
             await _open(source, url, start=start, version=image.version)
         assert caught.value.temporary
-    # A url that names the version keeps it.
+    # A url with a version id still gets that version.
     pinned = f"{url}?versionId={first.version_id}"
     assert await save(source, pinned, tmp_path / "out", start=1000, version=image.version) == (old[1000:], 1000)
     with pytest.raises(RemoteNotFoundError):
@@ -210,7 +210,7 @@ async def test_an_object_replaced_during_the_download_is_noticed(images, source_
     await source.aclose()
 
 
-async def test_two_endpoints_with_different_keys_in_one_process(images, other_store, source_of, tmp_path):
+async def test_two_endpoints_with_different_keys(images, other_store, source_of, tmp_path):
     other_store.client().make_bucket("images")
     other_store.put("images", "disk.qcow2", CONTENT[::-1])
     one, two = source_of(MinioSettings, images, name="one"), source_of(MinioSettings, other_store, name="two")

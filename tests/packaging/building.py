@@ -1,4 +1,4 @@
-"""Packages built from a copy of the checkout, so that nothing that happens in it meanwhile gets in."""
+"""Builds packages from a copy of the checkout, so that changes during the tests do not matter."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-EPOCH = "1767225600"  # a day like any other
+EPOCH = "1767225600"  # an arbitrary day
 
 
 @dataclass(frozen=True)
 class Packages:
-    """What one build made."""
+    """The output of one build."""
 
     folder: Path
 
@@ -27,18 +27,18 @@ class Packages:
         return self.any("libvirt-volume-provisioner-*.rpm")
 
     def any(self, pattern: str) -> Path:
-        """The one file of that name."""
+        """Return the only file that matches."""
         (found,) = self.folder.glob(pattern)
         return found
 
 
 def distribution_python() -> str:
-    """Return the name of the Python that this machine's distribution has: its packages are tested here."""
+    """Return the name of the distribution's Python, for which the packages are built and tested."""
     return Path("/usr/bin/python3").readlink().name
 
 
 def snapshot(folder: Path, version: str | None = None) -> Path:
-    """Copy what git knows or would take; with ``version`` as another version."""
+    """Copy all files that git tracks or would add; ``version`` replaces the project's version."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -53,12 +53,12 @@ def snapshot(folder: Path, version: str | None = None) -> Path:
 
 
 def build(source: Path, folder: Path, **environment: str) -> Packages:
-    """Run the project's own build there."""
+    """Build the service's packages from ``source`` into ``folder``."""
     return _run([source / "packaging" / "build", folder], folder, environment)
 
 
 def build_plugin(source: Path, folder: Path, **environment: str) -> Packages:
-    """Build the example plugin's packages with the same tools."""
+    """Build the example plugin's packages from ``source`` into ``folder``."""
     return _run(
         [source / "packaging" / "build-plugin", source / "contrib" / "example-plugin", folder], folder, environment
     )

@@ -1,4 +1,4 @@
-"""The packages, built once for all tests of this folder, and trees they are laid into."""
+"""Fixtures: the packages, built once for all tests of this folder, and trees with their files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plugin(source, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def deb_tree(packages, tmp_path_factory):
-    """The deb's files, laid out by dpkg."""
+    """Return a tree with the deb's files, extracted by dpkg."""
     tree = tmp_path_factory.mktemp("deb")
     subprocess.run(["dpkg-deb", "--extract", packages.deb, tree], check=True)
     return tree
@@ -44,7 +44,7 @@ def deb_tree(packages, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def rpm_tree(packages, tmp_path_factory):
-    """The rpm, installed by rpm into a root of its own; its dependencies are not there."""
+    """Return a root into which rpm installed the package, without its dependencies."""
     tree = tmp_path_factory.mktemp("rpm")
     rpm(tree, "--install", "--nodeps", "--noscripts", str(packages.rpm))
     return tree

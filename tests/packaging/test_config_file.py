@@ -1,4 +1,4 @@
-"""The packaged configuration: every key is in it, with the default it really has."""
+"""Tests of the packaged configuration: it contains every key, with its real default."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def uncommented(text):
 
 @pytest.fixture
 def document(conffile):
-    """The file with every key in force."""
+    """Return the file with every key uncommented."""
     return tomllib.loads(uncommented(conffile.read_text()))
 
 
-def test_as_it_comes_only_a_target_is_missing(conffile):
+def test_config_lacks_only_a_target(conffile):
     with pytest.raises(Exception, match=r"^config: targets: is missing[^\n]*$"):
         parse(tomllib.loads(conffile.read_text()), "config")
 
 
 @pytest.mark.parametrize("name", ["targets.thin", "targets.plain", "targets.files"])
-def test_one_target_uncommented_is_enough(conffile, name):
+def test_config_one_target_uncommented(conffile, name):
     lines, inside = [], False
     for line in conffile.read_text().splitlines():
         if line.startswith("#["):
@@ -40,12 +40,12 @@ def test_one_target_uncommented_is_enough(conffile, name):
     registry.load().build(parse(tomllib.loads("\n".join(lines)), "config"))
 
 
-def test_all_of_it_is_valid_at_once(document):
+def test_config_everything_uncommented(document):
     registry.load().build(parse(document, "config"))
 
 
-def test_every_key_of_the_service_is_there_with_its_default(document):
-    """A section's keys are exactly the schema's, and where there is a default, the file shows it."""
+def test_config_has_every_core_key(document):
+    """A section has exactly the keys of its schema, and the file shows every default."""
     defaults = msgspec.to_builtins(Config(), enc_hook=str)
     shown = msgspec.to_builtins(parse(document, "config"), enc_hook=str)
     for section in ("server", "auth", "audit", "jobs", "cache", "log"):
@@ -57,8 +57,8 @@ def test_every_key_of_the_service_is_there_with_its_default(document):
     assert {form: document["converters"][form] for form in DEFAULT_CONVERTERS} == DEFAULT_CONVERTERS
 
 
-def test_every_key_of_the_built_in_back_ends_is_there(document):
-    """Somewhere in a table of that plugin, or of the one whose settings it shares."""
+def test_config_has_every_back_end_key(document):
+    """Each key is in a table of that plugin, or of one that shares its settings."""
     plugins = registry.load()._back_ends
     for kind, tables in TABLES.items():
         written = {key for table in document[tables].values() for key in table}
@@ -67,7 +67,7 @@ def test_every_key_of_the_built_in_back_ends_is_there(document):
             assert any(table["plugin"] == name for table in document[tables].values()), f"{kind} {name}"
 
 
-def test_defaults_of_back_ends_are_shown_as_they_are(document):
+def test_config_shows_back_end_defaults(document):
     plugins = registry.load()._back_ends
     for kind, tables in TABLES.items():
         for name, table in document[tables].items():

@@ -1,4 +1,4 @@
-"""The built packages: the same bytes twice, laid out by dpkg and by rpm, and run from there."""
+"""Tests of the built packages: reproducible, and they work when extracted by dpkg and installed by rpm."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def lvp(tree, *words, name="lvp"):
     return ended.stdout
 
 
-def test_two_builds_in_two_places_give_the_same_bytes(packages, tmp_path):
+def test_build_is_reproducible(packages, tmp_path):
     again = build(snapshot(tmp_path / "elsewhere"), tmp_path / "packages", TZ="Asia/Tokyo", LANG="de_DE.UTF-8")
     assert again.deb.read_bytes() == packages.deb.read_bytes()
     assert again.rpm.read_bytes() == packages.rpm.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["lvp", NAME])
-def test_it_runs_from_where_it_was_laid(tree, name):
+def test_package_runs(tree, name):
     assert re.fullmatch(rf"{name} \d+\.\d+\.\d+\S*\n", lvp(tree, "--version", name=name))
     assert re.search(r"target +thin-lvm +libvirt-volume-provisioner", lvp(tree, "plugins"))
 
 
-def test_its_configuration_is_taken_with_a_target(tree, tmp_path):
+def test_packaged_config_with_target(tree, tmp_path):
     text = (tree / f"etc/{NAME}/config.toml").read_text()
     for line in ("[targets.thin]", 'plugin = "thin-lvm"', 'volume_group = "vg0"', 'pool = "thin"'):
         text = text.replace(f"#{line}", line, 1)
@@ -45,14 +45,14 @@ def test_its_configuration_is_taken_with_a_target(tree, tmp_path):
 
 
 def without_paths(value):
-    """The value without what in it is a path, or holds nothing else."""
+    """Return the value without its entries that are paths."""
     if isinstance(value, dict):
         return {key: without_paths(inner) for key, inner in value.items() if not str(inner).startswith("/")}
     return value
 
 
-def test_packaged_and_embedded_share_every_default(tree, tmp_path):
-    """Apart from paths, and from what makes the embedded one embedded: a target of its own, and this host's images."""
+def test_packaged_defaults_match_embedded(tree, tmp_path):
+    """The embedded default differs only by its paths, its target and its source, which serves images of this host."""
     (tmp_path / "config.toml").write_text('[targets.files]\nplugin = "file"\ndirectory = "/srv"\n')
     packaged = tomllib.loads(lvp(tree, "config", "show", str(tmp_path / "config.toml")))
     embedded = tomllib.loads(lvp(tree, "config", "show"))
@@ -65,7 +65,8 @@ def test_packaged_and_embedded_share_every_default(tree, tmp_path):
     assert {"server", "auth", "jobs", "cache", "log", "converters"} <= set(packaged)
 
 
-def test_nothing_of_the_distribution_or_the_caller_is_imported(deb_tree):
+def test_launcher_is_isolated(deb_tree):
+    """It imports nothing from the distribution's packages or the caller's paths."""
     code = "import sys; print(*sys.path, sep='\\n')"
     launcher = (deb_tree / f"usr/lib/{NAME}/lvp").read_text().split("from provisioner")[0]
     ended = subprocess.run(
@@ -75,8 +76,8 @@ def test_nothing_of_the_distribution_or_the_caller_is_imported(deb_tree):
     assert not [path for path in ended.stdout.splitlines() if "dist-packages" in path or "nonexistent" in path]
 
 
-def test_whole_environment_can_be_imported(deb_tree):
-    """What a job needs is loaded late; a dependency left out would be missed only then."""
+def test_environment_can_be_imported(deb_tree):
+    """Jobs import some modules late, so a missing dependency would show only then."""
     modules = "provisioner.daemon, provisioner.download.inspection, lvp_source_s3.source, lvp_convert_native.converter"
     code = (
         f"import sys; sys.path.append({str(deb_tree / f'usr/lib/{NAME}/site')!r}); import {modules}, lvp_guard_libvirt;"
@@ -86,7 +87,7 @@ def test_whole_environment_can_be_imported(deb_tree):
     subprocess.run(["/usr/bin/python3", "-IS", "-c", code], check=True, env=ENVIRONMENT)
 
 
-def test_libraries_need_no_more_than_is_declared(deb_tree):
+def test_libraries_need_only_declared_ones(deb_tree):
     libraries = sorted(deb_tree.rglob("*.so"))
     assert libraries
     said = subprocess.run(["objdump", "-p", *libraries], check=True, capture_output=True, text=True).stdout
@@ -97,7 +98,7 @@ def test_libraries_need_no_more_than_is_declared(deb_tree):
     assert max(versions) <= (2, 28)
 
 
-def test_dependencies_are_in_this_release_of_debian(packages):
+def test_deb_dependencies_exist(packages):
     ended = subprocess.run(
         ["apt-get", "--simulate", "install", packages.deb], capture_output=True, text=True, check=False
     )
@@ -105,7 +106,7 @@ def test_dependencies_are_in_this_release_of_debian(packages):
     assert f"Inst {NAME} " in ended.stdout
 
 
-def test_rpm_says_what_it_needs(packages):
+def test_rpm_dependencies(packages):
     said = subprocess.run(["rpm", "-qp", "--requires", packages.rpm], check=True, capture_output=True, text=True).stdout
     assert {
         f"python(abi) = {distribution_python().removeprefix('python')}",
@@ -115,21 +116,21 @@ def test_rpm_says_what_it_needs(packages):
     } <= set(said.splitlines())
 
 
-def test_lintian_finds_nothing_unexplained(packages):
+def test_deb_passes_lintian(packages):
     ended = subprocess.run(
         ["lintian", "--fail-on", "error,warning", packages.deb], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stdout
 
 
-def test_rpmlint_finds_nothing_unexplained(packages):
+def test_rpm_passes_rpmlint(packages):
     command = ["rpmlint", "-c", CHECKOUT / "packaging/rpmlint.toml", packages.rpm]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout
 
 
 @pytest.mark.parametrize("page", ["man1/lvp.1.gz", f"man5/{NAME}.toml.5.gz", f"man8/{NAME}.8.gz"])
-def test_man_pages_are_without_warnings(tree, page):
+def test_man_page_has_no_warnings(tree, page):
     path = tree / "usr/share/man" / page
     ended = subprocess.run(
         ["man", "--warnings", "--local-file", str(path)],
@@ -149,7 +150,7 @@ COMPLETE = {
 
 
 @pytest.mark.parametrize("shell", COMPLETE)
-def test_completions_load_and_complete(deb_tree, shell):
+def test_completion_completes(deb_tree, shell):
     file, script = COMPLETE[shell]
     environment = {"PATH": f"{deb_tree}/usr/bin:/usr/bin:/bin", "HOME": str(deb_tree / "tmp"), "TERM": "dumb"}
     (deb_tree / "tmp").mkdir(exist_ok=True)
@@ -161,18 +162,18 @@ def test_completions_load_and_complete(deb_tree, shell):
     assert ended.stderr == ""
 
 
-def test_plugin_in_a_package_of_its_own_is_found(packages, plugin, tmp_path):
+def test_plugin_package_is_found(packages, plugin, tmp_path):
     (extra,) = plugin.folder.glob("*.deb")
     for package in (packages.deb, extra):
         subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
     assert re.search(r"observer +ledger +lvp-example +1\.0\.0", lvp(tmp_path, "plugins"))
-    # An upgrade of the service lays its own files anew and leaves the plugin's alone.
+    # An upgrade of the service replaces only its own files.
     shutil.rmtree(tmp_path / f"usr/lib/{NAME}/site")
     subprocess.run(["dpkg-deb", "--extract", packages.deb, tmp_path], check=True)
     assert "ledger" in lvp(tmp_path, "plugins")
 
 
-def test_rpm_installs_upgrades_and_erases_with_its_plugin(packages, plugin, source, tmp_path):
+def test_rpm_lifecycle_with_plugin(packages, plugin, source, tmp_path):
     (extra,) = plugin.folder.glob("*.rpm")
     newer = build(snapshot(tmp_path / "source", "9.9.9"), tmp_path / "newer")
     tree = tmp_path / "root"

@@ -1,1 +1,1 @@
-"""Servers of the tests' own, on loopback: one that sends whatever bytes a test wants, and a real nginx."""
+"""Test servers on loopback: one that sends the bytes of a test, an image server, a cutting proxy, and nginx."""

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that cuts connections after so many bytes of the answer, and counts what it passed on."""
+"""A TCP proxy on loopback that cuts connections after a random number of response bytes, and counts the bytes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CHUNK = 256 * 1024
 
 @dataclass
 class CuttingProxy:
-    """``passed``: bytes that went to clients; ``cuts``: connections that were cut."""
+    """``passed``: bytes sent to clients; ``cuts``: connections that were cut."""
 
     port: int
     upstream: int
     chance: random.Random
     cut_after: tuple[int, int]  # bytes, from and to
-    cut_share: float  # of connections that are cut at all
+    cut_share: float  # share of the connections that are cut
     passed: int = 0
     cuts: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -38,7 +38,7 @@ class CuttingProxy:
             try:
                 self._pass_on(server, client, budget)
             finally:
-                # The kernel closes nothing under a thread that still reads it.
+                # Closing a socket does not wake a thread that reads from it.
                 with suppress(OSError):
                     client.shutdown(socket.SHUT_RD)
                 requests.join()
@@ -72,7 +72,7 @@ def _pump_requests(client: socket.socket, server: socket.socket) -> None:
 
 @contextmanager
 def cutting_proxy(upstream: int, *, seed: int, cut_after: tuple[int, int], cut_share: float) -> Iterator[CuttingProxy]:
-    """In front of the server on port ``upstream`` of this machine, until the block ends."""
+    """Run a proxy for the server on local port ``upstream`` until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         proxy = CuttingProxy(listening.getsockname()[1], upstream, random.Random(seed), cut_after, cut_share)
 

@@ -1,4 +1,4 @@
-"""A plain HTTP server of image files, in threads: counts what is fetched, and can hold back the end of a file."""
+"""A plain HTTP server for image files, in threads: counts downloads, and can hold back the end of a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHUNK = 64 * 1024
 
 @dataclass
 class ImageServer:
-    """``url`` has no slash at its end. Of each file in ``held`` only that many bytes come until ``let_go`` is set."""
+    """``url`` has no trailing slash. Of each file in ``held`` only that many bytes are sent until ``let_go`` is set."""
 
     url: str
     root: Path
@@ -51,7 +51,7 @@ class _Handler(SimpleHTTPRequestHandler):
                 limit = None
 
     def _wait(self) -> bool:
-        """Until the rest may come; False where the client went away first."""
+        """Wait until the rest may be sent; return False if the client disconnects first."""
         self.connection.setblocking(False)
         try:
             while not self.server.images.let_go.is_set():
@@ -74,7 +74,7 @@ class _Handler(SimpleHTTPRequestHandler):
 def image_server(root: Path) -> Iterator[ImageServer]:
     """Serve ``root`` until the block ends."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(root)))
-    server.handle_error = lambda *_args: None  # clients that hang up are what some tests want
+    server.handle_error = lambda *_args: None  # some tests disconnect on purpose
     server.images = ImageServer(f"http://127.0.0.1:{server.server_port}", root)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

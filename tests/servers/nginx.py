@@ -1,4 +1,4 @@
-"""A real nginx over one folder, on loopback, plain and TLS. Owns its process and its few files."""
+"""A real nginx that serves one folder on loopback, with and without TLS."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Nginx:
-    """``basic/`` wants the login ``lab`` / ``open sesame``, ``certificate/`` a client certificate of ``ca``.
+    """``basic/`` requires the login ``lab`` / ``open sesame``, ``certificate/`` a client certificate of ``ca``.
 
-    A query of ``rate=100m`` holds a transfer at that many bytes a second.
+    The query ``rate=100m`` limits a transfer to that many bytes per second.
     """
 
     url: str
@@ -54,7 +54,7 @@ class Nginx:
 
 @contextmanager
 def nginx(root: Path, work: Path) -> Iterator[Nginx]:
-    """Serve ``root`` until the block ends. Both folders are made where they are not there."""
+    """Serve ``root`` until the block ends. Creates both folders if they are missing."""
     root.mkdir(exist_ok=True)
     work.mkdir(exist_ok=True)
     ca = trustme.CA()

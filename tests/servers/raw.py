@@ -1,4 +1,4 @@
-"""An HTTP server that says exactly what a test tells it to, byte for byte, true or not."""
+"""An HTTP server that sends exactly the bytes of a test, valid or not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client sent; header names in lower case."""
+    """A client's request; header names in lower case."""
 
     method: str
     target: str
@@ -28,7 +28,7 @@ Answer = Callable[[Request, trio.abc.Stream], Awaitable[None]]
 
 @dataclass(slots=True)
 class RawServer:
-    """``url`` has no slash at its end. ``hung_up`` is set when a client has closed its connection."""
+    """``url`` has no trailing slash. ``asked`` is set at the first request, ``hung_up`` when a connection has ended."""
 
     port: int
     scheme: str
@@ -42,7 +42,7 @@ class RawServer:
 
 
 def says(head: str, body: bytes = b"") -> Answer:
-    """Always the same answer: ``head`` are its lines without the last empty one."""
+    """Return an answer that is always the same; ``head`` has its lines without the last empty one."""
 
     async def answer(_request: Request, stream: trio.abc.Stream) -> None:
         await stream.send_all(response(head, body))
@@ -56,7 +56,7 @@ def response(head: str, body: bytes = b"") -> bytes:
 
 
 def holds(content: bytes, etag: str = '"v1"') -> Answer:
-    """A well-behaved server of one image, with HEAD, ranges and If-Range."""
+    """Return an answer that serves one image correctly, with HEAD, ranges and If-Range."""
 
     async def answer(request: Request, stream: trio.abc.Stream) -> None:
         first, stop, status = 0, len(content), "200 OK"
@@ -75,7 +75,7 @@ def holds(content: bytes, etag: str = '"v1"') -> Answer:
 
 
 async def until_client_hangs_up(stream: trio.abc.Stream) -> None:
-    """Say no more, and wait for the client to close."""
+    """Send nothing more and wait until the client disconnects."""
     try:
         while await stream.receive_some(4096):
             pass
@@ -85,7 +85,7 @@ async def until_client_hangs_up(stream: trio.abc.Stream) -> None:
 
 @asynccontextmanager
 async def raw_server(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
-    """Serve one request a connection with ``answer``; the connection is closed after it."""
+    """Serve one request per connection with ``answer``, then close the connection."""
 
     async def attend(stream: trio.abc.Stream) -> None:
         try:

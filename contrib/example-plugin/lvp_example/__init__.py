@@ -1,4 +1,4 @@
-"""A whole plugin: an observer that writes a line of JSON for each ended job into a file.
+"""A complete plugin: an observer that appends a line of JSON to a file for each finished job.
 
 ::
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from provisioner.contracts import BackEndContext, JobEvent
 
-ENDS = ("completed", "failed", "cancelled")
+FINISHED = ("completed", "failed", "cancelled")
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Keys of the table; a wrong or misspelt one stops the service before it starts, with a sentence."""
+    """The keys of the table. If one is invalid or misspelt, the service does not start and reports the error."""
 
     file: str
 
@@ -37,15 +37,15 @@ class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ledger(Observer):
-    """Hears of every change of every job and writes down the ends."""
+    """An observer that records finished jobs."""
 
     def __init__(self, settings: LedgerSettings, _context: BackEndContext) -> None:
         self._path = Path(settings.file)
 
     async def job_changed(self, event: JobEvent) -> None:
-        if event.status in ENDS:
+        if event.status in FINISHED:
             line = msgspec.json.encode(dataclasses.asdict(event)) + b"\n"
-            # Files block: never on trio's loop.
+            # File access blocks, so it must not run on trio's event loop.
             await trio.to_thread.run_sync(self._append, line)
 
     def _append(self, line: bytes) -> None:
@@ -55,5 +55,5 @@ class Ledger(Observer):
 
 @hookimpl
 def lvp_observers() -> Sequence[BackEnd[Observer]]:
-    """The observer ``ledger``."""
+    """Return the observer ``ledger``."""
     return [BackEnd("ledger", Ledger, LedgerSettings)]

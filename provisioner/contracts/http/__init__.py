@@ -1,7 +1,7 @@
-"""HTTP for image sources: what a plugin that fetches over HTTP uses.
+"""HTTP for image sources: the interface for plugins that fetch over HTTP.
 
-``HttpTransport`` fetches; ``TransportSettings`` is the base of such a source's settings; ``read_secret`` reads a
-``SecretRef``. The other modules here are the transport's own.
+``HttpTransport`` fetches, ``TransportSettings`` is the base class of such a source's settings, ``read_secret`` reads a
+``SecretRef``. The other modules are internal to the transport.
 """
 
 from provisioner.contracts.http.client import HttpOptions, read_secret

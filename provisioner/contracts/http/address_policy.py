@@ -1,9 +1,8 @@
 # ruff: noqa: ASYNC109 - httpcore's interface has a timeout for each call
-"""Which addresses a source connects to: judged where the connection is made, on the very address it is made to.
+"""The policy on which addresses a source may connect to, checked when the connection is made.
 
-Owns the judgement and the step from a host's name to a socket. A name is looked up once, and what comes of that is
-both judged and used: a name server that gives another answer a moment later changes nothing. Behind a proxy it is the
-proxy that looks names up, and this is not asked.
+A host name is resolved once, and the same addresses are checked and connected to, so DNS rebinding cannot bypass the
+policy. If a proxy is used, the proxy resolves names and the policy does not apply.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Where clouds answer their machines with credentials; most are link-local, these are not.
+# Cloud metadata services, which return credentials. Most are link-local; these are not.
 _METADATA = {
     ipaddress.ip_address(text)
     for text in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
@@ -38,34 +37,36 @@ _COMPATIBLE = ipaddress.ip_network("::/96")
 
 
 def refusal(address: Address) -> str | None:
-    """What kind of address that is, where images are not fetched from its kind; None for all others.
+    """Return why images are not fetched from ``address``, None if they may be.
 
-    Private networks are where image servers stand, and not refused.
+    Private networks are permitted: image servers are usually there.
     """
-    inner = _carried(address)
+    inner = _embedded_ipv4(address)
     if inner in _METADATA:
-        return "the metadata service of a cloud"
+        return "a cloud metadata service"
     if inner.is_loopback:
-        return "this host itself"
+        return "this host"
     if inner.is_link_local:
         return "a link-local address"
     if inner.is_unspecified or inner in _THIS_NETWORK:
-        return "no address of a host"
+        return "not a host address"
     if inner.is_multicast:
         return "a multicast address"
     return "a reserved address" if inner.is_reserved else None
 
 
 def permitted(host: str, address: Address, allowed: Sequence[Network]) -> bool:
-    """Whether ``host``, that is at ``address``, may be connected to.
+    """Return whether ``host``, which resolves to ``address``, may be connected to.
 
-    What a url says literally (an address, or ``localhost``) was judged with the url: the source is configured for it.
+    A literal address or ``localhost`` in a url is permitted: the source is configured for that url.
     """
-    if refusal(address) is None or any(each in network for network in allowed for each in (address, _carried(address))):
+    if refusal(address) is None or any(
+        each in network for network in allowed for each in (address, _embedded_ipv4(address))
+    ):
         return True
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
-        return _carried(address).is_loopback
+        return _embedded_ipv4(address).is_loopback
     try:
         return ipaddress.ip_address(name) == address
     except ValueError:
@@ -73,12 +74,12 @@ def permitted(host: str, address: Address, allowed: Sequence[Network]) -> bool:
 
 
 def networks(texts: Iterable[str]) -> list[Network]:
-    """Networks as the configuration writes them, ``127.0.0.0/8`` or one address. Raises ValueError."""
+    """Parse networks of the configuration, such as ``127.0.0.0/8`` or one address. Raises ValueError."""
     return [ipaddress.ip_network(text) for text in texts]
 
 
-def _carried(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for, where it stands for one."""
+def _embedded_ipv4(address: Address) -> Address:
+    """Return the IPv4 address embedded in an IPv6 address, or the address itself if there is none."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     embedded = address.ipv4_mapped or address.sixtofour
@@ -89,10 +90,10 @@ def _carried(address: Address) -> Address:
 
 
 class Backend(httpcore.AsyncNetworkBackend):
-    """Connects to permitted addresses only; to all if ``allowed`` is None (a proxy that the configuration names).
+    """A network backend that connects to permitted addresses only, or to all if ``allowed`` is None (for a proxy).
 
-    Raises UrlNotAllowedError if a host has no permitted address. ``threads`` bounds the look-ups under way: one that a
-    cancel leaves behind ends when the system's resolver gives up (its timeouts are in resolv.conf).
+    Raises UrlNotAllowedError if a host has no permitted address. ``threads`` limits concurrent look-ups: an abandoned
+    one ends when the system's resolver times out (see resolv.conf).
     """
 
     def __init__(self, allowed: Sequence[Network] | None, threads: trio.CapacityLimiter) -> None:
@@ -107,43 +108,43 @@ class Backend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        del local_address  # not offered in the configuration
+        del local_address  # not configurable
         failed: Exception | None = None
         for address in await self._addresses(host, port):
             try:
                 return await connect(address, port, timeout, socket_options or ())
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failed = error  # the next address may answer
+                failed = error  # try the next address
         raise failed or httpcore.ConnectError(f"{host} has no address")
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
 
     async def _addresses(self, host: str, port: int) -> list[str]:
-        """The addresses of ``host`` that may be connected to, in the system's order."""
+        """Return the permitted addresses of ``host`` in the order of the system's resolver."""
         look_up = partial(socket.getaddrinfo, host.strip("[]"), port, type=socket.SOCK_STREAM)
         try:
-            found = look_up(flags=socket.AI_NUMERICHOST)  # an address, in whatever spelling: no name server is asked
+            found = look_up(flags=socket.AI_NUMERICHOST)  # an address in any notation; needs no name server
         except OSError:
             try:
                 found = await trio.to_thread.run_sync(look_up, limiter=self._threads, abandon_on_cancel=True)
             except OSError as error:
                 raise httpcore.ConnectError(str(error)) from error
-        texts = list(dict.fromkeys(str(place[0]) for *_, place in found))
+        texts = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
         if self._allowed is None:
             return texts
         good = [text for text in texts if permitted(host, ipaddress.ip_address(text), self._allowed)]
         if texts and not good:
-            kind = refusal(ipaddress.ip_address(texts[0]))
+            reason = refusal(ipaddress.ip_address(texts[0]))
             raise UrlNotAllowedError(
-                f"the host {host} has the address {texts[0]}, {kind}: its source may not connect there "
-                "(allow_addresses in the source's table would let it)"
+                f"the host {host} has the address {texts[0]} ({reason}), which its source may not connect to; "
+                "permit it with allow_addresses in the source's table"
             )
         return good
 
 
 class ClosingSSLSocket(ssl.SSLSocket):
-    """Python leaves the socket open to the garbage collector where the peer reset it before the handshake."""
+    """An SSL socket that is closed if the peer resets it before the handshake; Python leaves it open."""
 
     def getpeername(self) -> object:
         try:

@@ -1,4 +1,4 @@
-"""The transport of one source: TLS, proxy, secrets. Owns how it is made; sends nothing."""
+"""Create the transport of one source: TLS, proxy and secrets."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """How to talk to a server.
+    """The connection options of a source.
 
-    ``ca_file`` is trusted instead of the system's authorities. ``stall_timeout``: seconds without a byte after
-    which a transfer counts as dead; so does one with fewer than ``min_rate`` bytes a second over that time, and an
-    answer whose headers take longer than connecting and that time together. ``rate_limit``: bytes a second, of all
-    transfers together. ``any_encoding`` takes a ``Content-Encoding`` for a mere label of what is stored; else only the
-    one that fits the name is.
-    ``prepare_redirects``: whether a redirect to another host is prepared too; else it goes there without.
-    ``allow_addresses``: networks to connect to although a name leads to this host itself or to another place where
-    no images are kept (``address_policy``).
+    ``ca_file`` replaces the system's certificate authorities. A transfer fails after ``stall_timeout`` seconds without
+    data, or with less than ``min_rate`` bytes per second over that time. A response's headers must be complete within
+    ``connect_timeout`` plus ``stall_timeout``. ``rate_limit`` is in bytes per second for all transfers together.
+    ``any_encoding`` accepts every ``Content-Encoding`` as a label of the stored file; otherwise it must match the file
+    name. ``prepare_redirects`` also prepares requests that are redirected to another host. ``allow_addresses`` are
+    networks that are permitted in addition to those of ``address_policy``.
     """
 
     ca_file: str | None = None
@@ -52,9 +50,9 @@ class HttpOptions:
 
 
 def make_transport(options: HttpOptions, threads: trio.CapacityLimiter) -> httpx.AsyncBaseTransport:
-    """Make a transport as ``options`` say; ``threads`` bounds its look-ups.
+    """Return a transport with ``options``; ``threads`` limits its look-ups.
 
-    Blocking: it reads the certificates. Raises SourceError.
+    Blocking, because it reads the certificates. Raises SourceError.
     """
     context = _tls(options)
     login = _proxy_login(options)
@@ -79,17 +77,17 @@ def make_transport(options: HttpOptions, threads: trio.CapacityLimiter) -> httpx
 
 
 def read_secret(ref: SecretRef) -> str:
-    """The secret ``ref`` leads to, fit for a header. Blocking. Raises SourceError, which never shows it."""
+    """Return the secret that ``ref`` refers to. Blocking. Raises SourceError, which never shows the secret."""
     try:
         secret = ref.read(dict(os.environ))
     except KeyError as error:
-        raise SourceError(f"the secret {ref} is not there: {error.args[0]} is not set") from error
+        raise SourceError(f"the secret {ref} is missing: {error.args[0]} is not set") from error
     except UnicodeDecodeError:
-        raise SourceError(f"the secret {ref} is not text") from None  # its cause would show the bytes
+        raise SourceError(f"the secret {ref} is not text") from None  # the cause would reveal the bytes
     except OSError as error:
         raise SourceError(f"the secret {ref} cannot be read: {error.strerror}") from error
     if not secret or not secret.isprintable():
-        raise SourceError(f"the secret {ref} is empty or holds line breaks or control characters")
+        raise SourceError(f"the secret {ref} is empty or contains line breaks or control characters")
     return secret
 
 
@@ -107,7 +105,7 @@ def _tls(options: HttpOptions) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    """OpenSSL would ask on the terminal."""
+    """Reject encrypted keys, for which OpenSSL would prompt on the terminal."""
     raise ValueError("the client key is encrypted")
 
 

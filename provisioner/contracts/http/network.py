@@ -1,8 +1,8 @@
 # ruff: noqa: ASYNC109 - httpcore's interface has a timeout for each call
-"""Sockets for httpcore: connect, TLS, read and write as trio tasks, so that a cancel or a deadline ends each at once.
+"""Sockets for httpcore: connect, TLS, read and write as trio tasks, which a cancel or a deadline ends at once.
 
-Owns a stream's way of waiting. After the headers, a worker thread may take the socket over (``direct_socket``) and read
-the body from it; the stream must not be used for anything but closing from then on.
+After the headers, a worker thread may take over the socket (``direct_socket``) and read the body from it. From then on
+the stream may only be closed.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ async def connect(
 
 async def _connected(sock: socket.socket, address: str, port: int) -> None:
     await trio.lowlevel.checkpoint()
-    # The last field of the address carries the zone of a link-local one.
-    place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4]
-    status = sock.connect_ex(place)
+    # The last field of the socket address is the zone of a link-local address.
+    sockaddr = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4]
+    status = sock.connect_ex(sockaddr)
     if status == errno.EINPROGRESS:
         await trio.lowlevel.wait_writable(sock)
         status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -55,7 +55,7 @@ async def _connected(sock: socket.socket, address: str, port: int) -> None:
 
 
 class SocketStream(httpcore.AsyncNetworkStream):
-    """A connected, non-blocking socket, with TLS or without."""
+    """A connected, non-blocking socket with or without TLS."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -107,7 +107,7 @@ class SocketStream(httpcore.AsyncNetworkStream):
         self._sock.close()
 
     async def _when_ready(self, work: Callable[[], T], wait: Callable[[socket.socket], Awaitable[None]]) -> T:
-        """Do ``work`` when the socket is ready; TLS may have to read before it can write, and the other way round."""
+        """Run ``work`` until the socket is ready for it; TLS may need to read before it can write, and vice versa."""
         await trio.lowlevel.checkpoint()
         while True:
             try:
@@ -121,7 +121,7 @@ class SocketStream(httpcore.AsyncNetworkStream):
 
 
 class _Inner(trio.abc.Stream):
-    """A ``SocketStream`` as trio's TLS wants its transport."""
+    """Adapts a ``SocketStream`` to the transport interface of trio's TLS."""
 
     def __init__(self, stream: SocketStream) -> None:
         self._stream = stream
@@ -140,7 +140,7 @@ class _Inner(trio.abc.Stream):
 
 
 class _TlsInTls(httpcore.AsyncNetworkStream):
-    """TLS to a server within TLS to a proxy. No worker thread can take this over."""
+    """TLS to a server within TLS to a proxy. A worker thread cannot take it over."""
 
     def __init__(self, outer: SocketStream, tls: trio.SSLStream[_Inner]) -> None:
         self._outer = outer
@@ -175,7 +175,7 @@ def _seconds(timeout: float | None) -> float:
 
 @contextmanager
 def _translated(late: type[Exception], broken: type[Exception]) -> Iterator[None]:
-    """Raise what httpcore expects of a stream; the cause is kept."""
+    """Raise the errors that httpcore expects of a stream."""
     try:
         yield
     except trio.TooSlowError as error:
@@ -185,7 +185,7 @@ def _translated(late: type[Exception], broken: type[Exception]) -> Iterator[None
 
 
 def _is_readable(sock: socket.socket) -> bool:
-    """Whether an idle connection has something to say, which can only be its end."""
+    """Return whether an idle connection is readable, which means that the peer closed it."""
     if sock.fileno() < 0:
         return True
     poll = select.poll()

@@ -1,6 +1,6 @@
-"""An httpx transport over httpcore's connection pools, with public parts of both only.
+"""An httpx transport over httpcore's connection pools, built on the public API of both.
 
-Owns which pool a request goes through (the source's own, or a proxy's) and what httpcore's errors are to httpx.
+Chooses the pool of each request (direct or through a proxy) and translates httpcore's errors to httpx's.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class PoolTransport(httpx.AsyncBaseTransport):
-    """Sends requests through pools that ``make`` makes: of a proxy's url, or None for direct connections.
+    """Sends requests through pools that ``make`` creates for a proxy's url, or for None if connections are direct.
 
-    ``proxy`` serves every request; ``from_environment`` takes ``http_proxy``, ``https_proxy``, ``all_proxy`` and
-    ``no_proxy`` as they are now. Raises httpx's errors.
+    ``proxy`` is used for every request; ``from_environment`` reads ``http_proxy``, ``https_proxy``, ``all_proxy`` and
+    ``no_proxy``. Raises httpx's errors.
     """
 
     def __init__(self, make: MakePool, proxy: str | None = None, *, from_environment: bool = False) -> None:
@@ -36,7 +36,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
         url = request.url
-        asked = httpcore.Request(
+        core_request = httpcore.Request(
             method=request.method,
             url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
             headers=request.headers.raw,
@@ -44,13 +44,13 @@ class PoolTransport(httpx.AsyncBaseTransport):
             extensions=request.extensions,
         )
         with _as_httpx(request):
-            answer = await self._pool_for(url).handle_async_request(asked)
-        assert not isinstance(answer.stream, bytes)
+            core_response = await self._pool_for(url).handle_async_request(core_request)
+        assert not isinstance(core_response.stream, bytes)
         return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=_Body(answer.stream, request),  # type: ignore[arg-type]
-            extensions=answer.extensions,
+            core_response.status,
+            headers=core_response.headers,
+            stream=_Body(core_response.stream, request),  # type: ignore[arg-type]
+            extensions=core_response.extensions,
             request=request,
         )
 
@@ -66,18 +66,18 @@ class PoolTransport(httpx.AsyncBaseTransport):
 
 
 def environment_proxy(proxies: Mapping[str, str], scheme: str, host: str) -> str | None:
-    """Return the url of the proxy that the environment's ``proxies`` have for a request. Raises SourceError."""
+    """Return the proxy's url for a request according to the environment, None for none. Raises SourceError."""
     proxy = proxies.get(scheme) or proxies.get("all")
     if not proxy or proxy_bypass(host):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     if not proxy.startswith(("http://", "https://")):
-        raise SourceError(f"the environment names a proxy that is neither http nor https, for {scheme}")
+        raise SourceError(f"the proxy for {scheme} in the environment is neither http nor https")
     return proxy
 
 
 class _Body(httpx.AsyncByteStream):
-    """A response's body."""
+    """The body of a response."""
 
     def __init__(self, stream: AsyncIterable[bytes], request: httpx.Request) -> None:
         self._stream = stream
@@ -96,7 +96,7 @@ class _Body(httpx.AsyncByteStream):
 
 @contextmanager
 def _as_httpx(request: httpx.Request) -> Iterator[None]:
-    """Raise httpcore's errors as httpx's, which have the same names."""
+    """Raise httpcore's errors as httpx's errors of the same name."""
     try:
         yield
     except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:

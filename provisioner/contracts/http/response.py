@@ -1,6 +1,6 @@
-"""What a response means: its status, the version it names, and which bytes of the image follow.
+"""Interpret a response's status and headers: its error, the image's version, and the range of bytes that follows.
 
-Pure decisions over status and headers; reads no body and raises or returns errors of the one tree only.
+Pure functions, which never read a body.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import httpx
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PASSING = {408, 421, 423, 425, 429, 500, 502, 503, 504, 509}
-# Web servers label a stored .gz with its encoding; that is no encoding on the way.
+_TEMPORARY = {408, 421, 423, 425, 429, 500, 502, 503, 504, 509}
+# Web servers label a stored .gz file with this encoding; the transfer itself is not encoded.
 _LABELS = {
     "gzip": (".gz", ".tgz"),
     "x-gzip": (".gz", ".tgz"),
@@ -38,10 +38,10 @@ _LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Bytes of an image that a response brings: from ``start`` on, ``length`` of them (None: nobody says).
+    """The bytes of an image in a response: ``length`` bytes (None if unknown) from ``start`` on.
 
-    ``lacking`` more were asked for and are there, but the server will not send them in this response. ``framed``:
-    the body is cut into chunks, so that the socket holds more than the image's bytes.
+    ``lacking`` further bytes were requested and exist, but the server omits them from this response. ``framed``: the
+    body is chunked or has no length, so the socket may carry more than the image's bytes.
     """
 
     start: int
@@ -51,7 +51,7 @@ class Span:
 
 
 def fault(status: int, where: str) -> ProvisionerError | None:
-    """What an answer's status means; None where it is a good one."""
+    """Return the error for a response's status, None if it is a success."""
     if status in {200, 206}:
         return None
     if status in {404, 410}:
@@ -61,13 +61,13 @@ def fault(status: int, where: str) -> ProvisionerError | None:
         return RemoteDeniedError(f"{who} denies access to {where} (HTTP {status})")
     if status in {412, 416}:
         return RemoteChangedError(f"{where} changed on the server while it was being fetched (HTTP {status})")
-    if status in _PASSING:
-        return RemoteUnavailableError(f"the server cannot give {where} now (HTTP {status})")
+    if status in _TEMPORARY:
+        return RemoteUnavailableError(f"{where} is temporarily unavailable (HTTP {status})")
     return SourceError(f"the server answered HTTP {status} for {where}")
 
 
 def version_of(headers: httpx.Headers) -> str | None:
-    """A strong ETag as it stands, in its quotes; else the time of the last change."""
+    """Return the strong ETag with its quotes, else the modification time, else None."""
     etag = headers.get("etag", "")
     if etag.startswith('"'):
         return str(etag)
@@ -76,7 +76,7 @@ def version_of(headers: httpx.Headers) -> str | None:
 
 
 def whole_size(status: int, headers: httpx.Headers) -> int | None:
-    """The whole image's size in bytes, where the answer tells it."""
+    """Return the complete image's size in bytes, None if unknown."""
     if status in {206, 416}:
         total = headers.get("content-range", "").rpartition("/")[2]
         return _number(total)
@@ -84,16 +84,16 @@ def whole_size(status: int, headers: httpx.Headers) -> int | None:
 
 
 def check_encoding(headers: httpx.Headers, url: str) -> None:
-    """Raise SourceError where the body is not the image's own bytes."""
+    """Raise SourceError if the body is not the image's own bytes."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"", "identity"} and not shown(url).lower().endswith(_LABELS.get(encoding, ())):
-        # A server may put anything there, what it was asked for too: only what looks like an encoding is shown.
+        # The header may contain anything, even the request: show it only if it looks like an encoding.
         name = f" {encoding!r}" if re.fullmatch(r"[a-z][a-z-]{0,20}", encoding) else ""
-        raise SourceError(f"{shown(url)} comes with content encoding{name}, which was not asked for")
+        raise SourceError(f"{shown(url)} has the unexpected content encoding{name}")
 
 
 def span_of(status: int, headers: httpx.Headers, start: int, stop: int | None, where: str) -> Span:
-    """Which bytes will come in answer to a request for ``[start, stop)``. Raises SourceError where it contradicts."""
+    """Return the bytes that follow in response to a request for ``[start, stop)``. Raises SourceError if invalid."""
     promised = None if "transfer-encoding" in headers else _number(headers.get("content-length", ""))
     framed = promised is None
     if status != 206:
@@ -101,16 +101,16 @@ def span_of(status: int, headers: httpx.Headers, start: int, stop: int | None, w
         return Span(0, length, framed=framed)
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("content-range", ""))
     if match is None:
-        raise SourceError(f"{where}: the server answered with a range that cannot be read")
+        raise SourceError(f"{where}: the server sent a malformed Content-Range header")
     first, end, total = int(match[1]), int(match[2]) + 1, _number(match[3])
     if first != start or end <= first or (stop is not None and end > stop) or (total is not None and end > total):
-        raise SourceError(f"{where}: the server answered with another range than the one asked for")
+        raise SourceError(f"{where}: the server sent a different range than requested")
     if promised is not None and promised != end - first:
-        raise SourceError(f"{where}: the server's range and its length contradict each other")
+        raise SourceError(f"{where}: Content-Range and Content-Length of the response do not match")
     wanted = min(filter(None, (stop, total)), default=end)
     return Span(first, end - first, lacking=max(0, wanted - end), framed=framed)
 
 
 def _number(text: str) -> int | None:
-    # Twenty digits are beyond any disk; int() is slow on thousands.
+    # Twenty digits exceed any disk; int() is slow on thousands of digits.
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None

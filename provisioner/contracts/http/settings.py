@@ -1,4 +1,4 @@
-"""Settings that every HTTP source has: trust, proxy, timeouts and rate limits, checked for consistency."""
+"""The settings that all HTTP sources share: trust, proxy, timeouts and rate limits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a source's table may say of its connections.
+    """The connection keys of a source's table.
 
-    ``ca_file`` is trusted instead of the system's authorities. ``proxy`` is a url; ``trust_env`` takes proxies
-    from the environment instead. ``rate_limit`` is in bytes a second, for all transfers of the source together.
-    ``allow_addresses`` are networks its hosts' names may lead to although they are loopback, link-local, a metadata
-    service or the like; what ``urls`` or ``endpoint`` say literally needs no mention.
+    ``ca_file`` replaces the system's certificate authorities. ``proxy`` is a url; ``trust_env`` takes proxies from the
+    environment instead. ``rate_limit`` is in bytes per second for all transfers of the source together.
+    ``allow_addresses`` are networks that host names may resolve to although they are loopback, link-local, a metadata
+    service or the like; literal addresses in ``urls`` or ``endpoint`` need no entry.
     """
 
     ca_file: str | None = None
@@ -31,12 +31,11 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     proxy_username: str | None = None
     proxy_password: SecretRef | None = None
     trust_env: bool = False
-    # A host that is up answers the handshake within a second; ten cover a lost packet or two.
+    # A running host completes the handshake within a second; ten seconds cover a lost packet or two.
     connect_timeout: Duration = Duration(10)
-    # Object stores think for seconds before the first byte; half a minute of silence is a dead peer.
+    # Object stores may take seconds to the first byte; after half a minute without data the peer is dead.
     stall_timeout: Duration = Duration(30)
-    # No line that images travel over is slower for half a minute (a GiB would take twelve days); a server that is holds
-    # a job's slot for nothing. 0 lets any speed pass.
+    # At this rate a GiB takes twelve days: a server this slow only occupies a worker. 0 disables the check.
     min_rate: ByteSize = ByteSize(1024)
     connections: int = 16
     rate_limit: ByteSize | None = None
@@ -47,7 +46,7 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             raise ValueError(fault)
 
     def faults(self) -> Iterator[str]:
-        """What cannot hold in these settings, a sentence each. Extend it in a subclass."""
+        """Yield a message for each invalid setting. Subclasses extend it."""
         if self.client_key and not self.client_certificate:
             yield "client_key needs client_certificate"
         if self.proxy is not None and not re.fullmatch(r"https?://[^/@?#\s]+/?", self.proxy):
@@ -66,10 +65,10 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             try:
                 networks([text])
             except ValueError as error:
-                yield f"allow_addresses must hold networks such as '127.0.0.0/8': {error}"
+                yield f"allow_addresses must contain networks such as '127.0.0.0/8': {error}"
 
     def options(self, *, any_encoding: bool = False, prepare_redirects: bool = False) -> HttpOptions:
-        """As the transport wants them."""
+        """Return the settings as options for the transport."""
         return HttpOptions(
             ca_file=self.ca_file,
             client_certificate=self.client_certificate,

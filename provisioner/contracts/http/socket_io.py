@@ -1,7 +1,4 @@
-"""Moves a body from a socket into a file. Blocking; each function yields the number of bytes moved.
-
-Owns how bytes are moved and what a socket's own errors mean; knows no HTTP.
-"""
+"""Move a body from a socket to a file, and translate the errors of sockets. All functions block."""
 
 from __future__ import annotations
 
@@ -25,18 +22,18 @@ if TYPE_CHECKING:
 
     from provisioner.contracts.rate_limit import RateFloor
 
-# 128 to 256 KiB measured best; from 4 MiB on page faults cost more than the calls saved.
+# 128 to 256 KiB measured fastest; from 4 MiB on, page faults cost more than fewer calls save.
 BUFFER_SIZE = 256 * 1024
-# What a user may give a pipe. At the usual 64 KiB splicing takes four times the calls and gains nothing.
+# The default pipe-max-size. With pipes of the usual 64 KiB, splicing needs four times the calls and gains nothing.
 PIPE_SIZE = 1024 * 1024
-# A slow server's bytes go to the file at least this often, so that progress is true and a cut loses little.
+# Bytes of a slow server are written at least this often, so that progress is current and a break loses little.
 FLUSH_AFTER = 0.25
 
 
 def received(
     sock: socket.socket, missing: int, stall_timeout: float, floor: RateFloor, name: str
 ) -> Iterator[memoryview]:
-    """Up to ``missing`` bytes, each piece valid until the next is asked for; ends where the peer does."""
+    """Yield up to ``missing`` bytes until the peer closes. Each piece is valid until the next one is requested."""
     sock.settimeout(stall_timeout)
     buffer = memoryview(bytearray(min(BUFFER_SIZE, missing)))
     while missing and (filled := _fill(sock, buffer[:missing], floor, name)):
@@ -45,7 +42,7 @@ def received(
 
 
 def _fill(sock: socket.socket, buffer: memoryview, floor: RateFloor, name: str) -> int:
-    """Receive until the buffer is full, time is up or the peer is done; how many bytes came."""
+    """Receive until the buffer is full, FLUSH_AFTER passes or the peer closes. Return the number of bytes."""
     filled, flush_at = 0, time.monotonic() + FLUSH_AFTER
     while filled < len(buffer) and (not filled or time.monotonic() < flush_at):
         began = time.monotonic()
@@ -63,18 +60,18 @@ def _fill(sock: socket.socket, buffer: memoryview, floor: RateFloor, name: str) 
 def spliced(
     sock: socket.socket, fd: int, offset: int, missing: int, stall_timeout: float, floor: RateFloor, name: str
 ) -> Iterator[int]:
-    """Move up to ``missing`` bytes to ``offset`` of ``fd`` without a copy in this process; the size of each move.
+    """Move up to ``missing`` bytes to ``offset`` of ``fd`` within the kernel. Yield the size of each move.
 
-    The kernel hands the pages on by way of a pipe: 0.7 of the processor time of receiving and writing, measured
-    on loopback. Not for TLS, whose bytes on the socket are not the image's.
+    The kernel passes the pages through a pipe, which takes 0.7 of the processor time of receiving and writing, measured
+    on loopback. Not for TLS, because the bytes on the socket are encrypted.
     """
-    # Blocking, with the kernel's own time limit: a descriptor with Python's would be a non-blocking one to splice.
+    # Use a blocking socket with the kernel's timeout: Python's timeout would make it non-blocking for splice.
     sock.settimeout(None)
     seconds, rest = divmod(stall_timeout, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), max(1, int(rest * 1e6))))
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        with suppress(OSError):  # refused where the user's pipes hold too much already: slower, not worse
+        with suppress(OSError):  # fails if the user's pipes exceed their limit; splicing is only slower then
             fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         while missing:
             began = time.monotonic()
@@ -94,7 +91,7 @@ def spliced(
 
 
 def _drain(reader: int, fd: int, offset: int, count: int) -> None:
-    """Empty the pipe into the file; by hand where the file's system knows no splice."""
+    """Empty the pipe into the file; read and write if the file system does not support splice."""
     while count:
         try:
             moved = os.splice(reader, fd, count, offset_dst=offset)
@@ -108,41 +105,41 @@ def _drain(reader: int, fd: int, offset: int, count: int) -> None:
 
 
 def shut_down(sock: socket.socket) -> None:
-    """End a connection under the thread that reads it."""
+    """Shut down a connection while a thread reads from it."""
     with suppress(OSError):
-        # The plain socket's own: SSLSocket's would take the TLS state from under the thread that reads.
+        # Call the plain socket's method: SSLSocket's would discard the TLS state that the reading thread uses.
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def broken(error: Exception, name: str) -> ProvisionerError:
-    """What an error of httpx or of a socket means, with what the system said behind it."""
+    """Return the error of ours for an error of httpx or a socket, with the system's reason."""
     cause = _root(error)
     if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
         return InvalidRequestError(f"{name} is not a url that can be fetched")
-    if isinstance(error, httpx.LocalProtocolError):  # its text would show the header, which may be a secret
-        return SourceError(f"{name}: the request cannot be sent, one of its headers is not valid")
+    if isinstance(error, httpx.LocalProtocolError):  # its text contains the header, which may be a secret
+        return SourceError(f"{name}: the request cannot be sent because one of its headers is invalid")
     if isinstance(cause, ssl.SSLCertVerificationError):
         return SourceError(f"{name}: the server's certificate is not trusted: {cause.verify_message}")
     if isinstance(cause, socket.gaierror) and cause.errno in {socket.EAI_NONAME, socket.EAI_NODATA}:
-        return SourceError(f"{name}: the host is not known")
+        return SourceError(f"{name}: host not found")
     if isinstance(error, httpx.ConnectTimeout):
-        return RemoteUnavailableError(f"{name}: no connection came about in time")
+        return RemoteUnavailableError(f"{name}: connecting timed out")
     if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return RemoteUnavailableError(f"{name} stalled: no byte came in time")
+        return RemoteUnavailableError(f"{name} stalled: no data arrived in time")
     if isinstance(cause, ssl.SSLError):
         reason = getattr(cause, "reason", None) or cause.strerror
         return RemoteUnavailableError(f"{name}: the TLS connection broke: {reason}")
-    if isinstance(error, httpx.ProxyError):  # the rest of its text is the proxy's own
+    if isinstance(error, httpx.ProxyError):  # the rest of its text comes from the proxy
         return RemoteUnavailableError(f"{name}: the proxy refused the connection (HTTP {str(error)[:3]})")
-    # After a colon stands what the server sent, in which it may repeat the request with its signature.
-    words = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).partition(":")[0]
-    began = isinstance(error, OSError | httpx.ReadError | httpx.RemoteProtocolError)
-    what = "the connection broke" if began else "the server cannot be reached"
-    return RemoteUnavailableError(f"{name}: {what}: {words or type(error).__name__}")
+    # The text after a colon comes from the server, which may repeat the request with its signature.
+    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).partition(":")[0]
+    connected = isinstance(error, OSError | httpx.ReadError | httpx.RemoteProtocolError)
+    what = "the connection broke" if connected else "the server cannot be reached"
+    return RemoteUnavailableError(f"{name}: {what}: {reason or type(error).__name__}")
 
 
 def _root(error: BaseException) -> BaseException:
-    """The first OSError behind an error: httpx and httpcore wrap it twice."""
+    """Return the OSError that an error of httpx wraps (twice), else the error itself."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, OSError):
         seen = seen.__cause__ or seen.__context__

@@ -1,6 +1,6 @@
-"""The body of an HTTP response: which bytes of it count, where they go, and how a cancel ends it.
+"""The body of an HTTP response: read it as pieces or save it to a file, cancellable at any time.
 
-How bytes are moved from the socket is ``socket_io``'s.
+``socket_io`` moves the bytes from the socket.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from provisioner.contracts.rate_limit import RateLimiter
 
 T = TypeVar("T")
-# Nothing is waited for; this bounds a fault.
+# Closing does not wait for the peer; the timeout only guards against bugs.
 _CLOSE_TIMEOUT = 5.0
 
 
 class HttpStream(ImageStream):
-    """The body of one response. ``name`` is for messages."""
+    """The body of one response. ``name`` is used in messages."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class HttpStream(ImageStream):
         self._check_whole(taken)
 
     async def save(self, fd: int, report: Callable[[int], None]) -> int:
-        """As ``ImageStream.save``: in a worker thread from the socket, if the image's bytes are what is on it."""
+        """Write the body to ``fd``, in a worker thread on the socket if that carries the image's plain bytes."""
         sock = self._direct_socket()
         offset = self.start
         async with aclosing(self._parsed()) as pieces:
@@ -71,7 +71,7 @@ class HttpStream(ImageStream):
                 await trio.to_thread.run_sync(_write, fd, piece, offset, report, limiter=self._threads)
                 offset += len(piece)
                 await trio.sleep(self._rate_limiter.reserve(len(piece)))
-                # The first piece is what the parser read along with the headers; after it, its buffer is empty.
+                # The first piece is what the parser read along with the headers; its buffer is empty afterwards.
                 if sock is not None and offset < self._end():
                     offset = await self._severable(sock, lambda: self._save(sock, fd, offset, report))  # noqa: B023
                     break
@@ -83,13 +83,13 @@ class HttpStream(ImageStream):
         return self.start + self._span.length
 
     def _direct_socket(self) -> Any:
-        """The socket, if what comes on it are the image's bytes: no chunks to parse, no TLS within TLS."""
+        """Return the socket if it carries the image's bytes: neither chunked nor TLS within TLS."""
         if self._span.framed or self._span.length is None:
             return None
         return self._response.extensions["network_stream"].get_extra_info("direct_socket")
 
     async def _severable(self, sock: Any, work: Callable[[], T]) -> T:
-        """Run ``work`` in a thread; a cancel shuts the socket down under it, so that it ends at once."""
+        """Run ``work`` in a thread; a cancel shuts down the socket, which ends the thread at once."""
         ended = False
 
         async def sever_when_cancelled() -> None:
@@ -106,7 +106,7 @@ class HttpStream(ImageStream):
             )
             ended = True
             nursery.cancel_scope.cancel()
-        await trio.lowlevel.checkpoint_if_cancelled()  # an error of a socket that was shut down is none
+        await trio.lowlevel.checkpoint_if_cancelled()  # ignore the error of a socket that we shut down
         return result.unwrap()
 
     def _save(self, sock: Any, fd: int, offset: int, report: Callable[[int], None]) -> int:
@@ -118,7 +118,7 @@ class HttpStream(ImageStream):
         return offset
 
     def _moved(self, sock: Any, fd: int, offset: int) -> Iterator[int]:
-        """Write the rest of the body to ``fd`` by the quickest way there is; the size of each step."""
+        """Write the rest of the body to ``fd`` by the fastest method. Yield the size of each step."""
         missing = self._end() - offset
         if isinstance(sock, ssl.SSLSocket):
             pieces = received(sock, missing, self._stall_timeout, self._floor, self._name)
@@ -130,7 +130,7 @@ class HttpStream(ImageStream):
             yield from spliced(sock, fd, offset, missing, self._stall_timeout, self._floor, self._name)
 
     async def _parsed(self) -> AsyncGenerator[bytes]:
-        """The body by way of httpx, up to the promised length. Never silent, and never too slow, for long."""
+        """Yield the body as parsed by httpx, up to the announced length. Raises if it stalls or is too slow."""
         missing = self._span.length
         if missing == 0:
             return
@@ -159,10 +159,10 @@ def _write(fd: int, piece: bytes, offset: int, report: Callable[[int], None]) ->
 
 @asynccontextmanager
 async def raw_pieces(response: httpx.Response, size: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The body as it comes, in pieces of ``size``; the connection is closed at the end of the context.
+    """Yield an iterator over the raw body in pieces of ``size``; close the connection on exit.
 
-    A body that was not read to its end leaves generators of httpcore's behind, which cannot be closed from outside.
-    Read on from a closed connection, they end by themselves.
+    If the body was not read to its end, generators of httpcore remain that cannot be closed from outside. They end when
+    they are read after the connection is closed.
     """
     pieces = response.aiter_raw(size)
     try:
@@ -177,10 +177,10 @@ async def raw_pieces(response: httpx.Response, size: int | None = None) -> Async
 
 @contextmanager
 def translated(name: str) -> Iterator[None]:
-    """Raise what httpx's errors, and an expired deadline, mean. ``name`` is for messages."""
+    """Translate httpx's errors and an expired deadline to ours. ``name`` is used in messages."""
     try:
         yield
     except trio.TooSlowError as error:
-        raise RemoteUnavailableError(f"{name} stalled: no byte came in time") from error
+        raise RemoteUnavailableError(f"{name} stalled: no data arrived in time") from error
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
         raise broken(error, name) from error

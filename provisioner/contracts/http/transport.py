@@ -1,11 +1,11 @@
-"""HTTP transfers for image sources: httpx for everything but the last step, which reads the socket itself.
+"""HTTP transfers for image sources: requests, redirects and the lifetime of a response.
 
-Owns requests, redirects and the life of a response. What an answer means is ``response``'s, the body
-``stream``'s. Knows no authentication: a source hands in a ``Prepare`` that signs a request.
+``response`` interprets a response, ``stream`` reads its body. Authentication is up to the source, which passes a
+``Prepare`` that signs requests.
 
-Until the headers are there, all is done by tasks: a cancel or the deadline closes the connection at once, and no
-thread waits for a server that says nothing. Measured on loopback against ``curl -o``: iterating httpx in the loop 0.4
-of its speed, the way of ``save`` below (one worker thread, the socket read directly) 1.0 and more.
+Until the headers are complete, only tasks are involved: a cancel or a deadline closes the connection at once, and no
+thread waits for a silent server. The body is then read from the socket directly: measured on loopback, iterating over
+httpx reaches 0.4 of the speed of ``curl -o``, ``HttpStream.save`` (one worker thread on the socket) 1.0 and more.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ if TYPE_CHECKING:
 __all__ = ["Explain", "HttpOptions", "HttpTransport", "Prepare"]
 
 Prepare = Callable[[str, str, Mapping[str, str]], Mapping[str, str]]
-"""(method, url, headers) -> the headers to send: adds authentication, for this very url only. Runs in a thread."""
+"""(method, url, headers) -> the headers to send: adds authentication for this url only. Runs in a thread."""
 
 Explain = Callable[[int, Mapping[str, str], bytes, str], ProvisionerError | None]
-"""(status, headers, body, name) -> what a refusal means, read from its body; None leaves it to the status."""
+"""(status, headers, body, name) -> the error that an error response describes; None uses the status alone."""
 
 MAX_REDIRECTS = 5
-_OURS = {"Accept": "*/*", "User-Agent": "libvirt-volume-provisioner"}
-# Nothing is waited for; this bounds a fault.
+_DEFAULT_HEADERS = {"Accept": "*/*", "User-Agent": "libvirt-volume-provisioner"}
+# Closing does not wait for the peer; the timeout only guards against bugs.
 _CLOSE_TIMEOUT = 5.0
-# What is read of a refusal's body: the XML of an object store is under one KiB.
+# Bytes read of an error response's body: the XML of an object store is under one KiB.
 MAX_REFUSAL = 16 * 1024
-# 403: a url signed for GET only. 400: servers that know no HEAD for what they make up on the way.
+# 403: the url is signed for GET only. 400: the server does not support HEAD for generated content.
 _HEAD_REFUSED = {400, 403, 405, 501}
 
 
 class HttpTransport:
-    """Fetches images over HTTP(S). ``allows`` is asked for every url, those that redirects lead to included.
+    """Fetches images over HTTP(S). ``allows`` is called for every url, including the targets of redirects.
 
-    It is also what vouches for a url whose host is an address: names are judged by what they lead to
-    (``HttpOptions.allow_addresses``), an address in an allowed url is taken at its word.
+    If a url's host is a literal address, ``allows`` alone decides. Host names are also checked by the addresses they
+    resolve to (``HttpOptions.allow_addresses``).
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class HttpTransport:
         self._explain = explain
         self._transport: httpx.AsyncBaseTransport | None = None
         self._making = trio.Lock()
-        # One more waits here, without a limit; the pool itself would give up.
+        # Further requests wait here without a timeout; the pool itself would time out.
         self._connections = trio.Semaphore(options.connections)
-        self._bodies = trio.CapacityLimiter(options.connections)
-        # Look-ups and secrets, whose threads a cancel may leave behind: no body waits for those.
-        self._asides = trio.CapacityLimiter(options.connections)
+        self._body_threads = trio.CapacityLimiter(options.connections)
+        # For look-ups and secrets. A cancel may abandon their threads, so they must not take those of the bodies.
+        self._lookup_threads = trio.CapacityLimiter(options.connections)
         self._rate_limiter = RateLimiter(options.rate_limit)
 
     async def stat(self, url: str) -> RemoteImage:
-        """Size and version by HEAD, or by a request for one byte where the server has no HEAD."""
+        """Return size and version from a HEAD request, or from a request for one byte if the server rejects HEAD."""
         try:
             async with self._response("HEAD", url, {}) as response:
                 return self._remote_image(url, response)
         except _HeadRefusedError:
             pass
-        # 416 with the size is how an empty image answers.
+        # For an empty image, the response is 416 with the size.
         async with self._response("GET", url, {"Range": "bytes=0-0"}, also=(416,)) as response:
             return self._remote_image(url, response)
 
@@ -96,7 +96,7 @@ class HttpTransport:
     async def open(
         self, url: str, start: int = 0, stop: int | None = None, version: str | None = None
     ) -> AsyncIterator[ImageStream]:
-        """As ``ImageSource.open``."""
+        """Open a range of the image, like ``ImageSource.open``."""
         headers = {}
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
@@ -107,7 +107,7 @@ class HttpTransport:
                 raise RemoteChangedError(f"{shown(url)} changed on the server while it was being fetched")
             self._check_encoding(response, url)
             span = span_of(response.status_code, response.headers, start, stop, shown(url))
-            yield HttpStream(response, span, self._options, self._bodies, self._rate_limiter, shown(url))
+            yield HttpStream(response, span, self._options, self._body_threads, self._rate_limiter, shown(url))
 
     async def aclose(self) -> None:
         """Close idle connections."""
@@ -138,7 +138,7 @@ class HttpTransport:
     async def _request(
         self, method: str, url: str, headers: Mapping[str, str], also: tuple[int, ...]
     ) -> httpx.Response:
-        """Send, follow redirects, and return an answer that is a good one."""
+        """Send a request, follow redirects, and return the successful response."""
         target = url
         for _ in range(MAX_REDIRECTS + 1):
             if not self._allows(target):
@@ -146,71 +146,73 @@ class HttpTransport:
                     f"{shown(target)} belongs to no configured source"
                     + ("" if target == url else f" ({shown(url)} redirects there)")
                 )
-            answer = await self._answer(method, target, {"Accept-Encoding": "identity", **headers}, _origin(url), also)
-            if isinstance(answer, httpx.Response):
-                return answer
-            target = answer
+            reply = await self._exchange(method, target, {"Accept-Encoding": "identity", **headers}, _origin(url), also)
+            if isinstance(reply, httpx.Response):
+                return reply
+            target = reply
         raise SourceError(f"{shown(url)} redirects more than {MAX_REDIRECTS} times")
 
-    async def _answer(
+    async def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], origin: tuple[str, str], also: tuple[int, ...]
     ) -> httpx.Response | str:
-        """The good answer to one request, or where it redirects to."""
+        """Return the successful response to one request, or the url it redirects to."""
         limit = self._options.connect_timeout + self._options.stall_timeout
         with trio.move_on_after(limit):
             response = await self._send(method, url, headers, origin)
             try:
-                place = response.headers.get("location")
-                if response.status_code in REDIRECTS and place:
+                location = response.headers.get("location")
+                if response.status_code in REDIRECTS and location:
                     await _close(response)
-                    return _joined(url, place)
-                return response if response.status_code in also else await self._good(response, method, url)
+                    return _joined(url, location)
+                return response if response.status_code in also else await self._checked(response, method, url)
             except BaseException:
                 await _close(response)
                 raise
-        raise RemoteUnavailableError(f"{shown(url)} stalled: its answer was not complete {limit:g} s after the request")
+        raise RemoteUnavailableError(f"{shown(url)} stalled: the response was not complete after {limit:g} s")
 
     async def _send(self, method: str, url: str, headers: Mapping[str, str], origin: tuple[str, str]) -> httpx.Response:
-        transport = await self._made_transport()
-        # As with curl: what proves who we are to one host is not shown to the next.
+        transport = await self._get_transport()
+        # Like curl, do not send one host's credentials to another after a redirect.
         if self._prepare is not None and (self._options.prepare_redirects or _origin(url) == origin):
             headers = await trio.to_thread.run_sync(
-                self._prepare, method, url, headers, limiter=self._asides, abandon_on_cancel=True
+                self._prepare, method, url, headers, limiter=self._lookup_threads, abandon_on_cancel=True
             )
         stall, connect = self._options.stall_timeout, self._options.connect_timeout
         timeouts = {"connect": connect, "read": stall, "write": stall}
         with translated(shown(url)):
-            request = httpx.Request(method, url, headers={**_OURS, **headers}, extensions={"timeout": timeouts})
+            request = httpx.Request(
+                method, url, headers={**_DEFAULT_HEADERS, **headers}, extensions={"timeout": timeouts}
+            )
             return await transport.handle_async_request(request)
 
-    async def _made_transport(self) -> httpx.AsyncBaseTransport:
+    async def _get_transport(self) -> httpx.AsyncBaseTransport:
         async with self._making:
-            if self._transport is None:  # an SSL context takes 20 ms to load: only for who fetches something
-                self._transport = await trio.to_thread.run_sync(make_transport, self._options, self._asides)
+            if self._transport is None:  # loading an SSL context takes 20 ms: do it at the first request only
+                self._transport = await trio.to_thread.run_sync(make_transport, self._options, self._lookup_threads)
             return self._transport
 
-    async def _good(self, response: httpx.Response, method: str, url: str) -> httpx.Response:
-        """The response if it is a good one; else raises what its status, or its body, means."""
-        status, where = response.status_code, shown(url)
-        error = fault(status, where)
+    async def _checked(self, response: httpx.Response, method: str, url: str) -> httpx.Response:
+        """Return a successful response; else raise the error that its status or body describes."""
+        status, name = response.status_code, shown(url)
+        error = fault(status, name)
         if error is None:
             return response
-        # HEAD has no body to explain itself with: ask once more, for one byte.
+        # A response to HEAD has no body to explain the error: retry with GET for one byte.
         if method == "HEAD" and (status in _HEAD_REFUSED or (self._explain is not None and status < 500)):
             raise _HeadRefusedError
         if self._explain is not None:
-            with translated(where):
+            with translated(name):
                 beginning = await _beginning(response)
-            error = self._explain(status, response.headers, beginning, where) or error
+            error = self._explain(status, response.headers, beginning, name) or error
         raise error
 
 
 class _HeadRefusedError(Exception):
-    """The server has no HEAD, or said no to it without a reason."""
+    """The server rejected a HEAD request, or its response needs an explanation."""
 
 
 async def _close(response: httpx.Response) -> None:
-    """Close the response; with unread bytes that drops the connection and waits for nothing."""
+    """Close the response. With unread bytes this drops the connection without waiting."""
     with shielded("close a connection", _CLOSE_TIMEOUT):
         await response.aclose()
 
@@ -225,12 +227,12 @@ async def _beginning(response: httpx.Response) -> bytes:
     return body[:MAX_REFUSAL]
 
 
-def _joined(url: str, place: str) -> str:
-    """Where a redirect from ``url`` leads. Raises SourceError."""
+def _joined(url: str, location: str) -> str:
+    """Return the url that a redirect from ``url`` leads to. Raises SourceError."""
     try:
-        return urldefrag(urljoin(url, place)).url
-    except ValueError:  # its text shows the place, and the place may hold a signature
-        raise SourceError(f"{shown(url)} redirects to what is no url") from None
+        return urldefrag(urljoin(url, location)).url
+    except ValueError:  # its text contains the location, which may contain a signature
+        raise SourceError(f"{shown(url)} redirects to an invalid url") from None
 
 
 def _origin(url: str) -> tuple[str, str]:

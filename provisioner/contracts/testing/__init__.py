@@ -1,7 +1,7 @@
-"""What a plugin's own tests need: fakes of every other part, and the suites its back ends must pass.
+"""Test support for plugins: fakes of the other parts, and the conformance suites that back ends must pass.
 
-**Suites.** Subclass the suite in a test module, say how to make your back end, and pytest with pytest-trio
-(``trio_mode = true``) runs the promises of the interface against it::
+**Suites.** Subclass the suite in a test module and implement its factory methods. pytest with pytest-trio
+(``trio_mode = true``) then tests the back end against the interface::
 
     # tests/test_scp.py
     from provisioner.contracts.testing import SourceConformance
@@ -12,12 +12,12 @@
             async with an_ssh_server(content) as port:
                 yield ScpSource(ScpSettings(...), context), f"scp://127.0.0.1:{port}/image"
 
-The built-in back ends pass the very same suites. For readable failures, let pytest rewrite their asserts:
-``pytest.register_assert_rewrite("provisioner.contracts.testing")`` in ``conftest.py``.
+The built-in back ends pass the same suites. For readable failures, enable assertion rewriting in ``conftest.py``:
+``pytest.register_assert_rewrite("provisioner.contracts.testing")``.
 
-**Fakes.** Each is real enough to run the pipeline on, counts what was done to it, and names in ``STEPS`` every
-place where it can wait. ``hang_at="..."`` makes it wait there for ever and set ``steps.reached``; ``fail_at``
-makes it raise there. A cancellation test walks over all of them::
+**Fakes.** Each fake works well enough to run the pipeline, records how it is used, and lists every step at which it may
+wait in ``STEPS``. ``hang_at="..."`` makes it hang at that step and set ``steps.reached``; ``fail_at`` makes it raise
+there. A cancellation test iterates over all steps::
 
     for step in FakeTarget.STEPS:
         target = FakeTarget(folder, hang_at=step)

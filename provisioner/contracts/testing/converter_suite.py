@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC240 - small files of a test, on a local disk
-"""What every converter must pass."""
+"""The conformance suite for converters."""
 
 from __future__ import annotations
 
@@ -22,60 +22,60 @@ _STALE = 0xA5
 
 
 class ConverterConformance:
-    """Subclass it, override ``make_converter`` and ``make_images``, name the subclass ``Test...``.
+    """Tests for a converter: subclass it as ``Test...`` and override ``make_converter`` and ``make_images``.
 
-    Devices are files here; a converter's own tests add block devices.
+    The devices are files; the converter's own tests should add block devices.
     """
 
     virtual_size = 8 * MIB
     content = (bytes(range(256)) * 256 + bytes(3 * 65536)) * 16 + bytes(4 * MIB)
-    """``virtual_size`` bytes: data, holes between, and zeros at the end."""
+    """``virtual_size`` bytes: data with holes in between, and zeros at the end."""
 
     def make_converter(self) -> Converter:
-        """A converter, as the daemon would make it."""
+        """Return a converter as the daemon would create it."""
         raise NotImplementedError
 
     def make_images(self, folder: Path) -> list[tuple[Path, str]]:
-        """Write images that hold ``content`` into ``folder``: (path, format), at least one of each format."""
+        """Write images of ``content`` to ``folder``, at least one of each format; return (path, format) pairs."""
         raise NotImplementedError
 
-    async def test_the_device_holds_the_image(self, tmp_path: Path) -> None:
+    async def test_convert_to_zeroed_device(self, tmp_path: Path) -> None:
         for path, kind in self.make_images(tmp_path):
             device = make_device(tmp_path, self.virtual_size)
             await self._convert(path, kind, device)
             assert Path(device.path).read_bytes() == self.content, kind
 
-    async def test_zeros_of_the_image_cover_what_was_there(self, tmp_path: Path) -> None:
+    async def test_convert_overwrites_stale_data(self, tmp_path: Path) -> None:
         for path, kind in self.make_images(tmp_path):
             device = make_device(tmp_path, self.virtual_size, stale=True)
             await self._convert(path, kind, device)
             assert Path(device.path).read_bytes() == self.content, kind
 
-    async def test_nothing_past_the_image_is_written(self, tmp_path: Path) -> None:
+    async def test_convert_keeps_bytes_past_image(self, tmp_path: Path) -> None:
         for path, kind in self.make_images(tmp_path):
             device = make_device(tmp_path, self.virtual_size + MIB, stale=True)
             await self._convert(path, kind, device)
             data = Path(device.path).read_bytes()
             assert data == self.content + bytes([_STALE]) * MIB, kind
 
-    async def test_progress_never_falls_and_ends_within_the_image(self, tmp_path: Path) -> None:
+    async def test_convert_progress_is_monotonic(self, tmp_path: Path) -> None:
         for path, kind in self.make_images(tmp_path):
             done = await self._convert(path, kind, make_device(tmp_path, self.virtual_size))
             assert done == sorted(done), kind
             assert 0 < done[-1] <= self.virtual_size, kind
 
-    async def test_a_device_that_is_too_small_is_an_error(self, tmp_path: Path) -> None:
+    async def test_convert_device_too_small(self, tmp_path: Path) -> None:
         for path, kind in self.make_images(tmp_path):
             with raises(ProvisionerError):
                 await self._convert(path, kind, make_device(tmp_path, self.virtual_size // 2))
 
-    async def test_an_image_cut_short_is_an_error(self, tmp_path: Path) -> None:
+    async def test_convert_truncated_image(self, tmp_path: Path) -> None:
         for path, kind in self.make_images(tmp_path):
             os.truncate(path, path.stat().st_size // 3)
             with raises(ProvisionerError):
                 await self._convert(path, kind, make_device(tmp_path, self.virtual_size))
 
-    async def test_a_cancel_ends_all_of_it(self, tmp_path: Path) -> None:
+    async def test_convert_cancelled(self, tmp_path: Path) -> None:
         for path, kind in self.make_images(tmp_path):
             device = make_device(tmp_path, self.virtual_size, stale=True)
             with FileView(path, kind, self.virtual_size) as view, trio.CancelScope() as scope:
@@ -84,7 +84,7 @@ class ConverterConformance:
             assert scope.cancelled_caught, kind
             assert openers(device.path) == [], kind
 
-    async def test_a_streaming_converter_follows_what_arrives(self, tmp_path: Path) -> None:
+    async def test_streaming_during_download(self, tmp_path: Path) -> None:
         for path, kind in self._streamed(tmp_path):
             device = make_device(tmp_path, self.virtual_size, stale=True)
             with ArrivingView(tmp_path / "arriving", path.read_bytes(), kind, self.virtual_size) as view:
@@ -95,7 +95,7 @@ class ConverterConformance:
                         view.feed(1 + view.size // 7)
             assert Path(device.path).read_bytes() == self.content, kind
 
-    async def test_a_streaming_converter_ends_with_the_download(self, tmp_path: Path) -> None:
+    async def test_streaming_failed_download(self, tmp_path: Path) -> None:
         for path, kind in self._streamed(tmp_path):
             device = make_device(tmp_path, self.virtual_size)
             with ArrivingView(tmp_path / "arriving", path.read_bytes(), kind, self.virtual_size) as view:
@@ -105,7 +105,7 @@ class ConverterConformance:
                     await self.make_converter().convert(view, device, lambda _: None)
             assert openers(device.path) == [], kind
 
-    async def test_a_streaming_converter_can_be_cancelled_while_it_waits(self, tmp_path: Path) -> None:
+    async def test_streaming_cancelled_while_waiting(self, tmp_path: Path) -> None:
         for path, kind in self._streamed(tmp_path):
             device = make_device(tmp_path, self.virtual_size)
             with ArrivingView(tmp_path / "arriving", path.read_bytes(), kind, self.virtual_size) as view:
@@ -128,7 +128,7 @@ class ConverterConformance:
 
 
 def make_device(folder: Path, size: int, *, stale: bool = False) -> Device:
-    """A new file of ``size`` bytes as a device: all zero, or full of another's bytes."""
+    """Create a file of ``size`` bytes as a device, filled with zeros or with stale data."""
     path = folder / "device"
     path.unlink(missing_ok=True)
     path.write_bytes(bytes([_STALE]) * size if stale else bytes(size))
@@ -136,7 +136,7 @@ def make_device(folder: Path, size: int, *, stale: bool = False) -> Device:
 
 
 def openers(path: str) -> list[int]:
-    """Ids of the processes that have the file at ``path`` open, this one included."""
+    """Return the ids of the processes that have ``path`` open, including this one."""
     found = []
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         try:

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC240 - small files of a test, on a local disk
-"""Block targets for tests, in a folder. They survive a restart: make another one over the same folder."""
+"""Fake block targets in a folder. A second target on the same folder simulates a restart."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
-# The fake's own patience with an undo that hangs, in seconds (of the test's clock).
+# Timeout of a rollback step in seconds of the test's clock.
 UNDO_DEADLINE = 5.0
 _STALE = b"\xa5" * 4096
 
 
 class FakeTarget(BlockTarget):
-    """Volumes are files ``FOLDER/NAME``; what it knows of them stands below ``FOLDER/.lvp``.
+    """A block target with volumes in files ``FOLDER/NAME`` and their metadata in ``FOLDER/.lvp``.
 
-    ``replace`` is what is done with a volume that is there. ``in_use`` holds names of open volumes; one that is added
-    at the step ``commit`` or ``remove`` was opened between the target's look and its change. With ``stale`` a fresh
-    volume holds another's bytes and ``reads_zero`` is false, as on plain LVM. ``owner`` is the installation.
+    ``replace`` is the placement for an existing volume, None to reject it. ``in_use`` contains the names of open
+    volumes; a test that adds one at the step ``commit`` or ``remove`` simulates an open between the target's check and
+    its change. With ``stale``, new volumes contain stale data and ``reads_zero`` is false, as on plain LVM. ``owner``
+    is the id of the installation.
     """
 
     STEPS: tuple[str, ...] = (
@@ -72,13 +73,13 @@ class FakeTarget(BlockTarget):
         self._stages.mkdir(parents=True, exist_ok=True)
 
     def leftovers(self) -> list[str]:
-        """Names of staged volumes that are there: none once every job has ended."""
+        """Return the names of staged volumes; there are none after all jobs have ended."""
         return sorted(path.name for path in self._stages.iterdir())
 
     def check_name(self, volume: str) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", volume):
             raise VolumeNameError(
-                f"{volume[:120]!r} is no volume name: 1 to 100 letters, digits and any of _.+- are allowed"
+                f"{volume[:120]!r} is not a valid volume name: use 1 to 100 letters, digits and any of _.+-"
             )
 
     async def find(self, volume: str) -> Volume | None:
@@ -102,9 +103,9 @@ class FakeTarget(BlockTarget):
         if old is not None:
             self._refuse_if_open(request.name)
             if self.replace is None:
-                raise VolumeExistsError(f"volume {request.name} is there and may not be replaced")
+                raise VolumeExistsError(f"volume {request.name} exists and may not be replaced")
         if self.replace is not Placement.IN_PLACE and request.size_bytes > (await self.capacity()).free_bytes:
-            raise NoSpaceError(f"no room for {request.size_bytes} bytes on {self.name}")
+            raise NoSpaceError(f"not enough space for {request.size_bytes} bytes on {self.name}")
         return Placement.NEW if old is None or self.replace is None else self.replace
 
     @asynccontextmanager
@@ -112,7 +113,7 @@ class FakeTarget(BlockTarget):
         placement = await self.placement(request)
         if placement is Placement.IN_PLACE:
             if not verified:
-                raise VolumeExistsError(f"volume {request.name} is overwritten only with a verified image")
+                raise VolumeExistsError(f"volume {request.name} is only overwritten with a verified image")
             yield _FakeStaged(self, request, self.folder / request.name, self.folder / request.name, False)
             return
         staged = self._staged_path(request.job_id, request.name)
@@ -127,9 +128,9 @@ class FakeTarget(BlockTarget):
         await self.steps.at("remove")
         found = self._volume(volume)
         if found is None or found.provenance is None:
-            raise NotFoundError(f"no volume {volume} of this service on {self.name}")
+            raise NotFoundError(f"volume {volume} does not exist on {self.name} or is not managed by this service")
         self._refuse_if_open(volume)
-        self._about(volume).unlink()
+        self._metadata_path(volume).unlink()
         (self.folder / volume).unlink()
 
     async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
@@ -140,15 +141,15 @@ class FakeTarget(BlockTarget):
 
     async def _recover(self, live_jobs: frozenset[str], *, every_owner: bool) -> Sequence[str]:
         await self.steps.at("recover")
-        said = []
+        actions = []
         for path in sorted(self._stages.iterdir()):
             owner, _, rest = path.name.rpartition("@")
             if owner not in {"", self.owner} and not every_owner:
-                said.append(f"left staged volume {path.name} alone: it belongs to another installation ({owner})")
+                actions.append(f"left staged volume {path.name} alone: it belongs to another installation ({owner})")
             elif rest.partition("~")[0] not in live_jobs:
                 path.unlink()
-                said.append(f"removed staged volume {path.name}")
-        return said
+                actions.append(f"removed staged volume {path.name}")
+        return actions
 
     async def aclose(self) -> None:
         self.closed = True
@@ -160,10 +161,10 @@ class FakeTarget(BlockTarget):
             self._refuse_if_open(final.name)
 
     def publish(self, staged: Path, final: Path, provenance: Provenance) -> Volume:
-        """Put a staged file under its name: what a commit does."""
+        """Publish a staged file under its final name."""
         if staged != final:
             self.refuse_if_open(final)
-        self._about(final.name).write_bytes(msgspec.json.encode(provenance))
+        self._metadata_path(final.name).write_bytes(msgspec.json.encode(provenance))
         staged.replace(final)
         return Volume(final.name, self.name, str(final), final.stat().st_size, provenance)
 
@@ -178,7 +179,7 @@ class FakeTarget(BlockTarget):
 
     @asynccontextmanager
     async def _undoing(self, staged: Path) -> AsyncIterator[None]:
-        """Remove ``staged`` on the way out, unless it was committed. Shielded, under a deadline."""
+        """Remove ``staged`` on exit unless it was committed. Shielded, with a deadline."""
         try:
             yield
         finally:
@@ -187,15 +188,15 @@ class FakeTarget(BlockTarget):
                     await self.steps.at("undo")
                     staged.unlink()
 
-    def _about(self, volume: str) -> Path:
+    def _metadata_path(self, volume: str) -> Path:
         return self._hidden / f"{volume}.json"
 
     def _volume(self, volume: str) -> Volume | None:
         path = self.folder / volume
         if not path.is_file():
             return None
-        about = self._about(volume)
-        provenance = msgspec.json.decode(about.read_bytes(), type=Provenance) if about.exists() else None
+        metadata = self._metadata_path(volume)
+        provenance = msgspec.json.decode(metadata.read_bytes(), type=Provenance) if metadata.exists() else None
         return Volume(volume, self.name, str(path), path.stat().st_size, provenance)
 
     def _refuse_if_open(self, volume: str) -> None:
@@ -219,7 +220,7 @@ class _FakeStaged:
 
 
 class FakeCloneTarget(FakeTarget, CloneTarget):
-    """A fake target that clones: bases are files below ``FOLDER/.lvp/base``."""
+    """A fake target that supports clones: bases are files in ``FOLDER/.lvp/base``."""
 
     STEPS = (*FakeTarget.STEPS, "base", "stage_base", "stage_clone")
 
@@ -243,7 +244,7 @@ class FakeCloneTarget(FakeTarget, CloneTarget):
     @asynccontextmanager
     async def stage_clone(self, base: Base, request: StageRequest) -> AsyncIterator[StagedVolume]:
         if await self.placement(request) is Placement.IN_PLACE:
-            raise NoSpaceError("a clone cannot be made in place")
+            raise NoSpaceError("a clone cannot replace a volume in place")
         staged = self._staged_path(request.job_id, request.name)
         async with self._undoing(staged):
             await self.steps.at("stage_clone")

@@ -1,4 +1,4 @@
-"""Fakes of sources, converters, guards and observers. The fake targets have a module of their own."""
+"""Fake sources, converters, guards and observers. The fake targets are in ``fake_target``."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FakeImage:
-    """An image on a fake server. ``size`` is what the server says of it: None hides it, another number lies."""
+    """An image on a fake server. ``size`` is what the server reports: None if it does not, -1 for the true size."""
 
     data: bytes
     version: str | None = "1"
-    size: int | None = -1  # -1: the truth
+    size: int | None = -1  # -1: the true size
     accepts_ranges: bool = True
 
 
 class FakeSource(ImageSource):
-    """Serves images from memory, by url.
+    """An image source that serves images from memory, by url.
 
-    ``opens`` has (url, start, stop) of each stream, ``bytes_given`` what all of them yielded, ``open_now`` how
-    many are open. At the offset ``at_byte`` of any stream it hangs (``hang_at="byte"``), fails
-    (``fail_at={"byte": error}``) or the image changes to ``change_to``, in the middle of the transfer.
+    ``opens`` has (url, start, stop) of each stream, ``bytes_given`` the number of bytes of all streams, ``open_now``
+    the number of open streams. At the offset ``at_byte`` a stream hangs (``hang_at="byte"``), fails
+    (``fail_at={"byte": error}``) or the image changes to ``change_to``.
     """
 
     STEPS = ("stat", "open", "read", "byte", "close")
@@ -64,7 +64,7 @@ class FakeSource(ImageSource):
         self.closed = False
 
     def owns(self, url: str) -> bool:
-        """Whatever lies under the host of one of the images, there or not."""
+        """Return whether ``url`` has the scheme and host of one of the images."""
         return any(url.split("/")[:3] == known.split("/")[:3] for known in self.images)
 
     async def stat(self, url: str) -> RemoteImage:
@@ -99,10 +99,10 @@ class FakeSource(ImageSource):
         try:
             return self.images[url]
         except KeyError:
-            raise RemoteNotFoundError(f"the server has no {url}") from None
+            raise RemoteNotFoundError(f"{url} does not exist") from None
 
     async def pass_by(self, url: str, start: int, stop: int) -> None:
-        """What happens at ``at_byte``, when ``[start, stop)`` of a stream goes by."""
+        """Run the step ``byte`` if ``[start, stop)`` of a stream contains ``at_byte``."""
         if self.at_byte is not None and start <= self.at_byte < stop:
             if self.change_to is not None:
                 self.images[url] = self.change_to
@@ -110,7 +110,7 @@ class FakeSource(ImageSource):
 
 
 class _FakeStream(ImageStream):
-    """An iterator and no generator: nothing is left to close where its reader is cancelled."""
+    """A stream that is an iterator, not a generator, so nothing is left to close if its reader is cancelled."""
 
     def __init__(self, source: FakeSource, url: str, image: FakeImage, start: int, stop: int) -> None:
         self.start = start
@@ -138,9 +138,9 @@ def _changed(url: str) -> RemoteChangedError:
 
 
 class FakeConverter(Converter):
-    """Takes every image for raw bytes and copies them, block by block, as they arrive.
+    """A converter that treats every image as raw bytes and copies them block by block as they arrive.
 
-    ``converted`` has each device it finished. Zeros past the file's end are written unless the device reads zero.
+    ``converted`` lists the finished devices. Zeros past the file's end are written unless the device reads as zeros.
     """
 
     STEPS = ("start", "block", "flush")
@@ -154,7 +154,7 @@ class FakeConverter(Converter):
         hang_at: str | None = None,
         fail_at: Mapping[str, Exception] | None = None,
     ) -> None:
-        self.streams = streams  # type: ignore[misc]  # each fake may differ
+        self.streams = streams  # type: ignore[misc]  # set per instance here
         self.block_size = block_size
         self.steps = Steps(self.STEPS, hang_at, fail_at)
         self.converted: list[Device] = []
@@ -163,7 +163,7 @@ class FakeConverter(Converter):
     async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:
         await self.steps.at("start")
         if view.virtual_size > device.size_bytes:
-            raise ImageTooLargeError(f"the image holds {view.virtual_size} bytes, the device {device.size_bytes}")
+            raise ImageTooLargeError(f"the image has {view.virtual_size} bytes, the device only {device.size_bytes}")
         if view.format == "raw" and view.size < view.virtual_size:
             raise CorruptImageError("the image ends too early")
         fd = os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
@@ -193,7 +193,7 @@ class FakeConverter(Converter):
 
 
 class FakeGuard(Guard):
-    """Vetoes the volumes in ``who_uses``, by name."""
+    """A guard that reports the users in ``who_uses``, by volume name."""
 
     STEPS = ("users",)
 
@@ -215,7 +215,7 @@ class FakeGuard(Guard):
 
 
 class FakeObserver(Observer):
-    """Keeps every event in ``events``."""
+    """An observer that records every event in ``events``."""
 
     STEPS = ("job_changed",)
 

@@ -1,4 +1,4 @@
-"""What every image source must pass."""
+"""The conformance suite for image sources."""
 
 from __future__ import annotations
 
@@ -20,49 +20,49 @@ if TYPE_CHECKING:
 
 
 class SourceConformance:
-    """Subclass it, override ``serve``, name the subclass ``Test...``."""
+    """Tests for an image source: subclass it as ``Test...`` and override ``serve``."""
 
     content = bytes(range(256)) * 4096 + b"the end"
-    """1 MiB and a bit, in which every offset can be told from its neighbours."""
+    """A little over 1 MiB, in which neighbouring bytes differ."""
 
     foreign_url = "https://not-configured.invalid/image.qcow2"
-    """A url that the source under test must not own."""
+    """A url that the tested source must not own."""
 
     def serve(self, content: bytes) -> AbstractAsyncContextManager[tuple[ImageSource, str]]:
-        """Run a real server with ``content``; yield a source configured for it and the content's url."""
+        """Run a real server with ``content``; yield a source configured for it, and the content's url."""
         raise NotImplementedError
 
     def absent_url(self, url: str) -> str:
-        """A url of the same server under which there is nothing."""
+        """Return a url of the same server that does not exist."""
         return f"{url}-is-not-there"
 
-    async def test_owns_what_it_is_configured_for_and_nothing_else(self) -> None:
+    async def test_owns_configured_urls_only(self) -> None:
         async with self.serve(self.content) as (source, url):
             assert source.owns(url)
             assert not source.owns(self.foreign_url)
             assert not source.owns("")
 
-    async def test_stat_tells_the_size(self) -> None:
+    async def test_stat_returns_size(self) -> None:
         async with self.serve(self.content) as (source, url):
             image = await source.stat(url)
             assert image.url == url
             assert image.size in {None, len(self.content)}
 
-    async def test_gives_every_byte_in_order(self) -> None:
+    async def test_open_yields_all_bytes(self) -> None:
         async with self.serve(self.content) as (source, url), source.open(url) as stream:
             assert stream.start == 0
             assert await read(stream) == self.content
 
-    async def test_gives_a_range_or_starts_at_zero(self) -> None:
+    async def test_open_range(self) -> None:
         async with self.serve(self.content) as (source, url):
             ranges = (await source.stat(url)).accepts_ranges
             async with source.open(url, 1000, 5001) as stream:
                 assert stream.start == (1000 if ranges else 0)
                 data = await read(stream)
-            # Without ranges it is the source's choice whether it stops early.
+            # Without ranges, the source may or may not stop early.
             assert data == self.content[1000:5001] if ranges else data in {self.content, self.content[:5001]}
 
-    async def test_saves_bytes_at_their_own_offsets(self, tmp_path: Path) -> None:
+    async def test_save_writes_at_offsets(self, tmp_path: Path) -> None:
         path, ends = tmp_path / "saved", list[int]()
         async with self.serve(self.content) as (source, url):
             start = 4096 if (await source.stat(url)).accepts_ranges else 0
@@ -76,7 +76,7 @@ class SourceConformance:
         assert ends == sorted(ends)
         assert ends[-1] == len(self.content)
 
-    async def test_says_when_there_is_no_such_image(self) -> None:
+    async def test_missing_image(self) -> None:
         async with self.serve(self.content) as (source, url):
             with raises(RemoteNotFoundError):
                 await source.stat(self.absent_url(url))
@@ -84,7 +84,7 @@ class SourceConformance:
                 async with source.open(self.absent_url(url)) as stream:
                     await read(stream)
 
-    async def test_refuses_another_version_than_the_one_begun_with(self) -> None:
+    async def test_open_other_version(self) -> None:
         async with self.serve(self.content) as (source, url):
             version = (await source.stat(url)).version
             async with source.open(url, version=version) as stream:
@@ -94,7 +94,7 @@ class SourceConformance:
                     async with source.open(url, version='"another"') as stream:
                         await read(stream)
 
-    async def test_serves_several_at_once(self) -> None:
+    async def test_open_concurrently(self) -> None:
         async def one() -> None:
             async with source.open(url) as stream:
                 assert await read(stream) == self.content
@@ -103,7 +103,7 @@ class SourceConformance:
             for _ in range(4):
                 nursery.start_soon(one)
 
-    async def test_is_usable_after_a_cancel_in_the_middle(self) -> None:
+    async def test_open_after_cancelled_transfer(self) -> None:
         async with self.serve(self.content) as (source, url):
             with trio.CancelScope() as scope:
                 async with source.open(url) as stream, _chunks(stream) as chunks:
@@ -116,13 +116,13 @@ class SourceConformance:
 
 
 async def read(stream: ImageStream) -> bytes:
-    """All the bytes of ``stream``."""
+    """Return all bytes of ``stream``."""
     return b"".join([chunk async for chunk in stream])
 
 
 @asynccontextmanager
 async def _chunks(stream: ImageStream) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Iterate over ``stream`` and close a generator where the iteration ends early."""
+    """Iterate over ``stream`` and close the iterator if it is a generator."""
     chunks = aiter(stream)
     try:
         yield chunks

@@ -1,4 +1,4 @@
-"""The places where a fake waits, and how a test makes it hang or fail there. Owns no fake."""
+"""The steps of a fake, at which a test can make it hang or fail."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """The steps one fake goes through.
+    """The steps that a fake goes through.
 
-    ``log`` has every step in its order, ``reached`` is set once the step named ``hang_at`` is waiting.
-    ``hang_at``, ``fail_at`` and ``act_at`` may be changed while the fake is in use; what ``act_at`` has for a step is
-    called there.
+    ``log`` lists the steps in order; ``reached`` is set when the fake hangs at the step ``hang_at``. ``act_at`` maps a
+    step to a function that is called there. ``hang_at``, ``fail_at`` and ``act_at`` may be changed while the fake is in
+    use.
     """
 
     def __init__(
@@ -31,10 +31,10 @@ class Steps:
         self.log: list[str] = []
         for name in [*([hang_at] if hang_at else []), *self.fail_at]:
             if name not in names:
-                raise ValueError(f"no step {name!r}; there are {', '.join(names)}")
+                raise ValueError(f"unknown step {name!r}; the steps are {', '.join(names)}")
 
     async def at(self, step: str) -> None:
-        """Be at ``step``: a checkpoint, a failure or a wait without end."""
+        """Enter ``step``: fail, call ``act_at``, hang, or just run a checkpoint."""
         self.log.append(step)
         if step in self.fail_at:
             raise self.fail_at[step]
@@ -45,17 +45,17 @@ class Steps:
         await trio.lowlevel.checkpoint()
 
     async def hang(self) -> None:
-        """Wait for ever, or for a cancel."""
+        """Wait for a cancel."""
         self.reached.set()
         await trio.sleep_forever()
 
 
-class raises:  # noqa: N801 - reads as a word, as pytest's does
+class raises:  # noqa: N801 - named like pytest's
     """Expect one of ``kinds``: ``with raises(NoSpaceError) as caught: ...``; the error is ``caught.value``."""
 
     def __init__(self, *kinds: type[Exception]) -> None:
         self._kinds = kinds
-        self.value: Exception = LookupError("nothing was raised yet")
+        self.value: Exception = LookupError("no exception was raised yet")
 
     def __enter__(self) -> raises:
         return self
@@ -70,10 +70,10 @@ class raises:  # noqa: N801 - reads as a word, as pytest's does
 
 
 def a_provenance(job_id: str = "job-1", image_digest: str | None = None) -> Provenance:
-    """A provenance for tests; its time is fixed."""
+    """Return a provenance for tests, with a fixed time."""
     return Provenance(job_id, "https://images.example.com/disk.qcow2", image_digest, 1_700_000_000.0)
 
 
 def a_request(name: str = "web01", size_bytes: int = 8 * MIB, job_id: str = "job-1") -> StageRequest:
-    """A request to stage a volume, for tests."""
+    """Return a request to stage a volume, for tests."""
     return StageRequest(name, size_bytes, a_provenance(job_id))

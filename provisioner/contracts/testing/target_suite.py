@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC230, ASYNC240 - small files of a test, on a local disk
-"""What every block target must pass."""
+"""The conformance suite for block targets."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ DIGEST = "sha256:" + "ab" * 32
 
 
 class BlockTargetConformance:
-    """Subclass it, override ``make_target``, name the subclass ``Test...``.
+    """Tests for a block target: subclass it as ``Test...`` and override ``make_target``.
 
-    The target made must replace by swapping. The suite uses volumes ``web01`` and ``web02`` of ``size`` bytes.
-    ``tries`` is how often a volume is opened at the worst moment.
+    The target must replace volumes by swapping. The suite uses the volumes ``web01`` and ``web02`` of ``size`` bytes.
+    The tests of races with an open repeat it ``tries`` times.
     """
 
     size = 8 * MIB
@@ -42,19 +42,19 @@ class BlockTargetConformance:
     bad_names: Iterable[str] = ("", ".", "..", "a/b", "../up", "-rf", "new\nline", "nul\0", "a b", "x" * 300, "ü")
 
     def make_target(self, folder: Path) -> BlockTarget:
-        """A target; called again with the same folder it is the same place after a restart of the service."""
+        """Return a target. Another call with the same folder simulates a restart of the service."""
         raise NotImplementedError
 
     def make_foreign_target(self, folder: Path) -> BlockTarget | None:  # noqa: ARG002
-        """The same place as another installation works on it: with another state directory.
+        """Return a target for the same place, as another installation with its own state directory would create it.
 
-        None if the target does not tell installations apart.
+        Return None if the target does not distinguish installations.
         """
         return None
 
     @asynccontextmanager
     async def holding_open(self, target: BlockTarget, volume: Volume) -> AsyncIterator[None]:  # noqa: ARG002
-        """Have ``volume`` open as another process would."""
+        """Keep ``volume`` open in another process."""
         with Path(volume.path).open("rb") as file:
             child = await trio.lowlevel.open_process(["tail", "-f", "/dev/null"], stdin=file)
         try:
@@ -66,14 +66,15 @@ class BlockTargetConformance:
 
     @asynccontextmanager
     async def opening_midway(self, target: BlockTarget, volume: Volume) -> AsyncIterator[None]:
-        """Have ``volume`` opened at the worst moment: after ``target`` last saw it closed, before it changes anything.
+        """Open ``volume`` at the worst moment: after the last check of ``target``, before its first change.
 
-        The open ends with the block. Override it, with a gate in the target; by default the volume is open all along.
+        The volume is closed when the block ends. By default it is open all the time; override this with a hook in the
+        target.
         """
         async with self.holding_open(target, volume):
             yield
 
-    async def test_a_committed_volume_stands_under_its_name(self, tmp_path: Path) -> None:
+    async def test_commit_publishes_volume(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         volume = await self._provision(target, a_request("web01", self.size), b"first")
         assert (volume.name, volume.target) == ("web01", target.name)
@@ -82,26 +83,26 @@ class BlockTargetConformance:
         assert volume.provenance is not None
         assert (volume.provenance.job_id, volume.provenance.image_digest) == ("job-1", DIGEST)
 
-    async def test_find_and_list_know_it_also_after_a_restart(self, tmp_path: Path) -> None:
+    async def test_find_and_list_after_restart(self, tmp_path: Path) -> None:
         volume = await self._provision(self.make_target(tmp_path), a_request("web01", self.size), b"first")
         for target in (self.make_target(tmp_path), self.make_target(tmp_path)):
             assert await target.find("web01") == volume
             assert list(await target.list()) == [volume]
             assert await target.find("web02") is None
 
-    async def test_a_staged_volume_is_seen_by_nobody(self, tmp_path: Path) -> None:
+    async def test_stage_is_invisible(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         async with target.stage(a_request("web01", self.size), verified=True) as staged:
             assert staged.device.size_bytes >= self.size
             assert await target.find("web01") is None
             assert list(await target.list()) == []
 
-    async def test_what_is_said_to_read_zero_does(self, tmp_path: Path) -> None:
+    async def test_stage_reads_zero(self, tmp_path: Path) -> None:
         async with self.make_target(tmp_path).stage(a_request("web01", self.size), verified=True) as staged:
             if staged.device.reads_zero:
                 assert not any(Path(staged.device.path).read_bytes())
 
-    async def test_leaving_without_a_commit_leaves_nothing(self, tmp_path: Path) -> None:
+    async def test_stage_without_commit_rolls_back(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         before = await target.capacity()
         async with target.stage(a_request("web01", self.size), verified=True) as staged:
@@ -109,7 +110,7 @@ class BlockTargetConformance:
         await self._assert_untouched(target, path)
         assert (await target.capacity()).total_bytes == before.total_bytes
 
-    async def test_an_error_while_staged_leaves_nothing(self, tmp_path: Path) -> None:
+    async def test_stage_error_rolls_back(self, tmp_path: Path) -> None:
         target, path = self.make_target(tmp_path), ""
         with raises(ZeroDivisionError):
             async with target.stage(a_request("web01", self.size), verified=True) as staged:
@@ -117,7 +118,7 @@ class BlockTargetConformance:
                 raise ZeroDivisionError
         await self._assert_untouched(target, path)
 
-    async def test_a_cancel_while_staged_leaves_nothing(self, tmp_path: Path) -> None:
+    async def test_stage_cancel_rolls_back(self, tmp_path: Path) -> None:
         target, path = self.make_target(tmp_path), ""
         with trio.CancelScope() as scope:
             async with target.stage(a_request("web01", self.size), verified=True) as staged:
@@ -126,15 +127,15 @@ class BlockTargetConformance:
                 await trio.sleep_forever()
         await self._assert_untouched(target, path)
 
-    async def test_a_cancel_before_it_is_staged_leaves_nothing(self, tmp_path: Path) -> None:
+    async def test_stage_in_cancelled_task(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         with trio.CancelScope() as scope:
             scope.cancel()
             async with target.stage(a_request("web01", self.size), verified=True):
-                raise AssertionError("nothing may be staged for a cancelled job")
+                raise AssertionError("a cancelled job must not stage a volume")
         await self._assert_untouched(target, None)
 
-    async def test_replacing_swaps_at_the_commit_and_not_before(self, tmp_path: Path) -> None:
+    async def test_replace_swaps_at_commit(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         old = await self._provision(target, a_request("web01", self.size), b"old")
         request = a_request("web01", self.size, "job-2")
@@ -147,7 +148,7 @@ class BlockTargetConformance:
         assert head(new.path) == b"new"
         assert list(await target.list()) == [new]
 
-    async def test_a_failed_replacement_keeps_the_old_volume(self, tmp_path: Path) -> None:
+    async def test_replace_failure_keeps_old_volume(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         old = await self._provision(target, a_request("web01", self.size), b"old")
         with raises(ZeroDivisionError):
@@ -157,7 +158,7 @@ class BlockTargetConformance:
         assert await target.find("web01") == old
         assert head(old.path) == b"old"
 
-    async def test_an_open_volume_is_not_replaced(self, tmp_path: Path) -> None:
+    async def test_replace_open_volume(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         old = await self._provision(target, a_request("web01", self.size), b"old")
         request = a_request("web01", self.size, "job-2")
@@ -166,10 +167,10 @@ class BlockTargetConformance:
                 await target.placement(request)
             with raises(VolumeInUseError):
                 async with target.stage(request, verified=True):
-                    raise AssertionError("nothing may be staged over an open volume")
+                    raise AssertionError("an open volume must not be replaced")
         assert head(old.path) == b"old"
 
-    async def test_a_volume_opened_while_the_job_ran_is_not_replaced(self, tmp_path: Path) -> None:
+    async def test_commit_over_volume_opened_meanwhile(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         old = await self._provision(target, a_request("web01", self.size), b"old")
         async with target.stage(a_request("web01", self.size, "job-2"), verified=True) as staged:  # noqa: SIM117
@@ -179,8 +180,8 @@ class BlockTargetConformance:
         assert await target.find("web01") == old
         assert head(old.path) == b"old"
 
-    async def test_an_opener_midway_keeps_the_volume(self, tmp_path: Path) -> None:
-        """The last look and the swap are one: an opener that gets in between has the volume, and it stays."""
+    async def test_commit_races_with_open(self, tmp_path: Path) -> None:
+        """The last check and the swap are one step: if a process opens the volume in between, it is not replaced."""
         target = self.make_target(tmp_path)
         old = await self._provision(target, a_request("web01", self.size), b"old")
         for _ in range(self.tries):
@@ -195,7 +196,7 @@ class BlockTargetConformance:
         new = await self._provision(target, a_request("web01", self.size, "job-2"), b"new")
         assert head(new.path) == b"new"
 
-    async def test_an_opener_midway_keeps_what_is_removed(self, tmp_path: Path) -> None:
+    async def test_remove_races_with_open(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         volume = await self._provision(target, a_request("web01", self.size), b"old")
         for _ in range(self.tries):
@@ -208,12 +209,12 @@ class BlockTargetConformance:
         await target.remove("web01")
         assert await target.find("web01") is None
 
-    async def test_recovery_leaves_another_installations_stage(self, tmp_path: Path) -> None:
-        """Its job may run on; only take_over, asked for by a person, ends that."""
+    async def test_recover_other_installation(self, tmp_path: Path) -> None:
+        """The other installation's job may continue. Only ``take_over``, which an administrator requests, ends it."""
         first = self.make_target(tmp_path)
         abandoned = first.stage(a_request("web01", self.size), verified=True)
         staged = await abandoned.__aenter__()
-        await first.aclose()  # its daemon is down, and its job is to go on after the restart
+        await first.aclose()  # its daemon is down, and the job continues after the restart
         other = self.make_foreign_target(tmp_path)
         if other is not None:
             (sentence,) = await other.recover(frozenset())
@@ -225,7 +226,7 @@ class BlockTargetConformance:
             await other.aclose()
         await abandoned.__aexit__(None, None, None)
 
-    async def test_two_jobs_stage_side_by_side(self, tmp_path: Path) -> None:
+    async def test_stage_two_volumes_concurrently(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         async with target.stage(a_request("web01", self.size), verified=True) as one:
             async with target.stage(a_request("web02", self.size, "job-2"), verified=True) as two:
@@ -236,7 +237,7 @@ class BlockTargetConformance:
         assert (head(first.path), head(second.path)) == (b"one", b"two")
         assert sorted(volume.name for volume in await target.list()) == ["web01", "web02"]
 
-    async def test_remove_takes_it_away(self, tmp_path: Path) -> None:
+    async def test_remove_volume(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         volume = await self._provision(target, a_request("web01", self.size), b"first")
         async with self.holding_open(target, volume):
@@ -249,11 +250,11 @@ class BlockTargetConformance:
         with raises(NotFoundError):
             await target.remove("web01")
 
-    async def test_recover_removes_what_dead_jobs_staged_and_nothing_else(self, tmp_path: Path) -> None:
+    async def test_recover_removes_stages_of_dead_jobs(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         kept = await self._provision(target, a_request("web01", self.size), b"kept")
         abandoned = target.stage(a_request("web02", self.size, "job-dead"), verified=True)
-        staged = await abandoned.__aenter__()  # and the power goes
+        staged = await abandoned.__aenter__()  # simulate a power failure
         restarted = self.make_target(tmp_path)
         assert list(await restarted.recover(frozenset({"job-dead"}))) == []
         assert Path(staged.device.path).exists()
@@ -262,9 +263,9 @@ class BlockTargetConformance:
         assert not Path(staged.device.path).exists()
         assert list(await restarted.list()) == [kept]
         assert head(kept.path) == b"kept"
-        await abandoned.__aexit__(None, None, None)  # the undo of the dead finds nothing to do
+        await abandoned.__aexit__(None, None, None)  # the rollback of the dead job finds nothing to do
 
-    async def test_names_it_cannot_have_are_refused(self, tmp_path: Path) -> None:
+    async def test_invalid_volume_names(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         target.check_name("web01")
         for name in self.bad_names:
@@ -274,7 +275,7 @@ class BlockTargetConformance:
             with raises(VolumeNameError, VolumeExistsError):
                 await target.placement(a_request(name, self.size))
 
-    async def test_more_than_there_is_room_for_is_refused(self, tmp_path: Path) -> None:
+    async def test_placement_without_space(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         capacity = await target.capacity()
         assert 0 <= capacity.free_bytes <= capacity.total_bytes
@@ -290,7 +291,7 @@ class BlockTargetConformance:
     async def _assert_untouched(self, target: BlockTarget, staged_path: str | None) -> None:
         assert await target.find("web01") is None
         assert list(await target.list()) == []
-        assert list(await target.recover(frozenset())) == [], "the undo left work for a recovery"
+        assert list(await target.recover(frozenset())) == [], "the rollback was incomplete"
         assert staged_path is None or not Path(staged_path).exists()
 
 
@@ -305,6 +306,6 @@ def fill(device: Device, data: bytes) -> None:
 
 
 def head(path: str) -> bytes:
-    """The bytes ``fill`` wrote."""
+    """Return the bytes that ``fill`` wrote."""
     with Path(path).open("rb") as file:
         return file.read(4096).rstrip(b"\0")

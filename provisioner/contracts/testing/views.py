@@ -1,4 +1,4 @@
-"""Views of images for tests: over a whole file, and over one that a test lets arrive piece by piece."""
+"""Views of images for tests: of a complete file, and of one that a test feeds piece by piece."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _View:
-    """Owns the descriptor from ``with`` to its end. ``checked`` has every range that a converter had checked."""
+    """A context manager with an open descriptor. ``checked`` lists every range that a converter checked."""
 
     def __init__(self, path: Path, format: str, virtual_size: int, flags: int) -> None:  # noqa: A002
         self.fd = -1
@@ -33,27 +33,27 @@ class _View:
         return self
 
     def check(self, start: int, data: memoryview) -> None:
-        """Every image is right."""
+        """Record the range; the check always passes."""
         self.checked.append((start, start + len(data)))
 
     def check_zeros(self, start: int, stop: int) -> None:
-        """Every image is right."""
+        """Record the range; the check always passes."""
         self.checked.append((start, stop))
 
     def check_all(self, check: Callable[[], None]) -> None:
-        """Every image is right."""
+        """Record the whole file; the check always passes."""
         check()
         self.checked.append((0, os.fstat(self.fd).st_size))
 
     def spent(self, start: int, stop: int) -> None:
-        """Nothing is given back."""
+        """Keep the data in memory."""
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         os.close(self.fd)
 
 
 class FileView(_View):
-    """A complete image in a file. ``virtual_size`` defaults to the file's size, which is right for raw."""
+    """A view of a complete image. ``virtual_size`` defaults to the file's size, which is correct for raw."""
 
     def __init__(self, path: Path, format: str = "raw", virtual_size: int | None = None) -> None:  # noqa: A002
         self.size = path.stat().st_size
@@ -68,14 +68,14 @@ class FileView(_View):
         _check_range(start, stop, self.size)
 
     async def ahead(self, start: int, stop: int) -> bytes | None:
-        raise AssertionError(f"bytes {start} to {stop} were there")
+        raise AssertionError(f"bytes {start} to {stop} were already available")
 
 
 class ArrivingView(_View):
-    """An image of ``content`` of which nothing is in the file at ``path`` until a test feeds it.
+    """A view of an image with ``content``; the file at ``path`` stays empty until a test feeds it.
 
-    ``asked`` has every range that was waited for. Nothing is fetched out of order, unless ``fetches_ahead`` is set:
-    then ``fetched`` has every range that was.
+    ``asked`` lists every range that was waited for. If ``fetches_ahead`` is set, ranges can be fetched ahead of the
+    download; ``fetched`` lists them.
     """
 
     def __init__(self, path: Path, content: bytes, format: str = "raw", virtual_size: int | None = None) -> None:  # noqa: A002
@@ -93,19 +93,19 @@ class ArrivingView(_View):
         )
 
     def feed(self, count: int | None = None) -> None:
-        """Let ``count`` more bytes arrive, or all that is missing."""
+        """Write the next ``count`` bytes, or all missing ones."""
         stop = self.size if count is None else min(self.size, self.available + count)
         pwrite_all(self.fd, self._content[self.available : stop], self.available)
         self.available = stop
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """End the download: every wait for what is missing raises ``error``."""
+        """End the download: every wait for missing bytes raises ``error``."""
         self._error = error
         self._wake()
 
     async def starved(self) -> None:
-        """Return when somebody waits for bytes that are not there."""
+        """Wait until a task waits for missing bytes."""
         await self._waiting.wait()
 
     async def arrived(self, start: int, stop: int) -> None:
@@ -132,6 +132,6 @@ class ArrivingView(_View):
 
 
 def _check_range(start: int, stop: int, size: int) -> None:
-    """Nobody may wait for bytes that can never come."""
+    """Raise CorruptImageError for a range outside the file, whose bytes can never arrive."""
     if not 0 <= start <= stop <= size:
         raise CorruptImageError(f"the image refers to bytes {start} to {stop} of a file of {size} bytes")

@@ -1,8 +1,8 @@
-"""The guest harness: boots a small Debian with real LVM and dm-thin under qemu, and works in it from outside.
+"""The guest harness: boots a small Debian with real LVM and dm-thin under qemu, and controls it from outside.
 
-Its facade is `Guest` (a context manager over one machine) and `prepare` (everything that must be there before a boot);
-`Container` is the same Debian on this machine's own kernel, for what needs systemd and no LVM.
-It needs the standard library only, and apt to fetch what the machine lacks.
+Its interface is `Guest`, a context manager for one virtual machine, and `prepare`, which builds everything that a boot
+needs. `Container` runs the same Debian on this machine's own kernel, for tests that need systemd but no LVM.
+It needs only the standard library, and apt to install missing packages.
 """
 
 from .container import Container

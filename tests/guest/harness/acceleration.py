@@ -1,6 +1,6 @@
-"""Decides whether guests run under KVM: only if the guest's kernel was seen to boot with it.
+"""Decides whether guests run under KVM: only if a trial boot of the guest's kernel succeeds.
 
-/dev/kvm that opens says little: on some clouds' machines it starts a guest whose kernel then hangs.
+It is not enough that /dev/kvm can be opened: on some cloud machines the guest's kernel then hangs.
 """
 
 import os
@@ -13,8 +13,8 @@ from .cache import KEEP, cache_directory, key_of
 
 DEVICE = Path("/dev/kvm")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# The plain `qemu64` processor is on purpose: hashing takes a third of what it takes with `max`, whose vector
-# instructions are emulated one by one, and `max,-svm` does not even boot with qemu 7.2.
+# Use the plain `qemu64` processor: hashing takes a third of the time it takes with `max`, whose vector instructions are
+# emulated one by one, and `max,-svm` does not boot with qemu 7.2.
 EMULATED = ("-cpu", "qemu64", "-accel", "tcg,thread=multi,tb-size=512")
 KVM = ("-cpu", "host", "-accel", "kvm")
 # A kernel without disks reaches its panic in a second under KVM.
@@ -23,7 +23,7 @@ PANIC = b"Kernel panic - not syncing: VFS"
 
 
 def options(kernel: Path) -> tuple[str, ...]:
-    """Return qemu's options for the processor of a guest with this kernel; the verdict is kept until the next boot."""
+    """Return qemu's processor options for a guest with this kernel; the result is cached until the next boot."""
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return EMULATED
     status = kernel.stat()
@@ -41,7 +41,7 @@ def options(kernel: Path) -> tuple[str, ...]:
 
 
 def boots(kernel: Path, timeout: float = PROBE_TIMEOUT) -> bool:
-    """Return whether the kernel gets as far as looking for its disks under KVM."""
+    """Return whether the kernel boots under KVM until it looks for its disks."""
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                "-machine", "pc", "-m", "256M", *KVM, "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1",
                "-serial", "stdio"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Owns the host's side of the agent's protocol (inside/agent says what travels)."""
+"""The host's side of the agent's protocol, which inside/agent describes."""
 
 import json
 import socket
@@ -10,11 +10,11 @@ CONNECT_TIMEOUT = 10  # seconds
 
 
 class AgentError(Exception):
-    """The agent said no, or could not be heard."""
+    """The agent refused a request, or did not answer."""
 
 
 def request(port: int, timeout: float, body: bytes = b"", **fields: object) -> dict[str, object]:
-    """Ask for one thing that is answered with one line."""
+    """Send a request and return its answer of one line."""
     with _connected(port, timeout) as connection, connection.makefile("rb") as stream:
         connection.sendall(json.dumps(fields).encode() + b"\n" + body)
         return _answer(stream)
@@ -28,11 +28,11 @@ def fetch(port: int, timeout: float, path: str) -> bytes:
 
 
 def run(port: int, fields: dict[str, object], sink: Callable[[bytes], object], silence: float, total: float) -> int:
-    """Run a command, hand its output to `sink` as it comes, and return its status (negative: the signal).
+    """Run a command, pass its output to `sink` as it arrives, and return its status (negative: the signal).
 
     :param silence: seconds without a byte of output after which the guest counts as hung
     :param total: seconds the command may take
-    :raises AgentError: on either limit, and when the guest goes away
+    :raises AgentError: if either limit is exceeded or the guest disconnects
     """
     deadline = time.monotonic() + total
     with _connected(port, silence) as connection, connection.makefile("rb") as stream:
@@ -45,7 +45,7 @@ def run(port: int, fields: dict[str, object], sink: Callable[[bytes], object], s
             if left <= 0:
                 raise AgentError(f"the command took more than {total:.0f} s")
             connection.settimeout(min(silence, left))
-    raise AgentError("the guest hung up")
+    raise AgentError("the guest disconnected")
 
 
 def _connected(port: int, timeout: float) -> socket.socket:
@@ -63,11 +63,11 @@ def _answer(stream: IO[bytes]) -> dict[str, object]:
     try:
         line = stream.readline()
     except TimeoutError as error:
-        raise AgentError("nothing was heard from the guest within the time limit") from error
+        raise AgentError("the guest did not answer within the time limit") from error
     except OSError as error:
         raise AgentError(f"the connection to the guest broke: {error}") from error
     if not line:
-        raise AgentError("the guest hung up")
+        raise AgentError("the guest disconnected")
     answer: dict[str, object] = json.loads(line)
     if "error" in answer:
         raise AgentError(f"the agent refused: {answer['error']}")
@@ -77,12 +77,12 @@ def _answer(stream: IO[bytes]) -> dict[str, object]:
 def _number(answer: dict[str, object], key: str) -> int:
     value = answer[key]
     if not isinstance(value, int):
-        raise AgentError(f"the agent answered {answer!r}")
+        raise AgentError(f"the agent sent an unexpected answer: {answer!r}")
     return value
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:
     data = stream.read(size)
     if len(data) != size:
-        raise AgentError("the guest hung up in the middle of an answer")
+        raise AgentError("the guest disconnected in the middle of an answer")
     return data

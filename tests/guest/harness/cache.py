@@ -1,6 +1,6 @@
-"""Owns the directory of built images outside the checkout: keys, one builder at a time, and pruning.
+"""The cache of built images outside the checkout: keys, one builder at a time, and pruning.
 
-An entry is complete or absent: it is built under a temporary name and renamed.
+An entry is complete or absent, because it is built under a temporary name and renamed.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Old keys are kept this long after their last use: branches that differ in their recipe can take turns.
+# Keep old entries this long after their last use, so that branches with different recipes can alternate.
 KEEP = 3 * 24 * 3600  # seconds
 
 
@@ -25,7 +25,7 @@ def cache_directory(name: str = "guest") -> Path:
 
 
 def key_of(*inputs: bytes | str) -> str:
-    """A short digest over all inputs, in order."""
+    """Return a short digest over all inputs, in order."""
     digest = hashlib.sha256()
     for item in inputs:
         data = item.encode() if isinstance(item, str) else item
@@ -61,14 +61,14 @@ def _build(final: Path, build: Callable[[Path], None]) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file; the kernel lets go of it when the process ends, however it ends."""
+    """Hold the lock file; the kernel releases it when the process ends, even if it is killed."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _prune(root: Path, kind: str, current: Path) -> None:
-    """Remove entries of this kind that nobody used lately, and what a killed build left (the lock is held)."""
+    """Remove unused entries of this kind and leftovers of killed builds. The caller holds the lock."""
     now = time.time()
     for leftover in root.glob(f".{kind}-*"):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Owns one container: the guest's Debian under systemd on this machine's own kernel, with the interface of a guest.
+"""A container: the guest's Debian under systemd on this machine's own kernel, with the interface of a guest.
 
-It boots in seconds and computes at this machine's speed, where a guest is emulated; but it has no device-mapper of its
-own, so whatever needs LVM needs a guest.
+It boots in seconds and runs at this machine's speed, while a guest may be emulated. But it has no device-mapper of its
+own, so tests that need LVM need a guest.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from typing import Self
 from .guest import GuestError, Result
 from .images import Images
 
-BOOT_TIMEOUT = 120  # seconds; it takes 3 on an idle machine
-STOP_TIMEOUT = 30
-# The agent is for guests: its network is qemu's.
+BOOT_TIMEOUT = 120  # seconds; a boot takes 3 s on an idle machine
+STOP_TIMEOUT = 30  # seconds
+# The agent expects the network of qemu, so it does not run in a container.
 LEFT_OUT = "etc/systemd/system/multi-user.target.wants/guest-agent.service"
-# In a mount namespace of its own: however it ends, nothing stays mounted here, and its files go. The signal comes when
-# whoever started it is gone.
+# Runs in its own mount namespace, so that nothing stays mounted here however it ends. It gets SIGTERM when its parent
+# process dies, and then removes its files.
 START = """
 set -e
 mount -o loop,suid,dev "$1/root.raw" "$1/root"
@@ -50,7 +50,7 @@ NETWORK = 0x40000000  # CLONE_NEWNET
 
 
 class Container:
-    """A machine of the host's kernel; `with Container(images, ports=[8080]) as container: container.boot()`."""
+    """A container; `with Container(images, ports=[8080]) as container: container.boot()`."""
 
     def __init__(self, images: Images, *, ports: list[int]) -> None:
         self._images = images
@@ -77,7 +77,7 @@ class Container:
     ) -> None:
         if self._process:
             if self._leader:
-                os.kill(self._leader, signal.SIGKILL)  # its init: whatever runs in it ends at once
+                os.kill(self._leader, signal.SIGKILL)  # its init: all processes in it end at once
             else:
                 self._process.terminate()
             self._process.wait(STOP_TIMEOUT)
@@ -85,7 +85,7 @@ class Container:
 
     def _clear(self) -> None:
         for listening in self._listening:
-            listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+            listening.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
             listening.close()
         with contextlib.suppress(OSError):
             self._manager.shutdown(socket.SHUT_RDWR)
@@ -93,7 +93,7 @@ class Container:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def boot(self, timeout: float = BOOT_TIMEOUT) -> None:
-        """Start it and wait until its systemd has started all there is to start."""
+        """Start the container and wait until its systemd has started all units."""
         command = ["setpriv", "--pdeathsig", "TERM", "unshare", "--mount", "sh", "-c", START]
         with (self.directory / "log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -102,7 +102,7 @@ class Container:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self._leader = self._wait_ready(timeout)
-        # Its init goes on telling what it does, and would wait for a reader.
+        # Its init keeps sending notifications and would block without a reader.
         threading.Thread(target=self._listen_on, daemon=True).start()
         for port in self._ports:
             listening = socket.create_server(("127.0.0.1", 0))
@@ -130,11 +130,11 @@ class Container:
                 pass
 
     def port(self, number: int) -> int:
-        """The port of this machine's loopback that leads to the container's port."""
+        """Return the loopback port of this machine that is forwarded to the container's port."""
         return self._ports[number]
 
     def run(self, argv: list[str], *, silence: float = 240, total: float = 1200) -> Result:
-        """Run a command as root. ``silence`` is a guest's: a container is not taken for hung before ``total``."""
+        """Run a command as root. Only guests use ``silence``; here only ``total`` limits the command."""
         del silence
         try:
             ended = subprocess.run(
@@ -142,18 +142,18 @@ class Container:
                 stderr=subprocess.STDOUT, timeout=total, text=True, errors="replace", check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as expired:
-            raise GuestError(f"not within {total:.0f} s: {argv}\n{self._log()}") from expired
+            raise GuestError(f"the command did not end within {total:.0f} s: {argv}\n{self._log()}") from expired
         return Result(ended.returncode, ended.stdout)
 
     def sh(self, script: str, **options: float) -> str:
-        """Run a shell script, and return what it printed; a status other than 0 raises."""
+        """Run a shell script and return its output; raise if its status is not 0."""
         result = self.run(["sh", "-ec", script], **options)
         if result.status:
             raise GuestError(f"status {result.status} from: {script}\n{result.output}")
         return result.output
 
     def start(self, argv: list[str], log: str) -> None:
-        """Start a command that goes on by itself, its output in the container's file `log`."""
+        """Start a command in the background, with its output in the container's file `log`."""
         self.run(["sh", "-c", 'log=$0; setsid "$@" > "$log" 2>&1 < /dev/null &', log, *argv])
 
     def put(self, content: bytes | Path, path: str, mode: int = 0o644) -> None:
@@ -171,11 +171,11 @@ class Container:
         return (self.directory / "log").read_text(errors="replace")[-3000:]
 
     def _forward(self, listening: socket.socket, port: int) -> None:
-        """Lead connections into the container; this thread, and what it connects, are of the container's network."""
+        """Forward connections into the container. This thread moves into the container's network namespace."""
         with Path(f"/proc/{self._leader}/ns/net").open() as network:
             if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), NETWORK):
                 raise OSError(ctypes.get_errno(), "setns")
-        with contextlib.suppress(OSError):  # closed at the end
+        with contextlib.suppress(OSError):  # until the listening socket is closed
             while True:
                 outer, _ = listening.accept()
                 try:

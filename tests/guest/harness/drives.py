@@ -1,4 +1,4 @@
-"""Owns the guest's disks: the table of test disks, their files, and how qemu is told of them."""
+"""The guest's disks: the table of test disks, their files, and qemu's options for them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Drive:
-    """One virtio disk; the guest finds it as /dev/disk/by-id/virtio-NAME."""
+    """A virtio disk; in the guest it is /dev/disk/by-id/virtio-NAME."""
 
     name: str
     size: int  # bytes
@@ -17,18 +17,18 @@ class Drive:
     read_only: bool = False
 
 
-# Each is a sparse file of the machine that runs the harness, empty at the first boot and kept over a power cut.
+# Each is a sparse file on the machine that runs the harness. It is empty at the first boot and survives a power cut.
 TEST_DRIVES = (
     Drive("plain", 8 * GIB),  # a volume group of linear volumes
     Drive("thin", 8 * GIB),  # a volume group with a thin pool
-    Drive("tiny", 256 * MIB),  # small enough to be run full
+    Drive("tiny", 256 * MIB),  # small enough to fill up
     Drive("4kn", 2 * GIB, block_size=4096),
     Drive("fault", 2 * GIB),  # below dm-error, dm-flakey and dm-delay
 )
 
 
 def create(drive: Drive, directory: Path) -> Path:
-    """Make the drive's sparse file."""
+    """Create the drive's sparse file."""
     path = directory / f"{drive.name}.raw"
     with path.open("wb") as file:
         file.truncate(drive.size)
@@ -36,7 +36,7 @@ def create(drive: Drive, directory: Path) -> Path:
 
 
 def qemu_options(drives: list[tuple[Drive, Path]], cache: str) -> list[str]:
-    """qemu's options for the drives; their order on the bus, and so their vda, vdb, ... in the guest, is the list's."""
+    """Return qemu's options for the drives. The guest names them vda, vdb, ... in the order of the list."""
     options = []
     for slot, (drive, path) in enumerate(drives, start=4):
         backend = f"if=none,id=drive-{drive.name},file={_escaped(path)},format=raw,cache={cache},discard=unmap"
@@ -47,5 +47,5 @@ def qemu_options(drives: list[tuple[Drive, Path]], cache: str) -> list[str]:
 
 
 def _escaped(path: Path) -> str:
-    """qemu reads a comma in an option as its end; doubled it stands for itself."""
+    """Escape commas, which separate qemu's options, by doubling them."""
     return str(path).replace(",", ",,")

@@ -1,4 +1,4 @@
-"""Owns one guest: its files, its boots and power cuts, and the work done in it."""
+"""A guest: its files, its boots and power cuts, and the commands run in it."""
 
 import shlex
 import shutil
@@ -17,8 +17,8 @@ from .images import Images, prepare, project_disk
 from .machine import Machine, Settings, free_port
 
 AGENT_PORT = 4999
-# Seconds. A boot takes 12 on a free machine and was seen to take 95 on one with 15 processes for 2 processors; a panic,
-# or an end of qemu, is noticed at once.
+# Seconds. A boot takes 12 s on an idle machine; with 15 processes on 2 processors, 95 s were measured. A panic or an
+# exit of qemu is noticed at once.
 BOOT_TIMEOUT = 240
 READY = "guest: agent ready"
 DEAD = ("Kernel panic", "guest: cannot mount")
@@ -29,25 +29,25 @@ ENVIRONMENT = {
 
 
 class GuestError(Exception):
-    """The guest did not boot, hung or died; the message ends with the last lines of its console."""
+    """The guest did not boot, hung or crashed; the message ends with the last lines of its console."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a command in the guest ended (a negative status is a signal's number) and all it printed."""
+    """The exit status of a command in the guest (negative: the signal that killed it) and its whole output."""
 
     status: int
     output: str
 
 
 class Guest:
-    """A machine with the project on it; `with Guest() as guest: guest.boot(); guest.sh("vgs")`.
+    """A virtual machine with the project on it; `with Guest() as guest: guest.boot(); guest.sh("vgs")`.
 
-    :param images: from `prepare()`, which is called when none are given
+    :param images: from `prepare()`, which is called if they are not given
     :param wheel: the built project; without it the guest runs the checkout's sources, without entry points
     :param init: "plain" (udev and the agent only, boots faster) or "systemd"
-    :param cache: qemu's cache mode. With each of them, what the guest wrote is in this machine's page cache or on its
-        disk after `power_cut()`: what the cut loses is the guest's own page cache, whose dirty pages never got here.
+    :param cache: qemu's cache mode. In every mode, writes that reached qemu survive `power_cut()`, in this machine's
+        page cache or on its disk. Only dirty pages in the guest's own page cache are lost.
     :param ports: ports of the guest that this machine reaches through `guest.port(number)`
     """
 
@@ -69,7 +69,7 @@ class Guest:
             root, project = self.directory / "root.raw", self.directory / "project.raw"
             _copy_sparse(self._images.root, root)
             project_disk(project, self._wheel)
-            # The order is the initramfs's: vda, vdb, vdc.
+            # The initramfs expects this order: vda, vdb, vdc.
             system = [(Drive("root", 6 * GIB), root), (Drive("site", 2 * GIB, read_only=True), self._images.site),
                       (Drive("project", 2 * GIB), project)]  # fmt: skip
             self._files = system + [(drive, create(drive, self.directory)) for drive in self._drives]
@@ -92,33 +92,33 @@ class Guest:
     def power_on(self) -> None:
         """Start qemu with the same disks as before."""
         if self._machine:
-            raise GuestError("the guest runs already")
+            raise GuestError("the guest is already running")
         self._boots += 1
         self._here = {there: here or free_port() for there, here in self._ports.items()}
         settings = Settings(self._images, self.directory, self._files, ports=self._here, **self._options)  # type: ignore[arg-type]
         self._machine = Machine(settings, self.directory / f"console-{self._boots}.log")
 
     def wait_ready(self, timeout: float = BOOT_TIMEOUT) -> None:
-        """Wait for the agent; a panic, an end of qemu or `timeout` seconds without it raise at once."""
+        """Wait for the agent; raise on a panic, if qemu exits, or after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while READY not in (console := self.console()):
             if any(mark in console for mark in DEAD):
-                raise self._error("the kernel gave up")
+                raise self._error("the guest's kernel failed to boot")
             if not self._machine or self._machine.ended():
-                raise self._error("qemu ended before the guest was ready")
+                raise self._error("qemu exited before the guest was ready")
             if time.monotonic() > deadline:
                 raise self._error(f"the guest was not ready within {timeout:.0f} s")
             time.sleep(0.05)
         agent.request(self.port(AGENT_PORT), 30, op="ping")
 
     def power_cut(self) -> None:
-        """Kill qemu, as if the plug were pulled; `boot()` brings the guest back with what its disks hold."""
+        """Kill qemu like a power failure; `boot()` starts the guest again with the same disks."""
         if self._machine:
             self._machine.kill()
             self._machine = None
 
     def power_off(self, timeout: float = 90) -> None:
-        """Shut down in order (systemd stops the services; the plain init only syncs)."""
+        """Shut down cleanly (systemd stops the services; the plain init only syncs)."""
         command = "systemctl poweroff" if self._options["init"] == "systemd" else "sync; systemctl poweroff -ff"
         self.start(["sh", "-c", command], "/dev/null")
         if self._machine:
@@ -126,11 +126,11 @@ class Guest:
             self._machine = None
 
     def port(self, number: int) -> int:
-        """The port of this machine's loopback that leads to the guest's port; it may differ after the next boot."""
+        """Return the loopback port of this machine that is forwarded to the guest's port; a boot may change it."""
         return self._here[number]
 
     def console(self) -> str:
-        """All the console said since the last power on."""
+        """Return the console's output since the last power on."""
         try:
             return (self.directory / f"console-{self._boots}.log").read_text(errors="replace")
         except FileNotFoundError:
@@ -140,7 +140,7 @@ class Guest:
         self, argv: list[str], *, env: dict[str, str] | None = None, cwd: str = "/project",
         sink: Callable[[bytes], object] | None = None, silence: float = 240, total: float = 1200,
     ) -> Result:  # fmt: skip
-        """Run a command as root; `sink` gets the output (both streams) as it comes.
+        """Run a command as root; `sink` gets the output (both streams) as it arrives.
 
         :param silence: seconds without output after which the guest counts as hung
         :param total: seconds the command may take
@@ -160,14 +160,14 @@ class Guest:
         return Result(status, output.decode(errors="replace"))
 
     def sh(self, script: str, **options: float) -> str:
-        """Run a shell script, and return what it printed; a status other than 0 raises."""
+        """Run a shell script and return its output; raise if its status is not 0."""
         result = self.run(["sh", "-ec", script], **options)  # type: ignore[arg-type]
         if result.status:
             raise GuestError(f"status {result.status} from: {script}\n{result.output}")
         return result.output
 
     def start(self, argv: list[str], log: str) -> int:
-        """Start a command that goes on by itself, its output in the guest's file `log`; returns its process id."""
+        """Start a command in the background, with its output in the guest's file `log`; return its process id."""
         inner = f"echo $$; exec {shlex.join(argv)} > {shlex.quote(log)} 2>&1 < /dev/null"
         return int(self.sh(f"setsid sh -c {shlex.quote(inner)} &"))
 
@@ -187,5 +187,5 @@ class Guest:
 
 
 def _copy_sparse(source: Path, target: Path) -> None:
-    """Copy the base image; it is the guest's own from then on, so that a power cut can be told from a fresh start."""
+    """Copy the base image. The guest keeps its copy over power cuts."""
     subprocess.run(["cp", "--sparse=auto", "--reflink=auto", str(source), str(target)], check=True)

@@ -1,4 +1,4 @@
-"""Owns what must be there before a boot: the Debian images, the test dependencies, and the disk with the project."""
+"""Builds what a boot needs: the Debian images, the test dependencies, and the disk with the project."""
 
 import os
 import shutil
@@ -12,17 +12,17 @@ from .cache import entry, key_of
 from .packages import install_missing
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-# The first that is there; everything beside it may be included by it and counts for the key.
+# The first file that exists is used.
 REQUIREMENTS = (CHECKOUT / "requirements" / "test.txt", CHECKOUT / "requirements" / "dev.txt")
-# The releases that guests can have, and their Python.
+# The Debian releases that guests can run, and their Python versions.
 RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
-# With the wheel at hand, the sources must not stand in its way (python -m pytest puts the working directory first).
+# If a wheel is given, leave out the sources: `python -m pytest` puts the working directory first on the path.
 IN_THE_WHEEL = ("provisioner", "plugins")
 
 
 @dataclass(frozen=True)
 class Images:
-    """Files that many guests share; none of them is ever written to."""
+    """Files that many guests share. They are never written to."""
 
     kernel: Path
     initramfs: Path
@@ -32,9 +32,9 @@ class Images:
 
 
 def prepare(variant: str = "plain") -> Images:
-    """Install the missing tools and build the missing images; at once when all is there.
+    """Install missing tools and build missing images, and return the images.
 
-    :param variant: which Debian, one of `tree.VARIANTS`
+    :param variant: one of `tree.VARIANTS`
     """
     install_missing()
     debian, python = _debian(variant), RELEASES[guest_release()]
@@ -43,15 +43,15 @@ def prepare(variant: str = "plain") -> Images:
 
 
 def guest_release() -> str:
-    """Return the guests' Debian: LVP_RELEASE (`make test RELEASE=trixie`), else this machine's, else the newest."""
+    """Return the guests' Debian release: LVP_RELEASE (`make test RELEASE=trixie`), or else this machine's."""
     wanted = os.environ.get("LVP_RELEASE") or sources.machine_release()
     if wanted not in RELEASES:
-        raise RuntimeError(f"no guests of the release {wanted}; there are: {', '.join(RELEASES)}")
+        raise RuntimeError(f"guests cannot run release {wanted}; choose one of {', '.join(RELEASES)}")
     return wanted
 
 
 def project_disk(image: Path, wheel: Path | None) -> None:
-    """Pack the checkout (what git knows or would take) and the installed wheel as the guest's /project."""
+    """Pack the checkout (tracked and new files) and the installed wheel as the guest's /project."""
     staging = image.with_suffix(".tree")
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -76,7 +76,7 @@ def _debian(variant: str) -> Path:
 
 
 def _site(python: str) -> Path:
-    """Return the dependencies of the tests; without a file that pins them the guest has Debian's pytest only."""
+    """Return the directory with the tests' dependencies; without a requirements file there is only Debian's pytest."""
     requirements = next((file for file in REQUIREMENTS if file.exists()), None)
     texts = [requirements.read_bytes()] if requirements else []
 
@@ -92,7 +92,7 @@ def _site(python: str) -> Path:
 
 
 def _pip_install(target: Path, python: str | None, what: list[str]) -> None:
-    """Install on this machine, for the guest's ``python``, or for any: under emulation pip takes minutes."""
+    """Install packages for the guest's ``python`` (None: for any). Runs here: under emulation pip takes minutes."""
     tree.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input",
               "--root-user-action=ignore", "--target", str(target), *_guest_platform(python), *what])  # fmt: skip
     for script in (target / "bin").glob("*"):
@@ -102,7 +102,7 @@ def _pip_install(target: Path, python: str | None, what: list[str]) -> None:
 
 
 def _guest_platform(python: str | None) -> list[str]:
-    """Tell pip the Python to install for, if it is not the one that runs pip."""
+    """Return pip's options for the guest's Python, if it differs from the one that runs pip."""
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     if python is None or (python == own and os.uname().machine == "x86_64"):
         return []

@@ -1,6 +1,6 @@
-"""Owns the guest's initramfs: busybox, the few modules the disks need, and a script that mounts and hands over.
+"""Builds the guest's initramfs: busybox, the modules for the disks, and a script that mounts them and starts init.
 
-Debian's own (initramfs-tools) costs some 20 s to build and as long again to unpack and run under emulation.
+Debian's own (initramfs-tools) takes some 20 s to build, and as long again to unpack and run under emulation.
 """
 
 import gzip
@@ -9,10 +9,10 @@ import stat
 import subprocess
 from pathlib import Path
 
-MODULES = ("virtio_pci", "virtio_blk", "ext4")  # what is built into the kernel is left out
+MODULES = ("virtio_pci", "virtio_blk", "ext4")  # those built into the kernel are left out
 TOOLS = ("sh", "mount", "insmod", "mkdir", "switch_root", "cat", "sleep", "poweroff")
 
-# The three system disks come first on the bus (see drives.py), so their names do not move.
+# The three system disks come first on the bus (see drives.py), so their names never change.
 INIT = """\
 #!/bin/sh
 mount -t devtmpfs dev /dev
@@ -32,7 +32,7 @@ exec switch_root /root $init
 
 
 def build_initramfs(tree: Path, kernel: str) -> bytes:
-    """Put the archive together from a Debian tree that holds kernel version `kernel` and busybox."""
+    """Return the archive, built from a Debian tree with kernel version `kernel` and busybox."""
     modules = _module_files(tree, kernel)
     entries: list[tuple[str, int, bytes]] = [
         (name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "proc", "root", "modules")
@@ -43,12 +43,12 @@ def build_initramfs(tree: Path, kernel: str) -> bytes:
     entries += [(f"modules/{file.name}", stat.S_IFREG | 0o644, _module(file)) for file in modules]
     entries += [("modules/order", stat.S_IFREG | 0o644, "\n".join(file.name for file in modules).encode())]
     entries += [("init", stat.S_IFREG | 0o755, INIT.encode())]
-    # The kernel unpacks gzip's level 1 as fast as stored bytes are read, and faster than anything smaller.
+    # The kernel unpacks gzip level 1 as fast as it reads uncompressed data, and faster than smaller archives.
     return gzip.compress(_newc(entries), 1, mtime=0)
 
 
 def _module_files(tree: Path, kernel: str) -> list[Path]:
-    """List the files of MODULES and what they depend on, in the order to insert them (the host may lack kmod)."""
+    """Return the files of MODULES and their dependencies in load order. Uses the tree's kmod: the host may lack it."""
     files: dict[Path, None] = {}
     for module in MODULES:
         shown = subprocess.run(
@@ -65,13 +65,13 @@ def _module_files(tree: Path, kernel: str) -> list[Path]:
 
 
 def _module(file: Path) -> bytes:
-    """Read a module; busybox cannot decompress those of Debian 13."""
+    """Return a module's content, decompressed: busybox cannot decompress those of Debian 13."""
     data = file.read_bytes()
     return lzma.decompress(data) if file.suffix == ".xz" else data
 
 
 def _newc(entries: list[tuple[str, int, bytes]]) -> bytes:
-    """Write a cpio archive in the kernel's `newc` format (Documentation/driver-api/early-userspace)."""
+    """Return a cpio archive in the kernel's `newc` format (Documentation/driver-api/early-userspace)."""
     out = bytearray()
     for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], start=1):
         device = (5, 1) if stat.S_ISCHR(mode) else (0, 0)

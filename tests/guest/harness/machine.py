@@ -1,4 +1,4 @@
-"""Owns the qemu process: its command line, its start, and that it never outlives whoever started it."""
+"""The qemu process: its command line, its start, and a warden that kills it if the harness dies."""
 
 import contextlib
 import socket
@@ -10,17 +10,17 @@ from . import acceleration
 from .drives import Drive, qemu_options
 from .images import Images
 
-# For speed under emulation, and (panic, with -no-reboot) an end of qemu where the kernel gives up.
+# For speed under emulation. With panic=-1 and -no-reboot, qemu exits if the kernel panics.
 KERNEL_OPTIONS = (
     "console=ttyS0", "loglevel=4", "panic=-1",
     "mitigations=off", "tsc=reliable", "no_timer_check", "nokaslr", "audit=0", "apparmor=0",
-    "norandmaps",  # a program at the addresses it had before need not be translated again: `lvs` takes half the time
-    "rcupdate.rcu_expedited=1",  # device-mapper and udev wait for RCU again and again
+    "norandmaps",  # without ASLR the emulator need not re-translate every program: `lvs` takes half the time
+    "rcupdate.rcu_expedited=1",  # device-mapper and udev often wait for RCU
     "net.ifnames=0", "systemd.show_status=0",
 )  # fmt: skip
-# Drivers that udev would load for devices no test has, seconds each.
+# Drivers that no test needs; loading each takes seconds.
 UNUSED_MODULES = ("kvm", "kvm_amd", "powernow_k8", "ata_piix", "ata_generic", "aesni_intel", "psmouse", "button")
-# Parts of a boot under systemd that nothing here rests on; together they take as long as the rest.
+# Units that no test needs; together they take as long as the rest of a boot under systemd.
 MASKED_UNITS = (
     "modprobe@configfs.service", "modprobe@drm.service", "modprobe@efi_pstore.service", "modprobe@fuse.service",
     "sys-kernel-config.mount", "sys-fs-fuse-connections.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
@@ -28,13 +28,13 @@ MASKED_UNITS = (
     "systemd-logind.service", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
     "systemd-sysusers.service", "systemd-pstore.service", "kmod-static-nodes.service",
 )  # fmt: skip
-# Ends with its standard input, which is a pipe from the harness: when that dies, qemu and its disks go too.
+# Its standard input is a pipe from the harness. When the harness dies, it kills qemu and removes the guest's files.
 WARDEN = 'cat > /dev/null; kill -9 "$1"; rm -rf "$2"'
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What one guest is made of."""
+    """The settings of one guest."""
 
     images: Images
     directory: Path  # all files of this guest; the warden removes it
@@ -62,16 +62,16 @@ class Machine:
         )  # fmt: skip
 
     def ended(self) -> bool:
-        """Whether qemu is gone by itself (power off, or a panic)."""
+        """Return whether qemu has exited by itself (power off, or a panic)."""
         return self._qemu.poll() is not None
 
     def wait(self, timeout: float) -> None:
-        """Wait until the guest has powered itself off; `subprocess.TimeoutExpired` when it does not."""
+        """Wait until the guest has powered itself off; raise `subprocess.TimeoutExpired` if it does not."""
         self._qemu.wait(timeout)
         self.kill()
 
     def kill(self) -> None:
-        """Cut the power; harmless when it is off already."""
+        """Cut the power, if it is not off already."""
         self._warden.kill()
         self._warden.wait()
         if self._warden.stdin:
@@ -100,7 +100,7 @@ def command_line(settings: Settings, console: Path) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on right now."""
+    """Return a free loopback port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port

@@ -1,4 +1,4 @@
-"""Installs what the harness needs on this machine: the packages for ``guest`` in contrib/dev/packages."""
+"""Installs the packages that the harness needs on this machine: those for ``guest`` in contrib/dev/packages."""
 
 import subprocess
 from pathlib import Path
@@ -7,5 +7,5 @@ SETUP = Path(__file__).resolve().parents[3] / "contrib" / "dev" / "setup"
 
 
 def install_missing(purpose: str = "guest") -> None:
-    """Install the packages that dpkg does not have, and print their names; do nothing if all are there."""
+    """Install the packages that are missing and print their names."""
     subprocess.run([SETUP, "packages", purpose], check=True)

@@ -1,7 +1,7 @@
-"""Owns the choice of apt sources for the guest: the machine's own, and of those only Debian's.
+"""Selects the apt sources for the guest: those of this machine that are Debian's own.
 
-A machine's apt configuration often names third parties too, whose keys and packages have no place in the guest.
-A source counts as Debian's when it offers the component `main` of the release, its updates or its security fixes.
+A machine's apt configuration often names third parties too. Their keys and packages do not belong in the guest. A
+source counts as Debian's if it offers the component `main` of the release, its updates or its security fixes.
 """
 
 import re
@@ -9,20 +9,20 @@ import subprocess
 from pathlib import Path
 
 APT = Path("/etc/apt")
-# Settings of the machine's apt that decide whether its mirror can be reached and is believed.
+# Settings of this machine's apt that are needed to reach and trust its mirror.
 CARRIED_OPTIONS = ("Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::Retries")
 
 
 def release(os_release: str) -> str:
-    """Read the release's code name from the text of os-release."""
+    """Return the release's code name from the text of os-release."""
     found = re.search(r"^VERSION_CODENAME=\"?([a-z]+)\"?$", os_release, re.MULTILINE)
     if not found:
-        raise RuntimeError("os-release has no VERSION_CODENAME: guests are built on Debian only")
+        raise RuntimeError("os-release has no VERSION_CODENAME; guests can only be built on Debian")
     return found[1]
 
 
 def debian_sources(texts: dict[str, str], codename: str) -> str:
-    """Keep Debian's own entries out of apt's files (name -> text), as one deb822 text."""
+    """Return Debian's own entries in apt's files (name -> text) as one deb822 text."""
     suites = {codename, f"{codename}-updates", f"{codename}-security"}
     stanzas = [
         stanza
@@ -36,7 +36,7 @@ def debian_sources(texts: dict[str, str], codename: str) -> str:
 
 
 def as_release(texts: dict[str, str], own: str, wanted: str) -> dict[str, str]:
-    """Rewrite apt's files (name -> text) of release ``own`` for ``wanted``: the same mirrors, the other suites."""
+    """Return apt's files (name -> text) of release ``own`` with the suites of ``wanted`` and the same mirrors."""
     return {name: re.sub(rf"(?<![\w/.-]){own}(?=[-\s]|$)", wanted, text) for name, text in texts.items()}
 
 
@@ -46,7 +46,7 @@ def machine_release() -> str:
 
 
 def machine_sources(wanted: str = "") -> tuple[str, str]:
-    """Read the release ``wanted`` (default: this machine's) and its Debian sources, from this machine's mirrors."""
+    """Return the release ``wanted`` (default: this machine's) and its Debian sources on this machine's mirrors."""
     own = machine_release()
     codename = wanted or own
     files = [
@@ -59,7 +59,7 @@ def machine_sources(wanted: str = "") -> tuple[str, str]:
 
 
 def machine_options() -> list[str]:
-    """Read the settings of this machine's apt that the guest's build needs too."""
+    """Return the settings of this machine's apt that the guest's build needs too."""
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
     return [line for line in dump.splitlines() if line.startswith(CARRIED_OPTIONS)]
 
@@ -74,7 +74,7 @@ def _offers(stanza: dict[str, str], suites: set[str]) -> bool:
 
 
 def _deb822_stanzas(text: str) -> list[dict[str, str]]:
-    """Split a .sources file; comments are dropped, continued lines kept as they are."""
+    """Parse a .sources file; drop comments and keep continuation lines as they are."""
     stanzas = []
     for block in re.split(r"\n\s*\n", text):
         lines = [line for line in block.splitlines() if line.strip() and not line.startswith("#")]
@@ -84,7 +84,7 @@ def _deb822_stanzas(text: str) -> list[dict[str, str]]:
 
 
 def _one_line_stanzas(text: str) -> list[dict[str, str]]:
-    """Read the lines of a .list file: `deb [option=value ...] uri suite component...`."""
+    """Parse the lines of a .list file: `deb [option=value ...] uri suite component...`."""
     stanzas = []
     for kind, options, uri, suite, components in re.findall(
         r"^(deb)\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s+([^#\n]+)", text, re.MULTILINE

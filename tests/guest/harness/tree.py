@@ -1,6 +1,6 @@
-"""Owns the recipe of the guest's Debian: which packages, what is left out, what is changed, and its packing.
+"""The recipe of the guest's Debian: its packages, left-out files, changes, and packing.
 
-Out of it come three files: `root.ext4`, `kernel` and `initramfs`. They hold nothing of the project.
+It builds three files: `root.ext4`, `kernel` and `initramfs`. They contain nothing of the project.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from .initramfs import build_initramfs
 from .sources import machine_options
 
-# The cloud kernel: dm-thin, dm-flakey, virtio, nbd and scsi_debug are in it, ext4 is built in; a quarter of the size.
+# The cloud kernel has dm-thin, dm-flakey, virtio, nbd and scsi_debug, and ext4 built in, at a quarter of the size.
 PACKAGES = (
     "linux-image-cloud-amd64", "kmod", "busybox-static",
     "systemd", "systemd-sysv", "dbus", "udev",
@@ -20,19 +20,19 @@ PACKAGES = (
     "python3", "python3-venv", "python3-pip", "python3-pytest",
     "e2fsprogs", "util-linux", "procps", "iproute2", "ca-certificates", "openssl", "curl",
 )  # fmt: skip
-# What only some tests need, as an image of its own: no other boot or copy pays for it.
+# Packages that only some tests need, in separate images: other guests need not boot or copy them.
 VARIANTS = {
     "plain": (),
-    # A host as the service's packages meet it: libvirt with guests to run, and rpm beside dpkg.
+    # A virtualization host for the tests of the packages: libvirt, qemu, and rpm beside dpkg.
     "hypervisor": ("libvirt-daemon-system", "libvirt-clients", "qemu-system-x86", "rpm"),
 }
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*", "/usr/share/info/*")
-ROOT_SIZE = "6G"  # sparse: only what is written takes room
+ROOT_SIZE = "6G"  # sparse: only written blocks take up space
 
-# Started by their sockets when a test asks for them, not at each boot.
+# Not started at boot; their sockets start them when a test needs them.
 NOT_AT_BOOT = ("libvirtd.service", "libvirt-guests.service")
 
-# Nothing in the guest may wait for a person, write over the console or work in the background of a test.
+# Units that prompt, write to the console or run in the background of a test.
 MASKED = (
     "serial-getty@ttyS0.service", "getty@tty1.service", "apt-daily.timer", "apt-daily-upgrade.timer",
     "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "dpkg-db-backup.timer", "systemd-timesyncd.service",
@@ -52,7 +52,7 @@ WantedBy=multi-user.target
 
 
 def build_images(directory: Path, codename: str, sources: str, variant: str) -> None:
-    """Build the three files into `directory`; takes about a minute, most of it dpkg."""
+    """Build the three files in `directory`. This takes about a minute, mostly in dpkg."""
     tree = directory / "tree"
     sources_file = directory / "debian.sources"
     sources_file.write_text(sources)
@@ -66,13 +66,13 @@ def build_images(directory: Path, codename: str, sources: str, variant: str) -> 
 
 
 def pack(tree: Path, image: Path, size: str) -> None:
-    """Make an ext4 image of `size` with the files of `tree`; sparse, and without the wait for a cleared table."""
+    """Make a sparse ext4 image of `size` with the files of `tree`, without initializing the inode tables."""
     features = ["-m", "0", "-J", "size=16", "-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"]
     run(["mkfs.ext4", "-q", "-F", *features, "-d", str(tree), str(image), size])
 
 
 def run(command: list[str], environment: dict[str, str] | None = None) -> None:
-    """Run a tool of the build; its output is shown only when it fails."""
+    """Run a build tool; show its output only if it fails."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     done = subprocess.run(
         command, env={**os.environ, "PATH": path, **(environment or {})}, stdin=subprocess.DEVNULL,
@@ -89,7 +89,7 @@ def _debootstrap(tree: Path, sources_file: Path, codename: str, packages: tuple[
         ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory", "--skip=output/dev",
          f"--include={','.join(packages)}", *(f"--aptopt={option}" for option in apt),
          *(f"--dpkgopt={option}" for option in dpkg), codename, str(tree), str(sources_file)],
-        # The kernel's package would build an initramfs that nobody boots.
+        # Keep the kernel's package from building an initramfs, which is not used.
         {"INITRD": "No"},
     )  # fmt: skip
 

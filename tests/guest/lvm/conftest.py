@@ -1,4 +1,4 @@
-"""The volume groups the tests share. Each test finds them empty and leaves them so."""
+"""The volume groups that the tests share. They are emptied before and after each test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _group(name: str, disk: str, *options: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def plain_group() -> Iterator[str]:
-    # A hyphen in the name, since device-mapper doubles it.
+    # The name has a hyphen because device-mapper doubles it.
     yield from _group("lab-plain", "plain")
 
 
@@ -47,7 +47,7 @@ def thin_group() -> Iterator[str]:
 
 @pytest.fixture
 def plain(plain_group: str) -> Iterator[str]:
-    """A volume group of plain volumes, empty."""
+    """An empty volume group for plain volumes."""
     harness.clear(plain_group)
     yield plain_group
     harness.clear(plain_group)
@@ -55,7 +55,7 @@ def plain(plain_group: str) -> Iterator[str]:
 
 @pytest.fixture
 def tiny(tiny_group: str) -> Iterator[str]:
-    """A volume group of less than 256 MiB, empty."""
+    """An empty volume group of less than 256 MiB."""
     harness.clear(tiny_group)
     yield tiny_group
     harness.clear(tiny_group)
@@ -63,7 +63,7 @@ def tiny(tiny_group: str) -> Iterator[str]:
 
 @pytest.fixture
 def sectors(sector_group: str) -> Iterator[str]:
-    """A volume group on a disk with sectors of 4096 bytes, empty."""
+    """An empty volume group on a disk with 4096-byte sectors."""
     harness.clear(sector_group)
     yield sector_group
     harness.clear(sector_group)
@@ -71,7 +71,7 @@ def sectors(sector_group: str) -> Iterator[str]:
 
 @pytest.fixture
 def thin(thin_group: str) -> Iterator[str]:
-    """A volume group with the thin pool ``pool``, nothing in it."""
+    """A volume group with the empty thin pool ``pool``."""
     harness.clear(thin_group)
     yield thin_group
     harness.clear(thin_group)

@@ -1,4 +1,4 @@
-"""An image copied onto a volume in the tests as the core does it: convert, zero the tail, commit."""
+"""Copies an image onto a volume as the core does: convert, zero the tail, commit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def make_images(folder: Path, size: int = 20 * harness.MIB + 3 * 512) -> tuple[Path, Path]:
-    """A raw image with holes that ends in the midst of an extent, and the same as qcow2."""
+    """Return a raw image with holes that ends in the middle of an extent, and the same image as qcow2."""
     raw, qcow2 = folder / "disk.raw", folder / "disk.qcow2"
     with raw.open("wb") as file:
         for start in (0, 5 * harness.MIB + 4096, 12 * harness.MIB, size - 1536):
@@ -32,7 +32,7 @@ def make_images(folder: Path, size: int = 20 * harness.MIB + 3 * 512) -> tuple[P
 
 
 async def copy(image: Path, device: Device, virtual_size: int | None = None) -> None:
-    """Make the device the image, and zeros after it where they are asked for."""
+    """Copy the image to the device, and zero the rest if the device asks for it."""
     converter = NativeConverter(NativeSettings(), BackEndContext("native", image.parent))
     with FileView(image, image.suffix[1:], virtual_size) as view:
         await converter.convert(view, device, lambda _: None)
@@ -42,7 +42,7 @@ async def copy(image: Path, device: Device, virtual_size: int | None = None) -> 
 
 
 def zero_tail(path: str, start: int) -> None:
-    """As the core does."""
+    """Zero the device from ``start`` to its end, as the core does."""
     fd = os.open(path, os.O_RDWR)
     try:
         blockdev.zero_range(fd, start, blockdev.device_size(fd))
@@ -52,6 +52,6 @@ def zero_tail(path: str, start: int) -> None:
 
 
 async def fill(staged: StagedVolume, data: bytes, digest: str | None = harness.DIGEST) -> Volume:
-    """Some bytes at the start instead of an image, and the commit."""
+    """Write some bytes to the start of the volume instead of an image, and commit."""
     await trio.to_thread.run_sync(harness.write, staged.device.path, data)
     return await staged.commit(digest)

@@ -1,4 +1,4 @@
-"""LVM made to go wrong at each of its calls in turn, in each way. Owns the faults and the round, not what is judged."""
+"""Injects each kind of fault into each LVM call in turn. The tests decide what to check afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from lvp_target_lvm.group import GroupTarget
 
-# What the tool does instead, as a shell's words; $c and $@ are the command, with what the error must say of it.
+# For each fault, what the tool does instead, as a shell script ($c and $@ are the command), and what the error must
+# contain.
 FAULTS = {
     "fails": ("echo '  Internal error: made up' >&2; exit 5", "made up"),
     "hangs": ("sleep 1000", "did not end within"),
@@ -25,19 +26,19 @@ FAULTS = {
     ),
     "does it and is killed": ('/usr/sbin/lvm "$c" "$@"; kill -9 $$', "exit status -9"),
 }
-# A healthy command takes far less than either, also on a machine that is busy.
+# Seconds. A healthy command takes far less than either, even on a busy machine.
 LIMIT = {"hangs": 8.0}
 USUAL_LIMIT = 60.0
 
-Step = tuple[str, int]  # the so-manieth call of a command
+Step = tuple[str, int]  # a command and the number of its call
 
 
 @dataclass
 class FaultInjection:
-    """One piece of work. ``make`` gives a target for the folder of its tools and a time limit.
+    """An operation to test. ``make`` returns a target for the folder of its tools and a time limit.
 
-    ``prepare`` brings about what the work starts from, ``work`` does it, ``judge`` looks at what is left and is told
-    whether the work succeeded.
+    ``prepare`` sets up the initial state, ``work`` runs the operation, ``judge`` checks the result; its argument is
+    whether the operation succeeded.
     """
 
     make: Callable[[str, float], GroupTarget]
@@ -48,7 +49,7 @@ class FaultInjection:
     steps: list[Step] = field(default_factory=list)
 
     async def undergo(self, folder: Path, fault: str) -> int:
-        """The fault at every step where it makes a difference; how many those were."""
+        """Inject the fault into every call where it makes a difference; return the number of these calls."""
         await self.prepare()
         await self.work(self.make(a_tool(folder, "", 0, ""), USUAL_LIMIT))
         self.judge(True)
@@ -78,7 +79,7 @@ class FaultInjection:
 
 
 def a_tool(folder: Path, command: str, number: int, fault: str) -> str:
-    """A folder with an ``lvm`` that goes wrong at the so-manieth call of ``command``, once, and notes its calls."""
+    """Return a folder with an ``lvm`` that logs its calls and injects ``fault`` into call ``number`` of ``command``."""
     calls, tool = folder / "calls", folder / "lvm"
     calls.write_text("")
     tool.write_text(
@@ -100,13 +101,13 @@ def _cases(steps: Iterator[Step], fault: str) -> Iterator[Step]:
         is_report = command == "lvs"
         if fault == "fails":
             yield command, number
-        elif fault == "hangs":  # the same to us whatever the command was about
+        elif fault == "hangs":  # the first call of each command is enough
             if number == 1:
                 yield command, number
         elif fault == "does it and is killed":
             if command in {"lvcreate", "lvrename", "lvextend"}:
                 yield command, number
-        elif not is_report:  # a report that lies has said nothing
+        elif not is_report:  # a report changes nothing, so it cannot falsely claim to have done so
             yield command, number
 
 

@@ -1,4 +1,4 @@
-"""Volume groups on the guest's disks for the tests of the LVM targets, and a plain way to ask and to prepare them."""
+"""Volume groups on the guest's disks for the tests of the LVM targets, and functions to prepare and inspect them."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ BLKFLSBUF = 0x1261  # linux/fs.h
 
 
 def lvm(*words: str) -> str:
-    """Run LVM; its complaints are in the failure."""
+    """Run an LVM command and return its output; a failure shows its error messages."""
     done = subprocess.run(["lvm", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"lvm {' '.join(words)}: {done.stderr}{done.stdout}"
     return done.stdout
 
 
 def run(*words: str) -> str:
-    """Run any tool that must succeed; what it printed."""
+    """Run a tool that must succeed; return its output."""
     return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def make_group(name: str, device: str, *options: str) -> None:
-    """A volume group over the whole of a device, whatever an earlier run left there."""
+    """Create a volume group on a whole device, even if an earlier run left one there."""
     subprocess.run(["lvm", "vgremove", "-ff", "--yes", name], capture_output=True, check=False)
     lvm("vgcreate", "--yes", *options, name, device)
 
 
 def drop_group(name: str, device: str) -> None:
-    """Take all of it away again, whatever stands in it."""
+    """Remove the volume group with all of its volumes."""
     lvm("vgremove", "-ff", "--yes", name)
     lvm("pvremove", "-ff", "--yes", device)
 
 
 def volumes(group: str) -> dict[str, dict[str, str]]:
-    """Every volume of the group by name, with the fields the tests ask about."""
+    """Return every volume of the group by name, with the fields that the tests use."""
     fields = "lv_name,lv_uuid,lv_size,lv_tags,lv_active,pool_lv,lv_permissions,lv_skip_activation,lv_layout"
     report = json.loads(lvm("lvs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields, group))
     return {row["lv_name"]: row for row in report["report"][0]["lv"]}
 
 
 def clear(group: str) -> None:
-    """Remove every volume but thin pools. A device a test failed with may be busy for a moment."""
+    """Remove every volume except thin pools. After a failed test a device may be busy for a moment."""
     for _ in range(20):
         going = [name for name, row in volumes(group).items() if "pool" not in row["lv_layout"]]
         if not going:
@@ -67,27 +67,27 @@ STATE = Path("/var/tmp/lab-state")
 
 
 def plain_target(group: str, state: Path = STATE, **settings: Any) -> PlainTarget:
-    """A target ``lvm``."""
+    """Return a target ``lvm``."""
     made = LvmSettings(volume_group=group, **settings)
     return PlainTarget(made, BackEndContext("lab", state))
 
 
 def thin_target(group: str, pool: str = "pool", state: Path = STATE, **settings: Any) -> ThinTarget:
-    """A target ``thin-lvm``; it clones unless ``clone=False``."""
+    """Return a target ``thin-lvm``; it clones unless ``clone=False``."""
     made = ThinSettings(volume_group=group, pool=pool, **settings)
     return make_thin_target(made, BackEndContext("lab", state))
 
 
 def request(name: str = "web01", size: int = 32 * MIB, job: str = "job-1", digest: str | None = None) -> StageRequest:
-    """A request to stage a volume."""
+    """Return a request to stage a volume."""
     url = "https://images.example.com/pub/disk image.qcow2?v=1&x=%7e"
     return StageRequest(name, size, Provenance(job, url, digest, 1_700_000_000.125))
 
 
 def write(path: str, data: bytes, offset: int = 0) -> None:
-    """Put ``data`` onto a device, for good, and wait until udev, which looks at what was written, has closed it again.
+    """Write and sync ``data`` to a device, and wait until udev, which probes the device after a write, has closed it.
 
-    The first call lets udev learn of the close, the second waits for the event that follows from it.
+    The first ``settle`` lets udev notice the close, the second waits for the event that this triggers.
     """
     fd = os.open(path, os.O_RDWR)
     try:
@@ -102,14 +102,14 @@ def write(path: str, data: bytes, offset: int = 0) -> None:
 
 
 def content(path: str, length: int = -1) -> bytes:
-    """All of a device, or its first bytes; from the disk, not from memory."""
+    """Return the content of a device, or its first bytes, from the disk and not from the page cache."""
     with Path(path).open("rb") as device:
         fcntl.ioctl(device, BLKFLSBUF)
         return device.read(length)
 
 
 def difference(path: str, expected: bytes) -> str:
-    """Where a device first differs from what it should hold; empty where it does not. No test prints megabytes."""
+    """Return where a device first differs from ``expected``, or an empty string. The message stays short."""
     found = content(path)
     if found == expected:
         return ""
@@ -120,20 +120,20 @@ def difference(path: str, expected: bytes) -> str:
 
 
 def head(path: str, length: int) -> bytes:
-    """The first bytes of a device."""
+    """Return the first bytes of a device."""
     return content(path, length)
 
 
 def has_pattern(path: str, byte: bytes = b"\xa5") -> bool:
-    """Whether somebody's bytes are anywhere on a device."""
+    """Return whether a device still contains a previous owner's bytes."""
     return byte * 4096 in content(path)
 
 
 def fill_with_pattern(group: str) -> None:
-    """Have every free extent of the group hold somebody's bytes."""
-    lvm("lvcreate", "--yes", "-Wn", "-l", "100%FREE", "-n", "somebody", group)
+    """Fill every free extent of the group with the bytes of a previous owner."""
+    lvm("lvcreate", "--yes", "-Wn", "-l", "100%FREE", "-n", "previous", group)
     subprocess.run(
-        ["sh", "-c", f"tr '\\0' '\\245' </dev/zero | dd of=/dev/{group}/somebody bs=1M iflag=fullblock oflag=direct"],
+        ["sh", "-c", f"tr '\\0' '\\245' </dev/zero | dd of=/dev/{group}/previous bs=1M iflag=fullblock oflag=direct"],
         capture_output=True, check=False,
     )  # fmt: skip
-    lvm("lvremove", "--yes", f"{group}/somebody")
+    lvm("lvremove", "--yes", f"{group}/previous")

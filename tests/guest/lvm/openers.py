@@ -1,4 +1,4 @@
-"""A volume that is opened at the worst moment, by this process: to the kernel one opener is like another."""
+"""Opens a volume at the worst moment. The test process opens it itself; to the kernel all openers are alike."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from lvp_target_lvm.group import GroupTarget
     from provisioner.contracts import Volume
 
-# What takes a volume away, or takes its name.
+# Commands that remove or rename a volume.
 _TAKES_AWAY = {"lvrename", "lvremove"}
 
 
 @contextmanager
 def opened_midway(target: GroupTarget, volume: Volume) -> Iterator[list[str]]:
-    """Have ``volume`` opened right before the first command that takes it away, and closed when the block ends.
+    """Open ``volume`` right before the first command that removes, renames or deactivates it; close it at the end.
 
-    Yields that command once it was reached.
+    Yields a list that gets this command once it is reached.
     """
     change, reached, fds = target.lvm.change, [], []
 

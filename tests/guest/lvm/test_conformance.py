@@ -1,4 +1,4 @@
-"""Both targets pass what every block target must pass, on real volumes."""
+"""Both targets pass the conformance suite of block targets on real volumes."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class TestThin(GroupConformance):
 
 
 @pytest.mark.slow
-async def test_an_opener_midway_twenty_of_twenty(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LVM's own tries for a device that is busy are left out: they cost five seconds each."""
+async def test_opened_midway_twenty_times(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LVM's own retries for a busy device are off because they take five seconds each."""
     monkeypatch.setattr(lvm, "_PINS", lvm._PINS + " activation{retry_deactivation=0}")
     monkeypatch.setattr(lvm, "_BUSY_TRIES", 1)
     suite = TestPlain()
     suite.group, suite.tries = plain, 20
-    await suite.test_an_opener_midway_keeps_the_volume(tmp_path)
-    await suite.test_an_opener_midway_keeps_what_is_removed(tmp_path)
+    await suite.test_commit_races_with_open(tmp_path)
+    await suite.test_remove_races_with_open(tmp_path)

@@ -1,7 +1,7 @@
-"""Each command of LVM made to fail, to hang and to lie: in a swap, a removal, in place, for a clone, and for a base.
+"""Each LVM command fails, hangs and lies in a swap, a removal, an overwrite in place, a clone and a base.
 
-Where a volume is swapped it is whole, the old one or the new one. Overwritten in place it is whole too, or it is gone
-once writing had begun. Nothing is left over, and the error says what LVM reported.
+After a swap, either the old or the new volume is complete. After an overwrite in place it is complete too, or it was
+removed because writing had started. Nothing is left over, and the error quotes LVM.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OLDER, NEWER = "sha256:" + "01" * 32, "sha256:" + "02" * 32
 
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvp_target_lvm.devices.NODE_TIMEOUT", 3.0)
     monkeypatch.setattr("lvp_target_lvm.thin._BASE_GRACE", 0.0)
 
@@ -39,15 +39,15 @@ def judge_swapped(group: str, others: set[str], new: bytes, done: bool) -> None:
     assert rows["web01"]["lv_active"] == "active"
     assert ".by=" not in rows["web01"]["lv_tags"]
     found = harness.head(f"/dev/{group}/web01", 6)
-    # A job that ended in an error may have committed before: what its volume says of itself tells.
+    # A failed job may have committed before. The tags of the volume show whether it did.
     ours = "lvp.job=new" in rows["web01"]["lv_tags"]
     assert found == (new if ours else OLD)
     assert ours or not done
-    # Says, where it was committed, what it holds.
+    # A committed volume has the digest of its image.
     assert not ours or "lvp.digest=" in rows["web01"]["lv_tags"]
 
 
-# The rest takes too long for every run.
+# The other faults take too long for every run.
 @pytest.mark.parametrize("fault", [pytest.param(f, marks=() if f == "fails" else pytest.mark.slow) for f in FAULTS])
 async def test_swap(plain: str, tmp_path: Path, fault: str) -> None:
     def make(tools: str, limit: float) -> GroupTarget:
@@ -70,7 +70,7 @@ async def test_swap(plain: str, tmp_path: Path, fault: str) -> None:
 
 @pytest.mark.parametrize("fault", [pytest.param(f, marks=() if f == "fails" else pytest.mark.slow) for f in FAULTS])
 async def test_remove(plain: str, tmp_path: Path, fault: str) -> None:
-    """Whole under its name, or gone; a removal that failed before the wiping has changed nothing."""
+    """The volume is unchanged under its name, or gone. A removal that fails before the wipe changes nothing."""
 
     def make(tools: str, limit: float) -> GroupTarget:
         return harness.plain_target(plain, tool_path=tools, change_timeout=limit, report_timeout=limit)
@@ -171,7 +171,7 @@ async def test_base_and_eviction(thin: str, tmp_path: Path, fault: str) -> None:
         assert len(bases) <= 2
         for name, row in bases.items():
             assert name.startswith("lvp.base.")
-            # By these a base is found; with others, or half of them, it would be found wrong or not at all.
+            # A base is found by its tags. With wrong or incomplete ones it would be taken for another, or not found.
             assert ("lvp.digest=sha256:0101" in row["lv_tags"]) != ("lvp.digest=sha256:0202" in row["lv_tags"])
             assert (row["lv_permissions"], row["lv_active"]) == ("read-only", "")
             harness.lvm("lvchange", "-ay", "-K", f"{thin}/{name}")
@@ -186,14 +186,14 @@ async def make_base(target: ThinCloneTarget, digest: str) -> None:
         await fill(staged, NEW, digest)
 
 
-async def test_what_a_tool_says_is_in_the_error(plain: str, tmp_path: Path) -> None:
+async def test_a_failing_tool_is_quoted(plain: str, tmp_path: Path) -> None:
     target = harness.plain_target(plain, tool_path=a_tool(tmp_path, "lvcreate", 1, FAULTS["fails"][0]))
     with pytest.raises(ProvisionerError, match="Internal error: made up"):
         await _stage(target.stage(harness.request(), verified=True))
     assert harness.volumes(plain) == {}
 
 
-async def test_a_tool_that_is_not_there_says_so(plain: str, tmp_path: Path) -> None:
+async def test_a_missing_tool(plain: str, tmp_path: Path) -> None:
     target = harness.plain_target(plain, tool_path=str(tmp_path))
     with pytest.raises(ProvisionerError, match="lvm could not be started: No such file"):
         await target.list()

@@ -1,5 +1,5 @@
-# ruff: noqa: ASYNC220, ASYNC230, PT012 - a test may wait for a tool, and holds devices open
-"""The target ``lvm`` on real volumes: content, replacing, room, users, wiping."""
+# ruff: noqa: ASYNC220, ASYNC230, PT012 - tests wait for tools and hold devices open
+"""The target ``lvm`` on real volumes: content, replacement, free space, holders, wiping."""
 
 from __future__ import annotations
 
@@ -31,21 +31,20 @@ MIB = harness.MIB
 
 
 @pytest.mark.parametrize("suffix", ["raw", "qcow2"])
-async def test_holes_and_the_tail_read_zero_where_the_extents_held_somebody_elses_bytes(
-    tiny: str, tmp_path: Path, suffix: str
-) -> None:
+async def test_stage_zeroes_holes_and_the_tail(tiny: str, tmp_path: Path, suffix: str) -> None:
+    """The extents hold a previous owner's bytes; the volume is the image and zeros."""
     raw, qcow2 = make_images(tmp_path)
     harness.fill_with_pattern(tiny)
     async with harness.plain_target(tiny).stage(harness.request(size=40 * MIB), verified=True) as staged:
         assert not staged.device.reads_zero
-        # So that this test can fail: the pattern is really there.
+        # Without the pattern on the disk, this test could not fail.
         assert harness.has_pattern(staged.device.path)
         await copy(raw if suffix == "raw" else qcow2, staged.device, raw.stat().st_size)
         volume = await staged.commit(harness.DIGEST)
     assert harness.difference(volume.path, raw.read_bytes().ljust(40 * MIB, b"\0")) == ""
 
 
-async def test_keep_leaves_what_lies_past_the_image_and_still_writes_its_holes(tiny: str, tmp_path: Path) -> None:
+async def test_stage_with_stale_data_keep(tiny: str, tmp_path: Path) -> None:
     raw, _ = make_images(tmp_path)
     harness.fill_with_pattern(tiny)
     target = harness.plain_target(tiny, stale_data="keep")
@@ -57,7 +56,7 @@ async def test_keep_leaves_what_lies_past_the_image_and_still_writes_its_holes(t
     assert harness.difference(volume.path, raw.read_bytes() + b"\xa5" * rest) == ""
 
 
-async def test_discard_promises_nothing_for_a_plain_volume(tiny: str) -> None:
+async def test_stage_with_stale_data_discard(tiny: str) -> None:
     target = harness.plain_target(tiny, stale_data="discard")
     async with target.stage(harness.request(), verified=True) as staged:
         assert (staged.device.reads_zero, staged.device.zero_tail) == (False, True)
@@ -66,7 +65,7 @@ async def test_discard_promises_nothing_for_a_plain_volume(tiny: str) -> None:
     assert harness.volumes(tiny) == {}
 
 
-async def test_a_disk_with_sectors_of_4096_bytes(sectors: str, tmp_path: Path) -> None:
+async def test_stage_on_4096_byte_sectors(sectors: str, tmp_path: Path) -> None:
     raw, _ = make_images(tmp_path, 20 * MIB + 4096)
     async with harness.plain_target(sectors).stage(harness.request(size=40 * MIB), verified=True) as staged:
         await copy(raw, staged.device)
@@ -74,7 +73,7 @@ async def test_a_disk_with_sectors_of_4096_bytes(sectors: str, tmp_path: Path) -
     assert harness.difference(volume.path, raw.read_bytes().ljust(40 * MIB, b"\0")) == ""
 
 
-async def test_provenance_stands_with_the_volume_and_comes_back(plain: str) -> None:
+async def test_list_returns_the_provenance(plain: str) -> None:
     request = harness.request()
     async with harness.plain_target(plain).stage(request, verified=True) as staged:
         await fill(staged, b"new")
@@ -92,7 +91,7 @@ async def test_provenance_stands_with_the_volume_and_comes_back(plain: str) -> N
         await harness.plain_target(plain).remove("foreign")
 
 
-async def test_a_group_without_room_keeps_the_old_volume_unless_in_place_is_allowed(tiny: str) -> None:
+async def test_replace_without_room_for_a_second(tiny: str) -> None:
     harness.lvm("lvcreate", "--yes", "-L", "160m", "-n", "web01", tiny)
     harness.write(f"/dev/{tiny}/web01", b"old")
     request = harness.request(size=160 * MIB)
@@ -113,7 +112,7 @@ async def test_a_group_without_room_keeps_the_old_volume_unless_in_place_is_allo
     assert list(await target.list()) == [volume]
 
 
-async def test_in_place_gives_the_volume_back_where_no_byte_was_written(tiny: str) -> None:
+async def test_in_place_restores_an_untouched_volume(tiny: str) -> None:
     harness.lvm("lvcreate", "--yes", "-L", "160m", "--addtag", "customer", "-n", "web01", tiny)
     harness.write(f"/dev/{tiny}/web01", b"old")
     before = harness.volumes(tiny)
@@ -125,7 +124,7 @@ async def test_in_place_gives_the_volume_back_where_no_byte_was_written(tiny: st
     assert harness.head(f"/dev/{tiny}/web01", 3) == b"old"
 
 
-async def test_in_place_removes_the_volume_whose_content_is_lost(tiny: str) -> None:
+async def test_in_place_removes_a_half_written_volume(tiny: str) -> None:
     harness.lvm("lvcreate", "--yes", "-L", "160m", "-n", "web01", tiny)
     target = harness.plain_target(tiny, replace="in-place")
     with pytest.raises(ZeroDivisionError):
@@ -135,8 +134,8 @@ async def test_in_place_removes_the_volume_whose_content_is_lost(tiny: str) -> N
     assert harness.volumes(tiny) == {}
 
 
-async def test_in_use_is_untouchable(plain: str, tmp_path: Path) -> None:
-    """Mounted, under device-mapper, open in a process: before staging, right before commit, and for a removal."""
+async def test_a_volume_in_use_is_refused(plain: str, tmp_path: Path) -> None:
+    """It is open in a process, under device-mapper or mounted: before staging, before the commit, and at removal."""
     target = harness.plain_target(plain)
     async with target.stage(harness.request(), verified=True) as staged:
         harness.run("mkfs.ext4", "-q", staged.device.path)
@@ -172,8 +171,8 @@ async def test_in_use_is_untouchable(plain: str, tmp_path: Path) -> None:
     assert list(await target.list()) == [volume]
 
 
-async def test_a_second_installation_is_kept_off(plain: str, tmp_path: Path) -> None:
-    """By the lock while the first is at work, and by the owner on what it staged after that."""
+async def test_a_second_installation_is_refused(plain: str, tmp_path: Path) -> None:
+    """By the lock while the first one runs, and by the owner tags of its staged volumes after that."""
     first = harness.plain_target(plain)
     async with first.stage(harness.request(), verified=True) as staged:
         second = harness.plain_target(plain, tmp_path)
@@ -190,7 +189,7 @@ async def test_a_second_installation_is_kept_off(plain: str, tmp_path: Path) -> 
     await first.aclose()
 
 
-async def test_what_may_not_be_replaced_is_refused(plain: str) -> None:
+async def test_placement_refuses_with_the_reason(plain: str) -> None:
     target = harness.plain_target(plain)
     harness.lvm("lvcreate", "--yes", "-L", "32m", "-n", "origin", plain)
     harness.lvm("lvcreate", "--yes", "-s", "-L", "8m", "-n", "cow", f"{plain}/origin")
@@ -200,7 +199,7 @@ async def test_what_may_not_be_replaced_is_refused(plain: str) -> None:
     harness.lvm("lvcreate", "--yes", "-L", "32m", "-pr", "-n", "frozen", plain)
     harness.lvm("lvcreate", "--yes", "--type", "thin-pool", "-L", "32m", "-n", "pooled", plain)
     for name, why in {
-        "origin": r"has snapshots or is one \(cow\)", "cow": "snapshot", "asleep": "not active",
+        "origin": r"has snapshots or is a snapshot \(cow\)", "cow": "snapshot", "asleep": "not active",
         "large": "more than 5%", "frozen": "read-only", "pooled": "is a pool",
     }.items():  # fmt: skip
         with pytest.raises(VolumeExistsError, match=why):
@@ -208,7 +207,7 @@ async def test_what_may_not_be_replaced_is_refused(plain: str) -> None:
     harness.lvm("lvremove", "--yes", f"{plain}/pooled")
 
 
-async def test_only_own_keeps_foreign_volumes(plain: str) -> None:
+async def test_placement_with_only_own(plain: str) -> None:
     harness.lvm("lvcreate", "--yes", "-L", "32m", "-n", "web01", plain)
     with pytest.raises(VolumeExistsError, match="only_own"):
         await harness.plain_target(plain, only_own=True).placement(harness.request())
@@ -217,7 +216,7 @@ async def test_only_own_keeps_foreign_volumes(plain: str) -> None:
     assert await harness.plain_target(plain, only_own=True).placement(harness.request()) is Placement.SWAP
 
 
-async def test_another_volume_under_the_name_at_commit_is_kept(plain: str) -> None:
+async def test_commit_when_the_name_was_taken(plain: str) -> None:
     target = harness.plain_target(plain)
     async with target.stage(harness.request(), verified=True) as staged:
         harness.lvm("lvcreate", "--yes", "-L", "32m", "-n", "web01", plain)
@@ -228,7 +227,7 @@ async def test_another_volume_under_the_name_at_commit_is_kept(plain: str) -> No
     assert list(await target.list()) == []
 
 
-async def test_a_removed_volume_is_wiped_and_its_name_free_at_once(tiny: str) -> None:
+async def test_remove_wipes_the_volume(tiny: str) -> None:
     target = harness.plain_target(tiny)
     async with target.stage(harness.request(), verified=True) as staged:
         await fill(staged, b"\x5c" * 32 * MIB)
@@ -237,7 +236,7 @@ async def test_a_removed_volume_is_wiped_and_its_name_free_at_once(tiny: str) ->
     assert not harness.has_pattern(f"/dev/{tiny}/all", b"\x5c")
 
 
-async def test_a_volume_that_was_swapped_out_is_wiped(tiny: str) -> None:
+async def test_swap_wipes_the_old_volume(tiny: str) -> None:
     target = harness.plain_target(tiny)
     for byte in (b"\x5c", b"\x6d"):
         async with target.stage(harness.request(), verified=True) as staged:
@@ -247,7 +246,7 @@ async def test_a_volume_that_was_swapped_out_is_wiped(tiny: str) -> None:
     assert harness.has_pattern(f"/dev/{tiny}/web01", b"\x6d")
 
 
-async def test_a_volume_with_a_snapshot_is_not_removed_with_it(plain: str) -> None:
+async def test_remove_refuses_a_volume_with_a_snapshot(plain: str) -> None:
     target = harness.plain_target(plain)
     async with target.stage(harness.request(), verified=True) as staged:
         await fill(staged, b"new")
@@ -257,7 +256,7 @@ async def test_a_volume_with_a_snapshot_is_not_removed_with_it(plain: str) -> No
     assert sorted(harness.volumes(plain)) == ["backup", "web01"]
 
 
-async def test_no_such_group_is_not_no_such_volume() -> None:
+async def test_a_missing_group_is_unavailable() -> None:
     target = harness.plain_target("nosuch")
     for call in (target.find("web01"), target.list(), target.capacity(), target.recover(frozenset())):
         with pytest.raises(TargetUnavailableError, match="nosuch"):
@@ -266,7 +265,7 @@ async def test_no_such_group_is_not_no_such_volume() -> None:
     assert [finding.fix for finding in findings if not finding.ok and "nosuch" in finding.what]
 
 
-async def test_a_lock_somebody_holds_is_waited_for_and_not_for_ever(plain: str) -> None:
+async def test_change_waits_for_lvms_lock(plain: str) -> None:
     target = harness.plain_target(plain)
     async with trio.open_nursery() as nursery:
         lock = subprocess.Popen(["flock", f"/run/lock/lvm/V_{plain}", "sleep", "3"])
@@ -293,10 +292,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__context__
 
 
-async def test_a_disk_that_fails_under_the_volume_says_so_and_recovery_cleans_up(tmp_path: Path) -> None:
-    """dm-error below the group: the undo cannot write metadata either, is loud about it, and is tried again."""
+async def test_a_failing_disk_and_recovery(tmp_path: Path) -> None:
+    """With dm-error below the group, the rollback cannot write metadata either. Recovery cleans up later."""
     disk = disks.disk("fault")
-    # Not from the disk's start: LVM would see one physical volume on two devices.
+    # Skip the start of the disk: otherwise LVM would see one physical volume on two devices.
     sectors = int(harness.run("blockdev", "--getsz", disk)) - 8192
     good, bad = f"0 {sectors} linear {disk} 8192", f"0 {sectors} error"
     harness.run("dmsetup", "create", "below", "--table", good)
@@ -324,7 +323,7 @@ async def test_a_disk_that_fails_under_the_volume_says_so_and_recovery_cleans_up
         harness.run("dmsetup", "remove", "--retry", "below")
 
 
-async def test_the_doctor_finds_a_sound_host_sound(plain: str) -> None:
+async def test_diagnose_without_problems(plain: str) -> None:
     findings = await harness.plain_target(plain).diagnose()
     assert [finding.what for finding in findings if not finding.ok] == []
     assert any("LVM tools 2." in finding.what for finding in findings)

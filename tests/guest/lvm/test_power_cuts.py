@@ -1,7 +1,7 @@
-"""The service dies after each command of LVM in turn, and a new one finds what is left.
+"""The service dies after each LVM command in turn, and a new one recovers.
 
-A power cut is every command from then on failing, the undo's too; what a cut does to the kernel's own state is tested
-where the whole guest loses its power.
+A power cut is simulated: all later commands fail, those of the rollback too. The effect on the kernel's state is tested
+by cutting the power of the whole guest.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MIB = harness.MIB
 
 
 class PowerCut(BaseException):
-    """Nothing catches it."""
+    """A simulated power cut. The code under test does not catch it."""
 
 
 def cut_after(target: GroupTarget, commands: int) -> list[str]:
-    """Let the target run so many changes and then no more; what it ran."""
+    """Let the target run ``commands`` changes and fail all later ones; return the list of those that ran."""
     run, ran = target.lvm.change, []
 
     async def change(command: str, *words: str) -> None:
@@ -48,7 +48,7 @@ async def at_every_step(
     work: Callable[[GroupTarget, str], Awaitable[object]],
     judge: Callable[[], Awaitable[None]],
 ) -> int:
-    """Do ``work`` with the power cut after 0, 1, 2... changes; recover, judge. How many changes it has in all."""
+    """Run ``work`` with a power cut after 0, 1, 2... changes; recover and judge. Return the number of changes."""
     for commands in range(30):
         await prepare()
         target = make()
@@ -69,7 +69,7 @@ async def at_every_step(
         await judge()
         if done:
             return len(ran)
-    raise AssertionError("the work never came to an end")
+    raise AssertionError("the work did not finish within 30 changes")
 
 
 async def test_swap_and_remove_on_plain_volumes(plain: str) -> None:
@@ -84,23 +84,23 @@ async def test_swap_and_remove_on_plain_volumes(plain: str) -> None:
         if await make().find("web01") is None:
             await provision(make(), "job-xx")
 
-    async def whole() -> None:
+    async def complete() -> None:
         (volume,) = await make().list()
         assert volume.provenance is not None
-        # Its content is that of the job it says it is of.
+        # The content is that of the job in the tags.
         assert harness.head(volume.path, 6) == volume.provenance.job_id.encode()
         (row,) = harness.volumes(plain).values()
         assert row["lv_active"] == "active"
         assert ".by=" not in row["lv_tags"]
 
-    async def whole_or_absent() -> None:
+    async def complete_or_absent() -> None:
         if await make().list():
-            await whole()
+            await complete()
 
-    # Create, digest, tag, deactivate, rename, rename, activate (to wipe the old one), remove; rename,
-    # deactivate, activate, remove.
-    assert await at_every_step(make, some_volume, provision, whole) == 8
-    assert await at_every_step(make, some_volume, lambda target, _: target.remove("web01"), whole_or_absent) == 4
+    # Swap: create, digest, tag, deactivate, rename, rename, activate (to wipe the old one), remove.
+    # Removal: rename, deactivate, activate, remove.
+    assert await at_every_step(make, some_volume, provision, complete) == 8
+    assert await at_every_step(make, some_volume, lambda target, _: target.remove("web01"), complete_or_absent) == 4
 
 
 async def test_in_place(tiny: str) -> None:
@@ -116,7 +116,7 @@ async def test_in_place(tiny: str) -> None:
         async with target.stage(harness.request(size=160 * MIB, job=job), verified=True) as staged:
             await fill(staged, job.encode())
 
-    async def whole_or_absent() -> None:
+    async def complete_or_absent() -> None:
         volume = await make().find("web01")
         if volume is not None:
             expected = "before" if volume.provenance is None else volume.provenance.job_id
@@ -124,7 +124,7 @@ async def test_in_place(tiny: str) -> None:
             assert "customer" in harness.volumes(tiny)["web01"]["lv_tags"]
 
     # Tag, deactivate, rename, activate, tags, rename.
-    assert await at_every_step(make, old_volume, overwrite, whole_or_absent) == 6
+    assert await at_every_step(make, old_volume, overwrite, complete_or_absent) == 6
 
 
 async def test_base_clone_and_eviction_on_thin_volumes(thin: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ async def test_base_clone_and_eviction_on_thin_volumes(thin: str, monkeypatch: p
         harness.clear(thin)
         await make_base(make(), older)
 
-    async def all_of_it(target: GroupTarget, _: str) -> None:
+    async def base_and_clone(target: GroupTarget, _: str) -> None:
         await make_base(target, newer)  # type: ignore[arg-type]
         base = await target.base(newer, "raw")  # type: ignore[attr-defined]
         async with target.stage_clone(base, harness.request()) as staged:  # type: ignore[attr-defined]
@@ -160,4 +160,4 @@ async def test_base_clone_and_eviction_on_thin_volumes(thin: str, monkeypatch: p
             assert harness.head(volume.path, 4) == b"base"
 
     # Evict, create, freeze, deactivate, rename; snapshot, extend, rename.
-    assert await at_every_step(make, one_base, all_of_it, judge) == 8
+    assert await at_every_step(make, one_base, base_and_clone, judge) == 8

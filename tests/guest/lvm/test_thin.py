@@ -1,4 +1,4 @@
-"""The target ``thin-lvm`` on a real pool: bases, clones, eviction, and a pool that fills."""
+"""The target ``thin-lvm`` on a real pool: bases, clones, eviction, and a pool that fills up."""
 
 # ruff: noqa: PT012
 
@@ -38,20 +38,18 @@ async def make_base(target: ThinCloneTarget, digest: str, data: bytes = b"base",
 
 
 @pytest.mark.parametrize("suffix", ["raw", "qcow2"])
-async def test_a_copied_volume_is_the_image_and_zeros_and_allocates_no_more(
-    thin: str, tmp_path: Path, suffix: str
-) -> None:
+async def test_stage_allocates_only_the_image(thin: str, tmp_path: Path, suffix: str) -> None:
     raw, qcow2 = make_images(tmp_path)
     async with harness.thin_target(thin).stage(harness.request(size=200 * MIB), verified=True) as staged:
         assert staged.device.reads_zero
         await copy(raw if suffix == "raw" else qcow2, staged.device, raw.stat().st_size)
         volume = await staged.commit(harness.DIGEST)
     assert harness.difference(volume.path, raw.read_bytes().ljust(200 * MIB, b"\0")) == ""
-    # Four pieces of data in chunks of 64 KiB, of 3200.
+    # Four pieces of data use at most a few of the volume's 3200 chunks of 64 KiB.
     assert float(harness.lvm("lvs", "--noheadings", "-o", "data_percent", f"{thin}/web01")) < 1
 
 
-async def test_a_clone_is_its_base_and_zeros_and_costs_four_calls(thin: str, tmp_path: Path) -> None:
+async def test_clone_takes_four_calls(thin: str, tmp_path: Path) -> None:
     raw, _ = make_images(tmp_path)
     target = harness.thin_target(thin)
     async with target.stage_base(harness.request("raw", raw.stat().st_size, "job-base", harness.DIGEST)) as staged:
@@ -62,8 +60,8 @@ async def test_a_clone_is_its_base_and_zeros_and_costs_four_calls(thin: str, tmp
     row = harness.volumes(thin)[base.name]
     assert (row["lv_permissions"], row["lv_active"]) == ("read-only", "")
     assert row["lv_skip_activation"] == "skip activation"
-    target = harness.thin_target(thin)  # one that has seen nothing yet
-    # As a job looks: where would it go, is there a base, and then the clone itself.
+    target = harness.thin_target(thin)  # a new one, without a recent inventory
+    # The lookups of a job: the placement, the base, and then the clone itself.
     await target.placement(harness.request(size=64 * MIB))
     assert await target.base(harness.DIGEST, "raw") == base
     async with target.stage_clone(base, harness.request(size=64 * MIB)) as staged:
@@ -73,14 +71,14 @@ async def test_a_clone_is_its_base_and_zeros_and_costs_four_calls(thin: str, tmp
     assert (await harness.thin_target(thin).find("web01")) == volume
     assert volume.provenance is not None
     assert volume.provenance.image_digest == harness.DIGEST
-    # What the guest writes is its own, and the base stays for the next one.
+    # What a guest writes to its clone does not change the base.
     harness.write(volume.path, b"guest")
     async with target.stage_clone(base, harness.request("web02", 64 * MIB)) as staged:
         other = await staged.commit(harness.DIGEST)
     assert harness.head(other.path, 5) == raw.read_bytes()[:5]
 
 
-async def test_a_clone_replaces_by_swap_and_undoes_like_any_other(thin: str) -> None:
+async def test_clone_swaps_and_rolls_back(thin: str) -> None:
     target = harness.thin_target(thin)
     async with target.stage(harness.request(), verified=True) as staged:
         old = await fill(staged, b"old")
@@ -96,7 +94,7 @@ async def test_a_clone_replaces_by_swap_and_undoes_like_any_other(thin: str) -> 
     assert sorted(harness.volumes(thin)) == sorted([base.name, "pool", "web01"])
 
 
-async def test_two_jobs_make_one_base(thin: str) -> None:
+async def test_stage_base_twice_at_once(thin: str) -> None:
     target = harness.thin_target(thin)
     async with target.stage_base(harness.request("raw", 16 * MIB, "job-1", harness.DIGEST)) as slower:
         base = await make_base(target, harness.DIGEST)
@@ -105,7 +103,7 @@ async def test_two_jobs_make_one_base(thin: str) -> None:
     assert sorted(harness.volumes(thin)) == sorted([base.name, "pool"])
 
 
-async def test_a_base_is_no_volume_of_a_users(thin: str) -> None:
+async def test_a_base_is_not_listed(thin: str) -> None:
     target = harness.thin_target(thin)
     base = await make_base(target, harness.DIGEST)
     assert await target.find(base.name) is None
@@ -115,9 +113,7 @@ async def test_a_base_is_no_volume_of_a_users(thin: str) -> None:
     assert await target.base(digest_of(7), "raw") is None
 
 
-async def test_the_base_least_recently_used_goes_when_there_are_too_many(
-    thin: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stage_base_evicts_the_least_used(thin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvp_target_lvm.thin._BASE_GRACE", 0.0)
     target = harness.thin_target(thin, max_bases=2)
     first = await make_base(target, digest_of(1))
@@ -128,14 +124,14 @@ async def test_the_base_least_recently_used_goes_when_there_are_too_many(
     await make_base(target, digest_of(3))
     found = [await target.base(digest_of(number), "raw") for number in (1, 2, 3)]
     assert [base is not None for base in found] == [True, False, True]
-    # Its volume stands without the base.
+    # A clone does not need its base.
     harness.lvm("lvremove", "--yes", f"{thin}/{first.name}")
     volume = await target.find("web01")
     assert volume is not None
     assert harness.head(volume.path, 4) == b"base"
 
 
-async def test_a_base_under_a_job_is_not_evicted(thin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_base_in_use_is_not_evicted(thin: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvp_target_lvm.thin._BASE_GRACE", 0.0)
     target = harness.thin_target(thin, max_bases=1)
     first = await make_base(target, digest_of(1))
@@ -149,19 +145,19 @@ async def test_a_base_under_a_job_is_not_evicted(thin: str, monkeypatch: pytest.
     ]
 
 
-async def test_a_base_that_went_away_is_a_reason_to_try_again(thin: str) -> None:
+async def test_clone_of_a_removed_base(thin: str) -> None:
     target = harness.thin_target(thin)
     base = await make_base(target, harness.DIGEST)
     harness.lvm("lvremove", "--yes", f"{thin}/{base.name}")
-    with pytest.raises(TargetUnavailableError, match="removed under the job"):
+    with pytest.raises(TargetUnavailableError, match="removed while the job"):
         async with target.stage_clone(base, harness.request()):
-            raise AssertionError("there is nothing to clone")
+            raise AssertionError("a removed base cannot be cloned")
     assert list(harness.volumes(thin)) == ["pool"]
 
 
 @pytest.fixture
 def small_pool(tiny: str) -> Iterator[str]:
-    """A pool of 64 MiB, all of it a few seconds' writing."""
+    """A pool of 64 MiB, which fills up within a few seconds."""
     words = ("--type", "thin-pool", "-L", "64m", "--poolmetadatasize", "4m", "-n", "small", tiny)
     harness.lvm("lvcreate", "--yes", *words)
     harness.lvm("lvchange", "--errorwhenfull", "y", f"{tiny}/small")
@@ -170,7 +166,7 @@ def small_pool(tiny: str) -> Iterator[str]:
     harness.lvm("lvremove", "--yes", f"{tiny}/small")
 
 
-async def test_a_copy_is_stopped_before_the_pool_is_full(small_pool: str) -> None:
+async def test_stage_stops_before_the_pool_is_full(small_pool: str) -> None:
     target = harness.thin_target(small_pool, "small", high_water_data_percent=60, watch_interval=0.1)
     with pytest.raises(NoSpaceError, match="high-water mark is 60%"):
         async with target.stage(harness.request(size=64 * MIB), verified=True) as staged:
@@ -180,11 +176,9 @@ async def test_a_copy_is_stopped_before_the_pool_is_full(small_pool: str) -> Non
     assert (await target.capacity()).data_percent == 0
 
 
-async def test_a_pool_above_its_mark_takes_no_more_and_gives_up_bases_first(
-    small_pool: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_pool_above_its_mark_evicts_bases(small_pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvp_target_lvm.thin._BASE_GRACE", 0.0)
-    # The watch would stop what crosses the mark at its very end, where it comes to look in time.
+    # A long interval: otherwise the watch might stop a copy that passes the mark just before its end.
     target = harness.thin_target(small_pool, "small", high_water_data_percent=60, watch_interval=600)
     await make_base(target, digest_of(1), harness.PATTERN * 40, 40 * MIB)
     assert await target.placement(harness.request()) is Placement.NEW
@@ -199,7 +193,7 @@ async def test_a_pool_above_its_mark_takes_no_more_and_gives_up_bases_first(
     assert sorted(harness.volumes(small_pool)) == ["small", "web01", "web02"]
 
 
-async def test_in_place_goes_on_above_the_mark_and_not_to_the_end(small_pool: str) -> None:
+async def test_in_place_above_the_mark(small_pool: str) -> None:
     harness.lvm("lvcreate", "--yes", "-V", "40m", "--thinpool", f"{small_pool}/small", "-n", "web01")
     harness.write(f"/dev/{small_pool}/web01", harness.PATTERN * 40)
     marks = {"high_water_data_percent": 60, "watch_interval": 0.1}
@@ -207,8 +201,8 @@ async def test_in_place_goes_on_above_the_mark_and_not_to_the_end(small_pool: st
     request = harness.request(size=40 * MIB)
     assert await target.placement(request) is Placement.IN_PLACE
     async with target.stage(request, verified=True) as staged:
-        looks = target.lvm.calls["lvs"]
-        while target.lvm.calls["lvs"] < looks + 2:  # the watch over the pool goes on
+        reports = target.lvm.calls["lvs"]
+        while target.lvm.calls["lvs"] < reports + 2:  # the pool is still watched
             await trio.lowlevel.checkpoint()
         await fill(staged, b"new")
     assert harness.head(f"/dev/{small_pool}/web01", 3) == b"new"
@@ -216,11 +210,11 @@ async def test_in_place_goes_on_above_the_mark_and_not_to_the_end(small_pool: st
     harness.write(f"/dev/{small_pool}/other", harness.PATTERN * 16)
     with pytest.raises(NoSpaceError, match="web01 is kept"):
         async with target.stage(request, verified=True):
-            raise AssertionError("a pool that full would end the job, and the old volume with it")
+            raise AssertionError("the full pool would fail the job and lose the old volume")
     assert harness.head(f"/dev/{small_pool}/web01", 3) == b"new"
 
 
-async def test_what_is_known_to_be_written_is_reckoned_with(small_pool: str) -> None:
+async def test_placement_counts_the_data_to_write(small_pool: str) -> None:
     target = harness.thin_target(small_pool, "small")
     assert await target.placement(harness.request(size=64 * MIB)) is Placement.NEW
     with pytest.raises(NoSpaceError, match="would be"):
@@ -229,11 +223,11 @@ async def test_what_is_known_to_be_written_is_reckoned_with(small_pool: str) -> 
         await target.placement(harness.request(size=128 * MIB))
 
 
-async def test_a_pool_that_does_not_zero_is_written_to_in_full(small_pool: str, tmp_path: Path) -> None:
+async def test_stage_in_a_pool_that_does_not_zero(small_pool: str, tmp_path: Path) -> None:
     raw, _ = make_images(tmp_path)
-    harness.lvm("lvcreate", "--yes", "-V", "60m", "--thinpool", f"{small_pool}/small", "-n", "somebody")
-    harness.write(f"/dev/{small_pool}/somebody", harness.PATTERN * 60)
-    harness.lvm("lvremove", "--yes", f"{small_pool}/somebody")
+    harness.lvm("lvcreate", "--yes", "-V", "60m", "--thinpool", f"{small_pool}/small", "-n", "previous")
+    harness.write(f"/dev/{small_pool}/previous", harness.PATTERN * 60)
+    harness.lvm("lvremove", "--yes", f"{small_pool}/previous")
     harness.lvm("lvchange", "-Zn", f"{small_pool}/small")
     target = harness.thin_target(small_pool, "small")
     async with target.stage(harness.request(size=32 * MIB), verified=True) as staged:
@@ -244,9 +238,9 @@ async def test_a_pool_that_does_not_zero_is_written_to_in_full(small_pool: str, 
     assert any("zeroes" in finding.what and not finding.ok for finding in await target.diagnose())
 
 
-async def test_a_pool_over_the_autoextend_threshold_has_no_space(small_pool: str, tmp_path: Path) -> None:
-    harness.lvm("lvcreate", "--yes", "-V", "60m", "--thinpool", f"{small_pool}/small", "-n", "somebody")
-    harness.write(f"/dev/{small_pool}/somebody", harness.PATTERN * 50)
+async def test_stage_above_the_autoextend_threshold(small_pool: str, tmp_path: Path) -> None:
+    harness.lvm("lvcreate", "--yes", "-V", "60m", "--thinpool", f"{small_pool}/small", "-n", "previous")
+    harness.write(f"/dev/{small_pool}/previous", harness.PATTERN * 50)
     wrapper = tmp_path / "lvm"
     wrapper.write_text(
         "#!/bin/sh\n"
@@ -261,8 +255,8 @@ async def test_a_pool_over_the_autoextend_threshold_has_no_space(small_pool: str
             raise AssertionError("LVM makes no volume above the threshold")
 
 
-async def test_a_pool_that_is_not_there_or_not_active_says_so(thin: str) -> None:
-    with pytest.raises(TargetUnavailableError, match="nosuch is not there"):
+async def test_a_missing_or_inactive_pool(thin: str) -> None:
+    with pytest.raises(TargetUnavailableError, match="nosuch does not exist"):
         await harness.thin_target(thin, "nosuch").placement(harness.request())
     harness.lvm("lvchange", "-an", f"{thin}/pool")
     with pytest.raises(TargetUnavailableError, match="not active"):
@@ -270,7 +264,7 @@ async def test_a_pool_that_is_not_there_or_not_active_says_so(thin: str) -> None
     harness.lvm("lvchange", "-ay", f"{thin}/pool")
 
 
-async def test_clones_and_removals_side_by_side_leave_the_pool_as_it_was(thin: str) -> None:
+async def test_concurrent_clones_and_removals(thin: str) -> None:
     target = harness.thin_target(thin)
     bases = [await make_base(target, digest_of(number)) for number in (1, 2)]
     before = harness.volumes(thin)
@@ -298,6 +292,6 @@ async def test_an_open_thin_volume_is_refused(thin: str) -> None:
     with open(volume.path, "rb"):  # noqa: ASYNC230, PTH123
         with pytest.raises(VolumeInUseError):
             async with target.stage_clone(base, harness.request(job="job-2")):
-                raise AssertionError("it is in use")
+                raise AssertionError("a volume in use must not be replaced")
         with pytest.raises(VolumeInUseError):
             await target.remove("web01")

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that drive a guest from this machine."""
+"""Fixtures of the tests that control a guest from this machine."""
 
 import os
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ from tests.guest.harness import Guest, Images, prepare
 
 @pytest.fixture(scope="session")
 def images() -> Images:
-    """The images every guest starts from, built when they are missing."""
+    """The images that every guest starts from; missing ones are built."""
     return prepare()
 
 
 @pytest.fixture(scope="session")
 def wheel() -> Path | None:
-    """The built project, where run.py was given it."""
+    """The built project, if run.py was given one."""
     name = os.environ.get("LVP_GUEST_WHEEL")
     return Path(name) if name else None
 
 
 @pytest.fixture(scope="module")
 def guest(images: Images, wheel: Path | None) -> Iterator[Guest]:
-    """A guest that is running, one for the tests of a module."""
+    """A running guest, shared by the tests of a module."""
     with Guest(images, wheel=wheel) as guest:
         guest.boot()
         yield guest

@@ -1,4 +1,4 @@
-"""Of a clean run nothing is left, however it ends: no process, mount, loop device, control group or folder."""
+"""A clean run leaves nothing behind, even if it is killed: no process, mount, loop device, control group or folder."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ from tests.clean.session import PREFIX, Session, remove_leftovers
 from tests.guest.harness.cache import cache_directory
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-# A loop device on a file of each kind of place, a mount, and a process that has left its parent.
+# Loop devices on a file in /tmp and on one in /root, a mount, and a process in its own session.
 BUSY = "truncate -s 1M /tmp/lvp-bound /root/lvp-over; losetup -f /tmp/lvp-bound; losetup -f /root/lvp-over;"
 BUSY += "mount -t tmpfs lvp-left /mnt; setsid sleep 86399 & echo busy;"
 WAITING = f"""
@@ -23,7 +23,7 @@ with Session([Path("/")]) as session:
 
 
 def left(name):
-    """List all that may be left of the session whose folder is ``name``."""
+    """Return everything that is left of the session whose folder is ``name``."""
     loops = subprocess.run(["losetup", "--list", "-n"], capture_output=True, text=True, check=True).stdout
     mounts = Path("/proc/self/mounts").read_text()
     groups = [path.name for path in Path(groups_at()).glob(f"lvp-{name}")]
@@ -47,7 +47,7 @@ NOTHING: dict[str, list[str]] = {name: [] for name in ("loops", "mounts", "group
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch):
-    """A cache of their own, where the other is: in a clean run /tmp and /root are an overlay, this is not."""
+    """A separate cache beside the real one. In a clean run /tmp and /root are overlays, but this folder is not."""
     place = cache_directory().parent / "test-clean-session"
     monkeypatch.setenv("XDG_CACHE_HOME", str(place))
     yield
@@ -61,7 +61,7 @@ def test_session_leaves_nothing():
     assert not Path("/root/lvp-over").exists()
 
 
-def test_killed_session_is_removed_by_the_next():
+def test_leftovers_of_a_killed_session():
     command = [sys.executable, "-c", WAITING]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as killed:
         assert killed.stdout

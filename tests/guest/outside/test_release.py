@@ -1,4 +1,4 @@
-"""Guests of either release are built from this machine's mirrors."""
+"""Guests of both releases are built from this machine's mirrors."""
 
 from tests.guest.harness.sources import as_release, debian_sources
 
@@ -6,7 +6,7 @@ MIRROR = "mirror://bookworm.test/debian"
 
 
 def test_sources_of_another_release():
-    """The suites change, the mirror's name does not."""
+    """The suites change but the mirror's name does not."""
     texts = {
         "debian.sources": f"Types: deb\nURIs: {MIRROR}\nSuites: bookworm bookworm-updates\nComponents: main\n",
         "security.list": f"deb {MIRROR}-security bookworm-security main\n",

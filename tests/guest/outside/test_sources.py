@@ -1,4 +1,4 @@
-"""The guest is built from Debian's own sources only, in whichever of apt's two formats they stand."""
+"""The guest is built only from Debian's own sources, in either of apt's two formats."""
 
 import pytest
 
@@ -7,12 +7,12 @@ from tests.guest.harness.sources import debian_sources, release
 MIRROR = "mirror://debian.test/debian"
 
 
-def test_the_release_is_read_from_os_release():
+def test_release_from_os_release():
     assert release('NAME="Debian"\nVERSION_CODENAME=bookworm\n') == "bookworm"
 
 
-def test_third_parties_are_left_out():
-    """A vendor that serves the same suite has other components; one with main has other suites."""
+def test_sources_of_third_parties_are_left_out():
+    """One vendor uses the same suite with another component, the other one `main` in another suite."""
     texts = {
         "debian.sources": f"# comment\nTypes: deb deb-src\nURIs: {MIRROR}\nSuites: bookworm bookworm-updates\n"
         "Components: main contrib\nSigned-By: /usr/share/keyrings/debian.gpg\n\n"
@@ -26,7 +26,7 @@ def test_third_parties_are_left_out():
     assert "Signed-By: /usr/share/keyrings/debian.gpg" in chosen
 
 
-def test_one_line_sources_are_understood():
+def test_sources_in_the_one_line_format():
     chosen = debian_sources(
         {"sources.list": f"deb [signed-by=/k.gpg] {MIRROR} bookworm main contrib # us\n"}, "bookworm"
     )
@@ -34,6 +34,6 @@ def test_one_line_sources_are_understood():
     assert "Signed-By: /k.gpg" in chosen
 
 
-def test_a_machine_without_debian_sources_is_told():
+def test_sources_without_debians_own():
     with pytest.raises(RuntimeError, match="no Debian source"):
         debian_sources({"sources.list": "# nothing\n"}, "bookworm")

@@ -1,4 +1,4 @@
-"""Volumes and inventories for the unit tests, as LVM's reports would give them."""
+"""Volumes and inventories for the unit tests, as parsed from LVM's reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def provenance(job: str = "job-1", digest: str | None = DIGEST, created: float =
 
 
 def plain(name: str, size: int = 10 * GIB, **more: object) -> Lv:
-    """A volume somebody else made."""
+    """Return a volume that this service did not create."""
     made = Lv(f"uuid-{name}", name, size, frozenset({"linear"}), frozenset({"public"}))
     return replace(made, **more)
 
@@ -28,13 +28,13 @@ OWNER = "0123456789ab"
 def ours(
     name: str, token: str = "t0", job: str = "job-1", intended: str = "", owner: str = OWNER, **more: object
 ) -> Lv:
-    """A volume this service made; ``intended`` is the name its tags say it is to have."""
+    """Return a volume that this service created; ``intended`` is the final name in its tags."""
     lv = plain(name, **more)
     return replace(lv, tags=(*tags.for_volume(intended or name, token, provenance(job), owner=owner), *lv.tags))
 
 
 def aside(lv: Lv, key: str, name: str, token: str, job: str, owner: str = OWNER) -> Lv:
-    """The same, set aside by a job."""
+    """Return ``lv`` as a job has set it aside."""
     return replace(lv, tags=(*lv.tags, *tags.for_aside(key, name, token, job, owner)))
 
 

@@ -12,8 +12,8 @@ from provisioner.contracts.errors import (
     VolumeInUseError,
 )
 
-# As lvm2 2.03 prints them.
-SAID = [
+# Messages as lvm2 2.03 prints them.
+MESSAGES = [
     (Meaning.NO_GROUP, '  Volume group "vg0" not found\n  Cannot process volume group vg0'),
     (Meaning.NO_VOLUME, '  Failed to find logical volume "vg0/web01"'),
     (Meaning.NO_VOLUME, "  Logical volume lvp.base.ab not found in volume group vg0."),
@@ -38,29 +38,29 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize(("meaning", "words"), SAID)
-def test_what_lvm_says_is_understood(meaning: Meaning, words: str) -> None:
+@pytest.mark.parametrize(("meaning", "words"), MESSAGES)
+def test_meaning_of_a_message(meaning: Meaning, words: str) -> None:
     assert meaning_of(words) is meaning
 
 
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
-        (SAID[0][1], TargetUnavailableError),
-        (SAID[1][1], NotFoundError),
-        (SAID[3][1], NoSpaceError),
-        (SAID[8][1], VolumeInUseError),
-        (SAID[12][1], VolumeExistsError),
-        (SAID[13][1], TargetUnavailableError),
-        (SAID[14][1], TargetError),
+        (MESSAGES[0][1], TargetUnavailableError),
+        (MESSAGES[1][1], NotFoundError),
+        (MESSAGES[3][1], NoSpaceError),
+        (MESSAGES[8][1], VolumeInUseError),
+        (MESSAGES[12][1], VolumeExistsError),
+        (MESSAGES[13][1], TargetUnavailableError),
+        (MESSAGES[14][1], TargetError),
     ],
 )
-def test_each_meaning_has_its_error_with_lvms_own_words(words: str, kind: type[Exception]) -> None:
+def test_as_error_quotes_lvm(words: str, kind: type[Exception]) -> None:
     error = as_error("lvcreate", 5, words)
     assert type(error) is kind
     assert words.splitlines()[-1].strip() in error.message
     assert error.message.startswith("lvcreate failed: ")
 
 
-def test_another_exit_status_is_told() -> None:
+def test_as_error_with_another_exit_status() -> None:
     assert as_error("lvs", 3, "").message == "lvs failed (exit status 3): no output on stderr"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_mounts_are_told_by_the_devices_number(tmp_path: Path) -> None:
+def test_mounts_match_the_device_number(tmp_path: Path) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(
         "36 35 253:3 / /srv/a rw,noatime shared:1 - ext4 /dev/mapper/vg0-a rw\n"
@@ -19,7 +19,7 @@ def test_mounts_are_told_by_the_devices_number(tmp_path: Path) -> None:
     assert list(holders._mounts(table, "253:3")) == ["mounted on /srv/a"]
 
 
-def test_devices_above_are_named_by_device_mapper(tmp_path: Path) -> None:
+def test_mapped_devices_are_named(tmp_path: Path) -> None:
     (tmp_path / "dm-7/dm").mkdir(parents=True)
     (tmp_path / "dm-7/dm/name").write_text("crypt-home\n")
     (tmp_path / "md0").mkdir()
@@ -27,7 +27,7 @@ def test_devices_above_are_named_by_device_mapper(tmp_path: Path) -> None:
     assert list(holders._mapped(tmp_path / "nothing")) == []
 
 
-async def test_a_process_that_holds_a_device_is_found() -> None:
+async def test_processes_with_an_open_device() -> None:
     number = os.stat("/dev/zero").st_rdev  # noqa: PTH116
     with open("/dev/zero", "rb") as file:  # noqa: PTH123, ASYNC230
         child = subprocess.Popen(["sleep", "1000"], stdin=file)  # noqa: ASYNC220
@@ -39,5 +39,5 @@ async def test_a_process_that_holds_a_device_is_found() -> None:
         child.wait()
 
 
-async def test_an_inactive_volume_has_no_holders() -> None:
+async def test_holders_of_an_inactive_volume() -> None:
     assert await holders.holders_of(-1, -1) == ""

@@ -1,4 +1,4 @@
-"""How tools are called, with a script in the place of LVM: real processes, no kernel."""
+"""Calls of the LVM tools. A script replaces LVM: real processes, but no device-mapper."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOCKED = "/run/lock/lvm/V_vg0:aux: flock failed: Resource temporarily unavailabl
 
 
 def a_tool(folder: Path, script: str, **settings: object) -> Lvm:
-    """LVM is ``script``; its arguments end up in the file ``argv``, a line for each call."""
+    """Return an Lvm that runs ``script``. The file ``argv`` gets one line of arguments for each call."""
     tool = folder / "lvm"
     tool.write_text(f'#!/bin/sh\nn=$(cat {folder}/argv 2>/dev/null | wc -l)\necho "$@" >> {folder}/argv\n{script}\n')
     tool.chmod(0o755)
@@ -37,20 +37,20 @@ def called(folder: Path) -> list[str]:
     return (folder / "argv").read_text().splitlines()
 
 
-async def test_a_lock_somebody_holds_is_waited_for(tmp_path: Path) -> None:
+async def test_change_waits_for_a_lock(tmp_path: Path) -> None:
     lvm = a_tool(tmp_path, f'[ $n -lt 2 ] && echo "{LOCKED}" >&2 && exit 5; exit 0')
     await lvm.change("lvcreate", "vg0")
     assert lvm.calls == {"lvcreate": 3}
 
 
-async def test_a_lock_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+async def test_change_gives_up_on_a_lock(tmp_path: Path) -> None:
     lvm = a_tool(tmp_path, f'echo "{LOCKED}" >&2; exit 5', lock_patience=0.0)
     with pytest.raises(TargetUnavailableError, match=r"lvcreate failed: .*flock failed"):
         await lvm.change("lvcreate", "vg0")
     assert lvm.calls == {"lvcreate": 1}
 
 
-async def test_what_is_busy_is_tried_twice_and_what_is_hopeless_once(tmp_path: Path) -> None:
+async def test_change_retries_a_busy_device_once(tmp_path: Path) -> None:
     lvm = a_tool(tmp_path, 'echo "Logical volume vg0/a in use." >&2; exit 5')
     with pytest.raises(VolumeInUseError):
         await lvm.change("lvremove", "vg0/a")
@@ -62,10 +62,10 @@ async def test_what_is_busy_is_tried_twice_and_what_is_hopeless_once(tmp_path: P
         assert lvm.calls == {"lvcreate": 1}
 
 
-async def test_a_change_asks_for_nothing_and_waits_for_no_lock_and_a_report_is_pinned(tmp_path: Path) -> None:
+async def test_command_lines_of_changes_and_reports(tmp_path: Path) -> None:
     lvm = a_tool(tmp_path, """echo '{"report":[{"lv":[]}]}'""")
     await lvm.change("lvremove", "vg0/a")
-    with pytest.raises(TargetUnavailableError, match="vg0 is not there"):
+    with pytest.raises(TargetUnavailableError, match="vg0 does not exist"):
         await lvm.inventory()
     change, lvs, vgs = called(tmp_path)
     assert change.startswith("lvremove --yes --config log{prefix=")
@@ -77,7 +77,7 @@ async def test_a_change_asks_for_nothing_and_waits_for_no_lock_and_a_report_is_p
         assert 'prefix=""' in report
 
 
-async def test_a_report_that_fails_is_no_answer(tmp_path: Path) -> None:
+async def test_inventory_with_a_failed_report(tmp_path: Path) -> None:
     for script in (
         'echo "Failed to find logical volume vg0/a" >&2; exit 5',
         "exit 5",
@@ -89,13 +89,13 @@ async def test_a_report_that_fails_is_no_answer(tmp_path: Path) -> None:
             await a_tool(tmp_path, script).inventory()
 
 
-async def test_a_change_that_hangs_is_ended_when_its_time_is_up(tmp_path: Path) -> None:
+async def test_change_that_exceeds_its_timeout(tmp_path: Path) -> None:
     lvm = a_tool(tmp_path, "exec sleep 1000", change_timeout=1.0)
     with pytest.raises(TargetUnavailableError, match=r"lvcreate: .*did not end within 1 s"):
         await lvm.change("lvcreate", "vg0")
 
 
-async def test_a_cancel_lets_a_change_end_and_is_heard_then(tmp_path: Path) -> None:
+async def test_change_cancelled_while_it_runs(tmp_path: Path) -> None:
     ready, go = tmp_path / "ready", tmp_path / "go"
     lvm = a_tool(tmp_path, f"mkfifo {ready} {go}; echo > {ready}; cat {go}; echo > {tmp_path}/done")
     with trio.CancelScope() as scope:
@@ -111,7 +111,7 @@ async def test_a_cancel_lets_a_change_end_and_is_heard_then(tmp_path: Path) -> N
     assert (tmp_path / "done").exists()
 
 
-async def test_a_cancelled_caller_starts_no_change(tmp_path: Path) -> None:
+async def test_change_cancelled_before_it_starts(tmp_path: Path) -> None:
     lvm = a_tool(tmp_path, "exit 0")
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -120,7 +120,7 @@ async def test_a_cancelled_caller_starts_no_change(tmp_path: Path) -> None:
     assert not (tmp_path / "argv").exists()
 
 
-async def test_changes_are_made_one_at_a_time(tmp_path: Path) -> None:
+async def test_changes_run_one_at_a_time(tmp_path: Path) -> None:
     lvm = a_tool(tmp_path, f"mkdir {tmp_path}/lock && rmdir {tmp_path}/lock || exit 5")
     async with trio.open_nursery() as nursery:
         for _ in range(8):
@@ -134,7 +134,7 @@ END
 """
 
 
-async def test_looks_right_after_each_other_share_a_report(tmp_path: Path, mock_clock: trio.testing.MockClock) -> None:
+async def test_recent_inventory_is_reused_for_a_second(tmp_path: Path, mock_clock: trio.testing.MockClock) -> None:
     lvm = a_tool(tmp_path, ONE_GROUP)
     first = await lvm.recent_inventory()
     assert await lvm.recent_inventory() is first
@@ -143,18 +143,18 @@ async def test_looks_right_after_each_other_share_a_report(tmp_path: Path, mock_
     await lvm.recent_inventory()
     assert lvm.calls.total() == 2 * reports
     await lvm.inventory()
-    assert lvm.calls.total() == 3 * reports, "who asks for what is there now gets no older answer"
+    assert lvm.calls.total() == 3 * reports, "inventory() must never return an older report"
 
 
-async def test_a_change_is_seen_by_the_next_look(tmp_path: Path) -> None:
+async def test_recent_inventory_after_a_change(tmp_path: Path) -> None:
     lvm = a_tool(tmp_path, f'[ "$1" = lvcreate ] && exit 5; {ONE_GROUP}')
     first = await lvm.recent_inventory()
     with pytest.raises(TargetError):
         await lvm.change("lvcreate", "vg0")
-    assert await lvm.recent_inventory() is not first, "one that failed may have changed something too"
+    assert await lvm.recent_inventory() is not first, "a failed change may have taken effect"
 
 
-async def test_targets_over_one_group_take_turns_and_see_each_others_changes(tmp_path: Path) -> None:
+async def test_targets_share_the_lock_of_a_group(tmp_path: Path) -> None:
     script = f'case "$1" in lvs) {ONE_GROUP};; *) mkdir {tmp_path}/lock && rmdir {tmp_path}/lock || exit 5;; esac'
     one, other = a_tool(tmp_path, script), a_tool(tmp_path, script)
     first = await one.recent_inventory()
@@ -168,7 +168,7 @@ async def test_targets_over_one_group_take_turns_and_see_each_others_changes(tmp
     assert await one.recent_inventory() is not second
 
 
-async def test_what_was_seen_across_a_change_is_not_kept(tmp_path: Path) -> None:
+async def test_recent_inventory_read_during_a_change(tmp_path: Path) -> None:
     go = tmp_path / "go"
     lvm = a_tool(
         tmp_path, f'case "$1" in lvs) until [ -e {go} ]; do sleep 0.01; done;; lvcreate) exit 0;; esac; {ONE_GROUP}'
@@ -185,7 +185,7 @@ async def test_what_was_seen_across_a_change_is_not_kept(tmp_path: Path) -> None
     assert await lvm.recent_inventory() is not seen[0]
 
 
-async def test_settings_and_version_are_read(tmp_path: Path) -> None:
+async def test_setting_and_version(tmp_path: Path) -> None:
     lvm = a_tool(
         tmp_path,
         'case "$1" in lvmconfig) echo scan_lvs=0;; *) echo "  LVM version:     2.03.16(2) (2022-05-18)";; esac',
@@ -194,7 +194,7 @@ async def test_settings_and_version_are_read(tmp_path: Path) -> None:
     assert await lvm.version() == "2.03.16(2)"
 
 
-async def test_a_tool_that_is_not_there_is_named(tmp_path: Path) -> None:
+async def test_inventory_with_a_missing_tool(tmp_path: Path) -> None:
     lvm = Lvm(LvmSettings(volume_group="vg0", tool_path=str(tmp_path)))
     with pytest.raises(TargetUnavailableError, match="lvs: lvm could not be started"):
         await lvm.inventory()

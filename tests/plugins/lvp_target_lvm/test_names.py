@@ -13,7 +13,7 @@ from provisioner.contracts.errors import VolumeNameError
 @pytest.mark.parametrize(
     "name", ["web01", "a", "_x", "+x", ".x", "a.b", "web-01", "x" * 120, "my_snapshot", "0", "A+b_c.d-e"]
 )
-def test_what_lvm_takes_is_taken(name: str) -> None:
+def test_check_accepts_what_lvm_allows(name: str) -> None:
     names.check("vg0", name)
 
 
@@ -24,13 +24,13 @@ def test_what_lvm_takes_is_taken(name: str) -> None:
         "x_rimage_0", "a_pmspare", "x_cvol", "x_vorigin", "x" * 124, "lvp.x", "lvp.stage.ab",
     ],
 )  # fmt: skip
-def test_what_lvm_or_we_keep_is_refused_in_one_line(name: str) -> None:
+def test_check_rejects_invalid_or_reserved_names(name: str) -> None:
     with pytest.raises(VolumeNameError) as caught:
         names.check("vg0", name)
     assert "\n" not in caught.value.message
 
 
-def test_hyphens_count_twice_and_so_do_the_groups() -> None:
+def test_check_counts_hyphens_twice() -> None:
     names.check("vg0", "-".join("a" * 41 for _ in range(3))[:120])
     with pytest.raises(VolumeNameError, match="too long"):
         names.check("vg-0", "a-" * 42)
@@ -39,7 +39,7 @@ def test_hyphens_count_twice_and_so_do_the_groups() -> None:
 
 
 @given(st.text(max_size=140))
-def test_a_name_that_passes_is_fit_for_a_path_and_a_command_line(name: str) -> None:
+def test_check_accepts_only_safe_names(name: str) -> None:
     try:
         names.check("vg0", name)
     except VolumeNameError:
@@ -49,17 +49,17 @@ def test_a_name_that_passes_is_fit_for_a_path_and_a_command_line(name: str) -> N
     assert len(names.mapper_name("vg0", name)) <= 127
 
 
-def test_our_own_names_are_lvms_too() -> None:
+def test_reserved_names_are_valid_for_lvm() -> None:
     for name in (names.STAGE + names.new_token(), names.OLD + "ab", names.base_name("sha256:ab", "qcow2")):
         assert names.is_volume_name(name)
 
 
-def test_a_base_is_named_by_image_and_format() -> None:
+def test_base_name_depends_on_image_and_format() -> None:
     made = {names.base_name(digest, kind) for digest in ("sha256:a", "sha256:b") for kind in ("raw", "qcow2")}
     assert len(made) == 4
     assert names.base_name("sha256:a", "raw") == names.base_name("sha256:a", "raw")
 
 
-def test_tokens_are_read_back() -> None:
+def test_token_of_a_name() -> None:
     assert [names.token_of(f"lvp.{role}.ab") for role in ("stage", "old", "gone", "base")] == ["ab", "ab", "ab", ""]
     assert names.token_of("web01") == ""

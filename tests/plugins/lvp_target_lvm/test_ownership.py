@@ -1,4 +1,4 @@
-"""Two installations over one volume group, with a script in the place of LVM."""
+"""Two installations with one volume group. A script replaces LVM."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_target(folder: Path, state: str, *volumes: Lv, **settings: bool) -> GroupTarget:
-    """LVM is a script that reports ``volumes`` and writes its other commands into the file ``argv``."""
+    """Return a target whose LVM is a script: it reports ``volumes`` and logs all other commands in ``argv``."""
     row = {"vg_name": "vg0", "vg_extent_size": "4194304", "vg_free": "0", "vg_size": "0"}
     rows = [
         {**row, "lv_name": lv.name, "lv_size": "1", "lv_layout": "linear", "lv_tags": ",".join(lv.tags)}
@@ -47,7 +47,7 @@ def a_target(folder: Path, state: str, *volumes: Lv, **settings: bool) -> GroupT
     return PlainTarget(made, BackEndContext("lab", folder / state))
 
 
-async def test_a_second_installation_is_refused(tmp_path: Path) -> None:
+async def test_recover_while_another_installation_runs(tmp_path: Path) -> None:
     first, second = a_target(tmp_path, "one"), a_target(tmp_path, "two")
     await first.recover(frozenset())
     refusal = rf"volume group vg0 is in use by another installation \(.*{tmp_path}/one\)"
@@ -62,7 +62,7 @@ async def test_a_second_installation_is_refused(tmp_path: Path) -> None:
     await second.recover(frozenset())
 
 
-async def test_nothing_is_made_in_anothers_group(tmp_path: Path) -> None:
+async def test_stage_while_another_installation_runs(tmp_path: Path) -> None:
     first = a_target(tmp_path, "one")
     await first.recover(frozenset())
     second = make_thin_target(ThinSettings(volume_group="vg0", pool="pool"), BackEndContext("lab", tmp_path / "two"))
@@ -70,7 +70,7 @@ async def test_nothing_is_made_in_anothers_group(tmp_path: Path) -> None:
         await second._new_staging(a_request(), None)
 
 
-async def test_recovery_touches_only_its_own(tmp_path: Path) -> None:
+async def test_recover_keeps_volumes_of_others(tmp_path: Path) -> None:
     mine = a_target(tmp_path, "one", shared=True)
     owner = await mine._claim()
     leftovers = (
@@ -88,7 +88,7 @@ async def test_recovery_touches_only_its_own(tmp_path: Path) -> None:
     assert {"lvremove vg0/lvp.stage.t1", "lvremove vg0/lvp.stage.t2"} <= set(ran)
 
 
-def test_what_another_installation_left_is_a_finding() -> None:
+def test_judge_owners_finds_foreign_volumes() -> None:
     stock = inventory(ours("lvp.stage.t2", owner="ffffffffffff"), ours("web02", owner="ffffffffffff"), plain("web03"))
     (finding,) = judge_owners(SETTINGS, stock, OWNER, None)
     assert "(ffffffffffff): lvp.stage.t2" in finding.what

@@ -1,4 +1,4 @@
-"""Every state a job can die in, decided; and the decisions carried out on a model of a volume group."""
+"""Decisions for every state in which a job can die, carried out on a model of a volume group."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def decided(stock: Inventory, *live: str, untouched: frozenset[str] = frozenset(
 
 
 def carried_out(stock: Inventory, decisions: list[Decision], steps: int = 99) -> Inventory:
-    """What LVM would make of the first so many steps."""
+    """Return the inventory after the first ``steps`` steps, as LVM would change it."""
     volumes = dict(stock.volumes)
     for step in [step for decision in decisions for step in decision.steps][:steps]:
         lv = volumes.pop(step.volume)
@@ -67,7 +67,7 @@ STATES = {
 
 
 @pytest.mark.parametrize(("before", "after"), STATES.values(), ids=STATES)
-def test_each_state_comes_to_rest(before: list[Lv], after: list[Lv]) -> None:
+def test_decide_cleans_up_each_state(before: list[Lv], after: list[Lv]) -> None:
     stock = inventory(*before)
     decisions = decided(stock)
     assert carried_out(stock, decisions).volumes == inventory(*after).volumes
@@ -75,7 +75,7 @@ def test_each_state_comes_to_rest(before: list[Lv], after: list[Lv]) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), STATES.values(), ids=STATES)
-def test_a_recovery_that_dies_itself_is_gone_on_with(before: list[Lv], after: list[Lv]) -> None:
+def test_decide_after_an_interrupted_recovery(before: list[Lv], after: list[Lv]) -> None:
     stock = inventory(*before)
     count = sum(len(decision.steps) for decision in decided(stock))
     for steps in range(count + 1):
@@ -84,36 +84,36 @@ def test_a_recovery_that_dies_itself_is_gone_on_with(before: list[Lv], after: li
 
 
 @pytest.mark.parametrize(("before", "after"), STATES.values(), ids=STATES)
-def test_twice_is_the_same_as_once(before: list[Lv], after: list[Lv]) -> None:
+def test_decide_after_a_complete_recovery(before: list[Lv], after: list[Lv]) -> None:
     rest = carried_out(inventory(*before), decided(inventory(*before)))
     assert [decision for decision in decided(rest) if decision.steps] == []
 
 
 @pytest.mark.parametrize("name", [name for name in STATES if name != "being removed"])
-def test_a_live_job_is_left_alone(name: str) -> None:
+def test_decide_ignores_a_running_job(name: str) -> None:
     assert decided(inventory(*STATES[name][0]), "dead", "job-b") == []
 
 
-def test_a_volume_no_byte_was_written_to_is_given_back() -> None:
+def test_decide_restores_an_untouched_volume() -> None:
     stock = inventory(IN_PLACE)
     decisions = decided(stock, untouched=frozenset({"t1"}))
     assert carried_out(stock, decisions).volumes == inventory(OLD).volumes
     assert decided(stock)[0].steps == (Step("remove", "lvp.stage.t1"),)
 
 
-def test_a_name_taken_by_another_is_told_and_nothing_is_done() -> None:
+def test_decide_reports_a_name_taken_by_another() -> None:
     (decision,) = decided(inventory(*STATES["the name taken by another"][0]))
     assert decision.steps == ()
     assert "left lvp.old.t1 alone" in decision.sentence
 
 
-def test_another_kinds_volumes_are_another_targets() -> None:
+def test_decide_ignores_volumes_of_another_kind() -> None:
     assert decide(inventory(STAGED, OLD_ASIDE), lambda *_: True, lambda _: False) == []
 
 
 @pytest.mark.parametrize("name", [name for name in STATES if name not in {"being removed", "done", "a base"}])
-def test_another_installations_work_is_left_alone(name: str) -> None:
-    """Its jobs are dead to us, and may be alive to it."""
+def test_decide_keeps_volumes_of_others(name: str) -> None:
+    """The jobs of another installation are unknown here but may be running."""
     stock = inventory(*(_owned_by_another(lv) for lv in STATES[name][0]))
     decisions = decided(stock)
     assert [decision for decision in decisions if decision.steps] == []
@@ -124,7 +124,7 @@ def test_another_installations_work_is_left_alone(name: str) -> None:
     assert set(taken_over.volumes) == {lv.name for lv in STATES[name][1]}
 
 
-def test_volumes_of_before_owners_are_ours() -> None:
+def test_decide_without_an_owner_tag() -> None:
     staged, old = _without_owner(STAGED), _without_owner(OLD_ASIDE)
     assert foreign(inventory(staged, old), OWNER) == {}
     assert carried_out(inventory(staged, old), decided(inventory(staged, old))).volumes == inventory(OLD).volumes
@@ -139,7 +139,7 @@ def _without_owner(lv: Lv) -> Lv:
 
 
 @given(st.lists(st.sampled_from([STAGED, OLD, OLD_TAGGED, OLD_ASIDE, NEW, IN_PLACE, GONE, a_pool()]), unique=True))
-def test_whatever_there_is_users_volumes_stay_and_the_rest_settles(volumes: list[Lv]) -> None:
+def test_decide_never_removes_users_volumes(volumes: list[Lv]) -> None:
     stock = inventory(*volumes)
     rest = carried_out(stock, decided(stock))
     assert [decision for decision in decided(rest) if decision.steps] == []

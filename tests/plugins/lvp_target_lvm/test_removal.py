@@ -1,4 +1,4 @@
-"""A removal that is refused, with a script in the place of LVM: the volume has its name again, and is active."""
+"""Failed removals restore the volume's name and activation. A script replaces LVM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GONE = "lvp.gone.t1"
-# The volume's name is kept in the file `name`, whether it is active in the file `active`.
+# The file `name` holds the volume's name, the file `active` whether it is active.
 TOOL = """#!/bin/sh
 cd "$(dirname "$0")"
 c=$1; shift 4
@@ -59,12 +59,12 @@ async def refused(tools: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> P
     return caught.value
 
 
-async def test_an_opener_keeps_the_volume(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It came between the look and the rename: the kernel does not let go of the device."""
+async def test_remove_a_volume_opened_meanwhile(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is opened between the report and the rename, so the kernel refuses to deactivate it."""
     busy = 'case "$c $1" in "lvchange -an") echo "Logical volume vg0/x in use." >&2; exit 5;; esac'
     error = await refused(tools, busy, monkeypatch)
     assert isinstance(error, VolumeInUseError)
-    assert error.message == "volume vg0/web01 is in use; it is not touched"
+    assert error.message == "volume vg0/web01 is in use and was not changed"
     ran = (tools / "argv").read_text().splitlines()
     assert ran[0] == f"lvrename vg0 web01 {GONE}"
     assert ran[-1] == f"lvrename vg0 {GONE} web01"
@@ -79,7 +79,5 @@ async def test_an_opener_keeps_the_volume(tools: Path, monkeypatch: pytest.Monke
     ],
     ids=["the rename fails", "the rename works and fails", "deactivation works and fails"],
 )
-async def test_a_failure_before_the_wiping_changes_nothing(
-    tools: Path, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_remove_failing_before_the_wipe(tools: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Internal" in (await refused(tools, fault, monkeypatch)).message

@@ -13,16 +13,16 @@ TEXT = st.text(max_size=300)
 
 
 @given(TEXT, TEXT, st.none() | TEXT, st.floats(0, 1e11), st.text(max_size=60))
-def test_provenance_comes_back_as_it_was(job: str, url: str, digest: str | None, created: float, name: str) -> None:
+def test_provenance_round_trip(job: str, url: str, digest: str | None, created: float, name: str) -> None:
     provenance = Provenance(job, url, digest, created)
     made = tags.for_volume(name, "token", provenance)
     assert all(ALLOWED.fullmatch(tag) for tag in made)
     assert len(set(made)) == len(made)
-    # LVM keeps tags in no order of ours, and somebody may have added some.
+    # LVM does not keep the order of tags, and users may add their own.
     assert tags.provenance_of(reversed([*made, "backup", "lvp", "lvpx=1", "lvp.odd"])) == provenance
 
 
-def test_the_longest_url_takes_several_tags() -> None:
+def test_encode_splits_a_long_value() -> None:
     url = "https://images.example.com/" + "a%20é" * 800
     made = tags.encode({"url": url})
     assert len(made) > 10
@@ -31,16 +31,16 @@ def test_the_longest_url_takes_several_tags() -> None:
 
 
 @given(st.lists(st.text(alphabet="lvp.=#0123abXY", max_size=20)))
-def test_foreign_tags_never_break_the_reading(foreign: list[str]) -> None:
+def test_decode_ignores_foreign_tags(foreign: list[str]) -> None:
     tags.decode(foreign)
     tags.provenance_of([*foreign, tags.MARK])
 
 
-def test_a_volume_without_the_mark_is_not_ours() -> None:
+def test_provenance_without_the_mark() -> None:
     assert tags.provenance_of(["lvp.job=1", "LVP", "lvp2"]) is None
 
 
-def test_what_sets_a_volume_aside_is_told_from_what_it_had() -> None:
+def test_aside_tags_are_separated_from_others() -> None:
     before = tags.for_volume("web01", "t1", Provenance("job-1", "https://a/", None, 1.0))
     added = tags.for_aside("old", "web-01", "t2", "job 2", "0123456789ab")
     assert tags.aside_tags([*before, *added, "mine"]) == added

@@ -1,4 +1,4 @@
-"""What a thin target remembers of its bases, for as long as the daemon lives."""
+"""The usage times of bases that a thin target keeps in memory."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def target(tmp_path: Path) -> ThinCloneTarget:
     return made
 
 
-async def test_what_is_remembered_of_bases_shrinks(target: ThinCloneTarget, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand images come and go."""
+async def test_usage_times_of_removed_bases(target: ThinCloneTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand images come and go; only the recent ones stay in memory."""
     now, stock = [1e9], [inventory(a_pool())]
 
     async def look() -> Inventory:
@@ -45,8 +45,8 @@ async def test_what_is_remembered_of_bases_shrinks(target: ThinCloneTarget, monk
     assert target._under_job == {}
 
 
-async def test_a_base_used_just_now_is_remembered(target: ThinCloneTarget) -> None:
-    """The look may be a second old, and not know it yet."""
+async def test_usage_time_of_a_recently_used_base(target: ThinCloneTarget) -> None:
+    """The inventory may be a second old and not include the base yet."""
     with target._using("lvp.base.new"):
         target._forget_gone(inventory(a_pool()))
     target._forget_gone(inventory(a_pool()))

@@ -1,4 +1,4 @@
-"""The real app over a real store, cache, supervisor and token file; source, converter and target are fakes."""
+"""Fixtures: the real app over a real store, cache, supervisor and token file, with fake back ends."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def job(name="web-01", **more):
 
 @dataclass
 class Service:
-    """The app, a client of it for each role, and the fakes under it."""
+    """The app, a token for each role, and the fakes."""
 
     services: Services
     source: FakeSource
@@ -60,7 +60,7 @@ class Service:
             self.token[role] = self.tokens.create(role, role)
 
     async def call(self, method, path, *, role="admin", headers=None, **more) -> Response:
-        """One request through the whole app, exceptions turned into answers as in production."""
+        """Send a request through the whole app; exceptions become responses as in production."""
         sent = {"X-API-Token": self.token[role]} if role else {}
         return await self.app.test_client().open(path, method=method, headers={**sent, **(headers or {})}, **more)
 
@@ -68,16 +68,16 @@ class Service:
         return await self.call("POST", "/api/v1/jobs", json=body or job(), **more)
 
     async def ended(self, job_id, role="admin"):
-        """The job once it has ended."""
+        """Wait until the job has ended; return it."""
         with trio.fail_after(30):
             while True:
                 body = await (await self.call("GET", f"/api/v1/jobs/{job_id}", role=role)).get_json()
                 if body["status"] not in {"pending", "running"}:
                     return body
-                await trio.sleep(0.005)  # what any client of the API has to do
+                await trio.sleep(0.005)  # clients of the API must poll
 
     async def done(self, body=None):
-        """Submit, and the job once it has ended."""
+        """Submit a job and wait until it has ended; return it."""
         return await self.ended((await (await self.submit(body)).get_json())["job_id"])
 
 
@@ -85,7 +85,7 @@ class Service:
 async def running(
     folder: Path, *, auth=None, server=None, jobs=None, cache_size=2**30, work=True, audit=None, more_targets=()
 ):
-    """A service; with ``work`` off its jobs stay pending."""
+    """Run a service. Without ``work`` its jobs stay pending."""
     config = Config(
         state_directory=str(folder / "state"),
         auth=auth or AuthSettings(),
@@ -136,6 +136,6 @@ async def service(tmp_path):
 
 @pytest.fixture
 async def idle(tmp_path):
-    """Accepts jobs and works on none."""
+    """Run a service whose jobs stay pending."""
     async with running(tmp_path, work=False) as made:
         yield made

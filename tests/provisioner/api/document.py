@@ -1,4 +1,4 @@
-"""Answers held against api.yaml."""
+"""Checks responses against api.yaml."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UUID = r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}"
 
 
 async def held(response, schema, status=200):
-    """The body, of that status and shape."""
+    """Check the response's status and schema; return its body."""
     assert response.content_type == "application/json"
     body = await response.get_json()
     assert response.status_code == status, body
@@ -27,7 +27,7 @@ async def held(response, schema, status=200):
 
 
 async def refused(response, status, category, message):
-    """The one shape of errors; ``message`` is a pattern."""
+    """Check that the response is an error with this status and category; ``message`` is a pattern. Return its body."""
     body = await held(response, "Error", status)
     assert body.keys() == {"error", "message", "code"}
     assert (body["error"], body["code"]) == (category, status)

@@ -1,4 +1,4 @@
-"""The app behind the real hypercorn, on a port of loopback, in the test's own loop."""
+"""Runs the app behind the real hypercorn, on a loopback port, in the test's event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from provisioner.server.listener import Listener
 
 @asynccontextmanager
 async def served(service, **server):
-    """The url of ``service`` and its listener; ``server`` has keys of the configuration's table."""
+    """Serve ``service``; yield its url and its listener. ``server`` overrides settings of [server]."""
     settings = msgspec.structs.replace(service.services.config.server, **server)
     listener = Listener(msgspec.structs.replace(settings, bind=["127.0.0.1:0"]))
     listener.bind()

@@ -1,4 +1,4 @@
-"""Cached images and volumes, by the API contract."""
+"""Tests of the routes for cached images and volumes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.provisioner.api.conftest import DIGEST, IMAGE, URL
 from tests.provisioner.api.document import held, refused
 
 
-async def test_fetch_into_the_cache_and_remove(service):
+async def test_fetch_and_remove_image(service):
     response = await service.call("POST", "/api/v1/cache/fetch", json={"image_url": URL, "image_type": "raw"})
     accepted = await held(response, "JobAccepted", 202)
     done = await service.ended(accepted["job_id"])
@@ -39,7 +39,7 @@ async def test_remove_image_in_use(service):
     await service.converter.steps.reached.wait()
     with trio.fail_after(10):
         while not (await (await service.call("GET", "/api/v1/cache/images")).get_json())["count"]:  # noqa: ASYNC110
-            await trio.sleep(0.005)  # publishing is not to be waited for from outside
+            await trio.sleep(0.005)  # there is no event for the image's publication
     await refused(await service.call("DELETE", f"/api/v1/cache/images/sha256:{DIGEST}"), 409, "conflict", ".")
     pruned = await held(await service.call("POST", "/api/v1/cache/prune"), "CachePruned")
     assert pruned == {"removed": [], "freed_bytes": 0}

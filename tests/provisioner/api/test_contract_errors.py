@@ -1,4 +1,4 @@
-"""The one shape of errors, and what names a request, by the API contract."""
+"""Tests of error responses and request ids."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_wrong_methods(service, method, path, allowed):
         await refused(response, 405, "method not allowed", ".")
 
 
-async def test_unexpected_error_shows_only_request_id(service):
+async def test_internal_error_shows_only_request_id(service):
     service.target.steps.fail_at["remove"] = RuntimeError("secret of the inside")
     response = await service.call("DELETE", "/api/v1/volumes/fake/web-01", headers={"X-Request-ID": "req-1"})
     body = await refused(response, 500, "internal error", "req-1")

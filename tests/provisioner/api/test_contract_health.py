@@ -1,4 +1,4 @@
-"""Health and readiness, by the API contract."""
+"""Tests of /health, /readyz and /metrics."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ async def test_ready(service):
 
 
 async def test_readyz_reasons(service):
-    service.target.steps.fail_at["capacity"] = TargetUnavailableError("volume group vg0 is not there")
+    service.target.steps.fail_at["capacity"] = TargetUnavailableError("volume group vg0 does not exist")
     body = await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
-    assert body["reasons"] == ["target 'fake': volume group vg0 is not there"]
+    assert body["reasons"] == ["target 'fake': volume group vg0 does not exist"]
     assert (await service.call("GET", "/metrics", role=None)).status_code == 200
 
 
@@ -68,7 +68,7 @@ async def test_readyz_target_check_raises(service):
 
 
 async def test_hung_target_keeps_others_visible(tmp_path):
-    """One of two targets hangs: it is reported, and the other is still shown."""
+    """If one of two targets hangs, it is reported, and the other is still shown."""
     other = FakeTarget(tmp_path / "other", name="other", total_bytes=7)
     async with running(tmp_path, more_targets=[other]) as service:
         await service.done(job("web-01", target="other"))
@@ -100,7 +100,7 @@ async def test_hung_target_keeps_volumes_visible(tmp_path, monkeypatch):
 @pytest.mark.parametrize("folder", ["state", "state/cache"])
 @pytest.mark.parametrize("fault", ["frozen", "full"])
 async def test_readyz_frozen_disk(tmp_path, monkeypatch, folder, fault):
-    """A frozen disk is asked once, by one thread, and delays neither the other answers nor the end of the service."""
+    """A hung disk is probed once, by one thread, and delays neither other responses nor the shutdown."""
     gate, asked = threading.Event(), []
 
     def probe(path):
@@ -148,7 +148,7 @@ async def test_health_audit_log_hangs(service):
 
 
 async def test_readyz_job_end_not_stored(service, monkeypatch):
-    """Nothing unstored looks done: the job is shown as active, its cancel is refused, and readiness says why."""
+    """The job stays active, its cancel is rejected, and /readyz gives the reason."""
     store = service.services.store
     put = store.put
 

@@ -1,4 +1,4 @@
-"""Jobs as they are read and cancelled, by the API contract."""
+"""Tests of reading and cancelling jobs."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_list_jobs_invalid_query(service, query):
     await refused(await service.call("GET", f"/api/v1/jobs?{query}"), 400, "invalid request", f"^{name}: ")
 
 
-async def test_cancel_running_job_waits_for_rollback(service):
+async def test_cancel_waits_for_rollback(service):
     service.converter.steps.hang_at = "block"
     job_id = (await (await service.submit()).get_json())["job_id"]
     await service.converter.steps.reached.wait()

@@ -1,4 +1,4 @@
-"""What is accepted as a job and what is refused, by the API contract."""
+"""Tests of accepted and rejected submits."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ async def test_idempotency_key(idle):
     first = await held(await idle.submit(headers=key), "JobAccepted", 202)
     assert await held(await idle.submit(headers=key), "JobAccepted", 202) == first
     await refused(await idle.submit(job("other"), headers=key), 409, "conflict", "Idempotency-Key")
-    someone_else = await idle.submit(job("other"), headers=key, role="operator")
-    assert await held(someone_else, "JobAccepted", 202) != first
+    other_caller = await idle.submit(job("other"), headers=key, role="operator")
+    assert await held(other_caller, "JobAccepted", 202) != first
 
 
 async def test_idempotency_key_of_ended_job(service):

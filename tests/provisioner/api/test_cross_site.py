@@ -1,4 +1,4 @@
-"""A web page of another site makes a browser send a change, with the user's client certificate: refused."""
+"""Tests that changes are rejected if a page of another site makes a browser send them with its client certificate."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_form_content_type_is_rejected(tls, admin, media_type):
 
 
 async def test_cross_site_prune_is_rejected(tls, admin):
-    """The attack that worked: text/plain, as a form sends it, with the browser's certificate."""
+    """A form's text/plain request with the browser's certificate, which once succeeded."""
     await tls.service.done()
     entries = tls.service.services.cache.entries()
     headers = {"Content-Type": "text/plain", "Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
@@ -89,7 +89,7 @@ async def test_same_origin_over_each_protocol(tls, http2):
 
 
 async def test_no_cors_headers(tls, admin):
-    """A preflight is a wrong method, and no answer has a CORS header."""
+    """A preflight gets 405, and no response has a CORS header."""
     headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "DELETE"}
     for method, path, _ in calls(tls.service.app):
         for asked in ("OPTIONS", method):
@@ -104,7 +104,7 @@ async def test_no_cors_headers(tls, admin):
         ("https://a.example:8080", "https", "a.example:8080", True),
         ("https://A.example:8080", "https", "a.EXAMPLE:8080", True),
         ("https://a.example", "http", "a.example", True),  # behind a proxy that ends TLS
-        ("http://a.example", "https", "a.example", False),  # whoever is on the wire can make that page
+        ("http://a.example", "https", "a.example", False),  # an attacker on the network can forge that page
         ("https://a.example", "https", "a.example:8080", False),
         ("https://b.example", "https", "a.example", False),
         ("https://", "https", "", False),

@@ -1,4 +1,4 @@
-"""The app's routes, api.yaml, the roles and the promised metric names, held against each other."""
+"""Tests that the app's routes, api.yaml, the roles and the documented metric names agree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOCUMENTED = {
     for method, operation in item.items()
     if method in METHODS
 }
-# What dashboards and alerts are built on.
+# Dashboards and alerts depend on these names.
 PROMISED_METRICS = """
 libvirt_volume_provisioner_requests_total libvirt_volume_provisioner_jobs_total libvirt_volume_provisioner_active_jobs
 libvirt_volume_provisioner_request_duration_seconds_bucket libvirt_volume_provisioner_job_duration_seconds_bucket
@@ -68,7 +68,7 @@ async def test_every_route_is_open_or_has_a_role(service):
 
 @pytest.mark.parametrize("path", ["/api/v1/forgotten", "/forgotten"])
 async def test_route_without_role_is_forbidden(service, path):
-    """Forgotten in the table is closed, not open to every viewer; outside /api too."""
+    """A route that is missing in the table is closed to all roles, also outside /api."""
 
     async def forgotten():
         raise AssertionError("it ran")

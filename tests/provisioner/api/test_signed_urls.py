@@ -1,4 +1,4 @@
-"""Queries of URLs, which may be signatures, are shown to the submitter only."""
+"""Tests that queries of urls, which may be signatures, are shown only to the submitter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.provisioner.api.conftest import IMAGE, URL, job
 SIGNED = f"{URL}?X-Amz-Signature=c0ffee"
 
 
-async def test_url_query_is_shown_to_submitter_only(service):
+async def test_url_query_is_shown_to_submitter(service):
     service.source.images[SIGNED] = FakeImage(IMAGE)
     digest = f"sha256:{hashlib.sha256(IMAGE).hexdigest()}"
     answer = await service.submit(job(image_url=SIGNED, checksum=digest), role="operator")

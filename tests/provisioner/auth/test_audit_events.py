@@ -1,4 +1,4 @@
-"""What the audit log holds after real requests, what it never holds, and how long a guesser's tale gets."""
+"""Tests of the audit log after real requests: its records, no secrets in it, and a limit on guesses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Books:
         self.service, self.file = service, file
 
     async def lines(self, count):
-        """The audit log once it has that many lines; a thread of its own writes it."""
+        """Wait until the audit log has ``count`` lines, which another thread writes; return them."""
         with trio.fail_after(30):
             while True:
                 found = [json.loads(line) for line in self.file.read_text().splitlines()]
@@ -67,8 +67,8 @@ async def test_job_end_record(tmp_path):
         lines = await books.lines(3)
     assert [(line["event"], line["status"], line["principal"]) for line in lines] == [
         ("request", 202, "operator"),
-        ("job", "cancelled", "operator"),  # whose job it was
-        ("request", 200, "admin"),  # who cancelled it
+        ("job", "cancelled", "operator"),  # the owner of the job
+        ("request", 200, "admin"),  # the caller who cancelled it
     ]
     assert {line["job_id"] for line in lines} == {job_id}
 
@@ -86,7 +86,7 @@ async def test_forbidden_request_record(books):
 
 
 async def test_records_contain_no_secrets(tmp_path):
-    """Secrets in every place a client can put one; the ones of a wrong client, too."""
+    """Secrets in every place where a client can put one, including invalid credentials."""
     async with running(tmp_path, audit=tmp_path / "audit.log", work=False) as service:
         await _put_secrets_everywhere(Books(service, tmp_path / "audit.log"))
 
@@ -127,8 +127,8 @@ async def test_guesser_is_throttled(tmp_path):
         }  # fmt: skip
         assert 1 <= int(last.headers["Retry-After"]) <= 60
         good = await client.get("/api/v1/jobs", headers={"X-API-Token": service.token["viewer"]})
-        assert good.status_code == 200  # others behind the same address are not held up
-        assert (await client.get("/api/v1/jobs")).status_code == 401  # who shows nothing is told to show something
+        assert good.status_code == 200  # valid callers behind the same address are not delayed
+        assert (await client.get("/api/v1/jobs")).status_code == 401  # a request without a credential is no guess
         assert (await client.get("/health")).status_code == 200
         text = (await client.get("/metrics")).text
         assert f'authentication_failures_total{{presented="token"}} {MAX_FAILURES + 10}.0' in text
@@ -148,7 +148,7 @@ async def test_requests_outside_api_unrecorded(books):
 
 
 async def test_client_disconnects_early(tmp_path):
-    """What it asked for goes on, or not; that it asked is told."""
+    """The request is recorded although its response was not sent."""
     async with running(tmp_path, audit=tmp_path / "audit.log") as service, served(service) as (url, _):
         reached, go_on = trio.Event(), trio.Event()
 

@@ -1,4 +1,4 @@
-"""Limits of a caller beside its role: volumes, targets, sources, jobs at once; and whose jobs it may cancel."""
+"""Tests of a caller's limits in addition to its role: volumes, targets, sources, jobs, and jobs it may cancel."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_check_volume(limits, target, volume, allowed):
     ("sources", "url", "allowed"),
     [
         (None, "https://x/a", True),
-        (["images"], "https://x/a", True),  # the source is called so
+        (["images"], "https://x/a", True),  # the name of the source
         (["other"], "https://x/a", False),
         (["https://x/pub/"], "https://x/pub/a", True),
         (["https://x/pub"], "https://x/public", False),
@@ -124,7 +124,7 @@ async def test_digest_of_image_from_other_source(tmp_path):
 
 
 async def test_job_keeps_limits_of_its_caller(idle):
-    """It looks for its image later, when another source's may have come into the cache."""
+    """The job looks for its image later, when the cache may contain the image from another source."""
     pub = token(idle, "pub", sources=["http"])
     for role, limits in ((pub, ["http"]), ("operator", None)):
         job_id = (await (await idle.submit(job(f"v-{role}"), role=role)).get_json())["job_id"]

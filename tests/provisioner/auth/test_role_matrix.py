@@ -1,4 +1,4 @@
-"""Every route, for every role, by every way in that there is and is not, on real connections of HTTP/1.1 and HTTP/2."""
+"""Tests of every route for every role and every kind of credential, over real HTTP/1.1 and HTTP/2 connections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def http2(request):
 
 
 async def statuses(client, app):
-    """(method, path, least role) -> status, of every route."""
+    """Request every route; return (method, path, least role) -> status."""
     return {call: (await client.request(call[0], call[1])).status_code for call in calls(app)}
 
 
@@ -80,8 +80,8 @@ async def test_routes_without_valid_credential(tls, http2, way):
 
 
 @pytest.mark.parametrize("way", ["stranger's", "expired", "not yet valid"])
-async def test_invalid_certificate_gets_no_connection(tls, http2, way):
-    """Not even with an admin's token beside them."""
+async def test_invalid_certificate_is_refused(tls, http2, way):
+    """Not even with an admin's token."""
     certificate = {
         "stranger's": lambda: tls.stranger.issue_cert("admin.example"),
         "expired": lambda: tls.ca.issue_cert(
@@ -99,7 +99,7 @@ async def test_invalid_certificate_gets_no_connection(tls, http2, way):
 
 @pytest.mark.parametrize("kind", ["serial", "sha256"])
 async def test_revoked_certificate_gets_401(tls, http2, kind):
-    """By serial number or fingerprint, as openssl prints them; also with a good token; on open connections too."""
+    """By serial number or fingerprint, as openssl prints them; also with a valid token and on open connections."""
     issued = tls.ca.issue_cert("admin.example")
     certificate = parsed(issued)
     entry = {
@@ -141,14 +141,14 @@ async def test_expired_revocation_list(tls):
 
 @pytest.mark.parametrize("token", [False, True])
 async def test_open_connection_when_list_expires(tls, http2, token):
-    """As a new connection would be; a token beside the certificate does not help."""
+    """It is rejected as a new connection would be, also with a token."""
     tls.write_crl()
     tls.reread(client_crl=tls.crl)
     headers = {"X-API-Token": tls.service.token["admin"]} if token else {}
     async with tls.client(tls.ca.issue_cert("viewer.example"), http2=http2, headers=headers) as client:
         assert (await client.get("/api/v1/jobs")).status_code == 200
         lists = [replace(one, next_update=NOW.timestamp() - 1) for one in tls.listener.tls.tls_files.lists]
-        tls.service.services.authenticator.use_lists(lists)  # as if the clock had passed the end of the list
+        tls.service.services.authenticator.use_lists(lists)  # as if the list had expired
         assert set((await statuses(client, tls.service.app)).values()) == {401}
         assert "revocation list" in (await client.get("/api/v1/jobs")).json()["message"]
         tls.service.services.authenticator.use_lists(tls.listener.tls.tls_files.lists)

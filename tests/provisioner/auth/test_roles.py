@@ -1,4 +1,4 @@
-"""Every route for every role, tokens that end, and what a stolen token file is worth."""
+"""Tests of every route for every role, of expired and revoked tokens, and of a stolen token file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RANK = ["viewer", "operator", "admin"]
 
 
 def calls(app):
-    """(method, path, least role) of every route under /api."""
+    """Yield (method, path, least role) of every route under /api."""
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/"):
             path = re.sub(r"<\w+>", "x", rule.rule)
@@ -28,9 +28,9 @@ def calls(app):
 
 async def test_every_route_for_every_role(service):
     for method, path, least in calls(service.app):
-        nobody = await service.call(method, path, role=None)
-        assert nobody.status_code == 401, (method, path)
-        assert "Bearer" in nobody.headers["WWW-Authenticate"]
+        answer = await service.call(method, path, role=None)
+        assert answer.status_code == 401, (method, path)
+        assert "Bearer" in answer.headers["WWW-Authenticate"]
         for role in RANK:
             status = (await service.call(method, path, role=role)).status_code
             if RANK.index(role) < RANK.index(least):
@@ -127,7 +127,7 @@ def test_token_expiry_is_exact(tmp_path):
 
 
 def test_stolen_token_file_is_useless(tmp_path):
-    """It holds no token, and its digests cannot be presented; without the key none can be tried."""
+    """It contains no token, its digests are no credentials, and without the key no guess can be checked."""
     tokens = TokenFile(tmp_path / "tokens.json")
     token = tokens.create("a", "admin")
     text = (tmp_path / "tokens.json").read_text()

@@ -1,4 +1,4 @@
-"""Failed authentications are counted per address, with bounds on everything."""
+"""Tests that failed authentications are counted per address, in limited memory."""
 
 from provisioner.auth import throttle
 from provisioner.auth.throttle import FailureCounter
@@ -14,7 +14,7 @@ def test_failed_above_limit():
     for now in (0, 10, 20):
         counter.failed("a", now)
     assert counter.failed("a", 30) == (10 + 60 - 30, True)
-    assert counter.failed("a", 31)[1] is False  # told once
+    assert counter.failed("a", 31)[1] is False  # only the first failure above the limit is logged
     assert counter.failed("a", 200) == (None, True)
 
 

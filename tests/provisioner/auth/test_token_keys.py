@@ -1,4 +1,4 @@
-"""The keys of token digests: rotation, credentials, privacy; and one comparison in constant time for every token."""
+"""Tests of the keys of token digests: rotation, credentials, file modes; and of comparison in constant time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_rotation_moves_used_tokens(tokens, tmp_path):
     assert keys(tmp_path)[1:] == [old]
     assert tokens.authenticate(used, NOW).name == "used"
     tokens.settle()
-    assert keys(tmp_path)[1:] == [old]  # the other one needs it still
+    assert keys(tmp_path)[1:] == [old]  # the other token still needs it
     assert tokens.authenticate(used, NOW).name == "used"
     assert tokens.authenticate(unused, NOW).name == "unused"
     tokens.settle()
@@ -65,7 +65,7 @@ def test_two_rotations_keep_tokens(tokens, tmp_path):
     for _ in range(2):
         tokens.rotate_key()
     assert tokens.authenticate(token, NOW).name == "a"
-    assert len(keys(tmp_path)) == 2  # nothing is under the one in the middle
+    assert len(keys(tmp_path)) == 2  # no token uses the key of the first rotation
     tokens.settle()
     assert len(keys(tmp_path)) == 1
     assert tokens.authenticate(token, NOW).name == "a"
@@ -135,7 +135,7 @@ def test_last_use_is_written_rarely(tokens, tmp_path):
     tokens.authenticate(token, NOW + 100)
     before = file.stat().st_ino
     tokens.settle()
-    assert file.stat().st_ino == before  # the last time is near enough
+    assert file.stat().st_ino == before  # the stored time is recent enough
     tokens.authenticate(token, NOW + 100 + LAST_USE_GRAIN)
     tokens.settle()
     assert tokens.list()[0].last_used_at == NOW + 100 + LAST_USE_GRAIN
@@ -150,7 +150,7 @@ def test_last_use_ignores_invalid_token(tokens):
 
 
 def fails_once(monkeypatch, name, error):
-    """Have ``name`` of the module fail at its next call."""
+    """Make ``name`` of the module fail at its next call."""
     real = getattr(module, name)
 
     def failing(*arguments):
@@ -161,7 +161,7 @@ def fails_once(monkeypatch, name, error):
 
 
 def test_settle_with_a_full_disk(tokens, tmp_path, monkeypatch):
-    """Uses and key moves that could not be written wait for the next time."""
+    """Times of use and new digests that cannot be written are written at the next attempt."""
     token = tokens.create("a", "viewer")
     tokens.rotate_key()
     tokens.authenticate(token, NOW)
@@ -195,7 +195,7 @@ def test_settle_keeps_a_use_during_the_write(tokens, monkeypatch):
 
 @pytest.fixture
 def stopped_command(tokens, tmp_path):
-    """Another program that holds the lock of the token file."""
+    """Hold the lock of the token file, as another program."""
     with (tmp_path / "tokens.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock
@@ -240,7 +240,7 @@ def test_limits_are_stored(tokens):
 
 
 def test_key_from_credential(tmp_path, monkeypatch):
-    """Made outside, read-only here; two lines are a rotation."""
+    """The key comes from outside and is read-only; a rotation is a second line."""
     folder = tmp_path / "credentials"
     folder.mkdir()
     old, new = "11" * 32, "22" * 32
@@ -292,7 +292,7 @@ def test_key_in_other_file(tmp_path):
 
 @pytest.mark.parametrize("right", [0, 1, 20, 46])
 def test_authenticate_in_constant_time(tokens, monkeypatch, right):
-    """However much of it is right: one HMAC of it, held against every digest with ``compare_digest``, no way around."""
+    """However much of a token is right, its HMAC is compared with every digest by ``compare_digest``."""
     names = ["a", "b", "c"]
     made = {name: tokens.create(name, "viewer") for name in names}
     compared = []
@@ -308,4 +308,4 @@ def test_authenticate_in_constant_time(tokens, monkeypatch, right):
     assert {len(text) for pair in compared for text in pair} == {64}
     compared.clear()
     assert tokens.authenticate(made["a"], NOW).name == "a"
-    assert len(compared) == 3  # the one that fits does not end it
+    assert len(compared) == 3  # a match does not end the comparison

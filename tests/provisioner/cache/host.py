@@ -1,4 +1,4 @@
-"""A cache with real files, threads and clock, and a source it downloads from."""
+"""A cache with real files, threads and clock, and a fake source to download from."""
 
 import hashlib
 import subprocess
@@ -19,7 +19,7 @@ DATA = b"some disk, not quite random" * 10_000  # 270 kB
 
 @contextmanager
 def append_only(folder):
-    """A folder nothing can be removed from, not even by root."""
+    """Make a folder append-only: even root cannot remove files from it."""
     subprocess.run(["chattr", "+a", folder], check=True)
     try:
         yield
@@ -29,7 +29,7 @@ def append_only(folder):
 
 @contextmanager
 def immutable(path):
-    """A file that can be neither changed nor removed."""
+    """Make a file immutable: even root can neither change nor remove it."""
     subprocess.run(["chattr", "+i", path], check=True)
     try:
         yield
@@ -42,12 +42,12 @@ def sha(data, algorithm="sha256"):
 
 
 def many(count, size=100_000):
-    """So many images of one server."""
+    """Return that many images of one server, by url."""
     return {f"{SITE}/{name}.raw": name.encode() * size for name in "abcdefghij"[:count]}
 
 
 class Host:
-    """A cache in a folder, made anew at will."""
+    """A cache in a folder, which can be restarted."""
 
     def __init__(self, folder, images=None, **settings):
         self.folder = folder / "cache"
@@ -57,20 +57,20 @@ class Host:
     @asynccontextmanager
     async def running(self):
         self.cache = ImageCache(self.folder, self.settings)
-        in_vain = True
+        timed_out = True
         async with trio.open_nursery() as nursery:
             nursery.cancel_scope.deadline = trio.current_time() + 20
             await nursery.start(self.cache.run)
             yield self.cache
-            in_vain = nursery.cancel_scope.cancel_called
+            timed_out = nursery.cancel_scope.cancel_called
             nursery.cancel_scope.cancel()
-        assert not in_vain, "the test waited for what did not come"
+        assert not timed_out, "the test timed out"
 
     async def expect(self, url=URL, checksum=None):
         return Expectation(remote=await self.source.stat(url), checksum=checksum)
 
     async def get(self, url=URL, checksum=None):
-        """The entry and whether it was a hit, after a use like a job's."""
+        """Use an image like a job; return its entry and whether it was a cache hit."""
         async with self.cache.image(self.source, await self.expect(url, checksum)) as image:
             entry = await image.verified()
             return entry, image.hit

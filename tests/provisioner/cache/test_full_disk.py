@@ -1,4 +1,4 @@
-"""The cache's disk is full in the middle of a download: the job fails and says so."""
+"""The cache's disk becomes full during a download: the job fails with that reason."""
 
 import errno
 import hashlib
@@ -15,9 +15,9 @@ from tests.cancellation.harness import SPEC, URL, Harness
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-async def test_download_onto_a_full_disk(folder, monkeypatch, number):
-    """The converter waits for bytes that never come: it gets the same reason as the download."""
-    image = bytes(range(1, 252)) * 50_000  # more than is inspected before the conversion begins
+async def test_download_disk_full(folder, monkeypatch, number):
+    """The converter, which waits for bytes that never arrive, fails with the download's error."""
+    image = bytes(range(1, 252)) * 50_000  # longer than what is inspected before the conversion starts
     write, harness = os.pwrite, Harness(folder, source=FakeSource({URL: image}))
 
     def full(fd, data, offset):

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC240 - small files of a test
-"""What is on disk is the truth: changed files, a lost index, a full file system."""
+"""The cache after changes on disk: modified files, a lost index, a full file system."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def damage(path):
     "harm", [Path.unlink, damage, lambda path: os.utime(path, (1, 1))], ids=["gone", "changed", "touched"]
 )
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_file_that_is_not_the_published_one_is_never_used(host, harm, restart):
+async def test_modified_file_is_not_used(host, harm, restart):
     async with host.running():
         entry, _ = await host.get(checksum=sha(DATA))
         path = Path(host.cache.path(entry))
@@ -35,12 +35,12 @@ async def test_a_file_that_is_not_the_published_one_is_never_used(host, harm, re
     if restart:
         harm(path)
         async with host.running():
-            again, _ = await host.get(checksum=sha(DATA))  # touched, its bytes are hashed anew and found right
+            again, _ = await host.get(checksum=sha(DATA))  # if only touched, the file is hashed again and kept
     assert path.read_bytes() == DATA
     assert again.sha256 == entry.sha256
 
 
-async def test_a_link_in_an_image_s_place_is_not_followed(host):
+async def test_symlink_is_not_followed(host):
     async with host.running():
         entry, _ = await host.get(checksum=sha(DATA))
         path = Path(host.cache.path(entry))
@@ -51,8 +51,8 @@ async def test_a_link_in_an_image_s_place_is_not_followed(host):
 
 
 @pytest.mark.parametrize("loss", ["deleted", "garbage", "middle", "empty"])
-async def test_a_lost_index_is_made_again_from_the_files(tmp_path, loss):
-    """Hashed anew; a file whose bytes are not what its name says, and one that is not ours, are left alone."""
+async def test_lost_index_is_rebuilt(tmp_path, loss):
+    """The files are hashed again; a file whose digest does not match its name, and a foreign one, are ignored."""
     host = Host(tmp_path, many(3))
     async with host.running():
         entries = [(await host.get(url))[0] for url in host.source.images]
@@ -75,7 +75,7 @@ async def test_a_lost_index_is_made_again_from_the_files(tmp_path, loss):
     assert (host.folder / "backup-202401011200.raw").read_bytes() == b"the user's own"
 
 
-async def test_a_row_of_another_version_is_made_again(host):
+async def test_row_of_another_version_is_rebuilt(host):
     import sqlite3
 
     async with host.running():
@@ -88,7 +88,7 @@ async def test_a_row_of_another_version_is_made_again(host):
         assert [found.sha256 for found in host.cache.entries()] == [entry.sha256]
 
 
-async def test_a_directory_that_cannot_be_used_is_said(tmp_path):
+async def test_directory_unusable(tmp_path):
     host = Host(tmp_path)
     host.folder.write_text("a file")
     with pytest.RaisesGroup(CacheError, allow_unwrapped=True, flatten_subgroups=True):
@@ -98,7 +98,7 @@ async def test_a_directory_that_cannot_be_used_is_said(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 4 MiB."""
+    """Mount a file system of 4 MiB."""
     where = tmp_path / "small"
     where.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "lvp-test", where], check=True)
@@ -106,8 +106,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", where], check=True)
 
 
-async def test_a_full_disk_is_a_clean_error(small_disk):
-    """Whatever reason the room was misjudged for: the job fails, the cache is as before, and works on."""
+async def test_disk_full_in_download(small_disk):
+    """Even if room was misjudged, the job fails cleanly, and the cache is unchanged and keeps working."""
     host = Host(small_disk, {URL: DATA, f"{SITE}/big.raw": FakeImage(b"x" * (8 * MIB))})
     async with host.running() as cache:
         entry, _ = await host.get(checksum=sha(DATA))
@@ -122,8 +122,8 @@ async def test_a_full_disk_is_a_clean_error(small_disk):
         assert (await host.get(checksum=sha(DATA)))[1]
 
 
-async def test_a_disk_that_is_full_at_publishing(small_disk):
-    """The index cannot be written: no file is left that it does not know. And what is cached can still be used."""
+async def test_disk_full_at_publishing(small_disk):
+    """If the index cannot be written, no unknown file is left, and cached images remain usable."""
     host = Host(small_disk, {URL: DATA, f"{SITE}/other.raw": DATA[::-1]})
     async with host.running() as cache:
         entry, _ = await host.get(checksum=sha(DATA))

@@ -1,4 +1,4 @@
-"""What images leave in the host's page cache, on a real disk."""
+"""Images in the host's page cache, on a real disk."""
 
 import os
 import tempfile
@@ -18,13 +18,13 @@ DATA = os.urandom(4 * MIB)
 
 @pytest.fixture
 def disk():
-    """Not in memory, as /tmp may be: there everything is page cache."""
+    """A folder on disk. /tmp may be a tmpfs, whose files are always in the page cache."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         yield Path(folder)
 
 
 def cached(path):
-    """Whether the file's middle is read without the disk."""
+    """Whether the middle of the file can be read without disk I/O."""
     with path.open("rb", buffering=0) as file:
         try:
             return os.preadv(file.fileno(), [bytearray(4096)], path.stat().st_size // 2, os.RWF_NOWAIT) == 4096
@@ -33,7 +33,7 @@ def cached(path):
 
 
 def on_a_busy_disk(test):
-    """Pages are given back on request, not by force: one that the kernel itself holds just then stays. Four tries."""
+    """Retry a test up to three times: dropping pages is advisory, and the kernel keeps those it is using."""
 
     @wraps(test)
     async def tried(**fixtures):
@@ -49,7 +49,7 @@ def on_a_busy_disk(test):
 
 @pytest.mark.parametrize("policy", ["give-back", "keep"])
 @on_a_busy_disk
-async def test_an_image_leaves_it_when_its_job_does(disk, policy):
+async def test_pages_dropped_after_use(disk, policy):
     host = Host(disk, {URL: DATA}, page_cache=policy)
     async with host.running():
         entry, _ = await host.get(checksum=sha(DATA))
@@ -62,7 +62,7 @@ async def test_an_image_leaves_it_when_its_job_does(disk, policy):
 
 @pytest.mark.parametrize("policy", ["give-back", "keep"])
 @on_a_busy_disk
-async def test_what_a_converter_has_read_leaves_it_at_once(disk, policy):
+async def test_pages_dropped_when_spent(disk, policy):
     host = Host(disk, {URL: DATA}, page_cache=policy)
     async with host.running():
         await host.get(checksum=sha(DATA))
@@ -74,7 +74,7 @@ async def test_what_a_converter_has_read_leaves_it_at_once(disk, policy):
 
 
 @on_a_busy_disk
-async def test_what_is_not_hashed_yet_stays_though_it_was_converted(disk, monkeypatch):
+async def test_unhashed_pages_are_kept(disk, monkeypatch):
     monkeypatch.setattr("provisioner.cache.image.BEHIND", 0)
     monkeypatch.setattr("provisioner.cache.image.STEP", MIB // 8)
     path = disk / "image"
@@ -85,7 +85,7 @@ async def test_what_is_not_hashed_yet_stays_though_it_was_converted(disk, monkey
         growing_file.advance(len(DATA))
         view = CacheView(file.fileno(), "raw", len(DATA), len(DATA), growing_file)
         view.spent(4 * MIB, 4 * MIB)
-        assert cached(path), "the hash would have to read it from the disk"
+        assert cached(path), "hashing would have to read it from the disk"
         growing_file.hashed = 4 * MIB
         view.spent(4 * MIB, 4 * MIB)
         assert not cached(path)

@@ -1,4 +1,4 @@
-"""What a download of an earlier life left: carried on where that is safe, gone where it is not."""
+"""Files left by earlier downloads: resumed if that is safe, removed otherwise."""
 
 import os
 import time
@@ -23,7 +23,7 @@ UNNAMED = Content("url", None, None)
 
 
 def leave(folder, content, what=WHAT):
-    """An earlier run that ended in mid-download; the file's path."""
+    """Leave the file of a download that an earlier run did not complete; return its path."""
     fd, path, there = Partials(folder, print).open(what, 1000)
     assert there == 0
     os.write(fd, content)
@@ -39,12 +39,12 @@ def reopened(folder, what=WHAT, size=1000):
     return path, there, content, removed
 
 
-def test_the_same_content_is_carried_on(folder):
+def test_open_resumes_same_content(folder):
     path = leave(folder, b"half of it")
     assert reopened(folder) == (path, 10, b"half of it", [])
 
 
-def test_other_content_begins_anew(folder):
+def test_open_other_content(folder):
     path = leave(folder, b"half of it")
     other, there, _, removed = reopened(folder, what=OTHER_URL)
     assert other != path
@@ -53,8 +53,8 @@ def test_other_content_begins_anew(folder):
     assert path.exists()
 
 
-def test_remains_of_another_version_go(folder):
-    """The server has a new version: the old one will never be asked for again."""
+def test_open_removes_other_version(folder):
+    """The server has a new version, so the old one is never requested again."""
     path = leave(folder, b"half of it")
     _, there, _, removed = reopened(folder, what=OTHER_VERSION)
     assert there == 0
@@ -62,13 +62,13 @@ def test_remains_of_another_version_go(folder):
     assert not path.exists()
 
 
-def test_remains_of_another_checksum_stay(folder):
+def test_open_keeps_other_checksum(folder):
     path = leave(folder, b"half of it")
     assert reopened(folder, what=Content("url", "version", "url version sha512"))[3] == []
     assert path.exists()
 
 
-def test_remains_count_until_they_are_swept(folder):
+def test_sweep_left_over_files(folder):
     first = leave(folder, b"0123456789")
     os.utime(first, (time.time() - 60,) * 2)
     second = leave(folder, b"01234", what=OTHER_URL)
@@ -82,7 +82,7 @@ def test_remains_count_until_they_are_swept(folder):
     assert partials.left_over == 0
 
 
-def test_a_claimed_file_is_not_swept(folder):
+def test_sweep_spares_claimed_file(folder):
     path = leave(folder, b"half of it")
     partials = Partials(folder, lambda *_: None)
     fd, *_ = partials.open(WHAT, 1000)
@@ -94,8 +94,8 @@ def test_a_claimed_file_is_not_swept(folder):
     assert partials.left_over == 10
 
 
-def test_a_file_that_cannot_be_removed_gives_its_space_back(folder):
-    """And the next start does not take it for one to resume."""
+def test_remove_fails_frees_space(folder):
+    """The file is truncated, so the next start does not resume it."""
     partials = Partials(folder, lambda *_: None)
     fd, path, _ = partials.open(WHAT, 1000)
     os.write(fd, b"half of it")
@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_removed_gives_its_space_back(folder):
     assert reopened(folder)[3] == [path.name]
 
 
-def test_a_file_that_cannot_be_resumed(folder):
+def test_open_immutable_file(folder):
     path = leave(folder, b"half of it")
     with immutable(path):
         other, there, *_ = reopened(folder)
@@ -114,23 +114,23 @@ def test_a_file_that_cannot_be_resumed(folder):
     assert other != path
 
 
-def test_remains_that_cannot_be_removed(folder):
-    """They do not keep the cache from starting, still count, and go as soon as that is possible."""
+def test_sweep_immutable_file(folder):
+    """The cache starts anyway, the file still counts, and it is removed as soon as possible."""
     path = leave(folder, b"half of it")
-    said = []
+    reports = []
     with immutable(path):
-        partials = Partials(folder, lambda what, _name: said.append(what))
+        partials = Partials(folder, lambda what, _name: reports.append(what))
         assert partials.sweep_all() == 0
         assert partials.left_over == 10
         with pytest.raises(CacheError, match="Operation not permitted"):
             partials.remove(path)
         assert partials.left_over == 10
-    assert said == ["a broken download cannot be removed (Operation not permitted)"]
+    assert reports == ["a partial download cannot be removed (Operation not permitted)"]
     assert partials.sweep_old() == 10
     assert not path.exists()
 
 
-def test_it_is_carried_on_once(folder):
+def test_open_resumes_once(folder):
     leave(folder, b"half of it")
     living = Partials(folder, print)
     first, _, there = living.open(WHAT, 1000)
@@ -140,13 +140,13 @@ def test_it_is_carried_on_once(folder):
     os.close(second)
 
 
-def test_what_is_longer_than_the_image_begins_anew(folder):
+def test_open_file_longer_than_image(folder):
     leave(folder, b"more than there should be")
     _, there, content, _ = reopened(folder, size=5)
     assert (there, content) == (0, b"")
 
 
-def test_after_a_power_cut_nothing_is_trusted(folder, monkeypatch, tmp_path):
+def test_open_after_reboot(folder, monkeypatch, tmp_path):
     path = leave(folder, b"half of it")
     boot = tmp_path / "boot_id"
     boot.write_text("another1-boot\n")
@@ -157,21 +157,21 @@ def test_after_a_power_cut_nothing_is_trusted(folder, monkeypatch, tmp_path):
     assert not path.exists()
 
 
-def test_what_nobody_came_back_for_goes(folder):
+def test_start_removes_old_files(folder):
     path = leave(folder, b"half of it")
     old = time.time() - partials.MAX_AGE - 1
     os.utime(path, (old, old))
     assert reopened(folder)[3] == [path.name]
 
 
-def test_content_that_nothing_names_is_never_carried_on(folder):
+def test_open_content_without_key(folder):
     path = leave(folder, b"half of it", what=UNNAMED)
     _, there, _, removed = reopened(folder, what=UNNAMED)
     assert there == 0
     assert removed == [path.name]
 
 
-def test_a_scratch_file_has_no_name(folder):
+def test_scratch_is_unnamed(folder):
     fd = Partials(folder, print).scratch()
     os.write(fd, b"x")
     assert list(folder.iterdir()) == []

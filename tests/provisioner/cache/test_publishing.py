@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC240 - small files of a test
-"""What the cache publishes: only what matched, found again by digest or by version."""
+"""Publishing: only images whose digest matches, found again by digest or by version."""
 
 import os
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from provisioner.contracts.testing import FakeImage, FakeSource
 from tests.provisioner.cache.host import DATA, URL, Host, sha
 
 
-async def test_an_image_is_published_read_only_and_found_again(host):
+async def test_publish_read_only(host):
     async with host.running():
         entry, hit = await host.get(checksum=sha(DATA))
         assert not hit
@@ -28,15 +28,15 @@ async def test_an_image_is_published_read_only_and_found_again(host):
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-async def test_nothing_is_published_that_does_not_match(host, algorithm):
+async def test_publish_checksum_mismatch(host, algorithm):
     async with host.running():
         with pytest.raises(ChecksumMismatchError, match=algorithm):
             await host.get(checksum=sha(b"another", algorithm))
         host.assert_clean()
 
 
-async def test_nothing_is_seen_of_an_image_before_its_digest_matched(host):
-    """Bytes may be read while they come; the name appears at the end."""
+async def test_unverified_image_is_not_listed(host):
+    """Bytes can be read while they arrive; the file and the entry appear at the end."""
     host.source.at_byte, host.source.steps.hang_at = len(DATA) - 1, "byte"
     async with host.running():
         async with host.cache.image(host.source, await host.expect(checksum=sha(DATA))) as image:
@@ -49,7 +49,7 @@ async def test_nothing_is_seen_of_an_image_before_its_digest_matched(host):
         host.assert_clean()
 
 
-async def test_an_unsafe_image_ends_the_download_at_its_header(tmp_path):
+async def test_unsafe_header_ends_download(tmp_path):
     bad = (b"LUKS\xba\xbe\0\x01" + bytes(1000)).ljust(32 * MIB, b"x")
     host = Host(tmp_path, {URL: bad})
     async with host.running():
@@ -60,8 +60,8 @@ async def test_an_unsafe_image_ends_the_download_at_its_header(tmp_path):
         host.assert_clean()
 
 
-async def test_a_sha512_is_enough(host):
-    """The entry is found by it, and by the sha256 nobody gave, and is one."""
+async def test_sha512_only(host):
+    """One entry is found by sha512 and also by sha256, which was not given."""
     async with host.running():
         entry, _ = await host.get(checksum=sha(DATA, "sha512"))
         assert entry.sha256 == sha(DATA).hex
@@ -70,7 +70,7 @@ async def test_a_sha512_is_enough(host):
         assert host.downloads == 1
 
 
-async def test_a_sha512_is_learnt_of_an_image_that_is_there(host):
+async def test_sha512_is_added_to_entry(host):
     async with host.running():
         await host.get(checksum=sha(DATA))
         entry, hit = await host.get(checksum=sha(DATA, "sha512"))
@@ -80,7 +80,7 @@ async def test_a_sha512_is_learnt_of_an_image_that_is_there(host):
         host.assert_clean([entry.file_name])
 
 
-async def test_without_a_checksum_the_version_tells(host):
+async def test_version_without_checksum(host):
     async with host.running():
         first, _ = await host.get()
         again, hit = await host.get()
@@ -94,7 +94,7 @@ async def test_without_a_checksum_the_version_tells(host):
         assert (await host.get())[1]
 
 
-async def test_without_checksum_and_version_it_is_fetched_each_time(tmp_path):
+async def test_neither_checksum_nor_version(tmp_path):
     host = Host(tmp_path, {URL: FakeImage(DATA, version=None)})
     async with host.running():
         entry, _ = await host.get()
@@ -105,7 +105,7 @@ async def test_without_checksum_and_version_it_is_fetched_each_time(tmp_path):
 
 
 @pytest.mark.parametrize("size", [None, 1, len(DATA) - 1, len(DATA) + 1])
-async def test_sizes_that_are_unknown_or_lie(tmp_path, size):
+async def test_size_unknown_or_wrong(tmp_path, size):
     host = Host(tmp_path, {URL: FakeImage(DATA, size=size)})
     async with host.running():
         if size is None:
@@ -118,8 +118,8 @@ async def test_sizes_that_are_unknown_or_lie(tmp_path, size):
 
 
 @pytest.mark.parametrize("honest", [True, False])
-async def test_an_image_whose_early_part_was_another_s_is_not_published(tmp_path, monkeypatch, honest):
-    """A server that has one table for the converter and another one for the digest."""
+async def test_read_ahead_part_differs(tmp_path, monkeypatch, honest):
+    """A dishonest server sends one table to the converter and another in the whole image."""
     monkeypatch.setattr("provisioner.download.read_ahead.NEAR", 0)
     halfway, read = trio.Event(), trio.Event()
 
@@ -150,6 +150,6 @@ async def test_an_image_whose_early_part_was_another_s_is_not_published(tmp_path
             if honest:
                 assert (await image.verified()).sha256 == sha(DATA).hex
             else:
-                with pytest.raises(RemoteChangedError, match="other bytes"):
+                with pytest.raises(RemoteChangedError, match="different bytes"):
                     await image.verified()
         assert len(host.files()) == honest

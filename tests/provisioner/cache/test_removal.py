@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC240 - small files of a test
-"""An image that cannot be removed stays listed and counted, and the caller gets an error."""
+"""Removal: an image that cannot be removed stays listed and counted, and the caller gets an error."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from provisioner.contracts.testing import FakeImage
 from tests.provisioner.cache.host import DATA, URL, Host, append_only, immutable, many, sha
 
 
-async def test_remove_a_file_that_stays(host):
+async def test_remove_append_only_folder(host):
     async with host.running() as cache:
         entry, _ = await host.get(checksum=sha(DATA))
         with append_only(host.folder):
@@ -31,7 +31,7 @@ async def test_remove_a_file_that_stays(host):
         host.assert_clean()
 
 
-async def test_remove_with_a_broken_disk(host, monkeypatch):
+async def test_remove_io_error(host, monkeypatch):
     unlink = os.unlink
 
     def broken(path, **more):
@@ -49,7 +49,7 @@ async def test_remove_with_a_broken_disk(host, monkeypatch):
         assert [found.sha256 for found in cache.entries()] == [entry.sha256]
 
 
-async def test_prune_with_a_file_that_stays(tmp_path):
+async def test_prune_immutable_file(tmp_path):
     host = Host(tmp_path, many(3))
     async with host.running() as cache:
         entries = [(await host.get(url))[0] for url in host.source.images]
@@ -61,8 +61,8 @@ async def test_prune_with_a_file_that_stays(tmp_path):
         host.assert_clean()
 
 
-async def test_evict_with_a_file_that_stays(tmp_path):
-    """The next one makes room instead; only what went counts."""
+async def test_evict_immutable_file(tmp_path):
+    """The next image is evicted instead; only removed ones are counted."""
     evicted = []
     host = Host(tmp_path, many(4), max_size=ByteSize(300_000))
     a, b, c, d = host.source.images
@@ -76,7 +76,7 @@ async def test_evict_with_a_file_that_stays(tmp_path):
         assert cache.total_bytes == 300_000
 
 
-async def test_no_room_if_nothing_can_be_removed(tmp_path):
+async def test_evict_nothing_removable(tmp_path):
     host = Host(tmp_path, many(2), max_size=ByteSize(150_000))
     a, b = host.source.images
     async with host.running() as cache:
@@ -88,8 +88,8 @@ async def test_no_room_if_nothing_can_be_removed(tmp_path):
         assert [entry.url for entry in cache.entries()] == [b]
 
 
-async def test_a_damaged_file_that_stays_is_not_used(host):
-    """It is listed and counted, and the next download takes its place."""
+async def test_damaged_file_cannot_be_removed(host):
+    """It is not used but listed and counted, and the next download replaces it."""
     async with host.running() as cache:
         entry, _ = await host.get(checksum=sha(DATA))
         path = Path(cache.path(entry))
@@ -106,7 +106,7 @@ async def test_a_damaged_file_that_stays_is_not_used(host):
 
 
 def rot(path):
-    """Other bytes, same size and times."""
+    """Change the file's bytes but not its size and times."""
     status = path.stat()
     path.chmod(0o644)
     with path.open("r+b") as file:
@@ -115,8 +115,8 @@ def rot(path):
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-async def test_an_index_that_cannot_be_written(host):
-    """The file is gone, so the entry is; its row goes with the next change, or at the next start."""
+async def test_remove_index_not_writable(host):
+    """The file and the entry are gone; the row is deleted with the next change or at the next start."""
     async with host.running() as cache:
         entry, _ = await host.get(checksum=sha(DATA))
         index = cache._files.index
@@ -129,14 +129,14 @@ async def test_an_index_that_cannot_be_written(host):
         await cache.remove(entry.digest)
         host.assert_clean()
         index.remove = remove
-        _, hit = await host.get(checksum=sha(DATA))  # must not be forgotten with the next change
+        _, hit = await host.get(checksum=sha(DATA))  # the next change must not delete its row
         assert not hit
         await cache.prune()
         assert index.load()[0] == {}
         host.assert_clean()
 
 
-async def test_urls_and_users_go_with_their_images(tmp_path):
+async def test_prune_drops_urls_and_users(tmp_path):
     host = Host(tmp_path, many(5))
     async with host.running() as cache:
         for url in host.source.images:
@@ -148,8 +148,8 @@ async def test_urls_and_users_go_with_their_images(tmp_path):
         assert cache._catalog._urls_of == {}
 
 
-async def test_a_url_that_leads_to_another_image(host):
-    """Only its own entry takes the url along."""
+async def test_remove_url_of_newer_image(host):
+    """Removing the old entry keeps the url; removing the current one drops it."""
     async with host.running() as cache:
         first, _ = await host.get()
         host.source.images[URL] = FakeImage(DATA + b"new", version="2")
@@ -160,8 +160,8 @@ async def test_a_url_that_leads_to_another_image(host):
         assert cache._catalog.known_urls == 0
 
 
-async def test_many_verifies_leave_the_shared_threads_alone(host):
-    """48 at once: two run, a few wait, the others are refused, and short work never waits for any of them."""
+async def test_many_verifications(host):
+    """Of 48 at once, two run, 16 wait and the others are rejected; short work never waits for them."""
     gate, started, results = threading.Event(), threading.Semaphore(0), []
 
     def sums_of(entry, check):
@@ -177,7 +177,7 @@ async def test_many_verifies_leave_the_shared_threads_alone(host):
             try:
                 results.append((await cache.verify(entry.digest))[1])
             except TooManyRequestsError:
-                results.append("refused")
+                results.append("rejected")
 
         async with trio.open_nursery() as nursery:
             for _ in range(48):
@@ -190,12 +190,12 @@ async def test_many_verifies_leave_the_shared_threads_alone(host):
             gate.set()
         served = module.VERIFY_THREADS + module.VERIFY_QUEUE
         assert results.count(True) == served
-        assert results.count("refused") == 48 - served
+        assert results.count("rejected") == 48 - served
         assert not cache._catalog.users[entry.sha256]
 
 
-async def test_remains_make_room_first(tmp_path):
-    """An unfinished download of a version the server has no more: counted, and gone before an image is evicted."""
+async def test_evict_partial_downloads_first(tmp_path):
+    """A left-over partial download counts as used space and is removed before an image is evicted."""
     host = Host(tmp_path, many(2), max_size=ByteSize(250_000))
     a, b = host.source.images
     async with host.running() as cache:
@@ -210,7 +210,7 @@ async def test_remains_make_room_first(tmp_path):
         assert cache.total_bytes == 200_000
 
 
-async def test_prune_takes_remains_along(host):
+async def test_prune_partial_downloads(host):
     async with host.running() as cache:
         left = host.folder / ".lvp" / "partial" / f"{'0' * 16}-{'1' * 16}-{'2' * 32}.{cache._files.partials._boot}.abcd"
         left.write_bytes(bytes(1000))

@@ -1,4 +1,4 @@
-"""What is evicted, and what never is."""
+"""Eviction: which images are evicted, and when there is no room."""
 
 import os
 
@@ -12,7 +12,7 @@ from provisioner.contracts.testing import FakeImage
 from tests.provisioner.cache.host import URL, Host, many, sha
 
 
-async def test_the_least_recently_used_goes_first(tmp_path):
+async def test_evict_least_recently_used(tmp_path):
     host = Host(tmp_path, many(4), max_size=ByteSize(300_000))
     urls = list(host.source.images)
     async with host.running():
@@ -24,7 +24,7 @@ async def test_the_least_recently_used_goes_first(tmp_path):
         host.assert_clean([entry.file_name for entry in host.cache.entries()])
 
 
-async def test_what_is_pinned_or_in_use_stays(tmp_path):
+async def test_keep_pinned_or_in_use(tmp_path):
     host = Host(tmp_path, many(4), max_size=ByteSize(300_000))
     a, b, c, d = host.source.images
     async with host.running() as cache:
@@ -54,19 +54,19 @@ async def test_pins_survive_a_restart(host):
         assert (await host.cache.prune()).entries == []
 
 
-async def test_when_everything_is_in_use_there_is_no_room(tmp_path):
+async def test_no_room_if_all_in_use(tmp_path):
     host = Host(tmp_path, many(2), max_size=ByteSize(150_000))
     a, b = host.source.images
     async with host.running():
         async with host.using(a):
-            with pytest.raises(CacheFullError, match="no room for 100000 bytes"):
+            with pytest.raises(CacheFullError, match=r"no room for 0\.1 MiB"):
                 await host.get(b)
             assert host.downloads == 1
         await host.get(b)
 
 
-async def test_room_counts_what_is_still_coming(tmp_path):
-    """Two downloads that fit one by one and not together: the second is refused before a byte of it comes."""
+async def test_room_counts_downloads(tmp_path):
+    """Two downloads fit alone but not together: the second one is rejected before it starts."""
     host = Host(tmp_path, many(2), max_size=ByteSize(150_000))
     a, b = host.source.images
     host.source.at_byte, host.source.steps.hang_at = 50_000, "byte"
@@ -82,14 +82,14 @@ async def test_min_free_is_kept(tmp_path):
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     host = Host(tmp_path, min_free=ByteSize(free * 2))
     async with host.running():
-        with pytest.raises(CacheFullError, match="min_free keeps"):
+        with pytest.raises(CacheFullError, match="min_free is"):
             await host.get()
         host.assert_clean()
 
 
 @pytest.mark.parametrize("size", [None, 800_000])
-async def test_a_body_over_the_limit(tmp_path, size):
-    """Refused at once where the server says so; else ended where the room does."""
+async def test_image_over_the_limit(tmp_path, size):
+    """It is rejected at once if the server announces its size, and otherwise stopped at the limit."""
     host = Host(tmp_path, {URL: FakeImage(b"x" * 800_000, size=size)}, max_size=ByteSize(400_000))
     async with host.running():
         with pytest.raises(CacheFullError):
@@ -98,15 +98,15 @@ async def test_a_body_over_the_limit(tmp_path, size):
         host.assert_clean()
 
 
-async def test_an_image_of_unknown_size_makes_room_as_it_grows(tmp_path, monkeypatch):
-    """Old entries go while it comes, no more of them than it needs."""
+async def test_unknown_size_evicts_gradually(tmp_path, monkeypatch):
+    """Old entries are evicted as the image grows, and no more than necessary."""
     images = {**many(8), URL: FakeImage(b"x" * 350_000, size=None)}
     host = Host(tmp_path, images, max_size=ByteSize(800_000))
     host.source.chunk_size = 10_000
     monkeypatch.setattr("provisioner.download.growing_file.WAKE_STEP", 1)
     give = host.source.pass_by
 
-    async def slowly(url, start, stop):  # slower than room can be made
+    async def slowly(url, start, stop):  # slower than the eviction
         while url == URL and next(iter(host.cache._downloads._by_key.values())).growing_file.limit < stop + 40_000:
             await trio.lowlevel.checkpoint()
         await give(url, start, stop)
@@ -123,7 +123,7 @@ async def test_an_image_of_unknown_size_makes_room_as_it_grows(tmp_path, monkeyp
 
 
 async def test_ten_thousand_entries(tmp_path):
-    """They are listed, found and evicted."""
+    """Listing, lookup and eviction work with many entries."""
     host = Host(tmp_path, {URL: b"x" * 100}, max_size=ByteSize(1_000_000))
     async with host.running() as cache:
         cache._catalog._entries = {

@@ -1,4 +1,4 @@
-"""One download for all who want the image, whoever leaves."""
+"""Downloads shared by several jobs, some of which leave early."""
 
 import threading
 
@@ -17,7 +17,7 @@ async def wait_for_users(cache, count):
 
 @pytest.mark.parametrize("leaving", [(), (0,), (1,), (0, 1)], ids=["nobody", "first", "second", "both"])
 async def test_two_jobs_share_a_download(host, leaving):
-    """It goes on as long as one of them is there; when both have left, it ends and its file is gone."""
+    """The download continues while one job uses it; when both have left, it ends and its file is removed."""
     host.source.at_byte, host.source.steps.hang_at = len(DATA) // 2, "byte"
     scopes, got = [trio.CancelScope(), trio.CancelScope()], []
 
@@ -42,7 +42,7 @@ async def test_two_jobs_share_a_download(host, leaving):
         host.assert_clean()
 
 
-async def test_two_jobs_share_a_download_to_its_end(host):
+async def test_ten_jobs_share_a_download(host):
     async with host.running():
         async with trio.open_nursery() as nursery:
             for _ in range(10):
@@ -51,8 +51,8 @@ async def test_two_jobs_share_a_download_to_its_end(host):
         assert host.source.bytes_given == len(DATA)
 
 
-async def test_the_first_leaves_and_the_second_has_it(tmp_path):
-    """The download is nobody's own: it survives the job that began it."""
+async def test_first_job_leaves(tmp_path):
+    """The download survives the job that started it."""
     host, gate = Host(tmp_path), trio.Event()
     give = host.source.pass_by
 
@@ -85,8 +85,8 @@ async def test_the_first_leaves_and_the_second_has_it(tmp_path):
         host.assert_clean([got[0][0].file_name])
 
 
-async def test_boarding_while_the_last_one_leaves(host):
-    """The newcomer gets a download of its own rather than the one that is being given up."""
+async def test_join_while_last_user_leaves(host):
+    """The newcomer gets a new download instead of the one that is being cancelled."""
     host.source.at_byte, host.source.steps.hang_at = len(DATA) // 2, "byte"
     scope, got = trio.CancelScope(), []
 
@@ -108,8 +108,8 @@ async def test_boarding_while_the_last_one_leaves(host):
         host.assert_clean([got[0][0].file_name])
 
 
-async def test_a_checksum_does_not_tie_one_job_to_another_s_server(tmp_path):
-    """Same digest, other url: the one that hangs or lies is not everybody's."""
+async def test_same_checksum_other_url(tmp_path):
+    """The downloads are separate, so a server that hangs or lies affects only its own jobs."""
     other = f"{SITE}/mirror/disk.raw"
     host = Host(tmp_path, {URL: b"a lie", other: DATA})
     async with host.running():
@@ -127,8 +127,8 @@ async def test_a_checksum_does_not_tie_one_job_to_another_s_server(tmp_path):
         assert sorted(results) == sorted(["mismatch", sha(DATA).hex])
 
 
-async def test_many_downloads_at_once_do_not_starve_each_other(tmp_path):
-    """More of them than trio has threads: those that hash must not keep out those that write."""
+async def test_sixty_downloads_at_once(tmp_path):
+    """More downloads than trio's default thread limit: hashing threads must not starve the writing ones."""
     images = {f"{SITE}/{number}.raw": DATA[number:] for number in range(60)}
     host, give = Host(tmp_path, images), None
 
@@ -145,7 +145,7 @@ async def test_many_downloads_at_once_do_not_starve_each_other(tmp_path):
         assert len(host.cache.entries()) == 60
 
 
-async def test_a_failed_download_fails_all_its_jobs_and_is_tried_again_by_the_next(host):
+async def test_failed_download_fails_all_its_jobs(host):
     host.source.at_byte, host.source.steps.fail_at = 100_000, {"byte": RemoteUnavailableError("gone")}
     failed = []
 
@@ -166,7 +166,7 @@ async def test_a_failed_download_fails_all_its_jobs_and_is_tried_again_by_the_ne
 
 
 async def test_files_are_opened_in_threads(host, monkeypatch):
-    """A folder that hangs must not stop the loop; several jobs of one image still share one download."""
+    """A folder that hangs does not block the loop; jobs for one image still share one download."""
     loop, opened = threading.get_ident(), []
     real = Partials.open
 

@@ -1,4 +1,4 @@
-"""A real HTTP server that replays the examples of api.yaml, and the command line run against it."""
+"""Fixtures: a real HTTP server that replays the examples of api.yaml, and the command line run against it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @dataclass
 class Replay:
-    """Answers in the order given; the last one goes on for ever."""
+    """Answers in the given order; the last answer is repeated for ever."""
 
     requests: list[Request] = field(default_factory=list)
     answers: dict[tuple[str, str], deque] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Replay:
         return f"{'https' if self.tls else 'http'}://localhost:{self.port}"
 
     def on(self, method, path, *answers, status=200):
-        """Answers: an example's name, an object, raw bytes, None for a lost connection; or a status and one of them."""
+        """Set answers: an example's name, an object, bytes, None for a lost connection; or a status and one of them."""
         pairs = [answer if isinstance(answer, tuple) else (status, answer) for answer in answers]
         self.answers[method, path] = deque(
             (code, EXAMPLES[answer] if isinstance(answer, str) else answer) for code, answer in pairs
@@ -86,11 +86,11 @@ class Replay:
         self._server.daemon_threads = False
         self._server.replay = self
         if self.tls:
-            # The handshake comes with the first read, in the connection's own thread.
+            # The handshake happens at the first read, in the connection's own thread.
             self._server.socket = self.tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
-        self._server.handle_error = lambda *args: None  # refused handshakes are what some tests want
+        self._server.handle_error = lambda *args: None  # some tests cause failing handshakes
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         return self
@@ -104,7 +104,7 @@ class Replay:
 
 @pytest.fixture(scope="session")
 def examples():
-    """The values of api.yaml's examples by name."""
+    """Return the values of api.yaml's examples by name."""
     return EXAMPLES
 
 
@@ -116,7 +116,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A home directory of the test's own and no settings in the environment."""
+    """Set an empty home directory and remove settings from the environment."""
     for name in ("LVP_URL", "LVP_TOKEN", "LVP_TOKEN_FILE", "LVP_CA", "LVP_CERT", "LVP_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -135,7 +135,7 @@ def server():
 
 @pytest.fixture
 def run(home, capsys):
-    """Run the command line in this process."""
+    """Return a function that runs the command line in this process."""
 
     def run(*args):
         with pytest.raises(SystemExit) as ended:
@@ -148,7 +148,7 @@ def run(home, capsys):
 
 @pytest.fixture
 def lvp(run, server, monkeypatch):
-    """Run the command line against the server."""
+    """Return a function that runs the command line against the server."""
     monkeypatch.setenv("LVP_URL", server.url)
     monkeypatch.setenv("LVP_TOKEN", "s3cret")
     return run

@@ -1,4 +1,4 @@
-"""Standard output or a disk that cannot be written: one sentence and a status for every command, never a traceback."""
+"""Tests of unwritable output or disks: every command prints one sentence and returns a status, without a traceback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMMANDS = [
 
 @pytest.fixture
 def environment(home, server, monkeypatch):
-    monkeypatch.chdir(home)  # relative files are the test's own: as root, the default ones are the host's
+    monkeypatch.chdir(home)  # for relative files; as root, the default ones would be the host's
     server.on("GET", "/api/v1/jobs", "JobListPage")
     server.on("GET", "/api/v1/volumes", "VolumePage")
     server.on("GET", "/api/v1/cache/images", "CachedImagePage")
@@ -47,14 +47,14 @@ def one_sentence(done, words):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_full_disk_behind_the_output(command, environment):
+def test_output_to_full_disk(command, environment):
     with FULL_DEVICE.open("w") as full:
         one_sentence(end(command, environment, full), "No space left on device")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", [["--help"], ["job", "list"]], ids=" ".join)
-def test_reader_that_is_gone(command, environment, unbuffered):
+def test_output_to_closed_pipe(command, environment, unbuffered):
     environment = {**environment, "PYTHONUNBUFFERED": unbuffered}
     reader, writer = os.pipe()
     os.close(reader)
@@ -65,7 +65,7 @@ def test_reader_that_is_gone(command, environment, unbuffered):
         os.close(writer)
 
 
-def test_completion_into_a_full_disk(environment):
+def test_completion_to_full_disk(environment):
     completing = {**environment, "_LVP_COMPLETE": "bash_source"}
     with FULL_DEVICE.open("w") as full:
         code = "import sys; sys.argv[0] = 'lvp'; from provisioner.cli import main; main()"
@@ -76,14 +76,14 @@ def test_completion_into_a_full_disk(environment):
 
 
 @pytest.mark.parametrize("command", [["--no-such-option"], ["config", "check", "/none"]], ids=" ".join)
-def test_error_that_cannot_be_shown(command, environment):
-    """The exit status is what is left, and it is the right one."""
+def test_error_to_full_disk(command, environment):
+    """The exit status is still correct."""
     with FULL_DEVICE.open("w") as full:
         done = end(command, environment, full, full)
     assert done.returncode == (2 if command[0].startswith("--") else 1)
 
 
-def test_token_that_could_not_be_shown_is_revoked(environment):
+def test_token_create_to_full_disk(environment):
     with FULL_DEVICE.open("w") as full:
         end(["token", "create", "ci", "--token-file", "tokens.json"], environment, full)
     listed = end(["token", "list", "--token-file", "tokens.json"], environment, subprocess.PIPE)

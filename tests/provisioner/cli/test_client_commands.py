@@ -1,4 +1,4 @@
-"""Client commands against the contract's examples: what they send, print and end with."""
+"""Tests of the client commands with the examples of api.yaml: requests, output and exit status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKSUM = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00
 SUBMIT = ("job", "submit", "https://images.example.com/ubuntu-24.04.qcow2", "web-01", "20")
 
 
-def test_submit_prints_the_id_alone(lvp, server, examples):
+def test_submit_prints_only_the_id(lvp, server, examples):
     server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)
     assert lvp(*SUBMIT) == (0, JOB_ID + "\n", "")
     (request,) = server.requests
@@ -42,7 +42,7 @@ def test_submit_sends_every_option(lvp, server, examples):
     assert server.requests[0].headers["idempotency-key"] == "k-1"
 
 
-def test_submit_whose_answer_was_lost_is_repeated_as_the_same(lvp, server, monkeypatch):
+def test_submit_repeats_lost_request(lvp, server, monkeypatch):
     monkeypatch.setattr("provisioner.cli.client.REPEAT_PAUSES", (0, 0))
     server.on("POST", "/api/v1/jobs", None, (202, "JobAccepted"))
     assert lvp(*SUBMIT).status == 0
@@ -53,7 +53,7 @@ def test_submit_whose_answer_was_lost_is_repeated_as_the_same(lvp, server, monke
 @pytest.mark.parametrize(
     ("end", "status"), [("JobCompleted", 0), ("JobFailed", 1), ("JobCancelled", 3)], ids=["done", "failed", "cancelled"]
 )
-def test_wait_ends_with_the_jobs_end(lvp, server, end, status, examples):
+def test_submit_wait(lvp, server, end, status, examples):
     server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)
     server.on("GET", JOB_PATH, "JobPending", "JobRunning", end)
     ended = lvp(*SUBMIT, "--wait")
@@ -67,14 +67,14 @@ def test_wait_ends_with_the_jobs_end(lvp, server, end, status, examples):
     assert len(ended.err.splitlines()) == (status != 0)
 
 
-def test_completed_job_says_where_the_volume_is(lvp, server):
+def test_watch_completed_job(lvp, server):
     server.on("GET", JOB_PATH, "JobCompleted")
     assert lvp("job", "watch", JOB_ID).out == (
         "completed: volume web-01 on fast, 20 GiB, is /dev/vg0/web-01 (copy, image downloaded)\n"
     )
 
 
-def test_watch_as_json_prints_each_change_once(lvp, server, examples):
+def test_watch_json_prints_each_change_once(lvp, server, examples):
     server.on("GET", JOB_PATH, "JobRunning", "JobRunning", "JobCompleted")
     ended = lvp("job", "watch", JOB_ID, "--json")
     assert [json.loads(line) for line in ended.out.splitlines()] == [examples["JobRunning"], examples["JobCompleted"]]
@@ -99,8 +99,8 @@ def test_watch_as_json_prints_each_change_once(lvp, server, examples):
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
-def test_json_is_the_api_s_own_object(lvp, server, args, method, path, example, status, examples):
-    """And without --json the command prints something else, and succeeds."""
+def test_json_option(lvp, server, args, method, path, example, status, examples):
+    """With --json, commands print the API's object; without it, they print text."""
     server.on(method, path, example, status=status)
     assert lvp(*args, "--json") == (0, json.dumps(examples[example]) + "\n", "") or args[1] == "list"
     plain = lvp(*args)
@@ -109,7 +109,7 @@ def test_json_is_the_api_s_own_object(lvp, server, args, method, path, example, 
     assert not plain.out.startswith("{")
 
 
-def test_lists_say_that_they_go_on(lvp, server):
+def test_list_hints_at_next_page(lvp, server):
     server.on("GET", "/api/v1/jobs", "JobListPage")
     ended = lvp("job", "list", "--status", "running", "--volume", "web-01", "--limit", "1", "--offset", "0")
     assert server.requests[0].path == "/api/v1/jobs?status=running&volume_name=web-01&offset=0&limit=1"
@@ -124,39 +124,39 @@ def test_lists_say_that_they_go_on(lvp, server):
     ("example", "code", "status"),
     [("InvalidField", 400, 4), ("VolumeBusy", 409, 4), ("InternalError", 500, 5)],
 )
-def test_errors_of_the_api_are_its_message(lvp, server, example, code, status, examples):
+def test_api_error_message(lvp, server, example, code, status, examples):
     server.on("POST", "/api/v1/jobs", example, status=code)
     assert lvp(*SUBMIT) == (status, "", f"Error: {examples[example]['message']}\n")
 
 
-def test_cancel_of_an_ended_job_is_refused(lvp, server):
+def test_cancel_ended_job(lvp, server):
     server.on("POST", JOB_PATH + "/cancel", "CancelTooLate", status=400)
     assert lvp("job", "cancel", JOB_ID) == (4, "", "Error: cannot cancel job in 'completed' status\n")
 
 
-def test_health_tells_what_will_need_somebody(lvp, server):
+def test_health_prints_warnings(lvp, server):
     server.on("GET", "/health", "HealthWarning")
     assert lvp("health").out.splitlines()[1:] == ["warning: the server's certificate expires on 2024-01-20, in 5 days"]
 
 
-def test_something_else_that_answers_is_named(lvp, server):
+def test_health_of_other_server(lvp, server):
     server.on("GET", "/health", b"<html>It works!</html>")
     ended = lvp("health")
     assert ended.status == 4
     assert ended.err == f"Error: {server.url} does not answer like a libvirt-volume-provisioner (HTTP status 200)\n"
 
 
-def test_server_that_is_not_there(lvp, server):
+def test_health_of_unreachable_server(lvp, server):
     server.stop()
     assert lvp("health").status == 5
 
 
-def test_names_never_become_further_path_segments(lvp, server):
+def test_remove_quotes_name_in_path(lvp, server):
     lvp("volume", "remove", "fast", "../jobs?x#y")
     assert server.requests[0].path == "/api/v1/volumes/fast/..%2Fjobs%3Fx%23y"
 
 
-def test_text_of_a_server_cannot_drive_the_terminal(lvp, server, examples):
+def test_output_has_no_control_characters(lvp, server, examples):
     server.on("GET", JOB_PATH, {**examples["JobFailed"], "error": "bad\x1b[2Jthing\nsecond"})
     for command in ("show", "watch"):
         ended = lvp("job", command, JOB_ID)
@@ -168,7 +168,7 @@ def test_text_of_a_server_cannot_drive_the_terminal(lvp, server, examples):
     "args",
     [["job", "show", "not-an-id"], ["job", "submit", "u", "n", "0"], ["job", "list", "--status", "odd"], ["jbo"]],
 )
-def test_wrong_usage_never_reaches_the_server(lvp, server, args):
+def test_wrong_usage_sends_no_request(lvp, server, args):
     ended = lvp(*args)
     assert (ended.status, server.requests) == (2, [])
     assert ended.err.startswith("Usage:")
@@ -180,7 +180,7 @@ def process(server, *args, **options):
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, **options)
 
 
-def test_ctrl_c_says_that_the_job_goes_on(home, server):
+def test_watch_interrupted(home, server):
     server.on("GET", JOB_PATH, "JobRunning")
     with process(server, "job", "watch", JOB_ID, stdout=subprocess.PIPE) as child:
         assert child.stdout.readline().startswith("downloading 42 %")
@@ -191,7 +191,7 @@ def test_ctrl_c_says_that_the_job_goes_on(home, server):
     assert f"lvp job cancel {JOB_ID}" in err
 
 
-def test_terminal_gets_a_bar_that_gives_way_to_the_outcome(home, server):
+def test_watch_on_terminal(home, server):
     server.on("GET", JOB_PATH, *["JobRunning"] * 4, "JobCompleted")
     ours, theirs = os.openpty()
     with process(server, "job", "watch", JOB_ID, stdout=theirs) as child, os.fdopen(ours, "rb", buffering=0) as screen:
@@ -203,19 +203,19 @@ def test_terminal_gets_a_bar_that_gives_way_to_the_outcome(home, server):
         assert child.stderr.read() == ""
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
     assert re.search(r"downloading +[━╸╺]+ +42 % +252 MiB of 600 MiB +29 s left", shown)
-    assert "  0 %" not in shown  # what it shows is always what the server said
+    assert "  0 %" not in shown  # the bar never shows a value that the server did not send
     assert shown.splitlines()[-1].startswith("completed: volume web-01")
 
 
 def read_terminal(screen):
     try:
         return screen.read(4096)
-    except OSError:  # Linux says EIO when the other side has gone
+    except OSError:  # Linux returns EIO when the other side is closed
         return b""
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_reader_that_leaves_early_is_no_error(home, server, examples, monkeypatch, unbuffered):
+def test_list_to_reader_that_stops_early(home, server, examples, monkeypatch, unbuffered):
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     server.on("GET", "/api/v1/jobs", {"jobs": [examples["JobRunning"]] * 5000, "count": 5000, "offset": 0})
     with process(server, "job", "list", stdout=subprocess.PIPE) as child:
@@ -225,8 +225,8 @@ def test_reader_that_leaves_early_is_no_error(home, server, examples, monkeypatc
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_volume_list_without_a_target(lvp, server, examples, flags):
-    """What there is is shown, what is missing is named, and a script hears of it."""
+def test_volume_list_with_unavailable_target(lvp, server, examples, flags):
+    """Other volumes are shown, the missing target is named, and the exit status tells a script."""
     page = {**examples["VolumePage"], "unavailable": {"slow": "target 'slow': no answer for 12 s"}}
     server.on("GET", "/api/v1/volumes", page)
     ended = lvp("volume", "list", *flags)

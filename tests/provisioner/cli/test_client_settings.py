@@ -1,4 +1,4 @@
-"""Which server and which credential: precedence, faults, TLS."""
+"""Tests of the client's settings, server and credentials: precedence, errors, TLS."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ def file(home):
     return home / "config" / "lvp.toml"
 
 
-def test_flag_wins_over_environment_wins_over_file(file):
+def test_resolve_precedence(file):
     file.write_text('url = "https://file:1"\ntoken = "file"\nca = "file.pem"\n')
     environ = {"LVP_URL": "https://environment:1", "LVP_TOKEN": "environment"}
     found = resolve({"url": "https://flag:1"}, environ, file)
     assert (found.url, found.token, str(found.ca)) == ("https://flag:1", "environment", "file.pem")
 
 
-def test_token_file_by_flag_wins_over_token_in_environment(file, home):
+def test_resolve_token_file_flag_wins(file, home):
     (home / "token").write_text("from-file\n")
     assert resolve({"token_file": "~/token"}, {"LVP_TOKEN": "environment"}, file).token == "from-file"
 
 
-def test_certificate_and_key_come_from_one_place(file):
+def test_resolve_certificate_with_its_key(file):
     found = resolve({"cert": "flag.pem"}, {"LVP_CERT": "env.pem", "LVP_KEY": "env.key"}, file)
     assert (str(found.cert), found.key) == ("flag.pem", None)
 
 
-def test_defaults(file):
+def test_resolve_defaults(file):
     assert resolve({}, {}, file) == ClientSettings("http://127.0.0.1:8080")
 
 
-def test_token_that_serve_left_is_used_for_this_machine_only(file, home, monkeypatch):
+def test_resolve_token_of_local_server(file, home, monkeypatch):
     monkeypatch.setattr("provisioner.cli.paths.data_dir", lambda: home)
     (home / "client-token").write_text("own\n")
     assert resolve({}, {}, file).token == "own"
@@ -46,7 +46,7 @@ def test_token_that_serve_left_is_used_for_this_machine_only(file, home, monkeyp
 
 
 @pytest.mark.parametrize("url", ["https://h:1", "https://h:1/", "https://h:1/api/v1", "https://h:1/api/v1/"])
-def test_base_address_is_understood_in_any_form(file, url):
+def test_resolve_url_forms(file, url):
     assert resolve({"url": url}, {}, file).url == "https://h:1"
 
 
@@ -64,7 +64,7 @@ def test_base_address_is_understood_in_any_form(file, url):
         ('key = "k.pem"', "needs its certificate"),
     ],
 )
-def test_faults_are_one_clear_error(file, run, text, words):
+def test_invalid_settings_file(file, run, text, words):
     file.write_text(text)
     ended = run("job", "list")
     assert ended.status == 2
@@ -72,13 +72,13 @@ def test_faults_are_one_clear_error(file, run, text, words):
     assert ended.err.count("\n") == 1
 
 
-def test_token_file_must_hold_a_token(file, home):
+def test_resolve_invalid_token_file(file, home):
     (home / "token").write_text("two words\n")
     with pytest.raises(CliError, match="one token and nothing else"):
         resolve({"token_file": str(home / "token")}, {}, file)
 
 
-def test_plain_http_with_a_token_is_warned_of():
+def test_exposes_token_over_plain_http():
     assert ClientSettings("http://kvm-7:8080", token="x").exposes_token
     assert not ClientSettings("http://127.0.0.1:8080", token="x").exposes_token
     assert not ClientSettings("https://kvm-7:8080", token="x").exposes_token
@@ -91,7 +91,7 @@ def authority():
 
 @pytest.fixture
 def tls_server(server, authority):
-    """Asks for a client certificate of the authority."""
+    """Run the server with TLS and require a client certificate of the CA."""
     server.stop()
     server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.tls.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -110,7 +110,7 @@ def test_mutual_tls(tls_server, authority, run, home):
     assert ended == (0, "healthy, version 1.0.0, up 2h30m45s\n", "")
 
 
-def test_server_nobody_vouches_for_is_not_trusted(tls_server, run):
+def test_server_with_unknown_ca(tls_server, run):
     ended = run("health", "--url", tls_server.url)
     assert ended.status == 5
     assert "is not trusted" in ended.err
@@ -119,7 +119,7 @@ def test_server_nobody_vouches_for_is_not_trusted(tls_server, run):
     assert tls_server.requests == []
 
 
-def test_server_that_wants_a_certificate_says_so_in_one_line(tls_server, authority, run, home):
+def test_missing_client_certificate(tls_server, authority, run, home):
     authority.cert_pem.write_to_path(home / "ca.pem")
     ended = run("health", "--url", tls_server.url, "--ca", home / "ca.pem")
     assert ended.status == 5

@@ -1,4 +1,4 @@
-"""docs/cli.md knows every command and option, and no others; every help page has an example; starting is quick."""
+"""Tests that docs/cli.md lists exactly the commands and options, that help has examples, and that imports are lazy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COMMANDS = dict(commands(cli, ["lvp"]))
 
 
 def heading(name, command):
-    """``lvp job show ID``, as the command's own usage line has it."""
+    """Return the command with its arguments, such as ``lvp job show ID``."""
     context = click.Context(command)
     metavars = [p.make_metavar(context) for p in command.params if isinstance(p, click.Argument)]
     return " ".join([name, *metavars])
@@ -45,13 +45,13 @@ def own_options(command):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_command_and_its_options_are_documented(name):
+def test_command_options_are_documented(name):
     section = SECTIONS[heading(name, COMMANDS[name])]
     documented = set(re.findall(r"`(--[a-z-]+)", section))
     assert documented == own_options(COMMANDS[name])
 
 
-def test_no_command_is_documented_that_is_not_there():
+def test_documented_commands_exist():
     assert SECTIONS.keys() == {heading(name, command) for name, command in COMMANDS.items()}
 
 
@@ -66,7 +66,7 @@ def test_exit_statuses_are_documented():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_has_an_example_of_the_command_itself(name, run):
+def test_help_has_example(name, run):
     ended = run(*name.split()[1:], "--help")
     assert ended.status == 0
     assert f"\n  {name}" in ended.out.split("Example")[1]
@@ -78,14 +78,14 @@ def test_root_help_names_every_command(run):
         assert re.search(rf"^  {name} ", ended.out, re.MULTILINE), name
 
 
-def test_nothing_slow_is_imported_before_a_command_needs_it():
-    """What makes ``lvp --version`` and completion quick: click alone takes 0.1 s on a slow core."""
+def test_slow_modules_are_imported_late():
+    """Keeps ``lvp --version`` and completion fast: click alone takes 0.1 s on a slow core."""
     code = "import sys; from provisioner.cli import app, job, pki, token; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"httpx", "trio", "rich", "msgspec", "pluggy", "ssl", "tomllib", "json", "cryptography"} & set(loaded)
 
 
-def test_completion_knows_the_commands(monkeypatch, capsys):
+def test_completion_of_commands(monkeypatch, capsys):
     monkeypatch.setenv("_LVP_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", "lvp job ca")
     monkeypatch.setenv("COMP_CWORD", "2")

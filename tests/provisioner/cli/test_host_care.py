@@ -1,4 +1,4 @@
-"""``lvp doctor`` and ``lvp recover`` on a real folder of volumes."""
+"""Tests of ``lvp doctor`` and ``lvp recover`` on a real folder of volumes."""
 
 import pytest
 
@@ -20,14 +20,14 @@ def config_file(home):
     return file
 
 
-def test_doctor_says_what_is_wrong_and_how_to_mend_it(run, config_file, home):
+def test_doctor_with_missing_folder(run, config_file, home):
     status, out, err = run("doctor", "--config", str(config_file))
     assert status == 1
     assert f"BAD  {home}/state/disks is not a folder\n       -> create it" in out
     assert "1 problem found" in err
 
 
-def test_doctor_finds_nothing_once_it_is_mended(run, config_file, home):
+def test_doctor_without_problems(run, config_file, home):
     (home / "state" / "disks").mkdir()
     status, out, _ = run("doctor", "--config", str(config_file))
     assert status == 0
@@ -35,7 +35,7 @@ def test_doctor_finds_nothing_once_it_is_mended(run, config_file, home):
     assert "target disks:" in out
 
 
-def test_doctor_sees_a_token_file_others_can_read(run, config_file, home):
+def test_doctor_with_readable_token_file(run, config_file, home):
     (home / "state" / "disks").mkdir()
     tokens = home / "state" / "tokens.json"
     tokens.write_text("{}")
@@ -45,13 +45,13 @@ def test_doctor_sees_a_token_file_others_can_read(run, config_file, home):
     assert f"-> chmod 600 {tokens}" in out
 
 
-def test_doctor_needs_no_config(run, home):
+def test_doctor_without_config(run, home):
     status, out, _ = run("doctor", "--data-dir", str(home / "new"))
     assert status == 0
     assert "will be made at the start" in out
 
 
-def test_recover_removes_a_dead_jobs_staged_volume(run, config_file, home):
+def test_recover_removes_staged_volume(run, config_file, home):
     stage = home / "state" / "disks" / ".lvp" / "stage"
     stage.mkdir(parents=True)
     (stage / "4711.web-01").write_bytes(b"half")
@@ -61,7 +61,7 @@ def test_recover_removes_a_dead_jobs_staged_volume(run, config_file, home):
     assert run("recover", "--config", str(config_file))[1] == "disks: nothing was left behind\n"
 
 
-def test_recover_leaves_another_installation_alone(run, config_file, home):
+def test_recover_spares_other_installation(run, config_file, home):
     stage = home / "state" / "disks" / ".lvp" / "stage"
     stage.mkdir(parents=True)
     (stage / "@ffffffffffff.4711.web-01").write_bytes(b"half")
@@ -72,7 +72,7 @@ def test_recover_leaves_another_installation_alone(run, config_file, home):
     assert list(stage.iterdir()) == []
 
 
-def test_recover_is_refused_while_a_server_runs(run, config_file, home):
+def test_recover_while_daemon_runs(run, config_file, home):
     with state_lock.locked(home / "state"):
         status, _, err = run("recover", "--config", str(config_file))
     assert status == 1
@@ -80,7 +80,7 @@ def test_recover_is_refused_while_a_server_runs(run, config_file, home):
 
 
 @pytest.mark.parametrize("command", ["doctor", "recover"])
-def test_one_configuration_is_meant(run, command):
+def test_config_and_data_dir_together(run, command):
     status, _, err = run(command, "--config", "a", "--data-dir", "b")
     assert status == 2
     assert "not both" in err

@@ -1,4 +1,4 @@
-"""Commands on the host: which configuration is served, checked and shown; tokens; plugins."""
+"""Tests of the commands for the host: serve, config, token and plugins."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def config_file(home):
 
 @pytest.fixture
 def served(monkeypatch):
-    """What the daemon would have been run with."""
+    """Replace the daemon; return the configurations it would have run with."""
     configs = []
     daemon = ModuleType("provisioner.daemon")
     daemon.run = lambda config, read_again=None: configs.append(config) or 7
@@ -45,9 +45,9 @@ def served(monkeypatch):
     return configs
 
 
-def test_serve_without_config_needs_nothing(run, served, home, monkeypatch):
+def test_serve_without_config(run, served, home, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert run("serve") == (7, "", "")  # the daemon's own status
+    assert run("serve") == (7, "", "")  # the daemon's exit status
     (config,) = served
     assert config.state_directory == str(home / "data" / "libvirt-volume-provisioner")
     assert config.server.bind == ["127.0.0.1:8080"]
@@ -55,7 +55,7 @@ def test_serve_without_config_needs_nothing(run, served, home, monkeypatch):
     assert not any("example" in url for url in config.sources["http"]["urls"])
 
 
-def test_serve_hands_its_flags_on(run, served, home):
+def test_serve_flags(run, served, home):
     prefixes = ["https://a.example/", "https://b.example/"]
     flags = [part for prefix in prefixes for part in ("--allow-source", prefix)]
     log = ["--log-format", "json", "--log-level", "debug"]
@@ -68,7 +68,7 @@ def test_serve_hands_its_flags_on(run, served, home):
     assert (config.log.format, config.log.level) == ("json", "debug")
 
 
-def test_serve_with_config_keeps_its_log_unless_told(run, served, config_file):
+def test_serve_with_config_log_options(run, served, config_file):
     run("serve", "--config", config_file)
     run("serve", "--config", config_file, "--log-level", "error")
     assert [(config.log.format, config.log.level) for config in served] == [("json", "info"), ("json", "error")]
@@ -77,13 +77,13 @@ def test_serve_with_config_keeps_its_log_unless_told(run, served, config_file):
 @pytest.mark.parametrize(
     "flag", [["--data-dir", "d"], ["--bind", "a:1"], ["--allow-source", "u"], ["--allow-unverified"]]
 )
-def test_config_excludes_the_embedded_default_s_flags(run, served, config_file, flag):
+def test_serve_config_excludes_other_flags(run, served, config_file, flag):
     ended = run("serve", "--config", config_file, *flag)
     assert (ended.status, served) == (2, [])
     assert flag[0] in ended.err
 
 
-def test_check_names_every_fault_on_a_line(run, config_file):
+def test_check_reports_each_error_on_a_line(run, config_file):
     config_file.write_text(config_file.read_text() + "[jobs]\nmax_concurrent = 0\nmax_quued = 3\n")
     ended = run("config", "check", config_file)
     assert ended.status == 1
@@ -91,19 +91,19 @@ def test_check_names_every_fault_on_a_line(run, config_file):
     assert "jobs.max_quued: unknown key; did you mean 'max_queued'?" in ended.err
 
 
-def test_check_of_a_file_that_is_not_there(run, home):
+def test_check_missing_file(run, home):
     ended = run("config", "check", home / "none.toml")
     assert ended == (1, "", f"Error: {home / 'none.toml'}: cannot be read: No such file or directory\n")
 
 
-def test_check_asks_the_plugins(run, config_file):
+def test_check_unknown_plugin(run, config_file):
     config_file.write_text(config_file.read_text().replace('plugin = "file"', 'plugin = "flie"'))
     ended = run("config", "check", config_file)
     assert ended.status == 1
     assert "targets.disks.plugin: no installed plugin provides 'flie'" in ended.err
 
 
-def test_show_can_be_read_again(run, config_file):
+def test_show_output_is_valid_config(run, config_file):
     shown = run("config", "show", config_file)
     assert shown.status == 0
     assert tomllib.loads(shown.out)["log"] == {"format": "json", "level": "info"}
@@ -111,11 +111,11 @@ def test_show_can_be_read_again(run, config_file):
     assert run("config", "show", config_file).out == shown.out
 
 
-def test_show_without_file_is_the_embedded_default(run):
+def test_show_without_file(run):
     assert "127.0.0.1:8080" in run("config", "show").out
 
 
-def test_token_lets_its_holder_in_until_it_is_revoked(run, home):
+def test_token_create_list_revoke(run, home):
     file = home / "tokens.json"
     made = run("token", "create", "ci", "--role", "viewer", "--expires", "2h", "--token-file", file)
     assert (made.status, made.err) == (0, "")
@@ -130,13 +130,13 @@ def test_token_lets_its_holder_in_until_it_is_revoked(run, home):
     assert TokenFile(file).authenticate(token, time.time()) is None
 
 
-def test_token_defaults_to_an_operator_for_good(run, home):
+def test_token_defaults(run, home):
     run("token", "create", "ci", "--token-file", home / "tokens.json")
     (record,) = TokenFile(home / "tokens.json").list()
     assert (record.role, record.expires_at) == ("operator", None)
 
 
-def test_token_file_of_a_config(run, config_file, home):
+def test_token_file_from_config(run, config_file, home):
     run("token", "create", "ci", "--config", config_file)
     assert [record.name for record in TokenFile(home / "state" / "tokens.json").list()] == ["ci"]
 
@@ -144,18 +144,18 @@ def test_token_file_of_a_config(run, config_file, home):
 @pytest.mark.parametrize(
     ("args", "status", "words"),
     [
-        (["revoke", "nobody"], 1, "there is no token named nobody"),
+        (["revoke", "absent"], 1, "there is no token named absent"),
         (["create", "ci", "--expires", "soon"], 2, "'soon' is not a time span"),
         (["create", "ci", "--role", "king"], 2, "'king' is not one of"),
     ],
 )
-def test_token_faults_are_one_sentence(run, home, args, status, words):
+def test_token_errors(run, home, args, status, words):
     ended = run("token", *args, "--token-file", home / "tokens.json")
     assert ended.status == status
     assert words in ended.err
 
 
-def test_token_file_that_cannot_be_written(run, home):
+def test_token_file_not_writable(run, home):
     (home / "file").touch()
     ended = run("token", "create", "ci", "--token-file", home / "file" / "tokens.json")
     assert ended.status == 1
@@ -163,7 +163,7 @@ def test_token_file_that_cannot_be_written(run, home):
     assert ended.err.count("\n") == 1
 
 
-def test_plugins_come_with_their_package(run, home, monkeypatch):
+def test_plugins_show_package_and_version(run, home, monkeypatch):
     (home / "lvp_watchdog.py").write_text(PLUGIN)
     info = home / "lvp_watchdog-2.1.dist-info"
     info.mkdir()

@@ -1,4 +1,4 @@
-"""Following a job across a server that goes away and comes back, on a clock of the test's own."""
+"""Tests of polling a job while the server restarts, with a mock clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JOB_PATH = f"/api/v1/jobs/{JOB_ID}"
 
 
 class Clock:
-    """Time passes only in sleeps; ``at`` runs something when the nth sleep begins."""
+    """A clock that advances only in sleeps; ``at`` has functions to call when the nth sleep begins."""
 
     def __init__(self, at=None):
         self.time, self.slept, self.at = 0.0, [], at or {}
@@ -25,7 +25,7 @@ class Clock:
         self.time += seconds
         self.at.get(len(self.slept), lambda: None)()
 
-    def patience(self, limit):
+    def retry_window(self, limit):
         return RetryWindow(limit, lambda: self.time, self.sleep)
 
 
@@ -36,10 +36,10 @@ def client(server, monkeypatch):
 
 
 def statuses(client, clock, limit=120.0):
-    return [job.data["status"] for job in poll(client, JOB_ID, clock.patience(limit))]
+    return [job.data["status"] for job in poll(client, JOB_ID, clock.retry_window(limit))]
 
 
-def test_a_restart_is_survived(client, server, capsys):
+def test_poll_across_restart(client, server, capsys):
     server.on("GET", JOB_PATH, "JobRunning")
 
     def comes_back():
@@ -49,12 +49,12 @@ def test_a_restart_is_survived(client, server, capsys):
     clock = Clock({1: server.stop, 4: comes_back})
     assert statuses(client, clock) == ["running", "pending", "completed"]
     err = capsys.readouterr().err
-    assert err.count("\n") == 1  # said once, not at every try
+    assert err.count("\n") == 1  # reported once, not at every attempt
     assert "nothing listens at" in err
     assert "retrying for 2 min 00 s" in err
 
 
-def test_patience_ends(client, server):
+def test_poll_gives_up(client, server):
     server.on("GET", JOB_PATH, "JobRunning")
     clock = Clock({1: server.stop})
     with pytest.raises(UnreachableError):
@@ -62,7 +62,7 @@ def test_patience_ends(client, server):
     assert 60 <= clock.time < 60 + LONGEST_RETRY + 1
 
 
-def test_first_look_fails_at_once(client, server):
+def test_poll_first_request_fails(client, server):
     server.stop()
     clock = Clock()
     with pytest.raises(UnreachableError):
@@ -70,13 +70,13 @@ def test_first_look_fails_at_once(client, server):
     assert clock.slept == []
 
 
-def test_a_final_answer_ends_the_waiting(client, server):
+def test_poll_final_error(client, server):
     server.on("GET", JOB_PATH, (200, "JobRunning"), (404, "JobNotFound"))
     with pytest.raises(ApiError, match="job not found"):
         statuses(client, Clock())
 
 
-def test_looks_grow_rarer(client, server):
+def test_poll_pauses_grow(client, server):
     server.on("GET", JOB_PATH, *["JobRunning"] * 30, "JobCompleted")
     clock = Clock()
     assert statuses(client, clock) == ["running", "completed"]
@@ -84,7 +84,7 @@ def test_looks_grow_rarer(client, server):
     assert clock.slept[-1] == LONGEST_PAUSE
 
 
-def test_speed_is_that_of_the_stage():
+def test_speed_per_stage():
     clock = Clock()
     speed = Speed(lambda: clock.time)
     looks = [("downloading", 0), ("downloading", 100), ("downloading", 200), ("converting", 50), ("converting", 100)]
@@ -95,5 +95,5 @@ def test_speed_is_that_of_the_stage():
     assert seen == [None, 50, 50, None, 25]
 
 
-def test_speed_without_bytes_is_unknown(examples):
+def test_speed_without_bytes(examples):
     assert Speed().update(examples["JobPending"]["progress"]) is None

@@ -1,4 +1,4 @@
-"""What the server does not load when it starts, and that nothing is kept from who loads it later."""
+"""Tests which modules the server does not import at its start, and that they can be imported later."""
 
 import subprocess
 import sys
@@ -16,6 +16,6 @@ print(rich.console.Console.__name__)
 """
 
 
-def test_the_server_starts_without_rich():
+def test_serve_does_not_import_rich():
     ran = subprocess.run([sys.executable, "-c", CODE], check=True, capture_output=True, text=True)
     assert ran.stdout.splitlines() == ["[]", "Console"]

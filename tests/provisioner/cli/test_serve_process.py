@@ -1,4 +1,4 @@
-"""``lvp serve`` as a process, and the client's commands against it."""
+"""Tests of ``lvp serve`` as a process, with the client commands."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 
-def test_a_server_of_ones_own_needs_no_settings(run, home, monkeypatch):
-    """The client finds the token the server leaves in its default data directory."""
+def test_client_finds_token_of_local_server(run, home, monkeypatch):
+    """The client finds the token that the server leaves in its default data directory."""
     monkeypatch.setattr("provisioner.cli.paths.data_dir", lambda: home)
     arguments = ["serve", "--data-dir", str(home), "--bind", "127.0.0.1:0", "--log-format", "json"]
     command = [sys.executable, "-m", "provisioner.cli", *arguments]

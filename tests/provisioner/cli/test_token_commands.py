@@ -1,4 +1,4 @@
-"""``lvp token``: limits, key rotation, keys elsewhere."""
+"""Tests of ``lvp token``: limits, key rotation, and other key files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def file(home):
     return home / "tokens.json"
 
 
-def test_a_token_with_limits(run, file):
+def test_token_with_limits(run, file):
     assert run("token", "create", "ci", *LIMITS, "--token-file", file).status == 0
     (record,) = TokenFile(file).list()
     assert record.limits == Limits(volumes=["ci-*", "t-?"], targets=["fast"], sources=["https://x/ci/"], max_jobs=4)
@@ -33,14 +33,14 @@ def test_a_token_with_limits(run, file):
         (["--max-jobs", "0"], "--max-jobs"),
     ],
 )
-def test_limits_that_are_none(run, file, args, words):
+def test_token_with_invalid_limits(run, file, args, words):
     ended = run("token", "create", "ci", *args, "--token-file", file)
     assert ended.status == 2
     assert words in ended.err
     assert not file.exists()
 
 
-def test_limits_are_held_against_the_configuration(run, home):
+def test_token_limits_unknown_to_config(run, home):
     config_file = home / "config.toml"
     config_file.write_text(f'state_directory = "{home}"\n[targets.a]\nplugin = "file"\ndirectory = "{home}"\n')
     ended = run("token", "create", "ci", "--targets", "nowhere", "--config", config_file)
@@ -49,7 +49,7 @@ def test_limits_are_held_against_the_configuration(run, home):
     assert run("token", "create", "ci", "--targets", "a", "--config", config_file).status == 0
 
 
-def test_rotation_names_who_has_to_move(run, file):
+def test_rotate_key_names_unmoved_tokens(run, file):
     token = run("token", "create", "ci", "--token-file", file).out.strip()
     ended = run("token", "rotate-key", "--token-file", file)
     assert (ended.status, ended.err) == (0, "")
@@ -60,7 +60,7 @@ def test_rotation_names_who_has_to_move(run, file):
     assert run("token", "rotate-key", "--token-file", file).out == "created a new key\n"
 
 
-def test_a_key_file_elsewhere(run, home, file):
+def test_token_with_other_key_file(run, home, file):
     token = run("token", "create", "ci", "--token-file", file, "--key-file", home / "k").out.strip()
     assert TokenFile(file).authenticate(token, time.time()) is None
     assert TokenFile(file, KeyFile(home / "k")).authenticate(token, time.time()).name == "ci"

@@ -1,4 +1,4 @@
-"""The configuration: every fault is found, said where and with what is allowed; what is written is read the same."""
+"""Tests of the configuration: every error is reported with its place and what is allowed; dumps can be loaded."""
 
 import contextlib
 import tomllib
@@ -84,15 +84,15 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
     ],
     ids=lambda value: value[:60] if isinstance(value, str) else "",
 )  # fmt: skip
-def test_parse_fault_message(document, line):
+def test_parse_error_message(document, line):
     with pytest.raises(ConfigError) as caught:
         parse({**TARGET, **document}, "/etc/x.toml")
     (said,) = caught.value.message.splitlines()
     assert said.startswith(f"/etc/x.toml: {line}")
 
 
-def test_parse_reports_all_faults():
-    """A user can fix all faults at once."""
+def test_parse_reports_all_errors():
+    """A user can fix all errors at once."""
     document = {
         "jobs": {"a": 1, "max_queued": 0},
         "cache": {"min_free": "x"},
@@ -152,7 +152,7 @@ def test_dump_round_trip():
 
 @given(st.integers(1, 99), st.integers(0, 2**60), st.floats(0, 1e7, allow_nan=False).map(lambda value: round(value, 3)))
 def test_sizes_and_durations_round_trip(count, size, seconds):
-    """However a size or a time is written."""
+    """All sizes and durations are written so that they are read back the same."""
     wanted = {"jobs": {"max_concurrent": count, "shutdown_grace": seconds}, "cache": {"max_size": size}}
     config = parse({**FULL, **wanted}, "f")
     again = parse(tomllib.loads(dump(config)), "again")
@@ -181,7 +181,7 @@ def test_config_is_frozen():
 
 
 def documents():
-    """A value of every TOML type in the place of every section and every key."""
+    """Yield documents with a value of every TOML type in place of every section and every key."""
     values = [1, -1, 1.5, True, "", "x", [], [1], {}, {"x": 1}, tomllib.loads("d = 2024-01-01")["d"]]
     for section in msgspec.structs.fields(Config):
         keys = getattr(section.type, "__struct_fields__", ("k",))
@@ -191,7 +191,7 @@ def documents():
 
 
 def test_parse_any_type_anywhere():
-    """No document of a person's makes anything but a Config or a ConfigError."""
+    """Every document results in a Config or a ConfigError."""
     for document in documents():
         with contextlib.suppress(ConfigError):
             assert isinstance(parse({**TARGET, **document}, "f"), Config)

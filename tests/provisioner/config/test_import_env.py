@@ -1,4 +1,4 @@
-"""An environment file becomes a configuration that the service takes, without its secrets."""
+"""Tests that an environment file is converted to a valid configuration without secrets."""
 
 from __future__ import annotations
 

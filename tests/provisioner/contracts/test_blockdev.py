@@ -1,4 +1,4 @@
-"""Facts of files and loop devices, and zeros where there was something."""
+"""Queries, zeroing and discarding on files and loop devices."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ SIZE = 4 * 1024**2
 
 @pytest.fixture
 def patterned(tmp_path):
-    """An open file full of a pattern."""
+    """An open file filled with a pattern."""
     path = tmp_path / "disk"
     path.write_bytes(b"\xa5" * SIZE)
     fd = os.open(path, os.O_RDWR)
@@ -22,7 +22,7 @@ def patterned(tmp_path):
 
 @pytest.fixture(params=[512, 4096])
 def loop(tmp_path, request):
-    """An open loop device full of a pattern, and its sector size."""
+    """An open loop device filled with a pattern, and its sector size."""
     path = tmp_path / "disk"
     path.write_bytes(b"\xa5" * SIZE)
     attach = ["losetup", "--find", "--show", "--sector-size", str(request.param), path]
@@ -34,7 +34,7 @@ def loop(tmp_path, request):
 
 
 def zeros_of(fd):
-    """The range of zeros in the pattern; the rest must be the pattern."""
+    """Return the range of zeros, and check that the rest is unchanged."""
     data = os.pread(fd, SIZE + 1, 0)
     start, stop = data.find(b"\0"), data.rfind(b"\0") + 1
     assert data == b"\xa5" * start + bytes(stop - start) + b"\xa5" * (SIZE - stop)
@@ -45,36 +45,36 @@ RANGES = [(0, SIZE), (0, 4096), (4096, 8192), (512, 5120), (1, 2), (4095, 4097),
 
 
 @pytest.mark.parametrize(("start", "stop"), RANGES)
-def test_a_range_of_a_file_reads_zero_and_the_rest_as_before(patterned, start, stop):
+def test_zero_range_on_file(patterned, start, stop):
     blockdev.zero_range(patterned, start, stop)
     assert zeros_of(patterned) == (start, stop)
 
 
 @pytest.mark.parametrize(("start", "stop"), RANGES)
-def test_a_range_of_a_device_reads_zero_and_the_rest_as_before(loop, start, stop):
+def test_zero_range_on_device(loop, start, stop):
     blockdev.zero_range(loop[0], start, stop)
     assert zeros_of(loop[0]) == (start, stop)
 
 
-def test_an_empty_range_is_nothing(patterned):
+def test_zero_range_empty(patterned):
     blockdev.zero_range(patterned, 100, 100)
     blockdev.zero_range(patterned, 200, 100)
     assert os.pread(patterned, SIZE, 0) == b"\xa5" * SIZE
 
 
-def test_zeros_of_a_file_are_a_hole(patterned):
+def test_zero_range_punches_hole(patterned):
     blockdev.zero_range(patterned, 0, SIZE)
     assert os.fstat(patterned).st_size == SIZE
     assert os.fstat(patterned).st_blocks == 0
 
 
-def test_without_help_zeros_are_written(patterned, monkeypatch):
+def test_zero_range_unsupported_writes_zeros(patterned, monkeypatch):
     monkeypatch.setattr(blockdev, "_zero_with_help", lambda fd, start, length: False)
     blockdev.zero_range(patterned, 1000, 3 * 1024**2 + 1)
     assert zeros_of(patterned) == (1000, 3 * 1024**2 + 1)
 
 
-def test_a_stop_is_heard_between_two_steps(patterned, monkeypatch):
+def test_zero_range_stopped_between_steps(patterned, monkeypatch):
     monkeypatch.setattr(blockdev, "ZERO_STEP", SIZE // 4)
     asked = []
 
@@ -88,7 +88,7 @@ def test_a_stop_is_heard_between_two_steps(patterned, monkeypatch):
     assert zeros_of(patterned) == (0, SIZE // 2)
 
 
-def test_a_real_failure_is_not_taken_for_missing_help(tmp_path):
+def test_zero_range_reports_failure(tmp_path):
     (tmp_path / "disk").write_bytes(b"x" * 4096)
     fd = os.open(tmp_path / "disk", os.O_RDONLY)
     try:
@@ -98,7 +98,7 @@ def test_a_real_failure_is_not_taken_for_missing_help(tmp_path):
         os.close(fd)
 
 
-def test_facts_of_a_file(patterned):
+def test_file_queries(patterned):
     assert not blockdev.is_block_device(patterned)
     assert blockdev.device_size(patterned) == SIZE
     assert blockdev.logical_block_size(patterned) == 512
@@ -106,13 +106,13 @@ def test_facts_of_a_file(patterned):
     assert os.pread(patterned, SIZE, 0) == b"\xa5" * SIZE
 
 
-def test_facts_of_a_device(loop):
+def test_device_queries(loop):
     fd, sector_size = loop
     assert blockdev.is_block_device(fd)
     assert blockdev.device_size(fd) == SIZE
     assert blockdev.logical_block_size(fd) == sector_size
 
 
-def test_a_device_is_told_what_is_not_needed(loop):
+def test_discard_range_on_device(loop):
     assert blockdev.discard_range(loop[0], 0, SIZE // 2)
     assert os.pread(loop[0], SIZE // 2, SIZE // 2) == b"\xa5" * (SIZE // 2)

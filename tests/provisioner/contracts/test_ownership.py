@@ -1,4 +1,4 @@
-"""An installation's id, and the lock that keeps two of them apart."""
+"""The id of an installation, and the lock that keeps two installations apart."""
 
 import errno
 import fcntl
@@ -15,7 +15,7 @@ def a_lock(tmp_path, state, **options):
     return PlaceLock(tmp_path / "locks" / "vg0", "the volume group vg0", tmp_path / state, **options)
 
 
-def test_the_id_is_made_once_and_kept(tmp_path):
+def test_installation_id_created_once(tmp_path):
     state = tmp_path / "state"
     assert known_id(state) is None
     assert not state.exists()
@@ -26,7 +26,7 @@ def test_the_id_is_made_once_and_kept(tmp_path):
     assert installation_id(tmp_path / "other") != made
 
 
-def test_two_that_make_it_at_once_agree(tmp_path):
+def test_installation_id_created_concurrently(tmp_path):
     found, barrier = [], threading.Barrier(8)
 
     def make():
@@ -42,7 +42,7 @@ def test_two_that_make_it_at_once_agree(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"0123", b"x" * 5000])
-def test_a_damaged_id_is_refused_and_not_replaced(tmp_path, damage):
+def test_installation_id_damaged(tmp_path, damage):
     (tmp_path / ID_FILE).write_bytes(damage)
     with pytest.raises(TargetUnavailableError, match="take-over"):
         installation_id(tmp_path)
@@ -50,7 +50,7 @@ def test_a_damaged_id_is_refused_and_not_replaced(tmp_path, damage):
     assert (tmp_path / ID_FILE).read_bytes() == damage
 
 
-def test_a_second_installation_is_refused_until_the_first_lets_go(tmp_path):
+def test_place_lock_held_by_other_installation(tmp_path):
     first, second = a_lock(tmp_path, "one"), a_lock(tmp_path, "two")
     assert first.take() == first.take() == known_id(tmp_path / "one")
     with pytest.raises(TargetUnavailableError, match=rf"vg0 is in use by .*process {os.getpid()} on "):
@@ -62,8 +62,8 @@ def test_a_second_installation_is_refused_until_the_first_lets_go(tmp_path):
     second.take()
 
 
-def test_asking_who_holds_it_does_not_hold_it(tmp_path):
-    """A doctor that looks must not make a daemon's start fail."""
+def test_held_by_other_does_not_lock(tmp_path):
+    """A query by ``lvp doctor`` must not make a daemon's start fail."""
     first = a_lock(tmp_path, "one")
     first.take()
     first.release()
@@ -81,7 +81,7 @@ def test_asking_who_holds_it_does_not_hold_it(tmp_path):
     assert asked
 
 
-def test_sharing_needs_both(tmp_path):
+def test_place_lock_shared(tmp_path):
     one, two = a_lock(tmp_path, "one", shared=True), a_lock(tmp_path, "two", shared=True)
     assert one.take() != two.take()
     with pytest.raises(TargetUnavailableError, match="shared = true"):
@@ -94,8 +94,8 @@ def test_sharing_needs_both(tmp_path):
         one.take()
 
 
-def test_a_lock_file_that_was_removed_is_made_again(tmp_path, monkeypatch):
-    """Between open and lock: a lock on a file that has no name keeps no one out."""
+def test_place_lock_file_removed(tmp_path, monkeypatch):
+    """If the file is removed between open and lock, the lock would be ineffective: create it again."""
     set_lock, removed = fcntl.fcntl, []
 
     def remove_first(fd, command, *args):
@@ -111,7 +111,7 @@ def test_a_lock_file_that_was_removed_is_made_again(tmp_path, monkeypatch):
         a_lock(tmp_path, "two").take()
 
 
-def test_a_filesystem_without_locks_is_used_all_the_same(tmp_path, monkeypatch):
+def test_place_lock_without_lock_support(tmp_path, monkeypatch):
     def refuse(fd, command, *args):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -120,7 +120,7 @@ def test_a_filesystem_without_locks_is_used_all_the_same(tmp_path, monkeypatch):
     assert lock.take() == known_id(tmp_path / "one")
 
 
-def test_a_lock_that_cannot_be_made_is_an_error(tmp_path):
-    (tmp_path / "locks").write_text("in the way")
+def test_place_lock_not_creatable(tmp_path):
+    (tmp_path / "locks").write_text("not a folder")
     with pytest.raises(TargetUnavailableError, match=r"the lock .* cannot be used"):
         a_lock(tmp_path, "one").take()

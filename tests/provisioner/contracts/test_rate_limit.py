@@ -3,11 +3,11 @@ import pytest
 from provisioner.contracts.rate_limit import RateLimiter
 
 
-def test_without_a_rate_nothing_waits():
+def test_reserve_without_limit():
     assert RateLimiter(None).reserve(10**12) == 0
 
 
-def test_bytes_of_all_transfers_are_paid_for_one_after_the_other():
+def test_reserve_accumulates():
     now = [100.0]
     rate_limiter = RateLimiter(1000, lambda: now[0])
     assert rate_limiter.reserve(500) == 0.5
@@ -16,7 +16,7 @@ def test_bytes_of_all_transfers_are_paid_for_one_after_the_other():
     assert rate_limiter.reserve(0) == 0.25
 
 
-def test_time_in_which_nothing_came_is_not_saved_up():
+def test_reserve_after_idle_time():
     now = [100.0]
     rate_limiter = RateLimiter(1000, lambda: now[0])
     rate_limiter.reserve(100)
@@ -24,7 +24,7 @@ def test_time_in_which_nothing_came_is_not_saved_up():
     assert rate_limiter.reserve(1000) == 1.0
 
 
-def test_a_waiting_thread_hears_that_it_is_not_wanted_any_more():
+def test_acquire_stopped_by_check():
     class EnoughError(Exception):
         pass
 

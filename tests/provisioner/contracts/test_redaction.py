@@ -1,4 +1,4 @@
-"""No query of a url and no login leaves in an error."""
+"""No error message contains the query or login of a url."""
 
 import inspect
 import socket
@@ -24,7 +24,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_error_cuts_urls(kind):
+def test_error_messages_redacted(kind):
     error = kind(f"cannot read {URL} now (via http://user:{SECRET}@proxy:3128/)")
     assert SECRET not in error.message + str(error) + repr(error)
     assert error.message == "cannot read https://images.example.com/disk now (via http://...@proxy:3128/)"
@@ -46,7 +46,7 @@ def test_redact(text, expected):
     assert redact(text) == expected
 
 
-def test_an_image_url_as_text_has_no_query():
+def test_image_url_text_has_no_query():
     url = ImageUrl.parse(URL)
     assert SECRET in url.query
     assert SECRET not in f"{url} {url!r} {url!s} {shown(URL)} {shown('http://u:5ECRET@a/b')}"
@@ -79,6 +79,6 @@ BREAKS = [
 
 @pytest.mark.parametrize("error", BREAKS, ids=repr)
 def test_broken_transfer_shows_no_secret(error):
-    meant = broken(error, shown(URL))
-    assert SECRET not in meant.message
-    assert "https://images.example.com/disk" in meant.message
+    translated = broken(error, shown(URL))
+    assert SECRET not in translated.message
+    assert "https://images.example.com/disk" in translated.message

@@ -1,4 +1,4 @@
-"""Shielded work runs although the task is cancelled, and an expired deadline raises."""
+"""Shielded work runs in a cancelled task, and an expired deadline raises."""
 
 import threading
 
@@ -10,7 +10,7 @@ from provisioner.contracts.errors import RollbackError
 from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 
 
-async def test_it_runs_although_the_task_is_cancelled():
+async def test_undoing_in_cancelled_task():
     done = False
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -20,25 +20,25 @@ async def test_it_runs_although_the_task_is_cancelled():
     assert done
 
 
-async def test_what_takes_too_long_is_loud(autojump_clock):
+async def test_undoing_timeout(autojump_clock):
     with pytest.raises(RollbackError, match="could not remove it within 3 s"), undoing("remove it", 3):
         await trio.sleep_forever()
     assert trio.current_time() >= 3
 
 
-async def test_what_fails_is_loud_and_keeps_its_cause():
+async def test_undoing_failure_keeps_cause():
     with pytest.raises(RollbackError, match="could not remove it: busy") as caught, undoing("remove it"):
         raise OSError("busy")
     assert isinstance(caught.value.__cause__, OSError)
 
 
-async def test_shielded_raises_when_it_expires(autojump_clock):
+async def test_shielded_timeout(autojump_clock):
     with pytest.raises(ShieldExpiredError, match="could not store it within 3 s"), shielded("store it", 3):
         await trio.sleep_forever()
 
 
-async def test_shielded_raises_when_no_thread_is_free():
-    """The deadline expires in the limiter's queue: the work was never begun, and the caller is told."""
+async def test_shielded_timeout_before_thread_starts():
+    """If the deadline expires while waiting for the limiter, the work never starts and the caller gets an error."""
     limiter, free, done = trio.CapacityLimiter(1), threading.Event(), []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: trio.to_thread.run_sync(free.wait, limiter=limiter))
@@ -49,6 +49,6 @@ async def test_shielded_raises_when_no_thread_is_free():
     assert done == []
 
 
-async def test_shielded_keeps_an_error_of_the_block():
+async def test_shielded_error_propagates():
     with pytest.raises(OSError, match="busy"), shielded("store it", 3):
         raise OSError("busy")

@@ -1,4 +1,4 @@
-"""The sources shield through ``contracts.shield`` only: a bare shielded scope swallows its own expiry."""
+"""The sources use only ``contracts.shield`` for shields: a bare shielded scope hides its own expiry."""
 
 import ast
 from pathlib import Path
@@ -7,14 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 OWN = "provisioner/contracts/shield.py"
-# (file, function) -> why it may. The list is exact: an entry that is no longer needed fails the test.
+# (file, function) -> reason. The list is exact: an obsolete entry fails the test.
 ALLOWED = {
-    ("provisioner/contracts/tool.py", "_end_group"): "looks at the process itself after each of its deadlines",
+    ("provisioner/contracts/tool.py", "_end_group"): "checks the process after each deadline",
 }
 
 
 def bare_shields(source: str) -> set[str]:
-    """Return the names of the functions that make a shielded scope themselves."""
+    """Return the names of the functions that create a shielded scope themselves."""
     found = set()
 
     def walk(node: ast.AST, function: str) -> None:
@@ -54,10 +54,10 @@ def test_no_bare_shields():
         "scope.shield = True",
     ],
 )
-def test_bare_shields_seen(line):
+def test_bare_shield_detected(line):
     assert bare_shields(f"async def work():\n    {line}") == {"work"}
 
 
 @pytest.mark.parametrize("line", ["with trio.move_on_after(1): pass", "with trio.CancelScope(shield=False): pass"])
-def test_plain_scopes_pass(line):
+def test_unshielded_scope_permitted(line):
     assert bare_shields(f"async def work():\n    {line}") == set()

@@ -1,4 +1,4 @@
-"""Small files are read; pipes, devices, folders and huge files are refused at once."""
+"""Small files are read; pipes, devices, folders and large files are rejected without blocking."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from provisioner.contracts.small_file import read_small
 
 
-def test_small_file(tmp_path):
+def test_read_small_returns_content(tmp_path):
     (tmp_path / "file").write_bytes(b"content")
     assert read_small(tmp_path / "file", 7) == b"content"
 
 
 @pytest.mark.parametrize("what", ["pipe", "device", "folder", "large", "gone"])
-def test_refused_file(tmp_path, what):
+def test_read_small_rejects(tmp_path, what):
     path = tmp_path / what
     words = "not a regular file"
     if what == "pipe":

@@ -1,4 +1,4 @@
-"""What every source inherits: saving a stream, and writes that are carried on."""
+"""What every source inherits: saving a stream, and complete writes."""
 
 import os
 
@@ -9,7 +9,7 @@ from provisioner.contracts.source import ImageStream, pwrite_all
 
 
 class Chunks(ImageStream):
-    """A stream whose iterator is a generator, as most will be."""
+    """A stream whose iterator is a generator, the most common case."""
 
     def __init__(self, chunks, start=0):
         self.chunks = chunks
@@ -32,14 +32,14 @@ def file(tmp_path):
     os.close(fd)
 
 
-async def test_chunks_are_saved_at_their_offsets(file):
+async def test_save_writes_at_offsets(file):
     ends = []
     assert await Chunks([b"abc", b"", b"de"], start=4).save(file, ends.append) == 9
     assert os.pread(file, 100, 0) == b"\0\0\0\0abcde"
     assert ends == [7, 7, 9]
 
 
-async def test_a_cancelled_save_closes_the_stream(file):
+async def test_save_cancelled_closes_stream(file):
     scope, stream = trio.CancelScope(), Chunks([b"x"] * 1000)
     with scope:
         await stream.save(file, lambda end: scope.cancel())
@@ -47,14 +47,14 @@ async def test_a_cancelled_save_closes_the_stream(file):
     assert stream.closed
 
 
-async def test_a_failed_write_closes_the_stream():
+async def test_save_failed_write_closes_stream():
     stream = Chunks([b"x"])
     with pytest.raises(OSError, match="Bad file descriptor"):
         await stream.save(-1, lambda end: None)
     assert stream.closed
 
 
-def test_a_short_write_is_carried_on(file, monkeypatch):
+def test_pwrite_all_short_writes(file, monkeypatch):
     whole = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: whole(fd, data[:3], offset))
     pwrite_all(file, b"0123456789", 5)

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC240 - small files of a test
-"""The fakes pass the suites: so the suites can pass, and the fakes keep the promises of the interfaces."""
+"""The fakes pass the conformance suites, so the suites can pass and the fakes implement the interfaces."""
 
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -83,12 +83,12 @@ class TestStaleFakeTargetConforms(FakeTargetConformance):
 
 
 @pytest.mark.parametrize("step", ["placement", "stage", "staged"])
-async def test_a_fake_target_cancelled_where_it_hangs_leaves_nothing(tmp_path, step):
+async def test_fake_target_cancelled_while_hanging(tmp_path, step):
     target = FakeTarget(tmp_path, hang_at=step)
 
     async def stage():
         async with target.stage(a_request(), verified=True):
-            raise AssertionError("never got this far")
+            raise AssertionError("this is never reached")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stage)
@@ -97,7 +97,7 @@ async def test_a_fake_target_cancelled_where_it_hangs_leaves_nothing(tmp_path, s
     assert target.leftovers() == []
 
 
-async def test_an_undo_that_hangs_is_loud(tmp_path, autojump_clock):
+async def test_fake_target_undo_timeout(tmp_path, autojump_clock):
     target = FakeTarget(tmp_path, hang_at="undo")
     with raises(RollbackError):
         async with target.stage(a_request(), verified=True):
@@ -105,7 +105,7 @@ async def test_an_undo_that_hangs_is_loud(tmp_path, autojump_clock):
     assert target.leftovers() == ["job-1~web01"]
 
 
-async def test_a_fake_target_clones_what_its_base_holds(tmp_path):
+async def test_fake_clone_target_clones_base(tmp_path):
     target = FakeCloneTarget(tmp_path)
     digest = "sha256:" + "0" * 64
     assert await target.base(digest, "raw") is None
@@ -120,7 +120,7 @@ async def test_a_fake_target_clones_what_its_base_holds(tmp_path):
     assert [volume.name for volume in await target.list()] == ["web01"]
 
 
-async def test_an_image_can_change_in_the_middle_of_a_transfer():
+async def test_fake_source_image_changes_midway():
     source = FakeSource({URL: bytes(MIB)}, at_byte=MIB // 2, change_to=FakeImage(b"other", version="2"))
     with raises(RemoteChangedError):
         async with source.open(URL) as stream:
@@ -130,12 +130,12 @@ async def test_an_image_can_change_in_the_middle_of_a_transfer():
     assert source.open_now == 0
 
 
-def test_a_misspelt_step_is_refused():
+def test_fake_source_unknown_step():
     with raises(ValueError):
         FakeSource({}, hang_at="stats")
 
 
-async def test_waiting_for_bytes_past_the_end_is_an_error(tmp_path):
+async def test_arriving_view_range_past_end(tmp_path):
     with ArrivingView(tmp_path / "x", b"abc") as view:
         view.feed()
         await view.arrived(0, 3)
@@ -143,6 +143,6 @@ async def test_waiting_for_bytes_past_the_end_is_an_error(tmp_path):
             await view.arrived(2, 4)
 
 
-def test_raises_fails_where_nothing_is_raised():
+def test_raises_without_exception():
     with pytest.raises(AssertionError, match="KeyError was not raised"), raises(KeyError):
         pass

@@ -1,4 +1,4 @@
-"""Tools: what they print, how they end, and that nothing of them is left."""
+"""Running tools: their output, their end, and that no process is left."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ def sh(script):
 
 
 def processes_with(argument):
-    """Ids of living processes with ``argument`` on their command line."""
+    """Return the ids of running processes with ``argument`` on their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -29,53 +29,53 @@ def processes_with(argument):
 
 @pytest.fixture
 def mark(tmp_path):
-    """A word for command lines that no other process has: a number of seconds to sleep."""
+    """A unique argument for command lines: a number of seconds to sleep."""
     return f"{100000 + os.getpid()}.{abs(hash(str(tmp_path))) % 10**9}"
 
 
-async def test_what_a_tool_prints_comes_back():
+async def test_run_tool_returns_output():
     result = await run_tool(sh("echo out; echo err >&2"))
     assert (result.status, result.stdout, result.stderr) == (0, "out\n", "err\n")
 
 
-async def test_last_words_are_read_even_after_the_output_ended():
+async def test_run_tool_stderr_after_stdout_closed():
     with pytest.raises(ToolError, match="late words") as caught:
         await run_tool(sh("exec >&-; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo late words >&2; exit 7"))
     assert caught.value.status == 7
 
 
-async def test_a_failure_names_the_tool_and_its_last_words():
+async def test_run_tool_failure_message():
     with pytest.raises(ToolError, match=r"^sh failed with exit status 3: first; second$") as caught:
         await run_tool(sh("echo first >&2; echo >&2; echo second >&2; exit 3"))
     assert (caught.value.tool, caught.value.status) == ("sh", 3)
 
 
-async def test_a_failure_can_be_looked_at_instead():
+async def test_run_tool_unchecked_failure():
     assert (await run_tool(sh("exit 5"), check=False)).status == 5
 
 
-async def test_a_signal_has_its_name():
+async def test_run_tool_killed_by_signal():
     with pytest.raises(ToolError, match="signal SIGSEGV"):
         await run_tool(sh("kill -SEGV $$"))
 
 
-async def test_a_tool_that_is_not_there():
+async def test_run_tool_missing_program():
     with pytest.raises(ToolError, match="lvs could not be started: No such file"):
         await run_tool(["/nowhere/lvs"])
 
 
-async def test_no_argument_is_read_by_a_shell():
+async def test_run_tool_arguments_without_shell():
     assert (await run_tool(["/bin/echo", "$(id); `id` *"])).stdout == "$(id); `id` *\n"
 
 
-async def test_a_tool_sees_a_fixed_environment_and_no_input(monkeypatch):
+async def test_run_tool_environment_and_stdin(monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     result = await run_tool(sh("env; cat"))
     assert "hunter2" not in result.stdout
     assert "LC_ALL=C\n" in result.stdout
 
 
-async def test_a_tool_gets_the_descriptors_named_and_no_other(tmp_path):
+async def test_run_tool_inherited_descriptors(tmp_path):
     (tmp_path / "a").write_text("given")
     given = os.open(tmp_path / "a", os.O_RDONLY)
     kept = os.open(tmp_path / "a", os.O_RDONLY)
@@ -89,7 +89,7 @@ async def test_a_tool_gets_the_descriptors_named_and_no_other(tmp_path):
     assert str(kept) not in result.stdout.split()
 
 
-async def test_output_is_shown_as_it_comes_and_kept_within_bounds():
+async def test_run_tool_output_limit():
     chunks = []
     result = await run_tool(
         [sys.executable, "-c", f"import sys; sys.stdout.write('x' * {3 * OUTPUT_LIMIT})"], on_output=chunks.append
@@ -98,11 +98,11 @@ async def test_output_is_shown_as_it_comes_and_kept_within_bounds():
     assert len(result.stdout) == OUTPUT_LIMIT
 
 
-async def test_output_that_is_no_text_is_no_failure():
+async def test_run_tool_output_not_utf8():
     assert (await run_tool(sh(r"printf 'a\377b'"))).stdout == "a\ufffdb"
 
 
-async def test_a_tool_that_runs_out_of_time_is_ended(mark):
+async def test_run_tool_timeout(mark):
     with pytest.raises(ToolError, match=r"did not end within 0\.2 s") as caught:
         await run_tool(sh(f"echo before >&2; sleep {mark}"), timeout=0.2)
     assert "before" in caught.value.stderr
@@ -113,7 +113,7 @@ async def test_a_tool_that_runs_out_of_time_is_ended(mark):
     "script",
     ["exec sleep {0}", "sleep {0} & sleep {0} & echo; wait", "trap '' TERM; echo; while :; do sleep {0}; done"],
 )
-async def test_a_cancel_ends_the_tool_and_all_its_children(mark, script):
+async def test_run_tool_cancelled_with_children(mark, script):
     scope = trio.CancelScope()
     with scope:
         await run_tool(sh("echo go;" + script.format(mark)), on_output=lambda _: scope.cancel())
@@ -121,14 +121,14 @@ async def test_a_cancel_ends_the_tool_and_all_its_children(mark, script):
     assert processes_with(mark) == []
 
 
-async def test_a_cancel_ends_children_that_outlive_the_tool(mark):
+async def test_run_tool_cancelled_orphans(mark):
     scope = trio.CancelScope()
     with scope:
         await run_tool(sh(f"sleep {mark} & echo"), on_output=lambda _: scope.cancel())
     assert processes_with(mark) == []
 
 
-async def test_an_error_of_the_one_who_listens_ends_the_tool(mark):
+async def test_run_tool_on_output_fails(mark):
     def fail(chunk):
         raise ZeroDivisionError
 
@@ -138,7 +138,7 @@ async def test_an_error_of_the_one_who_listens_ends_the_tool(mark):
 
 
 @pytest.mark.parametrize(
-    ("stderr", "said"),
+    ("stderr", "expected"),
     [
         ("", "no output on stderr"),
         (" \n\n", "no output on stderr"),
@@ -146,5 +146,5 @@ async def test_an_error_of_the_one_who_listens_ends_the_tool(mark):
         ("x" * 500, "x" * 400),
     ],
 )
-def test_last_words(stderr, said):
-    assert last_words(stderr) == said
+def test_last_words(stderr, expected):
+    assert last_words(stderr) == expected

@@ -1,4 +1,4 @@
-"""Checksums as people write them; the values are frozen."""
+"""Parsing of checksums, and the frozen value types."""
 
 from dataclasses import FrozenInstanceError
 
@@ -20,7 +20,7 @@ SHA256, SHA512 = "ab" * 32, "cd" * 64
         (f"  sha256: {SHA256}\n", Checksum("sha256", SHA256)),
     ],
 )
-def test_a_checksum_is_read(text, expected):
+def test_checksum_parse(text, expected):
     assert Checksum.parse(text) == expected
     assert Checksum.parse(str(expected)) == expected
 
@@ -30,19 +30,19 @@ def test_a_checksum_is_read(text, expected):
     ["", "sha256", "sha256:", SHA256, f"sha256:{SHA512}", f"sha512:{SHA256}", f"md5:{'0' * 32}", f"sha256:{'g' * 64}",
      f"sha256:{SHA256}0", f"sha256:{SHA256[:-1]}", "sha256:" + "\u0661" * 64],
 )  # fmt: skip
-def test_anything_else_is_refused_with_what_is_allowed(text):
+def test_checksum_invalid(text):
     with pytest.raises(InvalidRequestError, match="64 or 'sha512:' and 128"):
         Checksum.parse(text)
 
 
-def test_a_request_names_its_job():
+def test_stage_request_job_id():
     assert a_request(job_id="job-7").job_id == "job-7"
 
 
-def test_what_travels_cannot_be_changed_on_the_way():
+def test_types_are_frozen():
     with pytest.raises(FrozenInstanceError):
         a_provenance().job_id = "another"
 
 
-def test_a_user_reads_as_a_person_would_say_it():
+def test_volume_user_text():
     assert str(VolumeUser("domain", "web01")) == "domain web01"

@@ -1,4 +1,4 @@
-"""One strict reading of urls: what two programs could read differently is refused."""
+"""Strict parsing of urls: ambiguous ones are rejected."""
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ from provisioner.contracts.urls import MAX_URL_LENGTH, ImageUrl, UrlPrefix
         ("https://h/a..b/.hidden/...", ("https", "h", 443, "/a..b/.hidden/...", "")),
     ],
 )
-def test_a_url_is_taken_apart(text, expected):
+def test_image_url_parse(text, expected):
     url = ImageUrl.parse(text)
     assert (url.scheme, url.host, url.port, url.path, url.query) == expected
 
@@ -60,18 +60,18 @@ def test_a_url_is_taken_apart(text, expected):
         "https://h/" + "x" * MAX_URL_LENGTH,
     ],
 )
-def test_what_could_be_read_in_two_ways_is_refused(text):
+def test_image_url_ambiguous(text):
     with pytest.raises(InvalidRequestError, match="image_url"):
         ImageUrl.parse(text)
 
 
 @pytest.mark.parametrize("text", ["https://h/\u00fc", "https://h/\u2025/x", "https://h/\u202ex"])
-def test_characters_that_have_no_place_in_a_url_are_refused(text):
+def test_image_url_non_ascii(text):
     with pytest.raises(InvalidRequestError, match="image_url"):
         ImageUrl.parse(text)
 
 
-def test_names_beside_an_image():
+def test_image_url_parts_and_siblings():
     url = ImageUrl.parse("https://h:8443/pub/disk%20one.qcow2?signature=secret")
     assert url.file_name == "disk one.qcow2"
     assert url.sibling("SHA256SUMS") == "https://h:8443/pub/SHA256SUMS"
@@ -104,25 +104,25 @@ def test_names_beside_an_image():
         ("https://*.example.com/", "https://evilexample.com/x", False),
         ("https://*.example.com/", "https://a.example.com.evil/x", False),
         ("https://*.example.com:*/p", "https://a.example.com:1/p", True),
-        ("http://*.254/", "http://169.254.169.254/x", False),  # an address is below no name
+        ("http://*.254/", "http://169.254.169.254/x", False),  # no wildcard covers an address
         ("http://*.1/", "http://127.1/x", False),
     ],
 )
-def test_what_a_prefix_covers(prefix, url, covered):
+def test_url_prefix_covers(prefix, url, covered):
     assert UrlPrefix.parse(prefix).covers(ImageUrl.parse(url)) is covered
 
 
 @pytest.mark.parametrize(
     "text", ["", "images.example.com", "https://user@h/", "https://h/../x", "https://*/x", "https://a.*.b/x"]
 )
-def test_what_is_no_prefix(text):
+def test_url_prefix_invalid(text):
     with pytest.raises(InvalidRequestError):
         UrlPrefix.parse(text)
 
 
 @given(st.text(max_size=60))
-def test_no_path_leads_out_of_a_prefix(tail):
-    """Whatever follows the prefix: it is refused, or it stays below."""
+def test_url_prefix_never_escaped(tail):
+    """Any url that begins with the prefix is rejected or stays below it."""
     try:
         url = ImageUrl.parse("https://h/pub/" + tail)
     except InvalidRequestError:

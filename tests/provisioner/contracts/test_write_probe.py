@@ -1,4 +1,4 @@
-"""The write probe on real file systems: whole, full, read-only, without nameless files."""
+"""The write probe on real file systems: writable, full, read-only, without O_TMPFILE."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from provisioner.contracts.write_probe import write_probe
 
-# In a mount namespace of its own.
+# Runs in its own mount namespace.
 SCRIPT = """
 import subprocess, sys
 from pathlib import Path
@@ -29,7 +29,7 @@ except OSError as error:
 """
 
 
-def test_nothing_is_left_behind(tmp_path):
+def test_write_probe_leaves_nothing(tmp_path):
     write_probe(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -37,7 +37,7 @@ def test_nothing_is_left_behind(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "words"), [("full", "No space left on device"), ("read-only", "Read-only file system")]
 )
-def test_file_system_that_takes_nothing(tmp_path, kind, words):
+def test_write_probe_full_or_read_only(tmp_path, kind, words):
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", SCRIPT, tmp_path, kind],
         capture_output=True, text=True, check=True,
@@ -45,7 +45,7 @@ def test_file_system_that_takes_nothing(tmp_path, kind, words):
     assert done.stdout == words + "\n"
 
 
-def test_without_nameless_files(tmp_path, monkeypatch):
+def test_write_probe_without_tmpfile(tmp_path, monkeypatch):
     real = os.open
 
     def refuse(path, flags, *more, **named):
@@ -58,6 +58,6 @@ def test_without_nameless_files(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_that_is_gone(tmp_path):
+def test_write_probe_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_probe(tmp_path / "gone")

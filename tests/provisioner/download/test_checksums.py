@@ -1,4 +1,4 @@
-"""Checksum texts: every form people publish, and the order in which they are looked for."""
+"""Checksum files: the formats in use, and the order of the lookup."""
 
 import hashlib
 
@@ -40,47 +40,47 @@ URL = "https://images.example.com/pub/disk.qcow2"
         f"{LONG}  {NAME}\n{A}  {NAME}",
     ],
 )
-def test_forms_of_a_sidecar(text):
-    """Whatever the form, the digest of the image is found, in lower case."""
+def test_parse_sidecar(text):
+    """The image's digest is found in any format, and returned in lower case."""
     assert parse(text, "sha256", NAME, only_file=True) == Checksum("sha256", A)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "holds no sha256 digest"),
-        ("<html>no such file</html>", "holds no sha256 digest"),
-        (A[:-1], "holds no sha256 digest"),
-        (f"{A}0", "holds no sha256 digest"),
-        (LONG, "holds no sha256 digest"),
+        ("", "contains no sha256 digest"),
+        ("<html>no such file</html>", "contains no sha256 digest"),
+        (A[:-1], "contains no sha256 digest"),
+        (f"{A}0", "contains no sha256 digest"),
+        (LONG, "contains no sha256 digest"),
         (f"{A}  other.qcow2", "names other.qcow2, not disk.qcow2"),
         (f"{A}\n{B}\n", "more than one digest"),
         (f"{A}  {NAME}\n{B}  {NAME}\n", "more than one digest"),
         (f"{A}  x/{NAME}\n{B}  y/{NAME}\n", "more than one digest"),
     ],
 )
-def test_a_sidecar_that_does_not_tell(text, words):
-    """A sidecar that is there and no help is an error: silence about it would be a way around it."""
+def test_parse_sidecar_useless(text, words):
+    """A sidecar without a usable digest is an error; ignoring it would bypass the check."""
     with pytest.raises(ImageError, match=words):
         parse(text, "sha256", NAME, only_file=True)
 
 
-def test_a_sums_file_is_about_many():
-    """There a bare digest is nobody's, and an image that is not named has none."""
+def test_parse_sums_file():
+    """A bare digest belongs to no file, and an unlisted image has no checksum."""
     assert parse(A, "sha256", NAME, only_file=False) is None
     assert parse(f"{A}  other.img", "sha256", NAME, only_file=False) is None
     assert parse(f"{B}  other.img\n{A}  {NAME}", "sha256", NAME, only_file=False) == Checksum("sha256", A)
 
 
-def test_the_file_beside_the_text_goes_before_namesakes_elsewhere():
-    """SHA256SUMS of a tree lists the same name in several folders."""
+def test_parse_same_name_in_folders():
+    """A SHA256SUMS of a directory tree lists the same name several times; the file beside it wins."""
     text = f"{B}  old/{NAME}\n{A}  ./{NAME}\n"
     assert parse(text, "sha256", NAME, only_file=False) == Checksum("sha256", A)
 
 
 @given(st.text(alphabet=st.sampled_from(f"{A}{NAME} *()=\n\r\t\\/.-S\0\u2028é"), max_size=300), st.booleans())
-def test_no_text_breaks_the_parser(text, only_file):
-    """A stranger's bytes end in a digest, in None or in an error with words."""
+def test_parse_any_text(text, only_file):
+    """Any text results in a digest, None or ImageError."""
     try:
         found = parse(text, "sha256", NAME, only_file=only_file)
     except ImageError:
@@ -89,8 +89,8 @@ def test_no_text_breaks_the_parser(text, only_file):
 
 
 @given(st.lists(st.tuples(st.sampled_from([A, B]), st.sampled_from([NAME, "x.img", f"d/{NAME}"]), st.booleans())))
-def test_lines_in_any_number_and_order(lines):
-    """What is found is a digest that some line gives that very name."""
+def test_parse_any_lines(lines):
+    """The result is a digest that a line lists for this name."""
     text = "\n".join(f"SHA256 ({name}) = {hex_}" if bsd else f"{hex_}  {name}" for hex_, name, bsd in lines)
     given_it = {hex_ for hex_, name, _ in lines if name.endswith(NAME)}
     try:
@@ -117,15 +117,15 @@ SUMS_256, SUMS_512 = (URL.replace(NAME, f"SHA{bits}SUMS") for bits in (256, 512)
         ({SUMS_256: f"{B}  other"}, None),
     ],
 )
-async def test_order_of_trust(files, expected):
-    """Nearest first; a query (a signature, say) is not part of a sidecar's name."""
+async def test_discover_order(files, expected):
+    """The sidecar comes first; a query, such as a signature, is not part of its name."""
     source = FakeSource({URL: b"image", **{url: text.encode() for url, text in files.items()}})
     assert await discover(source, f"{URL}?token=x") == expected
     assert source.open_now == 0
 
 
-async def test_denied_is_absent_and_down_is_neither():
-    """Stores say 'denied' for what is not there; a server that is down must not lower the guard."""
+async def test_discover_denied_or_down():
+    """Stores report missing objects as denied; a server that is down does not count as "no checksum"."""
     source = FakeSource({URL: b"image"}, fail_at={"open": RemoteDeniedError("no")})
     assert await discover(source, URL) is None
     source = FakeSource({URL: b"image"}, fail_at={"open": RemoteUnavailableError("down")})
@@ -133,9 +133,9 @@ async def test_denied_is_absent_and_down_is_neither():
         await discover(source, URL)
 
 
-async def test_a_sidecar_of_megabytes_is_not_read_to_its_end():
+async def test_discover_huge_sidecar():
     source = FakeSource({URL: b"image", SIDE_256: b"x" * (3 * MAX_TEXT)})
-    with pytest.raises(ImageError, match="larger than a checksum file"):
+    with pytest.raises(ImageError, match="too large for a checksum file"):
         await discover(source, URL)
     assert source.bytes_given <= MAX_TEXT + source.chunk_size
     assert source.open_now == 0

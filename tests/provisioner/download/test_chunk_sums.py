@@ -1,4 +1,4 @@
-"""Checksums of chunks: whatever is read, wherever it is cut, rot is found."""
+"""Chunk checksums: damage is detected in every read that touches it."""
 
 import os
 import random
@@ -14,7 +14,7 @@ SIZE = 5 * CHUNK + 4097
 
 
 def content():
-    """Data, a hole of two chunks, data, and a hole to the end."""
+    """Return data, a hole of two chunks, data, and a hole up to the end."""
     data = bytearray(random.Random(7).randbytes(SIZE))
     data[CHUNK + 5000 : 3 * CHUNK + 9000] = bytes(2 * CHUNK + 4000)
     data[4 * CHUNK - 10 :] = bytes(SIZE - 4 * CHUNK + 10)
@@ -54,11 +54,11 @@ def checker(image):
 
 
 @pytest.mark.parametrize("step", [1000, CHUNK - 1, CHUNK, 3 * CHUNK, SIZE])
-def test_the_cuts_do_not_matter(step):
+def test_summer_any_piece_size(step):
     assert sums_of(DATA, step) == sums_of(DATA)
 
 
-def test_an_empty_file(tmp_path):
+def test_checker_empty_file(tmp_path):
     path = tmp_path / "image"
     path.write_bytes(b"")
     with path.open("rb") as file:
@@ -67,7 +67,7 @@ def test_an_empty_file(tmp_path):
         checker.check_zeros(0, 0)
 
 
-def test_a_right_file(checker):
+def test_checker_intact_file(checker):
     checker.check_all(lambda: None)
     checker.check_zeros(CHUNK + 5000, 3 * CHUNK + 9000)
     checker.check_zeros(4 * CHUNK - 10, SIZE)
@@ -75,8 +75,8 @@ def test_a_right_file(checker):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, SIZE - 1), st.integers(0, SIZE - 1), st.integers(1, 3 * CHUNK), st.booleans())
-def test_rot_is_found_by_any_read_of_its_chunk(tmp_path_factory, rotten, start, length, again):
-    """A right read passes; one that touches the chunk with the wrong byte does not, before and after others."""
+def test_checker_flipped_bit(tmp_path_factory, rotten, start, length, again):
+    """A read fails if it touches the damaged chunk and passes otherwise, also after other reads."""
     path = tmp_path_factory.mktemp("rot") / "image"
     data = bytearray(DATA)
     data[rotten] ^= 1
@@ -97,8 +97,8 @@ def test_rot_is_found_by_any_read_of_its_chunk(tmp_path_factory, rotten, start, 
 
 
 @pytest.mark.parametrize("lost", [0, 2 * CHUNK + CHUNK + 10_000, SIZE - 1])
-def test_a_lost_block_is_found(image, lost):
-    """What reads as a hole and was none; at the end, what was one and is none."""
+def test_checker_lost_block(image, lost):
+    """Data that became a hole and, in the last case, a hole that became data."""
     data = bytearray(DATA)
     if data[lost]:
         at = lost // 4096 * 4096
@@ -110,7 +110,7 @@ def test_a_lost_block_is_found(image, lost):
         ChunkChecker(file.fileno(), SIZE, sums_of(DATA)).check_all(lambda: None)
 
 
-def test_a_file_that_lost_everything(image):
+def test_checker_all_data_lost(image):
     write_sparse(image, bytes(SIZE))
     with image.open("rb") as file:
         checker = ChunkChecker(file.fileno(), SIZE, sums_of(DATA))
@@ -120,18 +120,18 @@ def test_a_file_that_lost_everything(image):
             checker.check_all(lambda: None)
 
 
-def test_a_shorter_file(image):
+def test_checker_truncated_file(image):
     os.truncate(image, CHUNK)
     with image.open("rb") as file, pytest.raises(DamagedImageError, match="ends at byte"):
         ChunkChecker(file.fileno(), SIZE, sums_of(DATA)).check(CHUNK - 10, memoryview(DATA)[CHUNK - 10 : CHUNK + 10])
 
 
-def test_checksums_of_another_length(image):
-    with image.open("rb") as file, pytest.raises(CacheError, match="another length"):
+def test_checker_wrong_number_of_sums(image):
+    with image.open("rb") as file, pytest.raises(CacheError, match="does not match the cached image's size"):
         ChunkChecker(file.fileno(), SIZE, sums_of(DATA)[:-4])
 
 
-def test_a_cancel_is_heard(checker):
+def test_check_all_cancelled(checker):
     def cancelled():
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Fetching over connections that break: pauses, resuming, and what a server may not change on the way."""
+"""Fetching over connections that break: pauses, resuming, and detecting changes on the server."""
 
 import itertools
 import os
@@ -27,7 +27,7 @@ DOWN = RemoteUnavailableError("the connection broke")
 
 
 class Flaky(FakeSource):
-    """Breaks at each offset in ``breaks`` once; ``then`` is what the server holds after the first break."""
+    """A source that fails once at each offset in ``breaks``; after the first failure it serves ``then``, if given."""
 
     def __init__(self, image, breaks, then=None):
         super().__init__({URL: image}, chunk_size=16 * 1024)
@@ -44,7 +44,7 @@ class Flaky(FakeSource):
 
 @pytest.fixture
 def growing_file(tmp_path):
-    """Made inside the loop by each test; the file is kept for looking at."""
+    """A factory: each test creates its GrowingFile inside the loop."""
     fd = os.open(tmp_path / "partial", os.O_RDWR | os.O_CREAT)
     yield lambda limit=1 << 30: GrowingFile(fd, limit)
     os.close(fd)
@@ -59,7 +59,7 @@ async def get(source, growing_file, attempts=3):
     return sum(got)
 
 
-def test_pauses_double_up_to_a_cap():
+def test_pause_after_doubles_up_to_cap():
     pauses = [pause_after(failures, lambda: 1.0) for failures in range(1, 20)]
     assert pauses[-1] == pauses[-2] == 30
     below = [pause for pause in pauses if pause < 30]
@@ -68,7 +68,7 @@ def test_pauses_double_up_to_a_cap():
 
 
 class Inline:
-    """Threads and a mock clock do not go together: the fakes' writes run in the loop."""
+    """Runs the fakes' writes in the loop, because threads do not work with a mock clock."""
 
     @staticmethod
     async def run_sync(work, *args, **_):
@@ -81,23 +81,23 @@ def no_threads(monkeypatch):
     monkeypatch.setattr("trio.to_thread", Inline)
 
 
-async def test_resumes_where_it_broke_off(growing_file, no_threads, autojump_clock):
+async def test_fetch_resumes(growing_file, no_threads, autojump_clock):
     source = Flaky(FakeImage(DATA), [100_000, 300_000])
     assert await get(source, growing_file()) == len(DATA)  # no byte twice
     starts = [start for _, start, _ in source.opens]
     assert starts == [0, 98304, 294912]
 
 
-async def test_only_tries_without_progress_count(growing_file, no_threads, autojump_clock):
+async def test_fetch_progress_resets_attempts(growing_file, no_threads, autojump_clock):
     source = Flaky(FakeImage(DATA), range(70_000, 500_000, 80_000))
     began = trio.current_time()
     await get(source, growing_file(), attempts=2)
     assert len(source.opens) == 7
-    assert 3 * FIRST <= trio.current_time() - began <= 6 * FIRST  # each pause is a first one
+    assert 3 * FIRST <= trio.current_time() - began <= 6 * FIRST  # each pause is the first of a series
 
 
-async def test_a_few_bytes_a_try_are_no_progress(growing_file, no_threads, autojump_clock):
-    """Tries are used up by a server that gives 1 KiB and hangs up, however often; not by one that gives enough."""
+async def test_fetch_too_little_progress(growing_file, no_threads, autojump_clock):
+    """A server that sends 1 KiB per connection exhausts the attempts; one that sends enough in total does not."""
 
     class Drips(FakeSource):
         async def pass_by(self, url, start, stop):
@@ -114,7 +114,7 @@ async def test_a_few_bytes_a_try_are_no_progress(growing_file, no_threads, autoj
     await get(source, made, attempts=MIN_PROGRESS // 1024 + 1)
 
 
-async def test_gives_up_after_attempts_without_progress(growing_file, no_threads, autojump_clock):
+async def test_fetch_gives_up(growing_file, no_threads, autojump_clock):
     source = FakeSource({URL: DATA}, fail_at={"open": DOWN})
     remote = await source.stat(URL)
     began = trio.current_time()
@@ -125,7 +125,7 @@ async def test_gives_up_after_attempts_without_progress(growing_file, no_threads
 
 
 @pytest.mark.parametrize("error", [RemoteNotFoundError("gone"), RemoteChangedError("new")])
-async def test_does_not_try_again_what_cannot_help(growing_file, error):
+async def test_fetch_permanent_error(growing_file, error):
     source = FakeSource({URL: DATA}, fail_at={"open": error})
     with pytest.raises(type(error)):
         await fetch(source, await source.stat(URL), growing_file(), 5, lambda _: None)
@@ -133,16 +133,16 @@ async def test_does_not_try_again_what_cannot_help(growing_file, error):
 
 
 @pytest.mark.parametrize(("ranges", "version"), [(False, "1"), (True, None), (False, None)])
-async def test_a_server_that_cannot_resume_is_compared(growing_file, no_threads, autojump_clock, ranges, version):
-    """From the start again; the same bytes go by, the rest is written."""
+async def test_fetch_without_ranges_or_version(growing_file, no_threads, autojump_clock, ranges, version):
+    """The image is requested from the start again; known bytes are compared, the rest is written."""
     source = Flaky(FakeImage(DATA, version=version, accepts_ranges=ranges), [200_000])
     await get(source, growing_file())
     assert [start for _, start, _ in source.opens] == [0, 0]
 
 
 @pytest.mark.parametrize("where", [0, 150_000, 196_607])
-async def test_another_beginning_is_never_mixed_in(growing_file, no_threads, autojump_clock, where):
-    """A server that swaps what was hashed already is found out, however small the swap."""
+async def test_fetch_changed_beginning(growing_file, no_threads, autojump_clock, where):
+    """A change of one byte that was already hashed is detected."""
     forged = bytearray(DATA)
     forged[where] ^= 1
     image = FakeImage(DATA, version=None, accepts_ranges=False)
@@ -154,34 +154,33 @@ async def test_another_beginning_is_never_mixed_in(growing_file, no_threads, aut
     assert os.pread(made.fd, 150_001, 0) == DATA[:150_001]
 
 
-async def test_a_shorter_second_answer_is_another_image(growing_file, no_threads, autojump_clock):
-    """Without a promised size the end of the second answer must not pass for that of the first."""
+async def test_fetch_shorter_second_response(growing_file, no_threads, autojump_clock):
+    """Without an announced size, the end of the second response is not the end of the first one."""
     image = FakeImage(DATA, version=None, size=None, accepts_ranges=False)
     source = Flaky(image, [200_000], then=replace(image, data=DATA[:50_000]))
-    with pytest.raises(RemoteChangedError, match="promised"):
+    with pytest.raises(RemoteChangedError, match="announced"):
         await fetch(source, await source.stat(URL), growing_file(), 5, lambda _: None)
 
 
-@pytest.mark.parametrize(("said", "words"), [(len(DATA) - 1, "sends more"), (len(DATA) + 1, "promised")])
-async def test_a_size_that_lies(growing_file, said, words):
-    """Both ways; of too much no more than one read is taken."""
-    source = FakeSource({URL: FakeImage(DATA, size=said)})
+@pytest.mark.parametrize(("announced", "words"), [(len(DATA) - 1, "sends more"), (len(DATA) + 1, "but sent")])
+async def test_fetch_wrong_announced_size(growing_file, announced, words):
+    source = FakeSource({URL: FakeImage(DATA, size=announced)})
     with pytest.raises(RemoteChangedError, match=words):
         await fetch(source, await source.stat(URL), growing_file(), 5, lambda _: None)
 
 
-async def test_a_body_without_end_stops_at_the_limit(growing_file):
+async def test_fetch_endless_body(growing_file):
     source = FakeSource({URL: FakeImage(DATA, size=None)}, chunk_size=1000)
     made = growing_file(limit=100_000)
-    with pytest.raises(CacheFullError, match="beyond the 100000 bytes"):
+    with pytest.raises(CacheFullError, match=r"larger than the 0\.1 MiB"):
         await fetch(source, await source.stat(URL), made, 5, lambda _: None)
     assert os.fstat(made.fd).st_size <= 101_000
 
 
-# --- waiting for it ---
+# --- waiting for bytes ---
 
 
-async def test_waiters_wake_when_their_bytes_are_there(growing_file):
+async def test_arrived_wakes_in_time(growing_file):
     made, seen = growing_file(), []
 
     async def wait_for(stop):
@@ -199,19 +198,19 @@ async def test_waiters_wake_when_their_bytes_are_there(growing_file):
     assert [stop for stop, _ in seen] == [10, 5 << 20]
 
 
-async def test_waiting_beyond_the_end_is_the_image_s_fault(growing_file):
-    """Also where the download has long been put away."""
+async def test_arrived_past_the_end(growing_file):
+    """Also after the download has ended."""
     made = growing_file()
     made.advance(100)
     made.finish()
     made.fail(RuntimeError("given up"))
-    with pytest.raises(CorruptImageError, match="ends at byte 100, but byte 199"):
+    with pytest.raises(CorruptImageError, match="ends at byte 100, but byte 199 is needed"):
         await made.arrived(0, 200)
     await made.arrived(50, 100)
     await made.completed()
 
 
-async def test_the_first_failure_counts_and_reaches_everybody(growing_file):
+async def test_fail_reaches_all_waiters(growing_file):
     made = growing_file()
     for wait in (lambda: made.arrived(0, 1), made.completed, lambda: trio.to_thread.run_sync(made.wait_beyond, 0, 1)):
         async with trio.open_nursery() as nursery:
@@ -225,7 +224,7 @@ async def test_the_first_failure_counts_and_reaches_everybody(growing_file):
             nursery.cancel_scope.cancel()
 
 
-async def test_a_wake_up_after_the_loop_is_gone_is_harmless(tmp_path):
+async def test_advance_after_loop_ended(tmp_path):
     fd = os.open(tmp_path / "x", os.O_RDWR | os.O_CREAT)
 
     async def make():
@@ -237,19 +236,19 @@ async def test_a_wake_up_after_the_loop_is_gone_is_harmless(tmp_path):
     os.close(fd)
 
 
-# --- hashing behind ---
+# --- hashing ---
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 64 * 1024, 3 * 1024 * 1024 + 1])
-async def test_the_digest_is_of_all_bytes(tmp_path, growing_file, size):
-    """Whatever pieces they come in, with the inspector's verdict told once."""
+async def test_hash_growing_file(tmp_path, growing_file, size):
+    """The digest covers all bytes, and the inspection's result is reported once."""
     import hashlib
 
     data = os.urandom(size) if size else b""
-    made, told, digests = growing_file(), [], {}
+    made, reported, digests = growing_file(), [], {}
 
     async def hash_it():
-        hashes = await trio.to_thread.run_sync(hash_and_inspect, made, {"sha256", "sha512"}, told.append)
+        hashes = await trio.to_thread.run_sync(hash_and_inspect, made, {"sha256", "sha512"}, reported.append)
         digests.update(hashes.digests)
 
     async with trio.open_nursery() as nursery:
@@ -261,11 +260,11 @@ async def test_the_digest_is_of_all_bytes(tmp_path, growing_file, size):
             await trio.lowlevel.checkpoint()
         made.finish()
     assert digests == {name: hashlib.new(name, data).hexdigest() for name in ("sha256", "sha512")}
-    assert [info.format for info in told] == ["raw"]
+    assert [info.format for info in reported] == ["raw"]
 
 
-async def test_hashing_stops_where_the_download_failed(growing_file):
-    """Not at the mark: what is given up is not read to its end first."""
+async def test_hash_failed_download(growing_file):
+    """Hashing stops at once; it does not read the rest of the file first."""
     made = growing_file()
     os.truncate(made.fd, 1 << 29)
     made.advance(1 << 29)
@@ -274,10 +273,10 @@ async def test_hashing_stops_where_the_download_failed(growing_file):
         await trio.to_thread.run_sync(hash_and_inspect, made, {"sha256"}, lambda _: None)
 
 
-async def test_a_file_that_shrinks_under_the_hash_is_told(growing_file):
+async def test_hash_truncated_file(growing_file):
     made = growing_file()
     os.pwrite(made.fd, b"x" * 10, 0)
     made.advance(20)
     made.finish()
-    with pytest.raises(CorruptImageError, match="became shorter"):
+    with pytest.raises(CorruptImageError, match="was truncated"):
         await trio.to_thread.run_sync(hash_and_inspect, made, {"sha256"}, lambda _: None)

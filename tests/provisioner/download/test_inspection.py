@@ -1,4 +1,4 @@
-"""Which images are let through: real ones of every kind, made by qemu-img, and forged ones."""
+"""Inspection of real images of every format, made by qemu-img, and of forged ones."""
 
 import json
 import struct
@@ -19,7 +19,7 @@ SIZE = 8 * MIB
 
 
 def verdict(data, piece=64 * 1024):
-    """As the hashing thread asks: piece by piece, then the end."""
+    """Inspect as the hashing thread does: piece by piece, then the end."""
     inspection = Inspection()
     for start in range(0, len(data), piece):
         info = inspection.feed(data[start : start + piece], last=False)
@@ -65,8 +65,8 @@ def convert(folder, *arguments):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_honest_images(folder, options, expected):
-    """Told at once, by any size of pieces, with the size of the disk inside."""
+def test_inspection_valid_image(folder, options, expected):
+    """The format and the virtual size are found with pieces of any size."""
     data = convert(folder, *options)
     assert verdict(data) == expected
     assert verdict(data, piece=999) == expected
@@ -82,14 +82,14 @@ def test_honest_images(folder, options, expected):
             "backing file",
         ),
         (["-f", "qcow2", "-o", "data_file=data,data_file_raw=on", "IMAGE", "1M"], "external file"),
-        (["-f", "qcow2", "-o", "extended_l2=on", "IMAGE", "1M"], "does not know"),
+        (["-f", "qcow2", "-o", "extended_l2=on", "IMAGE", "1M"], "unsupported features"),
         (["-f", "qed", "IMAGE", "1M"], "qed"),
         (["-f", "vmdk", "-o", "subformat=monolithicSparse", "-b", "base.vmdk", "-F", "vmdk", "IMAGE"], "has a parent"),
     ],
     ids=lambda value: " ".join(value[:5]) if isinstance(value, list) else "",
 )
-def test_images_that_reach_elsewhere(folder, arguments, words):
-    """Refused, with the reason in it, from the header alone."""
+def test_inspection_external_references(folder, arguments, words):
+    """The header is enough to reject the image with the reason."""
     if "base.vmdk" in arguments:
         subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", "base.vmdk", "1M"], check=True, cwd=folder)
     data = create(folder, *arguments)
@@ -98,7 +98,7 @@ def test_images_that_reach_elsewhere(folder, arguments, words):
 
 
 def qcow2(version=3, size=SIZE, incompatible=0, encryption=0, magic=b"QFI\xfb"):
-    """A header, forged."""
+    """Return a forged header."""
     head = struct.pack(">4sIQIIQIIQQIIQ", magic, version, 0, 0, 16, size, encryption, 1, 0x30000, 0x10000, 1, 0, 0)
     return (head + struct.pack(">QQQII", incompatible, 0, 0, 4, 104)).ljust(64 * 1024, b"\0")
 
@@ -108,8 +108,8 @@ def qcow2(version=3, size=SIZE, incompatible=0, encryption=0, magic=b"QFI\xfb"):
     [(lambda _: forge.luks(), "luks", "LUKS"), (forge.encrypted, "qcow2", "encrypted")],
     ids=["luks", "luks-in-qcow2"],
 )
-def test_encrypted_images(folder, make, kind, words):
-    """Refused, whether the whole file is encrypted or only its clusters; QEMU reads both as what they are."""
+def test_inspection_encrypted_image(folder, make, kind, words):
+    """Rejected, whether the file or only its clusters are encrypted; QEMU recognizes both as encrypted."""
     data = make(convert(folder, "-O", "qcow2"))
     (folder / "image").write_bytes(data)
     shown = subprocess.run(
@@ -123,23 +123,23 @@ def test_encrypted_images(folder, make, kind, words):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (qcow2(version=1), "does not know"),
-        (qcow2(version=4), "does not know"),
+        (qcow2(version=1), "unsupported features"),
+        (qcow2(version=4), "unsupported features"),
         (qcow2(incompatible=1 << 0), "not closed by its last writer"),
         (qcow2(incompatible=1 << 1), "marked as corrupt"),
         (qcow2(incompatible=1 << 2), "external file"),
-        (qcow2(incompatible=1 << 63), "does not know"),
+        (qcow2(incompatible=1 << 63), "unsupported features"),
         (qcow2(encryption=1), "encrypted"),
         (b"LUKS\xba\xbe\0\x01".ljust(4 * MIB, b"\0"), "LUKS"),
     ],
 )
-def test_forged_headers(data, words):
+def test_inspection_forged_header(data, words):
     with pytest.raises(UnsafeImageError, match=words):
         verdict(data)
 
 
-def test_a_guest_that_wrote_another_header_into_its_raw_disk():
-    """It is called what it looks like; whoever declared it as raw is then refused by the plan."""
+def test_inspection_raw_disk_with_header():
+    """A raw disk with a qcow2 header is detected as qcow2; the plan then rejects it if declared as raw."""
     assert verdict(qcow2(size=1 << 63)) == ImageInfo("qcow2", 1 << 63)
     assert verdict(qcow2(size=0)) == ImageInfo("qcow2", 0)
 
@@ -157,22 +157,22 @@ def with_iso(disk):
     return disk
 
 
-def test_disks_with_partitions_and_hybrid_isos_are_raw():
-    """A table or an ISO file system is content; real images are both at once."""
+def test_inspection_partitions_and_iso():
+    """A partition table or an ISO file system is content; real images contain both."""
     assert verdict(bytes(gpt_disk())) == ImageInfo("raw", None)
     assert verdict(bytes(with_iso(gpt_disk()))) == ImageInfo("raw", None)
 
 
-def test_a_file_with_two_faces_is_refused():
-    """qcow2 to one reader and an ISO to another."""
+def test_inspection_polyglot():
+    """One reader sees qcow2 and another an ISO."""
     disk = with_iso(bytearray(qcow2().ljust(4 * MIB, b"\0")))
     with pytest.raises(UnsafeImageError, match="iso and as qcow2"):
         verdict(bytes(disk))
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"QFI", b"QFI\xfb" + bytes(100), bytes(511), b"text\n" * 50])
-def test_too_short_for_a_header_is_raw(data):
-    """No reader of qcow2 would take it either; and an empty one the plan refuses."""
+def test_inspection_short_file(data):
+    """Shorter than a header is raw; no qcow2 reader accepts it either, and the plan rejects an empty image."""
     assert verdict(data) == ImageInfo("raw", None)
 
 
@@ -181,8 +181,8 @@ MAGICS = [b"QFI\xfb", b"KDMV", b"vhdxfile", b"conectix", b"LUKS\xba\xbe", b"QED\
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(MAGICS), st.binary(max_size=700), st.integers(0, 5 * MIB), st.integers(0, 63))
-def test_no_header_breaks_the_judge(magic, rest, length, vdi):
-    """Whatever follows a magic ends in a verdict or in an error of ours, never in another."""
+def test_inspection_any_header(magic, rest, length, vdi):
+    """Any bytes after a magic result in a verdict or an ImageError."""
     data = bytearray((magic + rest).ljust(length, b"\0"))
     if vdi < 8 and len(data) > 68:
         data[64:68] = b"\x7f\x10\xda\xbe"
@@ -194,8 +194,8 @@ def test_no_header_breaks_the_judge(magic, rest, length, vdi):
     assert info.virtual_size is None or info.virtual_size >= 0
 
 
-def test_a_vmdk_descriptor_alone_is_never_followed():
-    """Declared as vmdk it is refused or not taken for one; as raw it is only text."""
+def test_inspection_vmdk_descriptor_only():
+    """It is rejected, or taken as raw text; the file it names is never opened."""
     text = b'# Disk DescriptorFile\nversion=1\ncreateType="monolithicFlat"\nRW 20480 FLAT "/etc/passwd" 0\n'
     try:
         info = verdict(text.ljust(64 * 1024, b"\0"))

@@ -1,4 +1,4 @@
-"""Parts fetched before their turn: which are, which are waited for, and what a server that lies about them gets."""
+"""Read-ahead: which parts are fetched, which are not, and how a server that sends different bytes is detected."""
 
 import os
 from dataclasses import replace
@@ -16,7 +16,7 @@ FAR = NEAR + 4096
 
 
 class Server(FakeSource):
-    """Counts requests; ``meanwhile`` runs during each."""
+    """A source that calls ``meanwhile`` during each request."""
 
     def __init__(self, meanwhile=lambda: None):
         super().__init__({URL: DATA})
@@ -38,7 +38,7 @@ async def read_ahead(file, source, **remote):
     return ReadAhead(source, replace(await source.stat(URL), **remote), GrowingFile(file, 1 << 40))
 
 
-async def test_a_part_that_is_far_is_fetched_and_found_to_be_the_image_s(file):
+async def test_read_ahead_matches_image(file):
     source = Server()
     parts = await read_ahead(file, source)
     assert await parts.read(FAR, FAR + 65536) == DATA[FAR : FAR + 65536]
@@ -47,12 +47,12 @@ async def test_a_part_that_is_far_is_fetched_and_found_to_be_the_image_s(file):
 
 
 @pytest.mark.parametrize("stop", [FAR, FAR + 65536])
-async def test_a_part_that_is_not_the_image_s_is_found_out(file, stop):
+async def test_read_ahead_differs_from_image(file, stop):
     parts = await read_ahead(file, Server())
     await parts.read(stop, stop + 65536)
     os.pwrite(file, DATA, 0)
     os.pwrite(file, bytes([DATA[stop + 100] ^ 1]), stop + 100)
-    with pytest.raises(RemoteChangedError, match="other bytes"):
+    with pytest.raises(RemoteChangedError, match="different bytes"):
         parts.check(file)
 
 
@@ -65,13 +65,13 @@ async def test_a_part_that_is_not_the_image_s_is_found_out(file, stop):
         (FAR, 65536, {"accepts_ranges": False}),
     ],
 )
-async def test_what_is_waited_for_instead(file, start, length, remote):
+async def test_read_ahead_not_worthwhile(file, start, length, remote):
     source = Server()
     assert await (await read_ahead(file, source, **remote)).read(start, start + length) is None
     assert source.opens == []
 
 
-async def test_a_server_is_not_asked_without_end(file):
+async def test_read_ahead_limits_requests(file):
     source = Server()
     parts = await read_ahead(file, source)
     answers = [await parts.read(FAR + at, FAR + at + 512) for at in range(MOST_PARTS + 5)]
@@ -79,7 +79,7 @@ async def test_a_server_is_not_asked_without_end(file):
     assert len(source.opens) == MOST_PARTS
 
 
-async def test_after_a_refusal_it_is_left_to_the_download(file):
+async def test_read_ahead_stops_after_error(file):
     def refuse():
         raise RemoteUnavailableError("down")
 
@@ -89,14 +89,14 @@ async def test_after_a_refusal_it_is_left_to_the_download(file):
     assert len(source.opens) == 1
 
 
-async def test_a_server_that_ignores_ranges_is_not_asked_again(file):
+async def test_read_ahead_stops_if_ranges_ignored(file):
     source = FakeSource({URL: FakeImage(DATA, accepts_ranges=False)})
     parts = await read_ahead(file, source, accepts_ranges=True)
     assert [await parts.read(FAR, FAR + 512), await parts.read(FAR, FAR + 512)] == [None, None]
     assert len(source.opens) == 1
 
 
-async def test_what_came_by_itself_meanwhile_is_read_from_the_file(file):
+async def test_read_ahead_overtaken_by_download(file):
     source = Server(lambda: parts._growing_file.advance(len(DATA)))
     parts = await read_ahead(file, source)
     assert await parts.read(FAR, FAR + 512) is None

@@ -1,4 +1,4 @@
-"""What is no disk is refused by name; what may be a disk passes."""
+"""Files that are not disks are rejected with their type; possible disks are accepted."""
 
 import bz2
 import gzip
@@ -18,13 +18,13 @@ from provisioner.contracts.errors import UnsafeImageError
 from provisioner.download.inspection import FileInspection, ImageInfo
 from provisioner.download.signatures import not_a_disk
 
-# Nothing in it looks like anything.
+# Matches no signature.
 NOISE = bytes(range(251)) * 900
 DISK = bytes(446) + b"\x80\0\1\0\x83\0\xff\xff\0\x08\0\0\0\x10\0\0" + bytes(48) + b"\x55\xaa" + NOISE
 
 
 def verdict(data, piece=64 * 1024):
-    """As the hashing thread asks: piece by piece, then the end."""
+    """Inspect as the hashing thread does: piece by piece, then the end."""
     inspection = FileInspection()
     for start in range(0, len(data), piece):
         info = inspection.feed(data[start : start + piece], last=False)
@@ -43,7 +43,7 @@ def tar(form=tarfile.GNU_FORMAT, name="disk.raw", data=DISK):
 
 
 def tar_v7():
-    """As Unix's seventh edition wrote them: no magic at all."""
+    """Return a tar archive as Unix V7 wrote them, without a magic."""
     header = bytearray(tar()[:512])
     header[257:512] = bytes(255)
     header[148:156] = b" " * 8
@@ -100,12 +100,12 @@ PACKERS = {
 }
 
 
-# The quick loop has no lz4 and no pzstd.
+# `make check` does not need lz4 and pzstd installed.
 TOOLS = {"lz4": pytest.mark.slow}
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=TOOLS.get(kind, ())) for kind in ARCHIVES])
-def test_archive_is_refused_by_name(kind):
+def test_archive_is_rejected_by_type(kind):
     make, words = ARCHIVES[kind]
     for piece in (64 * 1024, 100):
         with pytest.raises(UnsafeImageError, match=f"^this is {words}.*, not a disk image; "):
@@ -122,7 +122,7 @@ def test_archive_inside_compression(kind, tool):
 
 @pytest.mark.parametrize("tool", PACKERS)
 @pytest.mark.parametrize("inner", ["gzip", "xz", "bzip2", "zstd"])
-def test_two_compressions(inner, tool):
+def test_compressed_twice(inner, tool):
     with pytest.raises(UnsafeImageError, match="compressed twice"):
         verdict(PACKERS[tool](PACKERS[inner](DISK)))
 
@@ -145,7 +145,7 @@ def test_pzstd(tmp_path):
 
 
 def made_by(tmp_path, tool, *arguments, size=64 * MIB):
-    """A file system on its own, without a partition table."""
+    """Return a file system without a partition table."""
     path = tmp_path / "image"
     with path.open("wb") as file:
         file.truncate(size)
@@ -186,6 +186,6 @@ def test_disk_passes(disk):
     assert verdict(bytes(disk)) == ImageInfo("raw", None)
 
 
-def test_vmdk_descriptor_is_not_taken_for_text():
-    """Other checks judge it, and know what is wrong with it."""
+def test_vmdk_descriptor_is_not_text():
+    """The VMDK checks reject it with a more specific reason."""
     assert not_a_disk(b"# Disk DescriptorFile\nversion=1\n") is None

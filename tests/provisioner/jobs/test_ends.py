@@ -165,6 +165,28 @@ async def test_cancel_returns_once_stored(folder):
         assert len(harness.supervisor._reservations) == 0
 
 
+async def test_cancel_while_a_failure_is_stored(folder, monkeypatch):
+    """The job failed by itself: the cancel came too late, which is no error of the service."""
+    monkeypatch.setattr(slots_module, "_STORE_TIMEOUT", 60)
+    harness = Harness(folder)
+    harness.converter.steps.fail_at = {"flush": ConvertError("the disk is broken")}
+    async with harness.running(), trio.open_nursery() as nursery:
+        job_id, gate = await held_job(harness, "source", "stat")
+        refused = trio.Event()
+
+        async def cancel():
+            with pytest.raises(CancelError, match="cannot cancel job in 'failed' status"):
+                await harness.supervisor.cancel(job_id)
+            refused.set()
+
+        with locked(harness):
+            gate.open()
+            await unstored(harness)
+            nursery.start_soon(cancel)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await refused.wait()
+
+
 async def test_cancel_by_a_client_that_hangs_up(folder):
     """The job ends although no client waits for it, and it never runs again."""
     harness = Harness(folder)

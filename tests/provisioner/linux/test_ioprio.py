@@ -1,4 +1,4 @@
-"""The I/O class, as `ionice` reads it back: of a process, its threads, and the programs they start."""
+"""Tests that `ionice` reports the I/O class for the process, its threads, and the programs they start."""
 
 import subprocess
 import sys

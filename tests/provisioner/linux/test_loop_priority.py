@@ -1,4 +1,4 @@
-"""The loop's priority, as the kernel tells it: of its thread, of the next one, and of the programs they start."""
+"""Tests of the priority that the kernel reports for the loop's thread, another thread, and a child process."""
 
 import subprocess
 import sys

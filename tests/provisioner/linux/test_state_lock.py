@@ -1,4 +1,4 @@
-"""Two processes never work on one state directory."""
+"""Tests that only one process can use a state directory."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def test_locked_names_the_holder(tmp_path):
             pass
         holder.kill()
         holder.wait()
-    with state_lock.locked(tmp_path / "state"):  # nothing has to be cleaned up after a kill
+    with state_lock.locked(tmp_path / "state"):  # a kill needs no cleanup
         assert (tmp_path / "state" / "lock").read_text() == f"{os.getpid()}\n"
 
 

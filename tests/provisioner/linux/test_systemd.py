@@ -1,4 +1,4 @@
-"""The service manager's protocol, spoken over a real socket."""
+"""Tests of systemd's protocol over a real socket."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_notify_without_manager(monkeypatch):
 
 
 def test_notify_with_unreachable_manager(manager, monkeypatch):
-    for _ in range(10_000):  # far more than its queue holds; none may wait
+    for _ in range(10_000):  # far more than the socket's queue can hold; notify must not block
         systemd.notify("WATCHDOG=1")
     monkeypatch.setenv("NOTIFY_SOCKET", "/nonexistent/notify")
     systemd.notify("WATCHDOG=1")

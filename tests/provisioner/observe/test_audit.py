@@ -1,4 +1,4 @@
-"""The audit log: whole lines, in order, private, surviving rotation."""
+"""Tests of the audit log: whole lines in order, a private file, and rotation."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ def _levels():
     logging.getLogger("audit").setLevel(logging.INFO)
 
 
-def test_audit_records_are_json_lines_in_order(tmp_path):
+def test_audit_lines_are_json_in_order(tmp_path):
     audit = AuditLog(tmp_path / "audit.log")
     with audit.open():
         for number in range(100):
@@ -114,7 +114,7 @@ def test_audit_disk_full_counts_lost():
 
 @pytest.fixture
 def pipe(tmp_path):
-    """A named pipe that is full, and a descriptor that could read it."""
+    """Create a full named pipe; yield its path and a descriptor for reading."""
     path = tmp_path / "audit.pipe"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -128,7 +128,7 @@ def pipe(tmp_path):
 
 
 def test_audit_pipe_not_read(pipe, monkeypatch):
-    """Nothing waits, what does not fit is counted, /readyz can warn, and the end is bounded."""
+    """Nothing blocks, lost lines are counted, there is a warning, and closing takes limited time."""
     monkeypatch.setattr("provisioner.observe.line_writer.HUNG_AFTER", 0.0)
     monkeypatch.setattr("provisioner.observe.audit._LAST_LINES", 0.1)
     path, _ = pipe
@@ -141,13 +141,13 @@ def test_audit_pipe_not_read(pipe, monkeypatch):
         during = sum(lost)
         (warning,) = audit.warnings()
     assert during > 0
-    assert sum(lost) > during  # what still waited at the end
+    assert sum(lost) > during  # the lines still in the queue at the end
     assert warning.startswith(f"the audit log {path} has accepted nothing for ")
     assert time.monotonic() - started < 30
 
 
 def test_audit_pipe_read_again(pipe, monkeypatch):
-    """Order is kept, and one line stands where lines are missing."""
+    """Order is kept, and one line takes the place of the missing ones."""
     monkeypatch.setattr("provisioner.observe.line_writer.LineWriter.__init__.__defaults__", (100_000,))
     path, reader = pipe
     lost = []
@@ -174,7 +174,7 @@ def test_audit_pipe_read_again(pipe, monkeypatch):
 
 
 def test_audit_pipe_without_reader(tmp_path):
-    """An error at the start rather than a start that waits."""
+    """The start fails instead of waiting for a reader."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="No such device"), AuditLog(tmp_path / "pipe").open():
         pass

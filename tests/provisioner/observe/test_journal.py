@@ -1,4 +1,4 @@
-"""Fields reach the journal whole, and no value can make up a field of its own."""
+"""Tests that fields reach the journal completely, and that no value can forge a field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from provisioner.observe.journal import frame, is_ours
 
 
 def read(datagram):
-    """The journal's side of the protocol."""
+    """Parse a datagram as the journal does."""
     fields = {}
     while datagram:
         name, _, datagram = datagram.partition(b"\n")

@@ -1,4 +1,4 @@
-"""The queue of a sink: put never blocks, order is kept, gaps are counted and reported once."""
+"""Tests of a sink's queue: put never blocks, order is kept, and gaps are counted and reported once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from provisioner.observe.line_writer import LineWriter
 
 
 class Sink:
-    """Takes lines while ``open`` is set; ``fault`` is raised instead."""
+    """Accepts lines while ``open`` is set; raises ``fault`` if it is set."""
 
     def __init__(self):
         self.open, self.entered, self.lines, self.fault = threading.Event(), threading.Event(), [], None
@@ -45,7 +45,7 @@ def test_order_is_kept(sink):
 
 
 def test_full_queue_gives_one_notice(sink):
-    writer = sink.writer(room=1000)  # four lines and what they take
+    writer = sink.writer(room=1000)  # room for four lines and their overhead
     writer.put("first")
     sink.entered.wait()
     for number in range(10):
@@ -59,7 +59,7 @@ def test_full_queue_gives_one_notice(sink):
     assert sink.lines[-1] == "later"
 
 
-def test_failed_writes_give_notice_on_recovery(sink):
+def test_failed_writes_are_reported_later(sink):
     sink.open.set()
     sink.fault = OSError(28, "No space left on device")
     writer = sink.writer()
@@ -83,7 +83,7 @@ def test_hung_sink_close_times_out(sink, monkeypatch):
     sink.entered.wait()
     assert writer.trouble().startswith("has accepted nothing for ")
     assert not writer.flush(0.01)
-    assert not writer.flush(3600)  # once is enough
+    assert not writer.flush(3600)  # returns at once after the first timeout
     assert not writer.close(0.01)
     assert sum(sink.dropped) == 3
     writer.put("too late")

@@ -1,4 +1,4 @@
-"""Log lines as another process writes them: one event a line, whatever is in it."""
+"""Tests of log lines written by another process: one event per line, whatever its content."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ def test_full_pipe_not_read():
 
 
 def test_pipe_read_again():
-    """Order is kept; one line tells of those that are missing."""
+    """Order is kept, and one line reports the number of missing ones."""
     code = FLOOD.replace("0.1", "60.0")  # the end waits for the reader
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:
-        assert process.stdout.readline() == "{'stderr'} True\n"  # only now its log is read
+        assert process.stdout.readline() == "{'stderr'} True\n"  # only then read its log
         events = [json.loads(line) for line in process.stderr]
     assert process.returncode == 0
     numbers = [event["number"] for event in events if event["event"] == "flood"]
@@ -124,7 +124,7 @@ with structlog.contextvars.bound_contextvars(request_id=bad):
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_control_characters_are_escaped(log_format):
-    """Whatever a client sends, only printable characters and the ends of lines reach the log."""
+    """Whatever a client sends, only printable characters and line ends reach the log."""
     done = subprocess.run([sys.executable, "-c", HOSTILE, log_format], capture_output=True, check=True, timeout=60)
     lines = done.stderr.decode().splitlines()
     assert all(line.isprintable() for line in lines)
@@ -146,8 +146,8 @@ warnings.warn("deprecated")
 """
 
 
-def test_finalizer_errors_and_warnings_are_logged():
-    """What Python itself prints would wait for a reader of standard error."""
+def test_finalizer_errors_are_logged():
+    """Python itself would print them to standard error, and block if that is not read."""
     done = subprocess.run([sys.executable, "-c", UNRAISABLE], capture_output=True, text=True, check=True, timeout=60)
     broken, warned = (json.loads(line) for line in done.stderr.splitlines())
     assert "ValueError: in a finalizer" in broken["exception"]

@@ -1,4 +1,4 @@
-"""Probes on a clock of the test's own: one task for each question, the last answer meanwhile, and no piling up."""
+"""Tests of probes with a mock clock: one task per question, the last answer meanwhile, and no pile-up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from provisioner.observe.probes import NoAnswerError, Probe, Probes
 
 
 class Thing:
-    """Answers with how often it was asked, once ``gate`` is open."""
+    """Answers with the number of questions so far, once ``gate`` is set."""
 
     def __init__(self):
         self.asked, self.gate = 0, trio.Event()
@@ -38,7 +38,7 @@ async def test_answer_is_kept(probes, autojump_clock):
 
 
 async def test_hung_question_is_asked_once(probes, autojump_clock):
-    """The last answer stands in for a moment, then comes the reason; no call waits over its patience."""
+    """The last answer is used for a while, then an error is raised; no call waits longer than ``patience``."""
     thing = Thing()
     probe = Probe(probes, thing.ask, patience=1, limit=5)
     assert await probe.answer(3) == 1
@@ -67,7 +67,7 @@ async def test_no_answer_yet(probes, autojump_clock):
 
 
 async def test_answer_begins_after_the_call(probes, autojump_clock):
-    """A listing that was under way already may not know yet what the caller has just done."""
+    """A listing that began earlier may not show what the caller has just done."""
     thing = Thing()
     thing.gate = trio.Event()
     probe = Probe(probes, thing.ask, patience=10, limit=10)

@@ -1,4 +1,4 @@
-"""The line that `systemctl status` shows."""
+"""Tests of the line that `systemctl status` shows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_status_line_running_and_waiting(monkeypatch, tmp_path):
         ):  # fmt: skip
             await line.job_changed(happened)
         said = [manager.recv(4096).decode() for _ in range(5)]
-        with pytest.raises(BlockingIOError):  # what has not changed is not said again
+        with pytest.raises(BlockingIOError):  # an unchanged line is not sent again
             manager.recv(4096)
     assert said == [
         "STATUS=0 running, 1 waiting",
@@ -41,7 +41,7 @@ async def test_status_line_running_and_waiting(monkeypatch, tmp_path):
 
 
 async def test_status_line_bounds_lost_jobs(monkeypatch):
-    """An end that was lost to a full queue leaves its job behind; there is a bound to that."""
+    """If the end of a job is lost in a full queue, the job stays in the line; their number is limited."""
     monkeypatch.setattr("provisioner.observe.status_line._MOST", 3)
     line = StatusLine()
     for number in range(10):

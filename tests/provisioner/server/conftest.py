@@ -1,4 +1,4 @@
-"""The API's fixtures, for the rooms that serve it."""
+"""Makes the API's fixtures available to the tests of the server."""
 
 from tests.provisioner.api.conftest import idle, service
 

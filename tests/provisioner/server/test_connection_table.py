@@ -1,4 +1,4 @@
-"""Which connections go when there is no room for all: the rule by itself, then over real connections."""
+"""Tests which connections are closed when the table is full: the rule alone, and over real connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Stream:
 
 
 class Clients:
-    """A table and its connections; the clock is how many there have been."""
+    """A table and its connections; the clock counts them."""
 
     def __init__(self, most, per_address):
         self.table = ConnectionTable(most, per_address)
@@ -48,7 +48,7 @@ class Clients:
         return made
 
 
-def test_silent_clients_make_room_for_one_behind_the_same_address():
+def test_admit_closes_silent_of_same_address():
     clients = Clients(256, 64)
     silent = [clients.connect("a") for _ in range(80)]
     assert [one.closed for one in silent] == [True] * 16 + [False] * 64
@@ -58,7 +58,7 @@ def test_silent_clients_make_room_for_one_behind_the_same_address():
     assert clients.refused == 17
 
 
-def test_an_authenticated_connection_stays():
+def test_admit_keeps_authenticated():
     clients = Clients(256, 64)
     operator = clients.connect("a", authenticated=True)
     for _ in range(500):
@@ -66,7 +66,7 @@ def test_an_authenticated_connection_stays():
     assert not operator.closed
 
 
-def test_an_address_full_of_authenticated_connections_gets_no_more():
+def test_admit_refuses_full_address():
     clients = Clients(256, 4)
     kept = [clients.connect("a", authenticated=True) for _ in range(4)]
     assert clients.connect("a") is None
@@ -74,7 +74,7 @@ def test_an_address_full_of_authenticated_connections_gets_no_more():
     assert not any(one.closed for one in kept)
 
 
-def test_of_one_address_those_without_a_request_go_first():
+def test_admit_closes_idle_of_address_first():
     clients = Clients(256, 3)
     busy, quiet, idle = clients.connect("a", requests=1), clients.connect("a"), clients.connect("a")
     quiet.stream.last_received = 100
@@ -86,7 +86,7 @@ def test_of_one_address_those_without_a_request_go_first():
     assert not busy.closed
 
 
-def test_four_addresses_do_not_hold_all_connections():
+def test_admit_balances_addresses():
     clients = Clients(256, 64)
     greedy = [clients.connect(name) for name in "abcd" for _ in range(64)]
     assert len(clients.table) == 256
@@ -95,25 +95,25 @@ def test_four_addresses_do_not_hold_all_connections():
     assert not any(one.closed for one in others)
     assert sum(one.closed for one in greedy) == 64
     left = [sum(one.group == name and not one.closed for one in greedy) for name in "abcd"]
-    assert left == [48] * 4  # each gave its share
+    assert left == [48] * 4  # each lost the same number
 
 
-def test_authenticated_connections_of_a_large_address_make_room_if_idle():
+def test_admit_closes_idle_of_large_address():
     clients = Clients(4, 4)
     large = [clients.connect("a", authenticated=True, requests=number % 2) for number in range(4)]
     assert clients.connect("b") is not None
     assert [one.closed for one in large] == [True, False, False, False]
-    assert clients.connect("b") is not None  # the newcomer before is not authenticated
+    assert clients.connect("b") is not None  # replaces the earlier connection of b, which is not authenticated
     assert sum(one.closed for one in large) == 1
 
 
-def test_a_unix_socket_has_no_share():
+def test_unix_socket_has_no_address_limit():
     clients = Clients(8, 2)
     assert all(clients.connect(LOCAL) for _ in range(8))
     assert clients.refused == 0
 
 
-async def test_without_any_room_the_next_one_waits():
+async def test_wait_for_room_when_full():
     clients = Clients(2, 4)
     busy = [clients.connect("a", authenticated=True, requests=1) for _ in range(2)]
     with trio.fail_after(10):
@@ -125,7 +125,7 @@ async def test_without_any_room_the_next_one_waits():
 
 
 async def answer(stream):
-    """The whole answer; its body is JSON."""
+    """Receive a whole response, whose body is JSON."""
     got = b""
     with trio.fail_after(30):
         while not got.endswith(b"}"):
@@ -142,8 +142,8 @@ async def silent_clients(url, count):
         yield [await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port)) for _ in range(count)]
 
 
-async def test_an_operator_is_served_beside_80_silent_clients(service):
-    """Behind the same address, one request after another, on one connection and on new ones."""
+async def test_operator_among_silent_clients(service):
+    """An operator behind the same address is served, on an open connection and on new ones."""
     async with served(service) as (url, listener), silent_clients(url, 80):
         token = f"X-API-Token: {service.token['operator']}"
         asked = f"GET /api/v1/jobs HTTP/1.1\r\nHost: x\r\n{token}\r\n\r\n".encode()
@@ -158,7 +158,7 @@ async def test_an_operator_is_served_beside_80_silent_clients(service):
         assert len(listener.connections) <= 64
 
 
-async def test_four_addresses_leave_room_for_a_fifth(service):
+async def test_fifth_address_is_served(service):
     async with (
         served(service, max_connections=16, max_connections_per_address=4) as (url, listener),
         contextlib.AsyncExitStack() as stack,
@@ -181,7 +181,7 @@ async def open_from(address, port):
 
 
 @pytest.mark.parametrize("http2", [False, True])
-async def test_a_certificate_keeps_its_connection(tmp_path, http2):
+async def test_connection_with_certificate_stays(tmp_path, http2):
     async with tls_harness(tmp_path) as tls:
         certificate = tls.ca.issue_cert("viewer.example")
         async with tls.client(certificate, http2=http2) as client:
@@ -193,7 +193,7 @@ async def test_a_certificate_keeps_its_connection(tmp_path, http2):
             assert kept in tls.listener.connections._open
 
 
-async def test_an_invalid_credential_loses_the_place(service):
+async def test_invalid_token_ends_authentication(service):
     good, wrong = service.token["viewer"], "lvp_wrong"
     async with (
         served(service) as (url, listener),
@@ -206,8 +206,8 @@ async def test_an_invalid_credential_loses_the_place(service):
             assert connection.authenticated is (token == good)
 
 
-async def test_without_room_a_connection_waits(service):
-    """Requests of authenticated callers in progress are worth waiting for."""
+async def test_connection_waits_when_all_are_busy(service):
+    """All connections are authenticated and have a request in progress."""
     head = ["POST /api/v1/jobs HTTP/1.1", "Host: x", f"X-API-Token: {service.token['admin']}",
             "Content-Type: application/json", "Content-Length: 2", "Connection: close", "", ""]  # fmt: skip
     async with served(service, max_connections=2) as (url, listener), silent_clients(url, 2) as busy:

@@ -1,7 +1,7 @@
-"""The faults of the pinned hypercorn, quart-trio and h11 that ``hypercorn_quirks`` works around, one test each.
+"""Tests that show each bug of the pinned hypercorn, quart-trio and h11 that ``hypercorn_quirks`` works around.
 
-A test that fails here after an upgrade says that its fault is gone: remove the work-around of that number, its entry in
-the module's docstring, and the test. Streams are in memory and the clock is a mock: an hour passes at once.
+If a test fails after an upgrade, upstream has fixed its bug: remove the workaround of that number, its entry in the
+module's docstring, and the test. Streams are in memory, and the clock is a mock, so an hour passes at once.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from provisioner.contracts.shield import ShieldExpiredError
 from provisioner.server.hypercorn_quirks import HttpConnection, WholeResponses, has_ambiguous_length
 
 HOUR = 3600.0
-# Seconds until hypercorn is to close an idle connection.
+# Seconds after which hypercorn should close an idle connection.
 IDLE = 10.0
 
 
 class Socket:
-    """What hypercorn asks of a socket."""
+    """The methods of a socket that hypercorn calls."""
 
     family = None
 
@@ -46,7 +46,7 @@ class Socket:
 
 
 class Plain(trio.abc.HalfCloseableStream):
-    """A stream in memory with a socket."""
+    """An in-memory stream with a socket."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -69,13 +69,13 @@ class Plain(trio.abc.HalfCloseableStream):
 
 
 async def answer_at_once(scope, receive, send, sync_spawn=None, call_soon=None):
-    """An app that answers without a look at the body."""
+    """An app that answers without reading the body."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def quart_app():
-    """An app of quart-trio, as hypercorn calls it."""
+    """Return a quart-trio app as hypercorn calls it."""
     app = QuartTrio("test")
 
     @app.get("/")
@@ -102,7 +102,7 @@ def server(kind, app, stream):
 
 @contextlib.asynccontextmanager
 async def serving(kind, app=answer_at_once):
-    """The client's end of a connection, and an object whose ``ended`` says when the server had done with it."""
+    """Serve a connection; yield the client's end, and an object whose ``ended`` is when the server was done."""
     near, far = pair()
     state = SimpleNamespace(ended=None, errors=[])
 
@@ -120,8 +120,8 @@ async def serving(kind, app=answer_at_once):
         await near.aclose()
 
 
-def test_the_pinned_versions():
-    """The numbers in the module are these; read its list again before changing them."""
+def test_pinned_versions():
+    """The module's docstring is about these versions. Check its list before changing them."""
     versions = {name: importlib.metadata.version(name) for name in ("hypercorn", "quart-trio", "h11")}
     assert {name: version.rpartition(".")[0] for name, version in versions.items()} == {
         "hypercorn": "0.18", "quart-trio": "0.12", "h11": "0.16"
@@ -129,7 +129,7 @@ def test_the_pinned_versions():
 
 
 async def late_data(kind):
-    """Data for an answered request: the errors of the connection."""
+    """Send data for an answered request; return the errors of the connection."""
     client = h2.connection.H2Connection()
     client.initiate_connection()
     client.send_headers(1, [(":method", "POST"), (":path", "/"), (":scheme", "http"), (":authority", "x")])
@@ -144,7 +144,7 @@ async def late_data(kind):
         return state.errors
 
 
-async def test_1_data_for_an_answered_request_is_a_key_error():
+async def test_1_data_for_answered_request():
     (error,) = await late_data(TCPServer)
     assert isinstance(error, ExceptionGroup)
     assert error.subgroup(KeyError) is not None
@@ -152,7 +152,7 @@ async def test_1_data_for_an_answered_request_is_a_key_error():
 
 
 async def idle_without_tls(kind):
-    """HTTP/2 without TLS, and no request: when the server closed it."""
+    """Open an HTTP/2 connection without TLS or request; return when the server closed it."""
     client = h2.connection.H2Connection()
     client.initiate_connection()
     async with serving(kind) as (near, state):
@@ -161,13 +161,13 @@ async def idle_without_tls(kind):
         return state.ended
 
 
-async def test_2_no_idle_timer_for_http_2_without_tls(autojump_clock):
+async def test_2_idle_timer_of_http_2_without_tls(autojump_clock):
     assert await idle_without_tls(TCPServer) is None
     assert await idle_without_tls(HttpConnection) is not None
 
 
-async def gone(kind):
-    """How long the server keeps the connection of a client that has gone."""
+async def kept_after_disconnect(kind):
+    """Return how long the server keeps the connection after the client has disconnected."""
     async with serving(kind) as (near, state):
         await near.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await trio.testing.wait_all_tasks_blocked()
@@ -177,13 +177,13 @@ async def gone(kind):
         return state.ended - left
 
 
-async def test_3_the_idle_timer_outlives_the_client(autojump_clock):
-    assert await gone(TCPServer) == pytest.approx(IDLE)
-    assert await gone(HttpConnection) == 0
+async def test_3_idle_timer_after_disconnect(autojump_clock):
+    assert await kept_after_disconnect(TCPServer) == pytest.approx(IDLE)
+    assert await kept_after_disconnect(HttpConnection) == 0
 
 
 async def asked_to_close(app):
-    """When the server closed a connection that the client asked to be closed, without an idle timer's help."""
+    """Ask for the connection to be closed; return when the server did, or None if it never did."""
     async with serving(HttpConnection, app) as (near, state):
         await near.send_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         with trio.move_on_after(HOUR):
@@ -193,7 +193,7 @@ async def asked_to_close(app):
         return state.ended
 
 
-async def test_4_the_last_step_of_an_answer_is_cancelled(autojump_clock):
+async def test_4_last_step_of_answer(autojump_clock):
     app = quart_app()
 
     async def inner(scope, receive, send):
@@ -203,7 +203,7 @@ async def test_4_the_last_step_of_an_answer_is_cancelled(autojump_clock):
     assert await asked_to_close(WholeResponses(inner)) is not None
 
 
-async def test_5_sending_has_no_deadline_and_hears_no_cancel(autojump_clock):
+async def test_5_sending_is_shielded(autojump_clock):
     near, far = trio.testing.lockstep_stream_pair()
     connection = server(TCPServer, answer_at_once, Plain(far))
     done = trio.Event()
@@ -220,7 +220,7 @@ async def test_5_sending_has_no_deadline_and_hears_no_cancel(autojump_clock):
         assert await near.receive_some() == b"x"
 
 
-async def test_6_the_app_learns_nothing_of_the_client_certificate():
+async def test_6_no_client_certificate_in_scope():
     ca = trustme.CA()
     server_context, client_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
     ca.issue_cert("x").configure_cert(server_context)
@@ -247,7 +247,7 @@ async def test_6_the_app_learns_nothing_of_the_client_certificate():
     assert "tls" not in scope["extensions"]
 
 
-def test_7_h11_takes_two_kinds_of_length():
+def test_7_h11_accepts_both_lengths():
     reader = h11.Connection(h11.SERVER)
     reader.receive_data(
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
@@ -268,12 +268,12 @@ def test_7_h11_takes_two_kinds_of_length():
         ("2", {"content-length"}, False),
     ],
 )
-def test_ambiguous_lengths(version, headers, ambiguous):
+def test_has_ambiguous_length(version, headers, ambiguous):
     assert has_ambiguous_length(version, headers) is ambiguous
 
 
-async def test_a_last_step_that_takes_too_long_is_an_error(autojump_clock):
-    """It was shielded, so nothing else would have ended it; the app learns that the answer did not leave."""
+async def test_last_step_times_out(autojump_clock):
+    """Only the deadline of the shield can end it; the app learns that the response was not sent."""
 
     async def send(message):
         if message["type"] == "http.response.body":
@@ -284,7 +284,7 @@ async def test_a_last_step_that_takes_too_long_is_an_error(autojump_clock):
     assert trio.current_time() < HOUR
 
 
-async def test_a_cancel_does_not_cut_the_last_step(autojump_clock):
+async def test_last_step_survives_cancel(autojump_clock):
     sent = []
 
     async def send(message):

@@ -1,4 +1,4 @@
-"""Passed sockets obey the rule about plain HTTP as the config's own addresses do."""
+"""Tests that the rule about plain HTTP applies to passed sockets as to ``bind``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from provisioner.server.listener import Listener
 
 @pytest.fixture
 def passing(monkeypatch):
-    """Hands a socket to the daemon as the service manager does; the listener closes it."""
+    """Return a function that passes a socket to a listener, as systemd does."""
     listeners = []
 
     def passing(family, address, **server):
@@ -36,19 +36,19 @@ def passing(monkeypatch):
     ("family", "address"),
     [(socket.AF_INET, ("0.0.0.0", 0)), (socket.AF_INET6, ("::", 0)), (socket.AF_INET6, ("::ffff:0.0.0.0", 0))],
 )
-def test_plain_http_off_loopback_is_refused(passing, family, address):
+def test_bind_plain_http_off_loopback(passing, family, address):
     with pytest.raises(ConfigError, match=r"a socket passed to the service, would be served over plain HTTP"):
         passing(family, address).bind()
     passing(family, address, allow_plain_http=True).bind()
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
-def test_plain_http_on_loopback(passing, family, tmp_path):
+def test_bind_plain_http_on_loopback(passing, family, tmp_path):
     local = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0), socket.AF_UNIX: str(tmp_path / "s")}
     passing(family, local[family]).bind()
 
 
-def test_tls_off_loopback(passing, tmp_path):
+def test_bind_tls_off_loopback(passing, tmp_path):
     file = tmp_path / "server.pem"
     trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(file)
     passing(socket.AF_INET, ("0.0.0.0", 0), tls_certificate=str(file), tls_key=str(file)).bind()

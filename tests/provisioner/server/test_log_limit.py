@@ -1,4 +1,4 @@
-"""Lines that clients can cause: bounded per address and in total, and those left out are counted."""
+"""Tests that log lines caused by clients are limited per address and in total, and that omitted lines are counted."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_allows_after_window():
     assert [limit.allows("a", now) for now in (100, 159, 160)] == [True, False, True]
 
 
-async def test_refused_handshakes_do_not_fill_the_log(tmp_path):
-    """30 of one address: 20 lines in the log and in the audit log, all counted in the metrics."""
+async def test_refused_handshakes_are_limited_in_log(tmp_path):
+    """30 handshakes from one address: 20 lines in the log and in the audit log, all counted in the metrics."""
     audit = tmp_path / "audit.log"
     with structlog.testing.capture_logs() as lines:
         async with tls_harness(tmp_path, audit=audit) as tls:

@@ -1,4 +1,4 @@
-"""Callers without a credential take turns, by address."""
+"""Tests that concurrent requests without a credential are limited per address."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.provisioner.api.served import served
 
 
 class Answers:
-    """Requests that are in progress until they are let go."""
+    """Requests that stay in progress until ``go`` is set."""
 
     def __init__(self):
         self.queue = RequestQueue(at_once=2)
@@ -25,7 +25,7 @@ class Answers:
             await self.go.wait()
 
 
-async def test_each_address_has_two_at_once():
+async def test_turn_limit_per_address():
     answers = Answers()
     async with trio.open_nursery() as nursery:
         for address in ("a", "b"):
@@ -38,7 +38,7 @@ async def test_each_address_has_two_at_once():
     assert len(answers.queue) == 0
 
 
-async def test_health_does_not_wait_behind_slow_answers():
+async def test_turn_limit_per_path():
     answers = Answers()
     async with trio.open_nursery() as nursery:
         for path in ("/readyz", "/metrics", "/health"):
@@ -50,8 +50,8 @@ async def test_health_does_not_wait_behind_slow_answers():
     assert len(answers.queue) == 0
 
 
-async def test_an_answer_being_sent_holds_no_place():
-    """A client that does not read its answer delays no other client."""
+async def test_turn_is_free_while_sending():
+    """A client that does not read its response delays no other client."""
     answers = Answers()
     async with answers.queue.turn("a", "/metrics") as leave, answers.queue.turn("a", "/metrics"):
         leave()
@@ -64,14 +64,14 @@ async def test_an_answer_being_sent_holds_no_place():
             for _ in range(3):
                 nursery.start_soon(answers.ask, "a", "/metrics")
             await trio.testing.wait_all_tasks_blocked()
-            assert len(answers.running) == 2  # only the place that was given back
+            assert len(answers.running) == 2  # only one place was freed
             answers.go.set()
     assert len(answers.queue) == 0
 
 
 @pytest.mark.parametrize("http2", [False, True])
-async def test_a_flood_of_metrics_is_two_at_a_time(service, http2):
-    """On real connections; a caller with a token does not wait."""
+async def test_metrics_requests_over_http(service, http2):
+    """On real connections, two run at once; a caller with a token does not wait."""
     at_once = most = 0
     gate = trio.Event()
 

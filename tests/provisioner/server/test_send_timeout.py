@@ -1,4 +1,4 @@
-"""Readers that do not read: cut after a while, and no obstacle to the service's end."""
+"""Tests of clients that do not read: they are disconnected and do not delay the shutdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def pair():
         yield one, other
 
 
-async def test_what_is_read_arrives(pair):
+async def test_send_all_to_reader(pair):
     near, far = pair
     data = bytes(range(256)) * 8192
     got = bytearray()
@@ -33,7 +33,7 @@ async def test_what_is_read_arrives(pair):
     assert got == data
 
 
-async def test_send_timeout_under_a_shield(pair):
+async def test_send_all_times_out_under_shield(pair):
     near, _ = pair
     with trio.CancelScope(shield=True), pytest.raises(trio.BrokenResourceError, match="did not read"):
         await SendTimeoutStream(near, timeout=0.05).send_all(b"x" * 64 * 1024 * 1024)
@@ -41,14 +41,14 @@ async def test_send_timeout_under_a_shield(pair):
         await near.send_all(b"x")
 
 
-async def test_a_cancel_is_no_loss_of_patience(pair):
+async def test_send_all_cancelled(pair):
     near, _ = pair
     with trio.move_on_after(0.05) as scope:
         await SendTimeoutStream(near).send_all(b"x" * 64 * 1024 * 1024)
     assert scope.cancelled_caught
 
 
-async def test_the_service_ends_although_somebody_does_not_read(service):
+async def test_shutdown_with_stuck_client(service):
     async with served(service) as (url, listener):
         listener.config.graceful_timeout = 0.05
         stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
@@ -70,13 +70,13 @@ async def test_the_service_ends_although_somebody_does_not_read(service):
         finally:
             SendTimeoutStream.send_all = real
         began = trio.current_time()
-    assert trio.current_time() - began < 25  # far from the patience with a reader
+    assert trio.current_time() - began < 25  # well below the send timeout
     await stream.aclose()
 
 
 @pytest.mark.parametrize("head", ["Connection: close", "X: idle"])
-async def test_a_connection_ends_when_it_should(service, head):
-    """Because the client asked for it, or after an answer and then nothing."""
+async def test_connection_is_closed(service, head):
+    """Because the client asked for it, or because the connection is idle."""
     async with served(service) as (url, listener):
         listener.config.keep_alive_timeout = 0.05
         async with await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2])) as stream:
@@ -88,7 +88,7 @@ async def test_a_connection_ends_when_it_should(service, head):
     assert got.startswith(b"HTTP/1.1 200")
 
 
-async def test_an_idle_http_2_connection_ends(service):
+async def test_idle_http_2_connection_is_closed(service):
     async with served(service) as (url, listener):
         listener.config.keep_alive_timeout = 0.05
         client = h2.connection.H2Connection()
@@ -104,8 +104,8 @@ async def test_an_idle_http_2_connection_ends(service):
     assert any(isinstance(event, h2.events.StreamEnded) for event in events)
 
 
-async def test_a_client_that_has_gone_takes_up_no_room(service):
-    """One after the other, with the idle timer running: each finds the only place free."""
+async def test_disconnected_client_frees_its_place(service):
+    """Clients one after the other, while the idle timer runs; each needs the only place."""
     async with served(service, max_connections_per_address=1) as (url, _):
         with trio.fail_after(60):
             for _ in range(5):
@@ -115,5 +115,5 @@ async def test_a_client_that_has_gone_takes_up_no_room(service):
                         try:
                             await stream.send_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
                             got = await stream.receive_some(65536)
-                        except trio.BrokenResourceError:  # the one before is on its way out still
+                        except trio.BrokenResourceError:  # the earlier connection is still being closed
                             got = b""

@@ -1,4 +1,4 @@
-"""What only real connections can show: bodies without a length, odd request lines, HEAD, upgrades, HTTP/2."""
+"""Tests that need real connections: bodies without a length, odd request lines, HEAD, upgrades, HTTP/2."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Wire:
         self.port = int(url.rpartition(":")[2])
 
     async def say(self, data, *, method=b"GET"):
-        """Send bytes; the status, headers and body of the first answer."""
+        """Send bytes; return the status, headers and body of the first response."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         reader = h11.Connection(h11.CLIENT)
         reader.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
@@ -173,7 +173,7 @@ async def test_http_2_without_tls(wire):
 
 @pytest.mark.parametrize(("path", "status"), [("/api/v1/jobs", 401), ("/health", 405), ("/nothing", 404)])
 async def test_http_2_answer_before_the_body_ends(wire, path, status):
-    """The connection goes on although data arrives for a request that has been answered."""
+    """The connection stays usable although data arrives for an answered request."""
 
     async def pieces(count):
         for _ in range(count):
@@ -189,7 +189,7 @@ async def test_http_2_answer_before_the_body_ends(wire, path, status):
         assert (await client.get("/health")).status_code == 200
 
 
-async def test_http_2_late_data_does_not_keep_a_connection_open(service):
+async def test_http_2_late_data_is_no_activity(service):
     """Data for an answered request does not count as activity: the idle timer ends the connection."""
     async with served(service) as (url, listener):
         listener.config.keep_alive_timeout = 0.2
@@ -202,7 +202,7 @@ async def test_http_2_late_data_does_not_keep_a_connection_open(service):
                     await trio.sleep(0.01)
 
 
-async def test_http_2_late_data_leaves_the_connection_usable(wire):
+async def test_http_2_request_after_late_data(wire):
     client, stream = await _answered_early(wire.url, wire.service.token["admin"])
     client.send_data(1, b"too late")
     client.send_headers(3, [(":method", "GET"), (":path", "/health"), (":scheme", "http"), (":authority", "x")], True)
@@ -212,7 +212,7 @@ async def test_http_2_late_data_leaves_the_connection_usable(wire):
 
 
 async def _answered_early(url, token):
-    """A connection whose request 1 has been answered 413 before its body."""
+    """Open a connection on which request 1 was answered with 413 before its body."""
     client = h2.connection.H2Connection()
     client.initiate_connection()
     head = [(":method", "POST"), (":path", "/api/v1/jobs"), (":scheme", "http"), (":authority", "x"),
@@ -238,7 +238,7 @@ async def _answer(client, stream, stream_id):
     ["POST /api/v1/jobs HTTP/1.1", "POST /health HTTP/1.1", "GET /api/v1/jobs HTTP/1.1", "GET /nothing HTTP/1.1"],
 )
 async def test_ambiguous_length_ends_connection(wire, line):
-    """RFC 9112, 6.1: a proxy in between may have read another length, so the bytes that follow are no request."""
+    """RFC 9112, 6.1: a proxy may have read another length, so the following bytes are not treated as a request."""
     head = wire.head(line, "Content-Type: application/json", "Content-Length: 5", "Transfer-Encoding: chunked")
     following = wire.head("POST /api/v1/cache/prune HTTP/1.1")
     got = await _everything(wire, head + b"0\r\n\r\n" + following)
@@ -247,7 +247,7 @@ async def test_ambiguous_length_ends_connection(wire, line):
     assert b"connection: close" in got.lower()
 
 
-async def test_a_chunked_body_in_http_1_0_ends_the_connection(wire):
+async def test_chunked_body_in_http_1_0(wire):
     head = wire.head("POST /api/v1/jobs HTTP/1.0", "Connection: keep-alive", "Transfer-Encoding: chunked")
     assert (await _everything(wire, head + b"0\r\n\r\n")).startswith(b"HTTP/1.1 400")
 

@@ -1,4 +1,4 @@
-"""When certificates end and what revocation lists say: read as another library reads them, and told in time."""
+"""Tests that expiry dates and revocation lists are parsed as by another library, and that warnings come in time."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def crl(*serials, ends=NOW + timedelta(7)):
     "ends",
     [
         NOW + timedelta(days=1),
-        datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC),  # the last that is written with two digits
+        datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC),  # the last with a two-digit year
         datetime(2050, 1, 1, tzinfo=UTC),
         datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
     ],
 )
-def test_certificates_are_read_as_others_read_them(ends):
+def test_certificates_match_cryptography(ends):
     issued = CA.issue_cert("a.example", not_after=ends).cert_chain_pems[0].bytes()
     known = reference.load_pem_x509_certificate(issued)
     (found,) = certificates.certificates(issued)
@@ -56,14 +56,14 @@ def test_certificates_are_read_as_others_read_them(ends):
 
 
 @pytest.mark.parametrize("serials", [(), (1,), (1, 127, 128, 2**64, 2**159 - 1)])
-def test_revocation_lists_are_read_as_others_read_them(serials):
+def test_revocation_lists_match_cryptography(serials):
     (found,) = certificates.revocation_lists(crl(*serials).encode())
     assert found.serials == set(serials)
     assert found.issuer == SIGNER.subject.public_bytes()
     assert found.next_update == (NOW + timedelta(7)).timestamp()
 
 
-def test_several_in_a_file():
+def test_several_objects_in_one_file():
     text = "a comment\n" + crl(1) + crl(2) + CA.cert_pem.bytes().decode()
     assert [found.serials for found in certificates.revocation_lists(text.encode())] == [{1}, {2}]
     assert len(certificates.certificates(text.encode())) == 1
@@ -75,20 +75,20 @@ DER = SIGNER.public_bytes(serialization.Encoding.DER)
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @given(st.one_of(st.binary(max_size=200), st.integers(0, len(DER) - 1).flatmap(
     lambda at: st.binary(min_size=1, max_size=4).map(lambda put: DER[:at] + put + DER[at + len(put):]))))  # fmt: skip
-def test_what_is_broken_is_an_error_and_nothing_else(der):
+def test_certificate_malformed(der):
     with contextlib.suppress(ValueError):
         certificates.certificate(der)
 
 
 @pytest.mark.parametrize("text", ["", "x", "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----"])
-def test_a_file_without_what_it_should_hold(tmp_path, text):
+def test_read_tls_files_without_certificate(tmp_path, text):
     file = tmp_path / "file.pem"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"file\.pem"):
         read_tls_files(ServerSettings(tls_certificate=str(file), tls_key=str(file)))
 
 
-def test_the_first_to_end_counts(tmp_path):
+def test_read_tls_files_earliest_expiry(tmp_path):
     ends = [NOW + timedelta(days) for days in (30, 3)]
     chain = b"".join(CA.issue_cert("a.example", not_after=end).cert_chain_pems[0].bytes() for end in ends)
     (tmp_path / "server.pem").write_bytes(chain)
@@ -111,7 +111,7 @@ def test_the_first_to_end_counts(tmp_path):
     assert tls_files.lists[0].serials == {5}
 
 
-def test_warnings_come_in_time_and_say_what_and_when():
+def test_warnings_before_expiry():
     day = 86400.0
     tls_files = TlsFiles({"server": 10 * day, "client_ca": 100 * day, "client_crl": 2 * day})
     assert tls_files.warnings(0, 1 * day) == []
@@ -139,20 +139,20 @@ def peer(**changes):
         ("sha256:" + "ac" * 32, False),
     ],
 )
-def test_entries_of_the_configuration(entry, covered):
+def test_revoked_by_configuration(entry, covered):
     AuthSettings(revoked_certificates=[entry])
     assert revoked([entry], []).covers(peer()) is covered
 
 
-def test_a_list_speaks_for_its_issuer_only():
+def test_revoked_by_list_of_issuer():
     lists = [certificates.RevocationList(b"i", None, frozenset({0x0A1B}))]
     assert revoked([], lists).covers(peer())
     assert not revoked([], lists).covers(peer(issuer=b"j"))
     assert not revoked([], lists).covers(peer(serial=1))
 
 
-def test_a_list_that_has_expired():
-    """The last list of the issuer counts; an issuer that cannot be found among the lists depends on all of them."""
+def test_is_outdated_by_issuer():
+    """The list of the issuer that expires last counts; without a list of the issuer, the last of all lists."""
     lists = [certificates.RevocationList(*one, frozenset()) for one in [(b"i", 10.0), (b"i", 20.0), (b"j", 30.0)]]
     assert not revoked([], []).is_outdated(peer(), 1e12)
     found = revoked([], lists)
@@ -162,7 +162,7 @@ def test_a_list_that_has_expired():
     assert not endless.is_outdated(peer(), 1e12)
 
 
-def test_a_certificate_that_ends_while_its_connection_stands(tmp_path):
+def test_identify_with_expired_certificate(tmp_path):
     authenticator = Authenticator(AuthSettings(), TokenFile(tmp_path / "t.json"))
     assert authenticator.identify(peer(), {}).name == "a"
     with pytest.raises(UnauthorizedError, match="expired"):

@@ -1,4 +1,4 @@
-"""Mutual TLS on real connections: who gets in, who does not, and that no connection is taken for another."""
+"""Tests of mutual TLS on real connections: which certificates are accepted, and that connections are not confused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parsed(issued):
 
 
 class Harness:
-    """A service over TLS, and clients of it."""
+    """A service with TLS, and its clients."""
 
     def __init__(self, service, url, ca, listener):
         self.service, self.url, self.ca, self.listener = service, url, ca, listener
@@ -39,12 +39,12 @@ class Harness:
         self.crl = str(service.folder / "crl.pem")
 
     def reread(self, **changes):
-        """What a reload does with other settings of the server."""
+        """Reload TLS with changed settings, as the daemon does."""
         self.listener.tls.reload(msgspec.structs.replace(self.listener.tls.server, **changes))
         self.service.services.authenticator.use_lists(self.listener.tls.tls_files.lists)
 
     def write_crl(self, *issued, of=None, ends=None):
-        """A revocation list with these certificates."""
+        """Write a revocation list with these certificates."""
         ca = of or self.ca
         signer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
         key = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
@@ -86,7 +86,7 @@ class Harness:
             return await client.get(path)
 
     async def refused(self, certificate=None, **more):
-        """Not let in by the handshake: no request reaches the app."""
+        """Check that the handshake fails: no request reaches the app."""
         before = self.requests
         with pytest.raises(httpx.TransportError):
             await self.get(certificate, "/health", **more)
@@ -133,8 +133,8 @@ async def tls(tmp_path):
 @pytest.mark.parametrize("http2", [False, True])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_certificate_authenticates(tls, http2, version):
-    nobody = await tls.get(http2=http2, version=version)
-    assert (nobody.status_code, nobody.json()["error"]) == (401, "unauthorized")
+    anonymous = await tls.get(http2=http2, version=version)
+    assert (anonymous.status_code, anonymous.json()["error"]) == (401, "unauthorized")
     known = await tls.get(tls.ca.issue_cert("viewer.example"), http2=http2, version=version)
     assert known.status_code == 200
     assert known.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
@@ -147,8 +147,8 @@ async def test_handshake_with_invalid_certificate(tls, http2, version):
     expired = tls.ca.issue_cert("viewer.example", not_before=NOW - timedelta(9), not_after=NOW - timedelta(1))
     early = tls.ca.issue_cert("viewer.example", not_before=NOW + timedelta(1), not_after=NOW + timedelta(9))
     rogue = tls.stranger.issue_cert("viewer.example")
-    issued_below_a_leaf = tls.stranger.create_child_ca().issue_cert("admin.example")
-    for certificate in (expired, early, rogue, issued_below_a_leaf):
+    rogue_child = tls.stranger.create_child_ca().issue_cert("admin.example")
+    for certificate in (expired, early, rogue, rogue_child):
         await tls.refused(certificate, http2=http2, version=version)
     assert (await tls.get(tls.ca.issue_cert("viewer.example"))).status_code == 200
 
@@ -204,7 +204,7 @@ async def test_certificate_without_grant(tls, tmp_path):
 
 
 async def test_no_session_resumption(tls):
-    """TLS 1.3 would resume without a certificate; no ticket is given for that."""
+    """TLS 1.3 would resume without a certificate, so the server sends no ticket."""
     certificate = tls.ca.issue_cert("viewer.example")
     context = tls.context(certificate)
     stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", int(tls.url.rpartition(":")[2]), ssl_context=context)
@@ -217,7 +217,7 @@ async def test_no_session_resumption(tls):
 
 @pytest.mark.parametrize("http2", [False, True])
 async def test_interleaved_connections(tls, http2):
-    """Each answer names its own connection's certificate, however the requests cross."""
+    """Each response names the certificate of its own connection."""
     names = [f"viewer-{number}.example" for number in range(5)]
     tls.service.services.authenticator._settings.certificate_roles.update(dict.fromkeys(names, "viewer"))
     seen = []
@@ -238,7 +238,7 @@ async def test_interleaved_connections(tls, http2):
     assert all(expected == found for expected, found in seen)
 
 
-async def test_new_certificates_for_new_connections(tls, tmp_path):
+async def test_reload_affects_new_connections(tls, tmp_path):
     server = tls.service.services.config.server
     other = trustme.CA()
     file = tmp_path / "server.pem"

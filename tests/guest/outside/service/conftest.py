@@ -1,4 +1,4 @@
-"""The service in a guest with real volume groups, its images on this machine, its client here, TLS between them."""
+"""The service runs in a guest with real volume groups. Its images and its client are on this machine; they use TLS."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZE = 48 * MIB
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two disks, each raw and as compressed qcow2, with checksums beside them."""
+    """Two disk images, each raw and as compressed qcow2, with their checksums."""
     root = tmp_path_factory.mktemp("served")
     for name in ("a", "b"):
         noise = random.Random(name)
@@ -49,7 +49,7 @@ def remote(
     folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Remote]:
-    """The service, running. The module's BASES is how many bases its pool may keep."""
+    """The running service. BASES in the module sets how many bases its pool may have."""
     with image_server(folder) as server, Guest(images, wheel=wheel, ports=[PORT]) as guest:
         guest.boot()
         keys, port = tmp_path_factory.mktemp("tls"), server.url.rpartition(":")[2]

@@ -1,4 +1,4 @@
-"""The service in the guest, as its operator and its clients see it."""
+"""The service in the guest: its installation, and a client for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PORT = 8443
 GROUPS = {"plain": "vgplain", "thin": "vgthin"}
 GIB = 2**30
-# The guest's processors are emulated, and the machine may be busy besides.
+# Seconds. The guest's processors may be emulated, and the machine may be busy.
 TIMEOUT = 300.0
 
 CONFIG = """
@@ -54,8 +54,8 @@ max_bases = {bases}
 tool_path = "/root/tools"
 """
 
-# LVM, until it is armed with a pattern, seconds and what is to end. After the first command whose words match, the
-# service is killed; or /root/fired is made, and the machine's power is somebody else's to cut.
+# A wrapper of LVM. /root/armed holds a pattern, a delay in seconds and what should end. After the first command that
+# matches the pattern, and the delay, it creates /root/fired and kills the service, or lets the test cut the power.
 TOOL = """#!/bin/sh
 /usr/sbin/lvm "$@"
 status=$?
@@ -76,13 +76,13 @@ exit $status
 
 
 def device(target: str, name: str) -> str:
-    """Where the volume of a target is in the guest."""
+    """Return the path of a target's volume in the guest."""
     return f"/dev/{GROUPS[target]}/{name}"
 
 
 @dataclass
 class Remote:
-    """``folder`` has the images, served on this machine's port ``images``."""
+    """The service in a guest. ``folder`` has the images; they are served on this machine's port ``images``."""
 
     guest: Guest
     keys: Path
@@ -95,7 +95,7 @@ class Remote:
     _context: ssl.SSLContext | None = field(default=None)
 
     def install(self) -> None:
-        """Volume groups, certificates, configuration; then the service."""
+        """Create volume groups, certificates and the configuration, and start the service."""
         ca = trustme.CA()
         server, client = ca.issue_cert("127.0.0.1", "localhost"), ca.issue_cert("client.example.org")
         ca.cert_pem.write_to_path(self.keys / "ca.pem")
@@ -137,18 +137,21 @@ class Remote:
             return False
 
     def arm(self, pattern: str, delay: float, end: str) -> None:
-        """Have the service killed, or ``struck`` say that the power may go, so long after a command of LVM's."""
+        """Arm the wrapper of LVM: ``delay`` seconds after a matching command ``struck`` is true.
+
+        With ``end`` "kill" it also kills the service.
+        """
         self.guest.put(f"{pattern}\n{delay:g}\n{end}\n".encode(), "/root/armed")
 
     def struck(self) -> bool:
         return self.guest.run(["test", "-e", "/root/fired"]).status == 0
 
     def gone(self) -> None:
-        """Wait until the service that was killed is no more."""
+        """Wait until the killed service has exited."""
         self.guest.sh(f"while kill -0 {self.pid} 2>/dev/null; do sleep 0.1; done")
 
     def restart(self) -> None:
-        """In order."""
+        """Restart the service cleanly."""
         self.guest.sh(f"kill {self.pid}")
         self.gone()
         self.start()
@@ -182,7 +185,7 @@ class Remote:
         return self.call("GET", f"/api/v1/jobs/{job_id}").json()
 
     def ended(self, job_id: str) -> dict[str, Any]:
-        """The job at its end."""
+        """Wait for the end of the job and return the job."""
 
         def look() -> dict[str, Any] | None:
             job = self.job(job_id)
@@ -191,19 +194,19 @@ class Remote:
         return self.until(look)
 
     def holds(self, device: str, disk: str, *, tail: int | None = None) -> bool:
-        """Whether the device holds that disk, and zeros after it: to its end, or for ``tail`` bytes."""
+        """Return whether the device contains that disk and then zeros, to its end or for ``tail`` bytes."""
         size = (self.folder / f"{disk}.raw").stat().st_size
         zeros = GIB - size if tail is None else tail
         script = f"cmp -n {size} /root/raw/{disk} {device} && cmp -n {zeros} -i 0:{size} /dev/zero {device}"
         return self.guest.run(["sh", "-c", script]).status == 0
 
     def base_of(self, disk: str) -> str:
-        """The name of the base of that disk's qcow2 image."""
+        """Return the name of the base of that disk's qcow2 image."""
         digest = (self.folder / f"{disk}.qcow2.sha256").read_text().split()[0]
         return base_name(f"sha256:{digest}", "qcow2")
 
     def check_bases(self) -> None:
-        """Raises where a base in the pool does not hold its disk."""
+        """Raise if a base in the pool does not contain its disk."""
         there = self.volumes("vgthin")
         for disk in ("a", "b"):
             base = self.base_of(disk)
@@ -212,10 +215,10 @@ class Remote:
                 self.guest.sh(f"lvchange -qan vgthin/{base}")
 
     def volumes(self, group: str) -> set[str]:
-        """Names of all logical volumes of the group but the pool."""
+        """Return the names of all logical volumes of the group except the pool."""
         return set(self.guest.sh(f"lvs --noheadings -o lv_name {group}").split()) - {"pool"}
 
     def left_over(self) -> set[str]:
-        """Volumes under construction or set aside, on any target."""
+        """Return the volumes under construction or set aside on all targets."""
         rows = self.guest.sh("lvs --noheadings --separator , -o lv_name,lv_tags vgplain vgthin").splitlines()
         return {row.strip() for row in rows if row.strip().startswith(("lvp.stage.", "lvp.old.", "lvp.gone."))}

@@ -1,4 +1,4 @@
-"""The service killed, and its machine's plug pulled, at twenty points of copy, clone, swap and eviction."""
+"""The service is killed, or the guest's power is cut, at twenty points of copy, clone, swap and eviction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BASES = 1
 
-# After which command of LVM, as a shell's pattern for its words.
+# Shell patterns that match LVM commands.
 MADE = "lvcreate*"
 DIGEST = "lvchange*lvp.digest=*"
 SET_ASIDE = "lvrename* web01 lvp.old.*"
@@ -30,7 +30,7 @@ EXTENDED = "lvextend*"
 
 @dataclass(frozen=True)
 class Point:
-    """``base``: the pool is to have the image's base already, so that the job is a clone and nothing else."""
+    """A point of a job. With ``base`` the pool already has the image's base, so that the job only clones."""
 
     target: str
     after: str
@@ -39,9 +39,9 @@ class Point:
     base: bool = True
 
 
-# The first of each list are in every run; the others take too long for that.
+# The first points of each list are part of every run; the others take too long for that.
 KILLS = [
-    Point("plain", MADE, delay=1),  # in the midst of the copy
+    Point("plain", MADE, delay=1),  # during the copy
     Point("plain", COMMITTED),
     Point("thin", EVICTED, base=False),
     Point("thin", PUBLISHED, base=False),
@@ -69,27 +69,27 @@ OFTEN = [*KILLS[:5], *CUTS[:2]]
 
 @pytest.fixture(scope="module")
 def held(remote: Remote) -> dict[str, str]:
-    """The disk each target's volume holds."""
+    """The disk that each target's volume contains."""
     for target in GROUPS:
         job = remote.ended(remote.submit("b.qcow2", "web01", target))
         assert job["status"] == "completed", job
     return dict.fromkeys(GROUPS, "b")
 
 
-def bring_about(remote: Remote, disk: str, other: str, *, base: bool) -> None:
-    """Give the pool the base of ``disk``, or that of ``other`` alone, which is then the one to evict."""
+def prepare_bases(remote: Remote, disk: str, other: str, *, base: bool) -> None:
+    """Make sure that the pool has the base of ``disk``, or only that of ``other``, which the job then evicts."""
     wanted = disk if base else other
     if remote.base_of(wanted) not in remote.volumes("vgthin"):
         assert remote.ended(remote.submit(f"{wanted}.qcow2", "spare", "thin"))["status"] == "completed"
     if not base and remote.base_of(disk) in remote.volumes("vgthin"):
         remote.guest.sh(f"lvremove -qy vgthin/{remote.base_of(disk)}")
-    # A base a job just used is not evicted as long as the service remembers it.
+    # The service does not evict a base that a job has just used. It forgets this at a restart.
     if not base and remote.submitted:
         remote.restart()
 
 
 def end_at(remote: Remote, point: Point) -> None:
-    """End service or machine at the point, and start it again."""
+    """Wait until the service or the guest ends at the point, and start it again."""
     remote.until(remote.struck)
     if point.end == "kill":
         remote.gone()
@@ -111,11 +111,11 @@ def named(point: Point) -> str:
         for point in [*KILLS, *CUTS]
     ],
 )
-def test_the_volume_is_old_or_new_wherever_it_ends(remote: Remote, held: dict[str, str], point: Point) -> None:
+def test_the_volume_is_old_or_new(remote: Remote, held: dict[str, str], point: Point) -> None:
     before = held[point.target]
     other = "b" if before == "a" else "a"
     if point.target == "thin":
-        bring_about(remote, other, before, base=point.base)
+        prepare_bases(remote, other, before, base=point.base)
     remote.arm(point.after, point.delay, point.end)
     job_id = remote.submit(f"{other}.qcow2", "web01", point.target)
     end_at(remote, point)

@@ -1,4 +1,4 @@
-"""Every hostile image on real LVM: its job fails and says why, no volume of its comes about, and none is changed."""
+"""Hostile images on real LVM: each job fails with the reason, and no volume is created or changed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from tests.guest.outside.service.remote import Remote
 
 MIB = 2**20
-# Emulated processors are slow, and most rows are refused before a volume is staged, whatever the target. So these are
-# the ones that get further, and some of the others; all with LVP_ALL_ROWS=1. The guest has no qemu-img.
+# Emulated processors are slow, and most cases are refused before a volume is staged, regardless of the target. So these
+# are the cases that get further, and some of the others; LVP_ALL_ROWS=1 runs all. Only the native converter is used.
 FURTHER = [*REACHING_ELSEWHERE[:2], *CORNERS[5:], *SIZES[:2], *CLUSTERS, *PACKED[5:6], *PACKED[-8:-6]]
 CASES_HERE = [
     case
@@ -33,7 +33,7 @@ CASES_HERE = [
 
 @pytest.fixture(scope="module")
 def folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The served folder, with the hostile images in it."""
+    """The served folder with the hostile images."""
     shop = Workshop(tmp_path_factory.mktemp("workshop"))
     for case in CASES_HERE:
         image = folder / f"{case.name}.{case.declared}"

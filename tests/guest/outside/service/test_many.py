@@ -1,4 +1,4 @@
-"""Four clients at once, fifty volumes of five images made and removed again: the pool is as it was."""
+"""Four concurrent clients create and remove fifty volumes of five images. The pool does not change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGES, VOLUMES, CLIENTS = 5, 50, 4
 
 
 def make_images(folder: Path) -> list[str]:
-    """Small ones, each all of its own bytes."""
+    """Create small images with random content."""
     names = []
     for number in range(IMAGES):
         image = folder / f"many{number}.raw"
@@ -33,7 +33,7 @@ def make_images(folder: Path) -> list[str]:
     return names
 
 
-def test_fifty_clones_and_removals_leave_the_pool_as_it_was(remote: Remote) -> None:
+def test_fifty_clones_and_removals(remote: Remote) -> None:
     images = make_images(remote.folder)
     for image in images:
         job = remote.ended(remote.submit(image, "seed", "thin"))

@@ -1,4 +1,4 @@
-"""The main job on real LVM, asked for over TLS from another machine."""
+"""Jobs on real LVM, requested over TLS from another machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("image", ["a.qcow2", "b.raw"])
 @pytest.mark.parametrize("target", ["plain", "thin"])
-def test_a_volume_is_the_image_and_zeros(remote: Remote, target: str, image: str) -> None:
+def test_provision_a_volume(remote: Remote, target: str, image: str) -> None:
     job = remote.ended(remote.submit(image, "web01", target))  # the second image replaces the first
     assert job["status"] == "completed", job
     assert job["volume"]["path"] == device(target, "web01")
@@ -23,7 +23,7 @@ def test_a_volume_is_the_image_and_zeros(remote: Remote, target: str, image: str
     assert remote.left_over() == set()
 
 
-def test_the_same_image_again_is_a_clone_and_nothing_is_fetched(remote: Remote) -> None:
+def test_provision_the_same_image_again(remote: Remote) -> None:
     first = remote.ended(remote.submit("a.qcow2", "again01", "thin"))
     second = remote.ended(remote.submit("a.qcow2", "again02", "thin"))
     assert {job["volume"]["provisioned_by"] for job in (first, second)} == {"clone"}
@@ -31,7 +31,7 @@ def test_the_same_image_again_is_a_clone_and_nothing_is_fetched(remote: Remote) 
     assert remote.holds(device("thin", "again02"), "a")
 
 
-def test_only_what_it_made_is_listed_and_removed(remote: Remote) -> None:
+def test_list_and_remove_only_own_volumes(remote: Remote) -> None:
     remote.guest.sh("lvcreate -qy -L 64M -n foreign vgplain")
     listed = {(volume["target"], volume["name"]) for volume in remote.call("GET", "/api/v1/volumes").json()["volumes"]}
     assert ("plain", "web01") in listed
@@ -43,7 +43,7 @@ def test_only_what_it_made_is_listed_and_removed(remote: Remote) -> None:
     remote.guest.sh("lvremove -qy vgplain/foreign")
 
 
-def test_an_open_volume_is_not_touched(remote: Remote) -> None:
+def test_an_open_volume_is_not_changed(remote: Remote) -> None:
     holder = remote.guest.start(["sh", "-c", f"exec sleep 100000 < {device('plain', 'web01')}"], "/dev/null")
     job = remote.ended(remote.submit("a.raw", "web01", "plain"))
     assert job["status"] == "failed"

@@ -1,7 +1,7 @@
-"""A host with systemd and libvirt, the packages of two versions in it, and an image server that can be held up.
+"""A host with systemd and libvirt, packages of two versions, and an image server that can pause its transfers.
 
-The host is a guest with LVM, where each installation takes two minutes; with ``LVP_HOST=container`` a container with a
-file target, where it takes seconds.
+The host is a guest with LVM, where each installation takes two minutes. With ``LVP_HOST=container`` it is a container
+with a file target, where an installation takes seconds.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ def machine(images: Images) -> Guest | Container:
 
 @pytest.fixture(scope="session")
 def images() -> Images:
-    """Of a host as the packages meet it."""
+    """The images of a virtualization host."""
     return prepare("hypervisor")
 
 
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
-    """Signs the server's certificate and its clients'."""
+    """The CA of the server's and the clients' certificates."""
     return trustme.CA()
 
 
 @pytest.fixture(scope="session")
 def host(images: Images, authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A virtualization host before the package is installed: a place for volumes, images, certificates."""
+    """A virtualization host before the installation of the package: storage for volumes, images, certificates."""
     storage = FILES if IN_CONTAINER else THIN
     sources = {version: snapshot(tmp_path_factory.mktemp("source"), version) for version in VERSIONS}
     folders = {version: tmp_path_factory.mktemp("packages") for version in VERSIONS}
@@ -91,7 +91,7 @@ def put_packages(guest: Guest | Container, built: dict[str, Packages], plugin: P
 
 @pytest.fixture(autouse=True)
 def journal_of_failures(host: Host, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Print the service's journal if a step fails; start each step with no starts counted against systemd's limit."""
+    """Print the service's journal if a step fails. Reset systemd's start limit before each step."""
     host.guest.run(["systemctl", "reset-failed"])
     before = request.session.testsfailed
     yield
@@ -100,7 +100,7 @@ def journal_of_failures(host: Host, request: pytest.FixtureRequest) -> Iterator[
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The steps take minutes under emulation."""
+    """Mark the steps as slow: they take minutes under emulation."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)

@@ -1,4 +1,4 @@
-"""The host the package is installed on, as its operator and its clients see it."""
+"""The host that the package is installed on, with an operator's and a client's view of it."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ ListenStream=
 ListenStream=0.0.0.0:8080
 """
 
-# An image of its own for each job that is interrupted: one that was seen before would be cloned at once.
+# Each interrupted job needs its own image: a known image would be cloned at once.
 MORE_IMAGES = """
 cd /srv/images
 for name in db-01 db-02 db-03 db-04 db-05 db-06 secret; do { echo $name; cat web.raw; } | head -c 16M > $name.raw; done
 for image in *.raw; do sha256sum $image > $image.sha256; done
 """
 
-# Gives each image out whole at once, or, while the file /srv/hold is there, its first half and nothing more. What is
-# under /bucket/ only to who signs the request as S3 asks for (AWS Signature Version 4), with the secret "s3cret".
+# Serves images. While the file /srv/hold exists, a transfer pauses after the first half. Requests below /bucket/ need a
+# valid S3 signature (AWS Signature Version 4) with the secret "s3cret".
 IMAGE_SERVER = """
 import hashlib, hmac, http.server, os, time
 HALF = 8 << 20
@@ -115,9 +115,9 @@ http.server.ThreadingHTTPServer(("127.0.0.1", 9000), Images).serve_forever()
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the host keeps its volumes: how to make the place, the target over it, and libvirt's pool over it.
+    """The host's storage for volumes: how to create it, its targets, and its libvirt pool.
 
-    ``shown`` is the target whose volumes the pool shows: libvirt leaves thin ones out.
+    ``shown`` is the target whose volumes the pool shows: libvirt ignores thin volumes.
     """
 
     make: str
@@ -160,7 +160,7 @@ class Host:
         return self.guest.run(["systemctl", "is-active", unit]).output.strip()
 
     def configure(self) -> None:
-        """What an operator does between installation and start."""
+        """Configure the service, as an operator does after the installation."""
         self.guest.sh(
             f"cp /root/config.toml /root/tls/* /etc/{NAME}/; cd /etc/systemd/system; mkdir -p {SOCKET}.d {SERVICE}.d;"
             f"cp /root/secrets.conf {SERVICE}.d/; cp /root/listen.conf {SOCKET}.d/; systemctl daemon-reload; umask 077;"
@@ -169,7 +169,7 @@ class Host:
         )
 
     def nice(self) -> tuple[int, set[int]]:
-        """The priority of the service's first thread, and those of its others."""
+        """Return the nice value of the service's main thread, and those of its other threads."""
         pid = self.pid()
         threads = self.guest.sh(f"cat /proc/{pid}/task/*/stat").splitlines()
         nice = {int(line.split()[0]): int(line.rpartition(")")[2].split()[16]) for line in threads}
@@ -189,12 +189,12 @@ class Host:
         return self.guest.sh(command, silence=900)
 
     def altered(self) -> list[str]:
-        """Files of the package that are not as it brought them; the guest's dpkg leaves documentation out."""
+        """Return the package's files that were changed; ignore documentation, which the guest's dpkg leaves out."""
         lines = self.guest.sh(f"dpkg --verify {NAME}").splitlines()
         return [line for line in lines if not re.search(r"missing +/usr/share/(doc|man)", line)]
 
     def context(self, who: str | None) -> ssl.SSLContext:
-        """TLS as a client has it; with a certificate in the name of ``who``."""
+        """Return a client's TLS context, with a certificate for ``who`` unless it is None."""
         context = ssl.create_default_context()
         self.authority.configure_trust(context)
         if who is not None:
@@ -204,7 +204,7 @@ class Host:
     def call(
         self, method: str, path: str, body: object = None, *, who: str | None = "operator.example.org", token: str = ""
     ) -> Any:
-        """One request from outside; raises httpx.HTTPStatusError on 4xx and 5xx."""
+        """Send a request from outside; raise httpx.HTTPStatusError on 4xx and 5xx."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         url = f"https://127.0.0.1:{self.guest.port(8080)}{path}"
         with httpx.Client(verify=self.context(who), trust_env=False, timeout=120) as client:
@@ -230,15 +230,15 @@ class Host:
         return found
 
     def wait_until(self, what: str, seconds: float, condition: Any) -> Any:
-        """The first true answer of ``condition``; what the service does cannot be waited for in another way."""
+        """Poll ``condition`` until its answer is true, and return it."""
         deadline = time.monotonic() + seconds
         while not (answer := condition()):
-            assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+            assert time.monotonic() < deadline, f"timed out after {seconds:.0f} s: {what}"
             time.sleep(0.5)
         return answer
 
     def running_job(self, volume: str) -> str:
-        """A job that is half-way through its download and stays there until ``let_go``."""
+        """Start a job that pauses in the middle of its download until ``let_go``; return its id."""
         self.guest.sh("touch /srv/hold")
         job_id = self.submit(volume, image=volume)
         job = self.wait_until("the job starts", 60, lambda: (job := self.job(job_id))["status"] != "pending" and job)
@@ -249,7 +249,7 @@ class Host:
         self.guest.sh("rm -f /srv/hold")
 
     def completes(self, job_id: str, volume: str, image: str) -> bool:
-        """Wait for the job's end; whether it is the good one and the volume holds the image."""
+        """Wait until the job has completed; return whether the volume contains the image."""
         job = self.wait_ended(job_id)
         assert job["status"] == "completed", job
         return self.holds(volume, image)
@@ -267,11 +267,11 @@ class Host:
         return f"{self.storage.folder}/{volume}{self.storage.suffix}"
 
     def volumes(self) -> set[str]:
-        """All of them, also what is half made."""
+        """Return the names of all volumes, including staged ones."""
         listed = "lvs --noheadings -o lv_name vg0" if self.storage is THIN else f"ls -A {self.storage.folder}"
         return {name.removesuffix(self.storage.suffix) for name in self.guest.sh(listed).split()} - {"thin"}
 
     def holds(self, volume: str, image: str) -> bool:
-        """Whether the volume begins with the whole image."""
+        """Return whether the volume starts with the whole image."""
         command = ["cmp", "-n", str(IMAGE_SIZE), self.device(volume), f"/srv/images/{image}.raw"]
         return self.guest.run(command).status == 0

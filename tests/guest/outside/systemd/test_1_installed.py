@@ -1,4 +1,4 @@
-"""From `apt install` to the first volumes: one host's life in order, each step on the one before; the files go on."""
+"""From `apt install` to the first volumes. Each step builds on the one before, also across these files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trustme
 from tests.guest.outside.systemd.host import NAME, SERVICE, SOCKET, STATE, Host
 
 
-def test_apt_installs_it_and_starts_nothing(host: Host) -> None:
+def test_apt_install_starts_nothing(host: Host) -> None:
     said = host.apt("install", "/root/1.0.0.deb", "/root/plugin.deb")
     assert "systemctl enable --now" in said
     assert host.state() == "inactive"
@@ -20,27 +20,27 @@ def test_apt_installs_it_and_starts_nothing(host: Host) -> None:
     assert all(name in plugins for name in ("thin-lvm", "libvirt-pools", "ledger"))
 
 
-def test_start_without_a_target_fails_and_says_why(host: Host) -> None:
+def test_start_without_a_target(host: Host) -> None:
     assert host.guest.run(["systemctl", "start", SERVICE], silence=400).status != 0
     assert "targets: is missing" in host.journal()
-    host.systemctl("stop", SERVICE)  # systemd would try again a few times
+    host.systemctl("stop", SERVICE)  # systemd would retry a few times
     host.systemctl("reset-failed")
 
 
-def test_first_connection_starts_it(host: Host) -> None:
+def test_first_connection_starts_the_service(host: Host) -> None:
     host.configure()
     host.guest.sh(f"lvp config check /etc/{NAME}/config.toml; systemctl enable --now {SOCKET}")
     assert host.state() == "inactive"
     assert host.call("GET", "/health")["status"] == "healthy"
     assert host.state() == "active"
     assert host.status_text() in {"Ready", "Ready, no jobs"}
-    # The descriptor is the manager's: the service itself has bound nothing.
+    # systemd owns the listening socket; the service has bound none itself.
     listening = host.guest.sh("ss -Hltnp sport = :8080")
     assert '"systemd"' in listening
     assert f"pid={host.pid()}," in listening
 
 
-def test_strangers_stay_outside(host: Host) -> None:
+def test_requests_without_access_are_refused(host: Host) -> None:
     with pytest.raises(httpx.TransportError):
         host.call("GET", "/health", who=None)
     real, host.authority = host.authority, trustme.CA()
@@ -54,32 +54,32 @@ def test_strangers_stay_outside(host: Host) -> None:
     assert refusal.value.response.status_code == 403
 
 
-def test_it_provisions_in_its_sandbox(host: Host) -> None:
+def test_provision_inside_the_sandbox(host: Host) -> None:
     job_id = host.submit("web-01")
     assert host.completes(job_id, "web-01", "web")
-    # Logged with fields, under the job's id.
+    # The journal entries have the job's id as a field.
     entries = host.guest.sh(f"journalctl --no-pager -o cat LVP_JOB_ID={job_id}")
     assert entries.strip()
-    # And again: on a thin pool a clone.
+    # The second volume is a clone on a thin pool.
     assert host.completes(host.submit("web-02"), "web-02", "web")
-    # The plugin beside the package heard of it, and wrote where the sandbox lets it.
+    # The separately packaged plugin got the event, and the sandbox lets it write to the state directory.
     assert job_id in host.guest.sh(f"cat {STATE}/ledger.jsonl")
 
 
-def test_its_event_loop_goes_before_its_other_threads(host: Host) -> None:
+def test_event_loop_has_a_higher_priority(host: Host) -> None:
     assert host.nice() == (-10, {0})
 
 
-def test_qemu_img_is_confined_inside_the_services_sandbox(host: Host) -> None:
-    """With ``sandbox = "required"`` no layer of it may be lacking."""
+def test_qemu_img_is_sandboxed(host: Host) -> None:
+    """With ``sandbox = "required"`` the job fails if a layer of the sandbox is missing."""
     host.guest.sh(
         "cd /srv/images; qemu-img convert -f raw -O qcow2 web.raw disk.qcow2; sha256sum disk.qcow2 > disk.qcow2.sha256"
     )
     assert host.completes(host.submit("disk-01", "disk", image_type="qcow2"), "disk-01", "web")
 
 
-def test_bucket_opens_to_the_secret_in_a_credential(host: Host) -> None:
-    """The server gives it out for the right signature only; nobody but the service can read the key."""
+def test_bucket_secret_from_a_credential(host: Host) -> None:
+    """The server requires a valid signature. Only root can read the credential."""
     assert host.completes(host.submit("secret-01", "secret", folder="bucket"), "secret-01", "secret")
     held = host.guest.sh(f"stat -c '%a %U' /run/credentials/{SERVICE}/bucket-secret-key").split()
     assert held[1] == "root"
@@ -87,7 +87,7 @@ def test_bucket_opens_to_the_secret_in_a_credential(host: Host) -> None:
     assert "s3cret" not in host.journal() + host.guest.sh(f"tr '\\0' '\\n' < /proc/{host.pid()}/environ")
 
 
-def test_reload_takes_in_roles_and_certificates(host: Host) -> None:
+def test_reload_of_roles_and_certificates(host: Host) -> None:
     fingerprint = "openssl s_client -connect 127.0.0.1:8080 </dev/null 2>/dev/null | openssl x509 -noout -fingerprint"
     before = host.guest.sh(fingerprint)
     issued = host.authority.issue_cert("127.0.0.1", "localhost")
@@ -103,7 +103,7 @@ def test_reload_takes_in_roles_and_certificates(host: Host) -> None:
     assert host.pid() == pid
 
 
-def test_reload_of_a_bad_file_fails_and_changes_nothing(host: Host) -> None:
+def test_reload_of_an_invalid_file(host: Host) -> None:
     host.guest.sh(f"cp /etc/{NAME}/config.toml /root/good.toml; echo 'nonsense = 1' > /etc/{NAME}/config.toml")
     assert host.guest.run(["systemctl", "reload", SERVICE]).status != 0
     assert host.state() == "active"

@@ -1,4 +1,4 @@
-"""The service beside a real libvirtd: pools show what it makes, and what guests run from it leaves alone."""
+"""The service with a real libvirtd: pools show new volumes, and volumes that domains use are not changed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ plugin = "libvirt-pools"
 pools = ["vg0"]
 """
 
-# Was made one by the reload in the tests before.
+# The reload in the tests before gave this client the role admin.
 ADMIN = "viewer.example.org"
 
-# No system in it: a firmware that finds nothing to boot is a guest that runs, with its disk open.
+# Its disk has no operating system. The firmware finds nothing to boot, so the guest keeps running with its disk open.
 DOMAIN = """
 <domain type='qemu'><name>mail server</name><memory unit='MiB'>32</memory>
 <os><type arch='x86_64' machine='pc'>hvm</type></os>
@@ -33,7 +33,7 @@ DOMAIN = """
 <controller type='usb' model='none'/><memballoon model='none'/></devices></domain>
 """
 
-# The plugin alone, as somebody who is not root.
+# Runs only the plugin, without root.
 AS_ANOTHER_USER = """
 import sys
 sys.path.append("/usr/lib/libvirt-volume-provisioner/site")
@@ -62,8 +62,8 @@ def virsh(host: Host, *words: str) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def libvirt(host: Host) -> Iterator[None]:
-    """A pool over the volume group, and the service asked to mind it."""
-    if host.storage is FILES:  # in a container, control groups are not libvirt's to make
+    """A libvirt pool for the volume group, and the service configured with the libvirt plugins."""
+    if host.storage is FILES:  # libvirt cannot create control groups in a container
         host.guest.sh("echo 'cgroup_controllers = []' >> /etc/libvirt/qemu.conf")
     virsh(host, "pool-define-as vg0", host.storage.pool)
     virsh(host, "pool-start vg0")
@@ -73,7 +73,7 @@ def libvirt(host: Host) -> Iterator[None]:
     host.guest.sh(f"cat /root/libvirt.toml >> /etc/{NAME}/config.toml")
     host.systemctl("restart", SERVICE)
     yield
-    host.guest.sh(f"cp /root/good.toml /etc/{NAME}/config.toml")  # in force with the next restart, of which come many
+    host.guest.sh(f"cp /root/good.toml /etc/{NAME}/config.toml")  # later tests restart the service
 
 
 def volumes(host: Host) -> set[str]:
@@ -83,11 +83,11 @@ def volumes(host: Host) -> set[str]:
 def test_pool_shows_a_new_volume(host: Host) -> None:
     assert "mail-01" not in volumes(host)
     assert host.completes(host.submit("mail-01", target=host.storage.shown), "mail-01", "web")
-    # Observers hear of an end right after the job's callers do.
+    # Observers are notified right after the job has ended for its clients.
     host.wait_until("the pool was refreshed", 60, lambda: "mail-01" in volumes(host))
 
 
-def test_disk_of_a_running_domain_is_neither_replaced_nor_removed(host: Host) -> None:
+def test_disk_of_a_running_domain_is_kept(host: Host) -> None:
     virsh(host, "define /root/domain.xml")
     virsh(host, "start", "'mail server'")
     job = host.wait_ended(host.submit("mail-01", image="db-05", target=host.storage.shown))
@@ -105,7 +105,8 @@ def as_user(host: Host, name: str, groups: str) -> str:
     return host.guest.run([*command, host.device("mail-01")], silence=400).output
 
 
-def test_it_needs_no_root_to_ask_and_the_group_libvirt_to_refresh(host: Host) -> None:
+def test_permissions_of_the_libvirt_plugins(host: Host) -> None:
+    """Any user can look up domains; only root and the group libvirt can refresh pools."""
     host.guest.sh("useradd --user-group guest-user; useradd --user-group --groups libvirt guest-admin")
     said = as_user(host, "guest-user", "--clear-groups")
     assert "users: domain mail server" in said
@@ -116,7 +117,7 @@ def test_it_needs_no_root_to_ask_and_the_group_libvirt_to_refresh(host: Host) ->
     assert "the pool was asked" in said
 
 
-def test_disk_of_a_domain_that_is_shut_off_is_free(host: Host) -> None:
+def test_disk_of_a_stopped_domain_is_replaced(host: Host) -> None:
     virsh(host, "destroy", "'mail server'")
     assert host.completes(host.submit("mail-01", image="db-05", target=host.storage.shown), "mail-01", "db-05")
     host.call("DELETE", f"/api/v1/volumes/{host.storage.shown}/mail-01", who=ADMIN)

@@ -1,4 +1,4 @@
-"""The server's own keys as credentials, which only the service can read."""
+"""The server's TLS key and token key as systemd credentials, which only the service can read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LoadCredential=token-key:/etc/{NAME}/secrets/token-key
 """
 
 
-def test_keys_of_server_and_tokens_are_credentials(host: Host) -> None:
+def test_keys_from_credentials(host: Host) -> None:
     issued = host.authority.issue_cert("127.0.0.1", "localhost")
     host.guest.put(b"".join(part.bytes() for part in issued.cert_chain_pems), f"/etc/{NAME}/server.pem")
     host.guest.put(issued.private_key_pem.bytes(), f"/etc/{NAME}/secrets/tls-key", 0o600)
@@ -26,7 +26,7 @@ def test_keys_of_server_and_tokens_are_credentials(host: Host) -> None:
         f"systemctl daemon-reload; cp config.toml /root/good.toml; rm {STATE}/tokens.key"
     )
     host.systemctl("restart", SERVICE)
-    # On the host, the same key comes from where the credential is loaded from.
+    # On the host, `lvp` reads the same key from the file that the credential is loaded from.
     made = host.guest.sh(
         f"CREDENTIALS_DIRECTORY=/etc/{NAME}/secrets lvp token create automation --config /etc/{NAME}/config.toml"
     )
@@ -37,6 +37,6 @@ def test_keys_of_server_and_tokens_are_credentials(host: Host) -> None:
     assert host.guest.sh(f"ls {STATE}/tokens.key 2>&1 || true").startswith("ls: cannot access")
 
 
-def test_reload_finds_the_credentials_too(host: Host) -> None:
+def test_reload_with_credentials(host: Host) -> None:
     host.systemctl("reload", SERVICE)
     assert host.call("GET", "/health")["status"] == "healthy"

@@ -1,4 +1,4 @@
-"""The package goes: its jobs end cleanly, a purge takes what is the service's, and volumes stay."""
+"""The package is removed: its jobs end cleanly, a purge removes the service's own files, and volumes stay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from tests.guest.outside.systemd.host import NAME, STATE, Host
 
 
-def test_remove_in_mid_job_ends_it_cleanly(host: Host) -> None:
+def test_remove_during_a_job(host: Host) -> None:
     host.running_job("db-04")
     host.apt("remove", NAME)
     host.let_go()
@@ -20,11 +20,11 @@ def test_remove_in_mid_job_ends_it_cleanly(host: Host) -> None:
     assert host.guest.sh(f"test -e /etc/{NAME}/config.toml && echo kept").strip() == "kept"
 
 
-def test_purge_removes_what_is_ours_and_no_volume(host: Host) -> None:
+def test_purge_keeps_volumes(host: Host) -> None:
     host.guest.sh(f"mkdir -p {STATE}/volumes; echo precious > {STATE}/volumes/disk.raw")
     said = host.apt("purge", NAME)
     assert "is left" in said
-    # The ledger is the plugin's.
+    # The ledger belongs to the plugin.
     assert set(host.guest.sh(f"find {STATE} -type f").split()) == {f"{STATE}/volumes/disk.raw", f"{STATE}/ledger.jsonl"}
     left = set(host.guest.sh(f"ls /etc/{NAME}").split())
     assert left - {"server.key"} == {"clients-ca.pem", "secrets", "server.pem"}

@@ -1,6 +1,6 @@
-"""The rpm on a host with systemd, installed, upgraded and erased by rpm itself: its scriptlets do what dpkg's do.
+"""The rpm on a host with systemd is installed, upgraded and erased by rpm itself. Its scriptlets work like dpkg's.
 
-The host is Debian's, whose rpm knows no package but these: dependencies are not asked for.
+The host is a Debian, whose rpm database has no other packages, so dependencies are not checked.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ def rpm(host: Host, *words: str) -> str:
     return host.guest.sh(" ".join(["rpm", "--nodeps", *words]), silence=900)
 
 
-def test_first_installation_makes_the_group_and_starts_nothing(host: Host) -> None:
+def test_install_creates_the_group_only(host: Host) -> None:
     host.guest.sh(f"groupdel {NAME}; rm -rf /etc/{NAME}")
     said = rpm(host, "--install", "/root/1.0.0.rpm", "/root/plugin.rpm")
     assert "systemctl enable --now" in said
@@ -23,7 +23,7 @@ def test_first_installation_makes_the_group_and_starts_nothing(host: Host) -> No
     assert host.state() == "inactive"
 
 
-def test_upgrade_in_mid_job_stops_it_and_starts_it_again(host: Host) -> None:
+def test_rpm_upgrade_during_a_job(host: Host) -> None:
     host.configure()
     host.systemctl("enable", "--now", SOCKET)
     assert host.call("GET", "/health")["version"] == "1.0.0"
@@ -39,7 +39,7 @@ def test_upgrade_in_mid_job_stops_it_and_starts_it_again(host: Host) -> None:
     assert host.systemctl("is-enabled", SOCKET).strip() == "enabled"
 
 
-def test_erasure_in_mid_job_ends_it_cleanly_and_keeps_history(host: Host) -> None:
+def test_erase_during_a_job_keeps_history(host: Host) -> None:
     host.running_job("db-04")
     rpm(host, "--erase", NAME)
     host.let_go()

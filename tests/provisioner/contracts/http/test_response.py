@@ -35,14 +35,14 @@ from provisioner.contracts.urls import shown
         (501, SourceError, False),
     ],
 )
-def test_a_status_tells_whether_trying_again_helps(status, kind, temporary):
+def test_fault_kind_and_temporary(status, kind, temporary):
     error = fault(status, "https://a/b")
     assert type(error) is kind
     assert error.temporary is temporary
     assert "https://a/b" in error.message
 
 
-def test_good_statuses_are_no_fault():
+def test_fault_none_for_success():
     assert fault(200, "x") is None
     assert fault(206, "x") is None
 
@@ -57,7 +57,7 @@ RANGE = "content-range"
         (200, {}, 0, None, Span(0, None, framed=True)),
         (200, {"content-length": "ten"}, 0, None, Span(0, None, framed=True)),
         (200, {"content-length": "10", "transfer-encoding": "chunked"}, 0, None, Span(0, None, framed=True)),
-        # a server that has no ranges starts over; no more is taken than was asked for
+        # a server without ranges starts over; no more than requested is used
         (200, {"content-length": "10"}, 4, None, Span(0, 10)),
         (200, {"content-length": "10"}, 4, 6, Span(0, 6)),
         (200, {}, 4, 6, Span(0, 6, framed=True)),
@@ -65,14 +65,14 @@ RANGE = "content-range"
         (206, {RANGE: "bytes 4-9/10"}, 4, None, Span(4, 6, framed=True)),
         (206, {RANGE: "bytes 4-9/*", "content-length": "6"}, 4, None, Span(4, 6)),
         (206, {RANGE: "bytes 4-5/10", "content-length": "2"}, 4, 6, Span(4, 2)),
-        # the end of the image lies before the end that was asked for
+        # the image ends before the requested end
         (206, {RANGE: "bytes 4-9/10", "content-length": "6"}, 4, 100, Span(4, 6)),
-        # less than was asked for, though there is more
+        # less than requested, although there is more
         (206, {RANGE: "bytes 4-6/10", "content-length": "3"}, 4, None, Span(4, 3, lacking=3)),
         (206, {RANGE: "bytes 4-6/10", "content-length": "3"}, 4, 9, Span(4, 3, lacking=2)),
     ],
 )
-def test_the_bytes_that_will_come(status, headers, start, stop, span):
+def test_span_of_response(status, headers, start, stop, span):
     assert span_of(status, httpx.Headers(headers), start, stop, "x") == span
 
 
@@ -90,17 +90,17 @@ def test_the_bytes_that_will_come(status, headers, start, stop, span):
         {"content-type": "multipart/byteranges; boundary=x", "content-length": "100"},
     ],
 )
-def test_a_range_that_was_not_asked_for_is_refused(headers):
+def test_span_of_wrong_range(headers):
     with pytest.raises(SourceError):
         span_of(206, httpx.Headers(headers), 4, None, "x")
 
 
-def test_more_than_was_asked_for_is_refused():
-    with pytest.raises(SourceError, match="another range"):
+def test_span_of_larger_range():
+    with pytest.raises(SourceError, match="a different range"):
         span_of(206, httpx.Headers({RANGE: "bytes 4-9/10"}), 4, 6, "x")
 
 
-def test_only_a_strong_tag_or_a_time_is_a_version():
+def test_version_of_etag_or_time():
     assert version_of(httpx.Headers({"etag": '"abc"', "last-modified": "then"})) == '"abc"'
     assert version_of(httpx.Headers({"etag": 'W/"abc"', "last-modified": "then"})) == "modified then"
     assert version_of(httpx.Headers({"etag": 'W/"abc"'})) is None
@@ -118,11 +118,11 @@ def test_only_a_strong_tag_or_a_time_is_a_version():
         (416, {RANGE: "bytes */0", "content-length": "100"}, 0),
     ],
 )
-def test_the_whole_size(status, headers, size):
+def test_whole_size(status, headers, size):
     assert whole_size(status, httpx.Headers(headers)) == size
 
 
-def test_an_encoding_is_refused_unless_it_only_names_what_is_stored():
+def test_check_encoding():
     for url, encoding in (("http://a/disk.gz?x", "x-gzip"), ("http://a/disk.XZ", "xz"), ("http://a/disk", "identity")):
         check_encoding(httpx.Headers({"content-encoding": encoding}), url)
     for url, encoding in (("http://a/disk", "gzip"), ("http://a/disk.gz", "br"), ("http://a/disk.gz", "xz")):
@@ -130,6 +130,6 @@ def test_an_encoding_is_refused_unless_it_only_names_what_is_stored():
             check_encoding(httpx.Headers({"content-encoding": encoding}), url)
 
 
-def test_a_name_in_a_message_holds_no_signature():
+def test_shown_hides_secrets():
     assert shown("https://a/b?X-Amz-Signature=secret") == "https://a/b"
     assert shown("https://user:secret@a/b") == "the url"

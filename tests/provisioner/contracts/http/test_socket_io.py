@@ -15,7 +15,7 @@ ANY_RATE = RateFloor(0, 1, "x")
 
 @pytest.fixture
 def wire():
-    """A server's end, and a client's end of a connection."""
+    """The server's end and the client's end of a connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         server, _ = listener.accept()
@@ -34,7 +34,7 @@ def descriptors():
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_spliced_bytes_stand_at_their_offset_and_no_more_than_asked_for(wire, file):
+def test_spliced_offset_and_length(wire, file):
     server, client = wire
     server.sendall(CONTENT[:100_000])
     before = descriptors()
@@ -43,14 +43,14 @@ def test_spliced_bytes_stand_at_their_offset_and_no_more_than_asked_for(wire, fi
     assert descriptors() == before
 
 
-def test_splicing_ends_where_the_peer_does(wire, file):
+def test_spliced_until_peer_closes(wire, file):
     server, client = wire
     server.sendall(CONTENT[:1000])
     server.close()
     assert sum(spliced(client, file, 0, 5000, 5, ANY_RATE, "x")) == 1000
 
 
-def test_a_stalled_splice_is_given_up_and_leaves_no_pipe(wire, file):
+def test_spliced_stall_closes_pipe(wire, file):
     server, client = wire
     server.sendall(CONTENT[:1000])
     before, moved = descriptors(), []
@@ -60,7 +60,7 @@ def test_a_stalled_splice_is_given_up_and_leaves_no_pipe(wire, file):
     assert descriptors() == before
 
 
-def test_a_file_system_without_splice_gets_its_bytes_all_the_same(wire, file, monkeypatch):
+def test_spliced_without_file_system_support(wire, file, monkeypatch):
     splice = os.splice
 
     def not_into_files(source, target, count, **offsets):
@@ -75,7 +75,7 @@ def test_a_file_system_without_splice_gets_its_bytes_all_the_same(wire, file, mo
     assert os.pread(file, 70_000, 10) == CONTENT[:60_000]
 
 
-def test_a_full_disk_is_the_disks_fault(wire):
+def test_spliced_to_full_disk(wire):
     server, client = wire
     server.sendall(CONTENT[:1000])
     full = os.open("/dev/full", os.O_WRONLY)
@@ -84,7 +84,7 @@ def test_a_full_disk_is_the_disks_fault(wire):
     os.close(full)
 
 
-def test_received_pieces_are_the_bytes_in_order(wire):
+def test_received_pieces_in_order(wire):
     server, client = wire
     server.sendall(CONTENT[:50_000])
     server.close()

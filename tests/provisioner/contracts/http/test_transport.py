@@ -19,7 +19,7 @@ from provisioner.contracts.errors import (
 from provisioner.contracts.http.socket_io import BUFFER_SIZE, broken
 from tests.servers.raw import holds, raw_server, response, says, until_client_hangs_up
 
-CONTENT = bytes(range(251)) * 9000  # 2.2 MB in which no two offsets of a buffer look alike
+CONTENT = bytes(range(251)) * 9000  # 2.2 MB, different at every offset of a buffer
 
 
 made = []
@@ -27,7 +27,7 @@ made = []
 
 @pytest.fixture(autouse=True)
 def closed_in_the_end():
-    """An idle connection whose server has not hung up yet would be left to the garbage collector, which complains."""
+    """Close idle connections: the garbage collector would warn about them."""
     yield
     while made:
         trio.run(made.pop().aclose)
@@ -51,10 +51,10 @@ async def read(web, url, **span):
         return b"".join([chunk async for chunk in stream]), stream.start
 
 
-# --- what comes ---------------------------------------------------------------------------------------
+# --- complete bodies ----------------------------------------------------------------------------------
 
 
-async def test_both_ways_of_reading_give_the_same_bytes(tmp_path):
+async def test_save_and_read_return_same_bytes(tmp_path):
     async with raw_server(holds(CONTENT)) as server:
         web = transport()
         got, start, marks = await save(web, server.url, tmp_path / "out")
@@ -66,7 +66,7 @@ async def test_both_ways_of_reading_give_the_same_bytes(tmp_path):
         assert (await save(web, server.url, tmp_path / "out", start=10))[:2] == (CONTENT[10:], 10)
 
 
-async def test_tls_is_read_from_its_own_socket(tmp_path):
+async def test_save_and_read_over_tls(tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -77,7 +77,7 @@ async def test_tls_is_read_from_its_own_socket(tmp_path):
         assert (await read(web, server.url))[0] == CONTENT
 
 
-async def test_a_chunked_body_is_unwrapped(tmp_path):
+async def test_save_chunked_body(tmp_path):
     async with raw_server(says("200 OK\nTransfer-Encoding: chunked", _chunked(CONTENT))) as server:
         web = transport()
         assert (await web.stat(server.url)).size is None
@@ -85,41 +85,41 @@ async def test_a_chunked_body_is_unwrapped(tmp_path):
         assert (await save(web, server.url, tmp_path / "out", start=5, stop=70_000))[:2] == (CONTENT[:70_000], 0)
 
 
-async def test_no_bytes_are_an_answer_too(tmp_path):
+async def test_save_and_read_empty_body(tmp_path):
     async with raw_server(holds(b"")) as server:
         assert await save(transport(), server.url, tmp_path / "out") == (b"", 0, [])
         assert await read(transport(), server.url) == (b"", 0)
 
 
-async def test_a_server_without_ranges_starts_over(tmp_path):
+async def test_save_from_server_without_ranges(tmp_path):
     async with raw_server(says(f"200 OK\nContent-Length: {len(CONTENT)}", CONTENT)) as server:
         got, start, _ = await save(transport(), server.url, tmp_path / "out", start=1000, stop=2000)
         assert (got, start) == (CONTENT[:2000], 0)
 
 
-async def test_bytes_after_the_promised_length_are_left_alone(tmp_path):
+async def test_save_ignores_bytes_after_length(tmp_path):
     async with raw_server(says("200 OK\nContent-Length: 1000", CONTENT)) as server:
         assert (await save(transport(), server.url, tmp_path / "out"))[0] == CONTENT[:1000]
 
 
-async def test_another_range_than_the_one_asked_for_is_an_error():
+async def test_read_wrong_range():
     async with raw_server(says("206 Partial\nContent-Range: bytes 0-9/20\nContent-Length: 10", b"x" * 10)) as server:
-        with pytest.raises(SourceError, match="another range") as caught:
+        with pytest.raises(SourceError, match="a different range") as caught:
             await read(transport(), server.url, start=10)
         assert not caught.value.temporary
 
 
-async def test_less_than_was_asked_for_is_kept_and_then_missed(tmp_path):
+async def test_save_short_range(tmp_path):
     async with raw_server(says("206 Partial\nContent-Range: bytes 5-9/20\nContent-Length: 5", b"abcde")) as server:
         with pytest.raises(RemoteUnavailableError, match="10 bytes too early"):
             await save(transport(), server.url, tmp_path / "out", start=5)
         assert (tmp_path / "out").read_bytes() == b"\0\0\0\0\0abcde"
 
 
-# --- what does not ------------------------------------------------------------------------------------
+# --- failing transfers --------------------------------------------------------------------------------
 
 
-async def test_what_came_before_a_cut_is_in_the_file(tmp_path):
+async def test_save_keeps_bytes_before_disconnect(tmp_path):
     part = BUFFER_SIZE + 12345
     marks = []
     async with raw_server(says(f"200 OK\nContent-Length: {len(CONTENT)}", CONTENT[:part])) as server:
@@ -134,7 +134,7 @@ async def test_what_came_before_a_cut_is_in_the_file(tmp_path):
             await read(transport(), server.url)
 
 
-async def test_what_came_before_a_reset_is_in_the_file(tmp_path):
+async def test_save_keeps_bytes_before_reset(tmp_path):
     part = 50_000
 
     async def reset(_request, stream):
@@ -157,7 +157,7 @@ async def test_what_came_before_a_reset_is_in_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("head", ["200 OK\nContent-Length: 1000", "200 OK\nTransfer-Encoding: chunked"])
-async def test_a_body_that_stalls_is_given_up(head, tmp_path):
+async def test_save_stalled_body(head, tmp_path):
     async def stall(_request, stream):
         await stream.send_all(response(head, b"3\r\nabc\r\n"))
         await until_client_hangs_up(stream)
@@ -169,7 +169,7 @@ async def test_a_body_that_stalls_is_given_up(head, tmp_path):
         await server.hung_up.wait()
 
 
-async def test_a_server_that_says_nothing_is_given_up():
+async def test_stat_silent_server():
     async def silence(_request, stream):
         await until_client_hangs_up(stream)
 
@@ -179,7 +179,7 @@ async def test_a_server_that_says_nothing_is_given_up():
         await server.hung_up.wait()
 
 
-async def test_a_slow_server_is_not_a_stalled_one(tmp_path):
+async def test_save_slow_server(tmp_path):
     async def drip(_request, stream):
         await stream.send_all(response("200 OK\nContent-Length: 20"))
         for _ in range(20):
@@ -188,17 +188,17 @@ async def test_a_slow_server_is_not_a_stalled_one(tmp_path):
 
     async with raw_server(drip) as server:
         _, _, marks = await save(transport(stall_timeout=0.5, min_rate=10), server.url, tmp_path / "out")
-        # What came is in the file well before the buffer is full.
+        # The bytes are written well before the buffer is full.
         assert len(marks) > 2
 
 
-async def test_chunks_that_end_too_early_are_an_error(tmp_path):
+async def test_save_truncated_chunks(tmp_path):
     async with raw_server(says("200 OK\nTransfer-Encoding: chunked", b"5\r\nabc")) as server:
         with pytest.raises(RemoteUnavailableError, match="closed connection"):
             await save(transport(), server.url, tmp_path / "out")
 
 
-async def test_what_is_no_http_is_an_error():
+async def test_stat_server_without_http():
     async def babble(_request, stream):
         await stream.send_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
 
@@ -207,7 +207,7 @@ async def test_what_is_no_http_is_an_error():
             await transport().stat(server.url)
 
 
-async def test_nobody_at_home_may_pass():
+async def test_stat_connection_refused():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(RemoteUnavailableError, match="Connection refused") as caught:
@@ -215,7 +215,7 @@ async def test_nobody_at_home_may_pass():
     assert caught.value.temporary
 
 
-async def test_a_full_disk_is_not_blamed_on_the_server():
+async def test_save_to_full_disk():
     async with raw_server(holds(CONTENT)) as server, transport().open(server.url) as stream:
         full = os.open("/dev/full", os.O_WRONLY)
         with pytest.raises(OSError, match="No space left"):
@@ -223,7 +223,7 @@ async def test_a_full_disk_is_not_blamed_on_the_server():
         os.close(full)
 
 
-async def test_an_encoding_nobody_asked_for_is_refused():
+async def test_unexpected_encoding():
     answer = says("200 OK\nContent-Length: 3\nContent-Encoding: gzip", b"abc")
     async with raw_server(answer) as server:
         for attempt in (transport().stat(f"{server.url}/disk"), read(transport(), f"{server.url}/disk")):
@@ -237,7 +237,7 @@ async def test_an_encoding_nobody_asked_for_is_refused():
 # --- versions -----------------------------------------------------------------------------------------
 
 
-async def test_a_range_is_asked_for_of_the_version_begun_with():
+async def test_range_request_sends_if_range():
     async with raw_server(holds(CONTENT)) as server:
         assert await read(transport(), server.url, start=5, version='"v1"') == (CONTENT[5:], 5)
         headers = server.requests[0].headers
@@ -245,7 +245,7 @@ async def test_a_range_is_asked_for_of_the_version_begun_with():
 
 
 @pytest.mark.parametrize("version", ['"v0"', "modified Thu, 01 Jan 1970 00:00:00 GMT"])
-async def test_another_version_is_noticed_on_opening(version):
+async def test_open_changed_version(version):
     async with raw_server(holds(CONTENT)) as server:
         for start in (0, 5):
             with pytest.raises(RemoteChangedError) as caught:
@@ -253,7 +253,7 @@ async def test_another_version_is_noticed_on_opening(version):
             assert caught.value.temporary
 
 
-async def test_a_range_beyond_the_end_means_the_image_shrank():
+async def test_open_range_beyond_end():
     async with raw_server(holds(CONTENT)) as server:
         with pytest.raises(RemoteChangedError):
             await read(transport(), server.url, start=len(CONTENT) + 1, version='"v1"')
@@ -264,7 +264,7 @@ async def test_a_range_beyond_the_end_means_the_image_shrank():
 
 @pytest.mark.parametrize("status", [400, 403, 405, 501])
 @pytest.mark.parametrize("content", [CONTENT, b""])
-async def test_a_server_without_head_is_asked_for_one_byte(status, content):
+async def test_stat_server_without_head(status, content):
     good = holds(content)
 
     async def answer(request, stream):
@@ -277,7 +277,7 @@ async def test_a_server_without_head_is_asked_for_one_byte(status, content):
         await server.hung_up.wait()
 
 
-async def test_denied_to_both_is_denied():
+async def test_stat_denied_to_head_and_get():
     async with raw_server(says("403 No\nContent-Length: 0")) as server:
         with pytest.raises(RemoteDeniedError):
             await transport().stat(server.url)
@@ -286,7 +286,7 @@ async def test_denied_to_both_is_denied():
 # --- redirects ----------------------------------------------------------------------------------------
 
 
-async def test_redirects_are_checked_each_and_end_somewhere():
+async def test_redirects_checked_and_limited():
     async def answer(request, stream):
         await says(f"307 On\nLocation: {places[request.target]}\nContent-Length: 0")(request, stream)
 
@@ -302,7 +302,7 @@ async def test_redirects_are_checked_each_and_end_somewhere():
             await web.stat(f"{server.url}/")
 
 
-async def test_only_the_first_host_sees_what_was_prepared_unless_asked_for():
+async def test_prepare_after_redirect():
     def sign(_method, url, headers):
         signed.append(url)
         return {**headers, "X-Signed": "yes"}
@@ -318,7 +318,7 @@ async def test_only_the_first_host_sees_what_was_prepared_unless_asked_for():
             assert signed == [f"{first.url}/a", *([f"{last.url}/b"] if expected else [])]
 
 
-async def test_cookies_are_not_carried_on():
+async def test_cookies_not_sent_back():
     async with raw_server(says("200 OK\nSet-Cookie: session=1; Path=/\nContent-Length: 0")) as server:
         web = transport()
         await web.stat(server.url)
@@ -326,10 +326,10 @@ async def test_cookies_are_not_carried_on():
         assert "cookie" not in server.requests[1].headers
 
 
-# --- a refusal explained by its body ------------------------------------------------------------------
+# --- error bodies -------------------------------------------------------------------------------------
 
 
-async def test_a_refusal_is_explained_by_its_body_also_after_head():
+async def test_error_body_explained():
     def explain(status, _headers, body, where):
         return RemoteDeniedError(f"{where}: {status} {body.decode()}")
 
@@ -340,11 +340,11 @@ async def test_a_refusal_is_explained_by_its_body_also_after_head():
                 await attempt
 
 
-# --- cancelled at every place that can hang -----------------------------------------------------------
+# --- cancel -------------------------------------------------------------------------------------------
 
 
 async def cancelled(work, when):
-    """Run ``work`` and cancel it when ``when`` has happened; it must end long before its own time limits."""
+    """Run ``work`` and cancel it once ``when`` is set; it must end long before its own timeouts."""
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(work)
@@ -358,11 +358,11 @@ async def test_cancel_while_connecting():
         await transport().stat(f"https://127.0.0.1:{deaf.getsockname()[1]}/")
 
     asked = trio.Event()
-    with socket.create_server(("127.0.0.1", 0)) as deaf:  # accepts by the kernel, and never shakes hands
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # the kernel accepts, but there is no handshake
         await cancelled(connect, asked)
 
 
-async def test_cancel_while_waiting_for_the_answer_closes_it_when_it_comes():
+async def test_cancel_while_waiting_for_response():
     async def answer(request, stream):
         await may_answer.wait()
         await stream.send_all(response("200 OK\nContent-Length: 1000"))
@@ -379,7 +379,7 @@ async def test_cancel_while_waiting_for_the_answer_closes_it_when_it_comes():
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("way", ["save", "read"])
 @pytest.mark.parametrize("head", ["200 OK\nContent-Length: 1000", "200 OK\nTransfer-Encoding: chunked"])
-async def test_cancel_in_the_body(way, head, tls, tmp_path):
+async def test_cancel_while_reading_body(way, head, tls, tmp_path):
     async def answer(_request, stream):
         await stream.send_all(response(head, b"3\r\nabc\r\n"))
         sent.set()
@@ -399,7 +399,7 @@ async def test_cancel_in_the_body(way, head, tls, tmp_path):
             await server.hung_up.wait()
 
 
-async def test_cancel_while_held_back_by_the_rate_limit(tmp_path):
+async def test_cancel_while_rate_limited(tmp_path):
     async def work():
         with (tmp_path / "out").open("w+b") as file:
             async with transport(rate_limit=1024).open(server.url) as stream:
@@ -410,7 +410,7 @@ async def test_cancel_while_held_back_by_the_rate_limit(tmp_path):
         await cancelled(work, first)
 
 
-async def test_a_cancelled_transfer_leaves_the_next_one_a_connection(tmp_path):
+async def test_cancel_releases_connection(tmp_path):
     async def stall(_request, stream):
         await stream.send_all(response("200 OK\nContent-Length: 1000"))
         await until_client_hangs_up(stream)
@@ -422,7 +422,7 @@ async def test_a_cancelled_transfer_leaves_the_next_one_a_connection(tmp_path):
             assert await read(web, server.url) == (b"abc", 0)
 
 
-# --- what the libraries' errors mean ------------------------------------------------------------------
+# --- translation of library errors --------------------------------------------------------------------
 
 
 def unconnected(cause):
@@ -434,18 +434,18 @@ def unconnected(cause):
 @pytest.mark.parametrize(
     ("error", "kind", "temporary", "words"),
     [
-        (httpx.ConnectTimeout("x"), RemoteUnavailableError, True, "no connection came about in time"),
+        (httpx.ConnectTimeout("x"), RemoteUnavailableError, True, "connecting timed out"),
         (httpx.ReadTimeout("x"), RemoteUnavailableError, True, "stalled"),
         (TimeoutError("timed out"), RemoteUnavailableError, True, "stalled"),
         (ConnectionResetError(104, "reset by peer"), RemoteUnavailableError, True, "reset by peer"),
-        (unconnected(socket.gaierror(socket.EAI_NONAME, "?")), SourceError, False, "not known"),
+        (unconnected(socket.gaierror(socket.EAI_NONAME, "?")), SourceError, False, "host not found"),
         (unconnected(socket.gaierror(socket.EAI_AGAIN, "?")), RemoteUnavailableError, True, "reached"),
         (unconnected(ssl.SSLError(1, "WRONG_VERSION")), RemoteUnavailableError, True, "WRONG_VERSION"),
-        (httpx.LocalProtocolError("Illegal header value b'hunter2'"), SourceError, False, "headers is not valid"),
+        (httpx.LocalProtocolError("Illegal header value b'hunter2'"), SourceError, False, "headers is invalid"),
         (httpx.UnsupportedProtocol("x"), InvalidRequestError, False, "not a url"),
     ],
 )
-def test_an_error_of_the_libraries_says_whether_trying_again_helps(error, kind, temporary, words):
+def test_broken_kind_and_temporary(error, kind, temporary, words):
     found = broken(error, "https://a/b")
     assert type(found) is kind
     assert found.temporary is temporary

@@ -1,4 +1,4 @@
-"""Servers that give just enough to look alive: each step of a transfer ends, by itself and when it is cancelled."""
+"""Servers that send just enough to look alive: each step of a transfer times out and can be cancelled."""
 
 import os
 import socket
@@ -17,14 +17,14 @@ from provisioner.download.fetch import fetch
 from provisioner.download.growing_file import GrowingFile
 from tests.servers.raw import holds, raw_server, response, says, until_client_hangs_up
 
-# Seconds; far above what a step takes, far below what a test may take.
+# Seconds; far above the duration of a step, far below the timeout of a test.
 SHORT = 0.3
 DRIP = 0.02
 IMAGE = bytes(range(251)) * 4000
 
 
 class Web:
-    """A source's transport, as download and checksums want a source."""
+    """A source for download and checksums that consists of a transport."""
 
     def __init__(self, **options):
         short = {"stall_timeout": SHORT, "connect_timeout": SHORT, **options}
@@ -47,7 +47,7 @@ async def read(web, url, _path=None):
 
 
 def drips(begin, again=b"x"):
-    """``begin``, then ``again`` and again, a few bytes at a time: 50 a second, far below any rate that is asked for."""
+    """Send ``begin``, then ``again`` 50 times per second, far below every required rate."""
 
     async def answer(request, stream):
         await stream.send_all(begin)
@@ -69,31 +69,33 @@ def drips_headers(name=b"a"):
 
 
 def in_use():
-    """Descriptors and threads of this process."""
+    """Return the number of open descriptors and of threads of this process."""
     return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
 
-async def every_descriptor_is_back(before):
-    """The server's ends go when it hears of it, which takes a turn of the loop or two."""
+async def wait_until_closed(before):
+    """Wait until at most ``before`` descriptors are open: the server closes its ends a moment later."""
     with trio.fail_after(5):
         while in_use()[0] > before:  # noqa: ASYNC110 - the kernel has no event for it
             await trio.sleep(0.01)
 
 
-# --- until the headers are there ----------------------------------------------------------------------
+# --- before the headers are complete ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"], ids=["in-a-header", "early-hints"])
-async def test_headers_that_never_end(interim, tmp_path):
+async def test_endless_headers(interim, tmp_path):
     answer = drips(interim, interim) if interim else drips_headers()
     async with raw_server(answer) as server:
         for way in (read, save):
-            with pytest.raises(RemoteUnavailableError, match=r"stalled: its answer was not complete 0\.6 s") as caught:
+            with pytest.raises(
+                RemoteUnavailableError, match=r"stalled: the response was not complete after 0\.6 s"
+            ) as caught:
                 await way(Web(), server.url, tmp_path / "out")
             assert caught.value.temporary
 
 
-async def test_a_handshake_that_never_ends(tmp_path):
+async def test_endless_handshake(tmp_path):
     async def shake(stream):
         with trio.move_on_after(30):
             try:
@@ -107,13 +109,13 @@ async def test_a_handshake_that_never_ends(tmp_path):
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, shake, 0)
         port = listeners[0].socket.getsockname()[1]
-        with pytest.raises(RemoteUnavailableError, match="no connection came about in time"):
+        with pytest.raises(RemoteUnavailableError, match="connecting timed out"):
             await Web().stat(f"https://127.0.0.1:{port}/disk")
         nursery.cancel_scope.cancel()
 
 
-async def test_redirects_that_each_take_their_time_end():
-    """The limit is for each answer, and there are six at most."""
+async def test_slow_redirects_are_limited():
+    """The timeout applies to each response, and there are six at most."""
 
     async def answer(request, stream):
         await stream.send_all(b"HTTP/1.1 302 On\r\nContent-Length: 0\r\n")
@@ -125,9 +127,9 @@ async def test_redirects_that_each_take_their_time_end():
             await Web().stat(server.url)
 
 
-async def test_a_refusal_that_trickles_is_not_waited_for():
+async def test_trickling_error_body():
     def explain(_status, _headers, _body, _where):
-        raise AssertionError("the body is not there")
+        raise AssertionError("the body is not complete")
 
     begin = response("403 No\nContent-Length: 1000")
     options = HttpOptions(stall_timeout=SHORT, connect_timeout=SHORT)
@@ -137,8 +139,8 @@ async def test_a_refusal_that_trickles_is_not_waited_for():
 
 
 @pytest.mark.parametrize("what", ["headers", "silence", "handshake", "name"])
-async def test_cancelled_jobs_leave_neither_connection_nor_thread(what, tmp_path, monkeypatch):
-    """More of them than the source has connections, and the next image comes at once."""
+async def test_cancelled_requests_leave_no_resources(what, tmp_path, monkeypatch):
+    """After more cancelled requests than the source has connections, the next download starts at once."""
     never = threading.Event()
     real = socket.getaddrinfo
 
@@ -158,9 +160,9 @@ async def test_cancelled_jobs_leave_neither_connection_nor_thread(what, tmp_path
                 "handshake": f"https://127.0.0.1:{mute.getsockname()[1]}",
                 "name": f"http://hangs.test:{good.port}",
             }[what]
-            await save(web, good.url, tmp_path / "out")  # what is made once is made now
+            await save(web, good.url, tmp_path / "out")  # create everything that is created once
             before = in_use()
-            with trio.fail_after(60):  # a limit for a test that hangs, and no measure of speed
+            with trio.fail_after(60):  # ends a hanging test; not a measure of speed
                 for _ in range(8 if what != "name" else 1):
                     async with trio.open_nursery() as nursery:
                         for _ in range(3):
@@ -169,10 +171,10 @@ async def test_cancelled_jobs_leave_neither_connection_nor_thread(what, tmp_path
                         nursery.cancel_scope.cancel()
                 assert await save(web, good.url, tmp_path / "out") == len(IMAGE)
                 assert (tmp_path / "out").read_bytes() == IMAGE
-            # A resolver that hangs is the system's, and ends by the system's timeouts.
+            # A hanging look-up ends with the timeouts of the system's resolver.
             assert in_use()[1] <= before[1] + (3 if what == "name" else 1)
             never.set()
-            await every_descriptor_is_back(before[0])
+            await wait_until_closed(before[0])
     await web.aclose()
 
 
@@ -200,7 +202,7 @@ BODIES = {
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("way", [save, read])
 @pytest.mark.parametrize("kind", BODIES)
-async def test_a_body_of_a_few_bytes_a_second(kind, way, encrypted, tls, tmp_path):
+async def test_trickling_body(kind, way, encrypted, tls, tmp_path):
     async with raw_server(drips(*BODIES[kind]), tls if encrypted else None) as server:
         web = Web(ca_file=str(tmp_path / "ca.pem"))
         with trio.fail_after(20), pytest.raises(RemoteUnavailableError, match="stalled") as caught:
@@ -209,8 +211,8 @@ async def test_a_body_of_a_few_bytes_a_second(kind, way, encrypted, tls, tmp_pat
 
 
 @pytest.mark.parametrize("way", [save, read])
-async def test_any_rate_is_enough_if_none_is_asked_for(way, tmp_path):
-    """The same bytes in the same time, and they are the image."""
+async def test_trickling_body_without_min_rate(way, tmp_path):
+    """Without a minimum rate, a trickling body is read to its end."""
 
     async def answer(_request, stream):
         await stream.send_all(response("200 OK\nContent-Length: 40"))
@@ -223,16 +225,16 @@ async def test_any_rate_is_enough_if_none_is_asked_for(way, tmp_path):
         assert got in {40, b"x" * 40}
 
 
-async def test_our_own_rate_limit_is_not_the_servers_fault(tmp_path):
-    """Below the rate that is asked of a server, and the server is not blamed."""
+async def test_rate_limit_below_min_rate(tmp_path):
+    """Our own rate limit may be below the minimum rate of the server."""
     async with raw_server(holds(b"x" * 60_000)) as server:
         assert await save(Web(rate_limit=50_000, min_rate=1_000_000), server.url, tmp_path / "out") == 60_000
 
 
-# --- what is made of them -----------------------------------------------------------------------------
+# --- downloads ----------------------------------------------------------------------------------------
 
 
-async def test_a_download_that_trickles_uses_up_its_tries(tmp_path):
+async def test_trickling_download_uses_up_retries(tmp_path):
     fd = os.open(tmp_path / "image", os.O_RDWR | os.O_CREAT)
     begin = response(
         '206 Partial\nContent-Range: bytes 0-999999/1000000\nContent-Length: 1000000\nETag: "v1"', b"begin"
@@ -248,14 +250,14 @@ async def test_a_download_that_trickles_uses_up_its_tries(tmp_path):
     os.close(fd)
 
 
-async def test_a_checksum_file_that_trickles(monkeypatch):
+async def test_trickling_checksum_file(monkeypatch):
     monkeypatch.setattr(checksums, "MAX_SECONDS", SHORT)
     async with raw_server(drips(response("200 OK\nContent-Length: 1000000"))) as server:
-        with pytest.raises(RemoteUnavailableError, match=r"disk\.sha256 did not come within 0.3 s"):
+        with pytest.raises(RemoteUnavailableError, match=r"disk\.sha256 was not received within 0.3 s"):
             await checksums.discover(Web(min_rate=0, stall_timeout=60), f"{server.url}/disk?signature=x")
 
 
-async def test_a_part_fetched_ahead_that_trickles(tmp_path, monkeypatch):
+async def test_trickling_read_ahead(tmp_path, monkeypatch):
     monkeypatch.setattr(read_ahead, "LONGEST", SHORT)
     fd = os.open(tmp_path / "image", os.O_RDWR | os.O_CREAT)
     start = 1 << 30
@@ -264,7 +266,7 @@ async def test_a_part_fetched_ahead_that_trickles(tmp_path, monkeypatch):
         image = RemoteImage(server.url, 2 * start, '"v1"', accepts_ranges=True)
         parts = read_ahead.ReadAhead(Web(min_rate=0, stall_timeout=60), image, GrowingFile(fd, 1 << 40))
         assert await parts.read(start, start + 1000) is None
-        assert await parts.read(start, start + 1000) is None  # and is not asked again
+        assert await parts.read(start, start + 1000) is None  # without another request
         assert len(server.requests) == 1
     os.close(fd)
 
@@ -273,7 +275,7 @@ async def test_a_part_fetched_ahead_that_trickles(tmp_path, monkeypatch):
 
 
 async def tunnel(stream, asked):
-    """One CONNECT, and then bytes both ways."""
+    """Answer one CONNECT, then forward bytes in both directions."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += await stream.receive_some(1)
@@ -298,7 +300,7 @@ async def tunnel(stream, asked):
 @pytest.mark.parametrize("way", [save, read])
 @pytest.mark.parametrize("outer", ["http", "https"])
 async def test_tls_through_a_proxy(outer, way, tls, tmp_path, monkeypatch):
-    """Within the proxy's own TLS too, which no thread can read."""
+    """Includes TLS within the proxy's own TLS, which no thread can read."""
     asked = []
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     serve = trio.serve_tcp if outer == "http" else trio.serve_ssl_over_tcp
@@ -314,7 +316,7 @@ async def test_tls_through_a_proxy(outer, way, tls, tmp_path, monkeypatch):
         nursery.cancel_scope.cancel()
 
 
-async def test_a_proxy_that_refuses_is_told_without_its_words():
+async def test_proxy_refusal_hides_reason():
     async with raw_server(says("403 5ECRET\nContent-Length: 0")) as proxy:
         with pytest.raises(RemoteUnavailableError, match=r"the proxy refused the connection \(HTTP 403\)") as caught:
             await Web(proxy=proxy.url).stat("https://images.example.com/disk?x=5ECRET")
