@@ -72,10 +72,22 @@ class Authenticator:
             raise UnauthorizedError("the client certificate is revoked")
         if certificate is not None and certificate.not_after <= now:
             raise UnauthorizedError("the client certificate has expired")
-        principal = self._by_certificate(certificate) or self._by_token(_presented_token(headers), now)
+        token = _presented_token(headers)
+        principal = self._by_certificate(certificate) or self._by_token(token, now)
         if principal is None:
-            raise UnauthorizedError("a client certificate or a valid API token in X-API-Token is needed")
+            raise UnauthorizedError(self._refusal(certificate, token, now))
         return principal
+
+    def _refusal(self, certificate: PeerCertificate | None, token: str | None, now: float) -> str:
+        """Return why the credentials are not enough. Only the holder of an expired token learns its name."""
+        if token and (expired := self._tokens.expired(token, now)):
+            at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expired.expires_at))
+            return f"the API token {expired.name} expired at {at}"
+        if token:
+            return "the API token is unknown: it is wrong or was revoked"
+        if certificate is not None:
+            return f"the client certificate {certificate.names[0] if certificate.names else ''} has no role here"
+        return "a client certificate or a valid API token in X-API-Token is needed"
 
     def _by_certificate(self, certificate: PeerCertificate | None) -> Principal | None:
         if certificate is None:

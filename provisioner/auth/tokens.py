@@ -131,19 +131,29 @@ class TokenFile:
         Takes the same time for every token: every digest is compared, in constant time.
         """
         self._refresh()
-        digests = {key_id(key): _digest(key, token) for key in self._keys}
-        oldest = _digest(self._keys[-1], token) if self._keys else ""
-        found: TokenRecord | None = None
-        for record in self._records:
-            if hmac.compare_digest(record.digest, digests.get(record.key, oldest)):
-                found = record
-        if found is None or not self._keys or (found.expires_at is not None and found.expires_at <= now):
+        found, digests = self._find(token)
+        if found is None or _has_expired(found, now):
             return None
         with self._noting:
             self._used[found.name] = now
             if found.key != (newest := key_id(self._keys[0])):
                 self._moved[found.name] = (newest, digests[newest])
         return found
+
+    def expired(self, token: str, now: float) -> TokenRecord | None:
+        """Return the record of a token that has expired; None if it is unknown or valid."""
+        found, _ = self._find(token)
+        return found if found is not None and _has_expired(found, now) else None
+
+    def _find(self, token: str) -> tuple[TokenRecord | None, dict[str, str]]:
+        """Return the token's record, and its digest under each key by the key's id."""
+        digests = {key_id(key): _digest(key, token) for key in self._keys}
+        oldest = _digest(self._keys[-1], token) if self._keys else ""
+        found: TokenRecord | None = None
+        for record in self._records:
+            if hmac.compare_digest(record.digest, digests.get(record.key, oldest)):
+                found = record
+        return (found if self._keys else None), digests
 
     def settle(self) -> None:
         """Write pending uses and key moves to the file; after a failure they wait for the next call.
@@ -209,6 +219,10 @@ class TokenFile:
                 self._keys_at.keep(needed)
         finally:
             os.close(lock)
+
+
+def _has_expired(record: TokenRecord, now: float) -> bool:
+    return record.expires_at is not None and record.expires_at <= now
 
 
 def _lock(fd: int, path: Path, seconds: float) -> None:

@@ -33,7 +33,15 @@ class _Root(SectionedGroup):
     cls=_Root,
     sections={
         "Commands for clients (talk to a server)": ["job", "cache", "volume", "health"],
-        "Commands for the host (where the server runs)": ["serve", "config", "token", "doctor", "recover", "plugins"],
+        "Commands for the host (where the server runs)": [
+            "serve",
+            "config",
+            "token",
+            "pki",
+            "doctor",
+            "recover",
+            "plugins",
+        ],
     },
     examples=[
         "lvp serve --allow-source https://images.example.org/    # a local server, to try it out",

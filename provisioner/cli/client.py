@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from provisioner import __version__
 from provisioner.cli.exit_status import CliError, ExitStatus
 from provisioner.cli.transport import Transport, UnreachableError
+from provisioner.cli.transport_errors import CERT_SETTINGS, speaks_https
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,11 @@ class ApiError(CliError):
         self.code = code
 
     @property
+    def cause(self) -> str:
+        """The message; like ``UnreachableError.cause``, without a hint."""
+        return self.message
+
+    @property
     def temporary(self) -> bool:
         """Whether the same request may succeed later."""
         return self.code in _PASSING
@@ -52,7 +58,7 @@ class Client:
     """A client of one server, with one set of credentials."""
 
     def __init__(self, settings: ClientSettings) -> None:
-        self._url = settings.url
+        self._settings = settings
         self._transport = Transport(settings)
         self._headers = {"Accept": "application/json", "User-Agent": f"lvp/{__version__}"}
         if settings.token is not None:
@@ -98,19 +104,48 @@ class Client:
         limit: float = ANSWER_TIMEOUT,
     ) -> Answer:
         sent = {**self._headers, **(headers or {})}
-        return read_answer(*self._transport.send(method, path, sent, body or None, limit), self._url)
+        return read_answer(*self._transport.send(method, path, sent, body or None, limit), self._settings)
 
 
-def read_answer(code: int, text: str, url: str) -> Answer:
-    """Return the API's response. Raises ApiError for an error, or if another service answers at ``url``."""
+def read_answer(code: int, text: str, settings: ClientSettings) -> Answer:
+    """Return the API's response.
+
+    Raises ApiError for an error, or if another service answers, and UnreachableError if the server speaks https only.
+    """
+    url = settings.url
     try:
         data = json.loads(text)
     except ValueError:
         data = None
     if code in _PASSING and not isinstance(data, dict):  # a proxy without its server
         raise ApiError(f"{url} is not available (HTTP status {code})", code)
+    if code == 400 and url.startswith("http://") and _asks_for_https(data, text):
+        raise speaks_https(url)
     if not isinstance(data, dict) or 300 <= code < 400:
         raise ApiError(f"{url} does not answer like a libvirt-volume-provisioner (HTTP status {code})", max(code, 400))
     if code >= 400:
-        raise ApiError(str(data.get("message") or f"the server answered with HTTP status {code}"), code)
+        message = str(data.get("message") or f"the server answered with HTTP status {code}")
+        raise ApiError(f"{message}; {_credential_hint(settings, message)}" if code == 401 else message, code)
     return Answer(text.rstrip("\n"), data)
+
+
+def _asks_for_https(data: object, text: str) -> bool:
+    """Return whether a TLS port answers plain HTTP: this service's, or another server's in its own words."""
+    if isinstance(data, dict):
+        return data.get("error") == "https required"
+    return "https" in text.lower()
+
+
+def _credential_hint(settings: ClientSettings, message: str) -> str:
+    """Return what to do if the server does not accept the credential, as its message says."""
+    if "revocation list" in message:
+        return "renew it on the server (client_crl)"
+    if message.startswith("the client certificate") and "role" not in message:  # revoked, or expired meanwhile
+        return f"name another with {CERT_SETTINGS}"
+    if settings.token is not None:
+        return "give another token with --token-file, LVP_TOKEN_FILE or token_file in lvp.toml"
+    if settings.cert is None:
+        return f"give a token with --token-file or LVP_TOKEN_FILE, or a certificate with {CERT_SETTINGS}"
+    if settings.url.startswith("http://"):
+        return "the client certificate was not sent, since the server's address does not begin with https://"
+    return "the server must have client_ca, and a role for this certificate in [auth.certificates]"

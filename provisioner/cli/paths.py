@@ -1,4 +1,4 @@
-"""Default paths of the embedded server's data and of the client's settings."""
+"""Default paths of the embedded server's data, of the CA and of the client's settings."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def data_dir() -> Path:
 def client_token() -> Path:
     """Return the file in which ``lvp serve`` without ``--config`` leaves the operator's token."""
     return data_dir() / "client-token"
+
+
+def pki_dir() -> Path:
+    """Return the folder of the CA that ``lvp pki`` makes."""
+    return Path("/etc", NAME, "pki") if os.geteuid() == 0 else data_dir() / "pki"
 
 
 def client_file() -> Path:

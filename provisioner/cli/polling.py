@@ -64,7 +64,7 @@ def _poll_once(client: Client, job_id: str, patience: RetryWindow) -> Answer:
                 raise
             if away_since is None:
                 away_since = patience.now()
-                words = f"{error.message}; the job continues there, retrying for {span(patience.limit)}."
+                words = f"{error.cause}; the job continues there, retrying for {span(patience.limit)}."
                 click.echo(printable(words), err=True)
             elif patience.now() - away_since >= patience.limit:
                 raise

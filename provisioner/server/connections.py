@@ -7,7 +7,6 @@ connections stay open when it is full.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import structlog
@@ -19,10 +18,11 @@ from provisioner.auth.audit_events import LOCAL, group_of
 from provisioner.auth.authenticator import has_token
 from provisioner.contracts.tasks import first_cause
 from provisioner.server.connection_table import current
+from provisioner.server.handshake import CERTIFICATE_REFUSED, Refusal, do_handshake, send_refusal
 from provisioner.server.hypercorn_quirks import HttpConnection, WholeResponses
 from provisioner.server.log_limit import WINDOW, LogLimit
 from provisioner.server.request_queue import RequestQueue
-from provisioner.tls.peer_certificate import handshake_observer, peer_certificate
+from provisioner.tls.peer_certificate import peer_certificate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -75,10 +75,10 @@ class _Server:
         address = _address(stream)
         connection = self._listener.connections.of(stream)
         current.set(connection)
-        handshake_observer.set(_Handshake(connection, partial(self._handshake_refused, address)))
         try:
-            state = LifespanState(ConnectionState({}))
-            await HttpConnection(self._app, self._listener.config, self.context, state, stream)
+            if await self._complete_handshake(stream, connection, address):
+                state = LifespanState(ConnectionState({}))
+                await HttpConnection(self._app, self._listener.config, self.context, state, stream)
         except* Exception as group:  # noqa: BLE001 - the boundary: an error on one connection must not end another
             if not connection.closed and self._broken.allows(connection.group, trio.current_time()):
                 log.warning("a connection failed", reason=repr(first_cause(group)))
@@ -86,11 +86,32 @@ class _Server:
             self._listener.connections.release(connection)
             await trio.aclose_forcefully(stream)
 
-    def _handshake_refused(self, address: str, reason: str) -> None:
+    async def _complete_handshake(self, stream: trio.abc.Stream, connection: Connection, address: str) -> bool:
+        """Do the TLS handshake, if there is one; return whether the connection can be served."""
+        if not isinstance(stream, trio.SSLStream):
+            return True
+
+        def authenticated() -> None:
+            connection.authenticated = True
+
+        try:
+            refusal = await do_handshake(stream, self._listener.config.ssl_handshake_timeout, authenticated)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False
+        if refusal is None:
+            return True
+        if not connection.closed:
+            self._note(refusal, address)
+            await send_refusal(stream, refusal)
+        return False
+
+    def _note(self, refusal: Refusal, address: str) -> None:
         written = self._refused.allows(group_of(address), trio.current_time())
         if written:
-            log.warning("client certificate refused", address=address, reason=reason)
-        self._auditor.handshake_refused(address, reason, written=written)
+            more = {} if refusal.request_id is None else {"request_id": refusal.request_id}
+            log.warning(refusal.event, address=address, reason=refusal.reason, **more)
+        if refusal.event == CERTIFICATE_REFUSED:
+            self._auditor.handshake_refused(address, refusal.reason, written=written)
 
     async def report_suppressed(self) -> None:
         """Log how many lines were left out, once per window, until cancelled."""
@@ -100,20 +121,9 @@ class _Server:
 
     def log_suppressed(self) -> None:
         """Log how many lines were left out since the last time, if any were."""
-        for limit, kind in ((self._refused, "refused client certificates"), (self._broken, "failed connections")):
+        for limit, kind in ((self._refused, "refused handshakes"), (self._broken, "failed connections")):
             if count := limit.take_suppressed():
                 log.warning("further events were not logged", kind=kind, count=count)
-
-
-class _Handshake:
-    """The observer of one connection's handshake: records whether the client's certificate was accepted."""
-
-    def __init__(self, connection: Connection, on_refused: Callable[[str], None]) -> None:
-        self._connection = connection
-        self.refused = on_refused
-
-    def accepted(self) -> None:
-        self._connection.authenticated = True
 
 
 class _Scheduled:

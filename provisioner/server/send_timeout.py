@@ -11,12 +11,15 @@ import trio
 # Seconds for each chunk to be sent, and its size: a client slower than about 2 KiB/s is disconnected.
 _SEND_TIMEOUT = 30.0
 _CHUNK = 64 * 1024
+# Bytes to keep of what a client sent first: enough for the head of a usual request.
+_HEAD = 2048
 
 
 class SendTimeoutStream(trio.abc.HalfCloseableStream):
     """A socket's stream with a deadline for sending. Hypercorn takes the addresses from ``socket``.
 
     ``last_received`` is when the peer last sent something, on trio's clock; initially when it connected.
+    ``head`` is what the peer sent first, before any TLS; the handshake clears it.
     """
 
     def __init__(self, stream: trio.SocketStream, timeout: float = _SEND_TIMEOUT) -> None:
@@ -24,6 +27,7 @@ class SendTimeoutStream(trio.abc.HalfCloseableStream):
         self._timeout = timeout
         self.socket = stream.socket
         self.last_received = trio.current_time()
+        self.head = b""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send the data. Raises BrokenResourceError if a chunk cannot be sent in time."""
@@ -44,6 +48,8 @@ class SendTimeoutStream(trio.abc.HalfCloseableStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         data = await self._stream.receive_some(max_bytes)
         self.last_received = trio.current_time()
+        if len(self.head) < _HEAD:
+            self.head += data[: _HEAD - len(self.head)]
         return data
 
     async def aclose(self) -> None:

@@ -15,7 +15,7 @@ from provisioner.config import ServerSettings
 from provisioner.contracts.errors import ConfigError
 from provisioner.contracts.small_file import read_small
 from provisioner.tls.expiry import NO_TLS_FILES, TlsFiles, read_tls_files
-from provisioner.tls.peer_certificate import RecordingSSLObject
+from provisioner.tls.peer_certificate import RecordingContext, RecordingSSLObject
 
 T = TypeVar("T", bound=trio.abc.Stream)
 
@@ -83,7 +83,9 @@ def _load(server: ServerSettings) -> ssl.SSLContext | None:
 def _make_context(server: ServerSettings) -> ssl.SSLContext | None:
     if server.tls_certificate is None or server.tls_key is None:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = RecordingContext(ssl.PROTOCOL_TLS_SERVER)
+    # The strictness of the default context, which depends on the Python version.
+    context.verify_flags = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).verify_flags
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols(_PROTOCOLS)
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if server.tls_minimum == "1.3" else ssl.TLSVersion.TLSv1_2

@@ -108,6 +108,17 @@ async def test_expired_token(service):
     assert (await service.call("GET", "/api/v1/jobs", role=None, headers={"X-API-Token": young})).status_code == 200
 
 
+async def test_refused_token_says_why(service):
+    """Only the holder of the expired token learns that it expired, and its name."""
+    old, gone = service.tokens.create("old", "admin", 86400.0), service.tokens.create("gone", "admin")
+    service.tokens.revoke("gone")
+    unknown = "the API token is unknown: it is wrong or was revoked"
+    expected = {old: "the API token old expired at 1970-01-02T00:00:00Z", gone: unknown, f"{old}x": unknown}
+    for token, message in expected.items():
+        answer = await service.call("GET", "/api/v1/jobs", role=None, headers={"X-API-Token": token})
+        assert (answer.status_code, (await answer.get_json())["message"]) == (401, message)
+
+
 def test_token_expiry_is_exact(tmp_path):
     tokens = TokenFile(tmp_path / "tokens.json")
     token = tokens.create("a", "viewer", 1000.0)

@@ -41,6 +41,6 @@ async def test_refused_handshakes_are_limited_in_log(tmp_path):
     assert len(refused) == 20
     assert {line["address"] for line in refused} == {"127.0.0.1"}
     (left_out,) = [line for line in lines if line["event"] == "further events were not logged"]
-    assert (left_out["kind"], left_out["count"]) == ("refused client certificates", 10)
+    assert (left_out["kind"], left_out["count"]) == ("refused handshakes", 10)
     assert 'authentication_failures_total{presented="certificate"} 30.0' in text
     assert len(audit.read_text().splitlines()) == 20
