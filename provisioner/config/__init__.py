@@ -1,7 +1,17 @@
 """The configuration: TOML in, frozen and validated settings out."""
 
 from provisioner.config.access import AuditSettings, AuthSettings, CertificateGrant, Limits, Role
-from provisioner.config.load import LOOPBACK_PREFIXES, check_limits, dump, embedded, load, parse
+from provisioner.config.load import (
+    LOOPBACK_PREFIXES,
+    check_limits,
+    decode,
+    dump,
+    embedded,
+    load,
+    parse,
+    plugin_tables,
+    read,
+)
 from provisioner.config.schema import (
     DEFAULT_CONVERTERS,
     CacheSettings,
@@ -11,6 +21,7 @@ from provisioner.config.schema import (
     PrewarmSettings,
     ServerSettings,
 )
+from provisioner.config.secrecy import show
 from provisioner.config.strict import Faults, decode_struct
 
 __all__ = [
@@ -29,9 +40,13 @@ __all__ = [
     "Role",
     "ServerSettings",
     "check_limits",
+    "decode",
     "decode_struct",
     "dump",
     "embedded",
     "load",
     "parse",
+    "plugin_tables",
+    "read",
+    "show",
 ]

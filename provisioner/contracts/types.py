@@ -153,9 +153,12 @@ class VolumeUser:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing a back end looked at on this host: ``what`` is a sentence, ``fix`` how to put right what is not ok."""
+    """The result of one check on this host: ``what`` was found, and how to ``fix`` it if it is wrong.
 
-    ok: bool
+    ``ok`` is None if it could not be checked here; ``what`` says why.
+    """
+
+    ok: bool | None
     what: str
     fix: str = ""
 
