@@ -58,12 +58,14 @@ _SETTLE_TIMEOUT = 5.0
 _CLOSE_TIMEOUT = 10.0
 
 
-def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
+def run(config: Config, read_again: Callable[[], Config] | None = None, file: Path | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status, 1 on failure. Raises ConfigError.
 
-    SIGHUP calls ``read_again`` for the configuration; without it SIGHUP stops the service too.
+    SIGHUP calls ``read_again`` for the configuration; without it SIGHUP stops the service too. ``file`` is where it
+    was read from.
     """
     logs.configure(config.log.format, config.log.level)
+    log.info("starting", configuration=str(file or "none"), state_directory=config.state_directory)
     try:
         return _run(config, read_again)
     finally:

@@ -40,7 +40,7 @@ def served(monkeypatch):
     """What the daemon would have been run with."""
     configs = []
     daemon = ModuleType("provisioner.daemon")
-    daemon.run = lambda config, read_again=None: configs.append(config) or 7
+    daemon.run = lambda config, read_again=None, file=None: configs.append(config) or 7
     monkeypatch.setitem(sys.modules, "provisioner.daemon", daemon)
     return configs
 
