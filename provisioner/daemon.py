@@ -65,14 +65,13 @@ def run(config: Config, read_again: Callable[[], Config] | None = None, file: Pa
     was read from.
     """
     logs.configure(config.log.format, config.log.level)
-    log.info("starting", configuration=str(file or "none"), state_directory=config.state_directory)
     try:
-        return _run(config, read_again)
+        return _run(config, read_again, file)
     finally:
         logs.flush()
 
 
-def _run(config: Config, read_again: Callable[[], Config] | None) -> int:
+def _run(config: Config, read_again: Callable[[], Config] | None, file: Path | None) -> int:
     os.umask(0o027)
     ioprio.apply(config.jobs.io_class)
     back_ends = registry.load().build(config)
@@ -80,6 +79,7 @@ def _run(config: Config, read_again: Callable[[], Config] | None) -> int:
         with state_lock.locked(Path(config.state_directory)):
             listener = Listener(config.server)
             listener.bind()
+            log.info("starting", configuration=str(file or "none"), state_directory=config.state_directory)
             # Objects loaded so far stay for good; scanning them in each collection would pause the loop for 50 ms.
             gc.freeze()
             loop_priority.raise_priority()
