@@ -11,21 +11,18 @@ import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from provisioner.auth.token_keys import KeyFile
-from provisioner.config import Faults, decode, read
-from provisioner.contracts import Finding, SecretRef, TransportSettings
+from provisioner.config import Faults, check_secret, decode, read
+from provisioner.contracts import Finding, TransportSettings
 from provisioner.contracts.errors import ConfigError
 from provisioner.linux import state_lock
 from provisioner.tls import diagnostics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from provisioner.config import Config
+    from provisioner.contracts import SecretRef
     from provisioner.registry import Made, Registry
 
 
@@ -71,38 +68,7 @@ def check_files(config: Config | None, made: Made) -> dict[str, Finding]:
             if isinstance(settings, TransportSettings):
                 files = diagnostics.check_client(settings, now)
                 found |= {f"{path}.{key}": finding for key, finding in files.items()}
-            found |= {key: check_secret(reference) for key, reference in secret_references(settings, path)}
-    return found
-
-
-def secret_references(value: Any, path: str) -> Iterator[tuple[str, SecretRef]]:
-    """Yield the secret references in settings, with their keys."""
-    if isinstance(value, SecretRef):
-        yield path, value
-    elif isinstance(value, msgspec.Struct):
-        for info in msgspec.structs.fields(type(value)):
-            yield from secret_references(getattr(value, info.name), f"{path}.{info.encode_name}")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from secret_references(item, f"{path}.{key}")
-
-
-def check_secret(reference: SecretRef, environ: Mapping[str, str] = os.environ) -> Finding:
-    """Return whether the secret can be read here. Never shows it."""
-    kind, _, where = reference.partition(":")
-    try:
-        secret = reference.read(environ)
-    except KeyError:
-        what = "its credentials" if kind == "credential" else f"the variable {where}"
-        return Finding(None, f"{reference} was not checked: only the service has {what}")
-    except UnicodeDecodeError:
-        return Finding(False, f"{reference} is not text", "write the secret alone into it")
-    except OSError as error:
-        return diagnostics.unreadable(reference, error)
-    if not secret or not secret.isprintable():
-        text = f"{reference} is empty, or has line breaks or control characters"
-        return Finding(False, text, "write the secret alone into it")
-    return Finding(True, f"{reference} can be read")
+    return found | {key: check_secret(reference) for key, reference in made.back_ends.secrets.items()}
 
 
 def _token_key(reference: SecretRef) -> Finding:

@@ -14,7 +14,7 @@ import sys
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import structlog
 import trio
@@ -37,6 +37,7 @@ from provisioner.linux import ioprio, loop_priority, state_lock, systemd
 from provisioner.observe import logs
 from provisioner.observe.audit import AuditLog
 from provisioner.observe.metrics import Metrics
+from provisioner.observe.source_health import SourceHealth
 from provisioner.observe.status_line import StatusLine
 from provisioner.pipeline.run import Pipeline
 from provisioner.reload import Reloader
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from provisioner.config import Config
+    from provisioner.contracts import ImageSource
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +77,7 @@ def _run(config: Config, read_again: Callable[[], Config] | None, file: Path | N
     os.umask(0o027)
     ioprio.apply(config.jobs.io_class)
     back_ends = registry.load().build(config)
+    back_ends.sources = {name: cast("ImageSource", SourceHealth(one)) for name, one in back_ends.sources.items()}
     try:
         with state_lock.locked(Path(config.state_directory)):
             listener = Listener(config.server)

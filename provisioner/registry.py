@@ -14,7 +14,7 @@ import msgspec
 import pluggy
 import structlog
 
-from provisioner.config import Config, Faults, decode_struct, plugin_tables, show
+from provisioner.config import Config, Faults, decode_struct, plugin_tables, secret_references, show
 from provisioner.contracts import PROJECT, BackEnd, BackEndContext, hookspecs
 from provisioner.contracts.errors import (
     ConfigError,
@@ -29,7 +29,7 @@ from provisioner.contracts.urls import ImageUrl, shown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from provisioner.contracts import BlockTarget, Converter, Guard, ImageSource, Observer
+    from provisioner.contracts import BlockTarget, Converter, Guard, ImageSource, Observer, SecretRef
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -68,6 +68,8 @@ class BackEnds:
     guards: Mapping[str, Guard] = field(default_factory=dict)
     observers: Mapping[str, Observer] = field(default_factory=dict)
     default_target: str = ""
+    # The secrets that the tables refer to, by key.
+    secrets: Mapping[str, SecretRef] = field(default_factory=dict)
 
     def source_for(self, url: str) -> ImageSource:
         """Return the source configured for ``url``. Raises InvalidRequestError or UrlNotAllowedError."""
@@ -171,11 +173,16 @@ class Registry:
             if image_format not in converter.formats:
                 plugin, formats = tables["converters"][image_format]["plugin"], ", ".join(sorted(converter.formats))
                 faults.add(f"converters.{image_format}", f"{plugin} reads only {formats}")
-        built = BackEnds(**back_ends, default_target=_default_target(tables["targets"]))
+        settings = {section: {name: one[0] for name, one in found.items()} for section, found in made.items()}
+        built = BackEnds(
+            **back_ends,
+            default_target=_default_target(tables["targets"]),
+            secrets=dict(secret_references(settings, "")),
+        )
         sources = document.get("sources", {})
         known = isinstance(sources, dict) and len(sources) == len(built.sources)
         _check_prewarm(document, built, faults, sources_known=known)
-        return Made(built, {section: {name: one[0] for name, one in found.items()} for section, found in made.items()})
+        return Made(built, settings)
 
     def _make(
         self, section: str, tables: Mapping[str, Mapping[str, Any]], state_directory: Path, faults: Faults

@@ -22,6 +22,7 @@ from provisioner.config.schema import (
     ServerSettings,
 )
 from provisioner.config.secrecy import show
+from provisioner.config.secrets import check_secret, secret_references, unreadable
 from provisioner.config.strict import Faults, decode_struct
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Role",
     "ServerSettings",
     "check_limits",
+    "check_secret",
     "decode",
     "decode_struct",
     "dump",
@@ -48,5 +50,7 @@ __all__ = [
     "parse",
     "plugin_tables",
     "read",
+    "secret_references",
     "show",
+    "unreadable",
 ]

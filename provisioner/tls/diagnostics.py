@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provisioner.config import unreadable
 from provisioner.contracts import Finding
 from provisioner.contracts.errors import ConfigError
 from provisioner.contracts.small_file import read_small
@@ -56,13 +56,6 @@ def check_client(settings: TransportSettings, now: float) -> Findings:
             key, settings.client_certificate
         )
     return found
-
-
-def unreadable(path: str, error: OSError) -> Finding:
-    """Return the finding for a file that cannot be read."""
-    if isinstance(error, PermissionError) and os.geteuid() != 0:
-        return Finding(None, f"{path} was not checked: user {os.geteuid()} cannot read it", "run the check as root")
-    return Finding(False, f"{path} cannot be read: {error.strerror}", "create it, or correct its path and mode")
 
 
 def _read(path: str, check: Callable[[bytes], str]) -> Finding:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from provisioner import config_check, diagnosis, registry
-from provisioner.config import dump, load
+from provisioner.config import check_secret, dump, load
 from provisioner.contracts import SecretRef
 from provisioner.linux import state_lock
 
@@ -269,9 +269,9 @@ def test_check_unix_socket(files, folder, ok):
 
 
 def test_check_secret_reads_the_environment():
-    assert config_check.check_secret(SecretRef("env:X"), {"X": "hunter2"}).ok
-    assert config_check.check_secret(SecretRef("env:X"), {"X": ""}).ok is False
-    assert config_check.check_secret(SecretRef("env:X"), {}).ok is None
+    assert check_secret(SecretRef("env:X"), {"X": "hunter2"}).ok
+    assert check_secret(SecretRef("env:X"), {"X": ""}).ok is False
+    assert check_secret(SecretRef("env:X"), {}).ok is None
 
 
 def findings(file):
