@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from provisioner.cli import paths
 from provisioner.cli.exit_status import cli_errors
 from provisioner.cli.help_page import SectionedCommand
 from provisioner.cli.host_config import host_config, system_config
+
+if TYPE_CHECKING:
+    from provisioner.registry import Registry
 
 
 @click.group()
@@ -68,12 +72,29 @@ def import_env(file: Path) -> None:
     """Convert the environment FILE of an older provisioner (MINIO_*, LVM_* and so on) and print the configuration.
 
     Secrets are not copied: the configuration names a file for each. Standard error lists what is left to do, and
-    variables that have no meaning here. Writes no file; check the result with lvp config check.
+    variables that have no meaning here, with the reason. Fails if the result would not be valid, or would lose TLS.
+    Writes no file.
     """
     with cli_errors():
+        from provisioner import registry
         from provisioner.config.import_env import import_env as imported
+        from provisioner.contracts.errors import ConfigError
 
         made = imported(file)
+        if faults := _faults_of(made.toml, str(file), registry.load()):
+            raise ConfigError("\n".join(faults))
     click.echo(made.toml, nl=False)
     for sentence in made.to_do:
         click.echo(f"to do: {sentence}", err=True)
+
+
+def _faults_of(toml: str, origin: str, plugins: Registry) -> list[str]:
+    """Return what is wrong with an imported configuration, except that it has no target: that is left to do."""
+    import tomllib
+
+    from provisioner.config import Faults, decode
+
+    document, faults = tomllib.loads(toml), Faults(origin)
+    decode(document, faults)
+    plugins.check(document, faults)
+    return [line for line in faults.lines if not line.startswith(f"{origin}: targets: is missing")]

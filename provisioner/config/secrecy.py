@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ _LONGEST = 60
 # Keys that contain one of these words may hold a secret.
 _SECRET_WORDS = ("token", "password", "passwd", "secret", "authorization", "key")
 _REFERENCES = ("file:/", "env:", "credential:")
+# Image urls, whose query may be a signature; that of libvirt's uris has nothing to hide.
+_IMAGE_URL = re.compile(r"(https?|s3)://", re.IGNORECASE)
 _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list", dict: "a table"}
 HIDDEN = "(not shown)"
 
@@ -47,7 +50,7 @@ def _without_secrets(value: object, key: str = "") -> object:
 
 
 def plain(value: Any, key: str = "") -> Any:
-    """Return settings as TOML values, without those that are None. Strings that may be secrets are hidden."""
+    """Return settings as TOML values, without those that are None. Secrets are hidden, also in urls."""
     if isinstance(value, msgspec.Struct):
         fields = {info.encode_name: getattr(value, info.name) for info in msgspec.structs.fields(type(value))}
         return plain(fields, key)
@@ -59,4 +62,4 @@ def plain(value: Any, key: str = "") -> Any:
         return str(value)
     if isinstance(value, str) and may_hold_secret(key) and not value.startswith(("/", *_REFERENCES)):
         return HIDDEN
-    return redact(value) if isinstance(value, str) else value
+    return redact(value) if isinstance(value, str) and _IMAGE_URL.match(value) else value

@@ -103,6 +103,30 @@ def test_check_asks_the_plugins(run, config_file):
     assert "targets.disks.plugin: no installed plugin provides 'flie'" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("CLIENT_CA_CERT=ca.pem", "server.client_ca: found "),
+        ("LVM_VG=a/b", "targets.a/b: volume_group 'a/b' is not the name of a volume group"),
+        ("MINIO_ENDPOINT=https://m/path", "sources.minio: endpoint must be such as"),
+        ("SERVER_KEY=/k", "but not both; add SERVER_CERT and SERVER_KEY"),
+    ],
+)
+def test_import_env_refuses_an_invalid_result(run, home, text, words):
+    (home / "env").write_text(text)
+    ended = run("config", "import-env", home / "env")
+    assert (ended.status, ended.out) == (1, "")
+    assert words in ended.err
+
+
+def test_import_env_prints_what_is_left_to_do(run, home):
+    (home / "env").write_text("PORT=8080\nMINIO_SKIP_SSL_VERIFY=1\n")
+    ended = run("config", "import-env", home / "env")
+    assert (ended.status, tomllib.loads(ended.out)) == (0, {"server": {"bind": ["127.0.0.1:8080"]}})
+    assert "to do: MINIO_SKIP_SSL_VERIFY was left out: " in ended.err
+    assert "to do: LVM_VOLUME_GROUP is missing" in ended.err
+
+
 def test_show_can_be_read_again(run, config_file):
     shown = run("config", "show", config_file)
     assert shown.status == 0

@@ -228,6 +228,16 @@ def test_dump_hides_secrets():
     assert "env:P" in text
 
 
+def test_dump_hides_secrets_in_urls():
+    uri = "qemu+ssh://user@host/system?socket=/run/x"
+    prewarm = [{"url": "https://x/y?X-Amz-Signature=hunter2"}]
+    tables = {"guards": {"g": {"plugin": "x", "uri": uri, "web": "https://u:hunter2@x/"}}}
+    text = dump(parse({**TARGET, **tables, "cache": {"prewarm": prewarm}}, "f"))
+    assert "hunter2" not in text
+    assert uri in text
+    assert 'url = "https://x/y"' in text
+
+
 def test_embedded_is_valid_and_local(tmp_path):
     config = embedded(tmp_path, "127.0.0.1:0", ["https://images.example.com/"])
     assert config.sources["http"]["urls"][-1] == "https://images.example.com/"
