@@ -11,19 +11,35 @@ import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from provisioner.auth.token_keys import KeyFile
-from provisioner.config import Faults, check_secret, decode, read
+from provisioner.config import (
+    AuthSettings,
+    Config,
+    Faults,
+    ServerSettings,
+    check_secret,
+    decode,
+    decode_struct,
+    read,
+)
 from provisioner.contracts import Finding, TransportSettings
 from provisioner.contracts.errors import ConfigError
 from provisioner.linux import state_lock
 from provisioner.tls import diagnostics
 
 if TYPE_CHECKING:
-    from provisioner.config import Config
+    from collections.abc import Mapping
+
     from provisioner.contracts import SecretRef
     from provisioner.registry import Made, Registry
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_TLS_KEYS = ("tls_certificate", "tls_key", "client_ca", "client_crl", "tls_minimum")
 
 
 @dataclass(slots=True)
@@ -41,27 +57,30 @@ def check(file: Path, plugins: Registry, *, files: bool = True, host: bool = Fal
     """
     document = read(file)
     faults = Faults(str(file))
-    config = decode(document, faults)
+    decode(document, faults)
     made = plugins.check(document, faults)
     report = Report(faults.lines)
-    found: dict[str, Finding] = {}
-    if files:
-        found |= check_files(config, made)
-    if host and config is not None:
-        found |= check_addresses(config)
+    found = check_files(document, made) if files else {}
+    if host:
+        found |= check_addresses(document)
     for key, finding in found.items():
         if finding.ok is not True:
             (report.unchecked if finding.ok is None else report.faults).append(f"{file}: {key}: {finding.what}")
     return report
 
 
-def check_files(config: Config | None, made: Made) -> dict[str, Finding]:
-    """Return the findings about certificates, keys and secrets, by the key that names them."""
+def check_files(document: Mapping[str, Any], made: Made) -> dict[str, Finding]:
+    """Return the findings about certificates, keys and secrets, by the key that names them.
+
+    ``document`` may be wrong elsewhere: what names files correctly is checked all the same.
+    """
     now, found = time.time(), {}
-    if config is not None:
-        found = {f"server.{key}": finding for key, finding in diagnostics.check_server(config.server, now).items()}
-        if config.auth.token_key is not None:
-            found["auth.token_key"] = _token_key(config.auth.token_key)
+    server = _part(document, "server", ServerSettings, *_TLS_KEYS)
+    if server is not None:
+        found = {f"server.{key}": finding for key, finding in diagnostics.check_server(server, now).items()}
+    auth = _part(document, "auth", AuthSettings, "token_key")
+    if auth is not None and auth.token_key is not None:
+        found["auth.token_key"] = _token_key(auth.token_key)
     for section, tables in made.settings.items():
         for name, settings in tables.items():
             path = f"{section}.{name}"
@@ -69,6 +88,13 @@ def check_files(config: Config | None, made: Made) -> dict[str, Finding]:
                 files = diagnostics.check_client(settings, now)
                 found |= {f"{path}.{key}": finding for key, finding in files.items()}
     return found | {key: check_secret(reference) for key, reference in made.back_ends.secrets.items()}
+
+
+def _part(document: Mapping[str, Any], section: str, struct: type[S], *keys: str) -> S | None:
+    """Return a section with these keys alone; None if they are wrong, which ``decode`` reports."""
+    table = document.get(section)
+    given = {key: table[key] for key in keys if key in table} if isinstance(table, dict) else {}
+    return decode_struct(given, struct, section, Faults(""))
 
 
 def _token_key(reference: SecretRef) -> Finding:
@@ -85,10 +111,17 @@ def _token_key(reference: SecretRef) -> Finding:
     return Finding(True, f"{reference} can be read")
 
 
-def check_addresses(config: Config) -> dict[str, Finding]:
+def check_addresses(document: Mapping[str, Any]) -> dict[str, Finding]:
     """Return for each address of ``server.bind`` whether the daemon could listen on it."""
-    running = state_lock.is_locked(Path(config.state_directory))
-    return {f"server.bind[{number}]": _address(address, running) for number, address in enumerate(config.server.bind)}
+    table = document.get("server")
+    local = {**(table if isinstance(table, dict) else {}), "allow_plain_http": True}
+    server = _part({"server": local}, "server", ServerSettings, "bind", "allow_plain_http")
+    if server is None:
+        return {}
+    state_directory = document.get("state_directory")
+    path = state_directory if isinstance(state_directory, str) else Config().state_directory
+    running = state_lock.is_locked(Path(path))
+    return {f"server.bind[{number}]": _address(address, running) for number, address in enumerate(server.bind)}
 
 
 def _address(address: str, running: bool) -> Finding:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from provisioner.config_check import check_addresses, check_files
@@ -28,7 +29,8 @@ _TIMEOUT = 60.0
 async def examine(config: Config, made: Made) -> dict[str, list[Finding]]:
     """Return findings by subject: the host, the files and addresses of the configuration, then each back end."""
     findings = {"host": await trio.to_thread.run_sync(_host, config)}
-    named = await trio.to_thread.run_sync(lambda: {**check_files(config, made), **check_addresses(config)})
+    document = msgspec.to_builtins(config, enc_hook=str)
+    named = await trio.to_thread.run_sync(lambda: {**check_files(document, made), **check_addresses(document)})
     findings["configuration"] = [Finding(one.ok, f"{key}: {one.what}", one.fix) for key, one in named.items()]
     for name, target in made.back_ends.targets.items():
         findings[f"target {name}"] = await _back_end("target", target)

@@ -14,7 +14,7 @@ import msgspec
 import pluggy
 import structlog
 
-from provisioner.config import Config, Faults, decode_struct, plugin_tables, secret_references, show
+from provisioner.config import Config, Faults, decode_struct, decode_values, plugin_tables, secret_references, show
 from provisioner.contracts import PROJECT, BackEnd, BackEndContext, hookspecs
 from provisioner.contracts.errors import (
     ConfigError,
@@ -27,7 +27,7 @@ from provisioner.contracts.redaction import redact
 from provisioner.contracts.urls import ImageUrl, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from provisioner.contracts import BlockTarget, Converter, Guard, ImageSource, Observer, SecretRef
 
@@ -174,15 +174,20 @@ class Registry:
                 plugin, formats = tables["converters"][image_format]["plugin"], ", ".join(sorted(converter.formats))
                 faults.add(f"converters.{image_format}", f"{plugin} reads only {formats}")
         settings = {section: {name: one[0] for name, one in found.items()} for section, found in made.items()}
-        built = BackEnds(
-            **back_ends,
-            default_target=_default_target(tables["targets"]),
-            secrets=dict(secret_references(settings, "")),
-        )
+        secrets = {key: secret for section in SECTIONS for key, secret in self._secrets(section, tables[section])}
+        built = BackEnds(**back_ends, default_target=_default_target(tables["targets"]), secrets=secrets)
         sources = document.get("sources", {})
         known = isinstance(sources, dict) and len(sources) == len(built.sources)
         _check_prewarm(document, built, faults, sources_known=known)
         return Made(built, settings)
+
+    def _secrets(self, section: str, tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, SecretRef]]:
+        """Yield the secret references in the tables, whatever else is wrong with these, and their keys."""
+        for name, table in tables.items():
+            back_end = self._back_ends[SECTIONS[section]].get(table["plugin"])
+            if back_end is not None:
+                values, _ = decode_values(table, back_end.settings, "", Faults(""))
+                yield from secret_references(values, f"{section}.{name}")
 
     def _make(
         self, section: str, tables: Mapping[str, Mapping[str, Any]], state_directory: Path, faults: Faults

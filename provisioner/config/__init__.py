@@ -23,7 +23,7 @@ from provisioner.config.schema import (
 )
 from provisioner.config.secrecy import show
 from provisioner.config.secrets import check_secret, secret_references, unreadable
-from provisioner.config.strict import Faults, decode_struct
+from provisioner.config.strict import Faults, decode_struct, decode_values
 
 __all__ = [
     "DEFAULT_CONVERTERS",
@@ -44,6 +44,7 @@ __all__ = [
     "check_secret",
     "decode",
     "decode_struct",
+    "decode_values",
     "dump",
     "embedded",
     "load",

@@ -47,6 +47,17 @@ def decode_struct(data: object, struct: type[S], path: str, faults: Faults) -> S
     if not isinstance(data, Mapping):
         faults.add(path, f"found {show(data)}, allowed: a table")
         return None
+    values, wrong = decode_values(data, struct, path, faults)
+    return _construct(struct, values, path, wrong, faults)
+
+
+def decode_values(
+    data: Mapping[str, object], struct: type[msgspec.Struct], path: str, faults: Faults
+) -> tuple[dict[str, Any], set[str]]:
+    """Return the values of a struct's fields that are right, by field name, and the keys whose values are wrong.
+
+    Adds each fault to ``faults``.
+    """
     known = {info.encode_name: info for info in msgspec.structs.fields(struct)}
     hints = typing.get_type_hints(struct, include_extras=True)
     wrong: set[str] = set()
@@ -64,7 +75,7 @@ def decode_struct(data: object, struct: type[S], path: str, faults: Faults) -> S
         if len(faults.lines) > before:
             wrong.add(key)
             values.pop(info.name, None)
-    return _construct(struct, values, path, wrong, faults)
+    return values, wrong
 
 
 def _construct(struct: type[S], values: dict[str, Any], path: str, wrong: set[str], faults: Faults) -> S | None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from provisioner import config_check, diagnosis, registry
-from provisioner.config import check_secret, dump, load
+from provisioner.config import Faults, check_secret, dump, load
 from provisioner.contracts import SecretRef
 from provisioner.linux import state_lock
 
@@ -218,6 +218,21 @@ def test_check_files(files, name, content, words):
     assert check(file, files=False).faults == []
 
 
+def test_check_files_despite_other_faults(files):
+    """What is wrong elsewhere does not hide a missing file or a taken address."""
+    for name in ("server.key", "password", "token.key"):
+        (files / name).write_bytes(b"\n\nx")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        text = CONFIG.replace("[server]", "[jobs]\nmax_queued = 0\n[server]\nmax_connections = 0")
+        text = text.replace("urls = [", "connections = 0\nurls = [")
+        file = write(files, text.replace("[auth]", "[auth]\nmax_failures = 0"), taken.getsockname()[1])
+        faults = check(file, host=True).faults
+    keys = ["jobs.max_queued", "server.max_connections", "auth.max_failures", "server.tls_key", "auth.token_key",
+            "sources.web.password", "server.bind[0]"]  # fmt: skip
+    for key in keys:
+        assert any(f": {key}: " in fault for fault in faults), key
+
+
 def test_check_files_of_a_source(files):
     text = CONFIG.replace('client_key = "{0}/server.key"', 'client_key = "{0}/ca.pem"')
     (fault,) = check(write(files, text)).faults
@@ -323,3 +338,20 @@ def test_show_has_every_default_of_plugins(files):
     reread = load(again)
     assert dump(reread, PLUGINS.make(reread).settings) == shown
     assert "hunter2" not in shown
+
+
+def any_documents():
+    """A value of every TOML type in the place of every section, table and key that the registry looks at."""
+    values = [1, -1.5, True, "", "x", [], [1], [{}], {}, {"x": 1}, {"x": {}}, dt.date(2024, 1, 1)]
+    for value in values:
+        yield from ({section: value} for section in ("state_directory", "cache", *registry.SECTIONS))
+        yield from ({section: {"x": value}} for section in registry.SECTIONS)
+        yield from ({"sources": {"x": {"plugin": "http", key: value}}} for key in ("urls", "headers", "plugin"))
+        yield {"targets": {"x": {"plugin": "file", "directory": value}}}
+        yield {"cache": {"prewarm": [{"url": value}, {"image_type": value}, value]}}
+
+
+def test_check_any_type_anywhere():
+    """No document makes the check itself fail."""
+    for document in any_documents():
+        PLUGINS.check(document, Faults("f"))
