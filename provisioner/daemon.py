@@ -14,7 +14,7 @@ import sys
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import structlog
 import trio
@@ -37,6 +37,7 @@ from provisioner.linux import ioprio, loop_priority, state_lock, systemd
 from provisioner.observe import logs
 from provisioner.observe.audit import AuditLog
 from provisioner.observe.metrics import Metrics
+from provisioner.observe.source_health import SourceHealth
 from provisioner.observe.status_line import StatusLine
 from provisioner.pipeline.run import Pipeline
 from provisioner.reload import Reloader
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from provisioner.config import Config
+    from provisioner.contracts import ImageSource
 
 log = structlog.get_logger(__name__)
 
@@ -58,26 +60,29 @@ _SETTLE_TIMEOUT = 5.0
 _CLOSE_TIMEOUT = 10.0
 
 
-def run(config: Config, read_again: Callable[[], Config] | None = None) -> int:
+def run(config: Config, read_again: Callable[[], Config] | None = None, file: Path | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status, 1 on failure. Raises ConfigError.
 
-    SIGHUP calls ``read_again`` for the configuration; without it SIGHUP stops the service too.
+    SIGHUP calls ``read_again`` for the configuration; without it SIGHUP stops the service too. ``file`` is where it
+    was read from.
     """
     logs.configure(config.log.format, config.log.level)
     try:
-        return _run(config, read_again)
+        return _run(config, read_again, file)
     finally:
         logs.flush()
 
 
-def _run(config: Config, read_again: Callable[[], Config] | None) -> int:
+def _run(config: Config, read_again: Callable[[], Config] | None, file: Path | None) -> int:
     os.umask(0o027)
     ioprio.apply(config.jobs.io_class)
     back_ends = registry.load().build(config)
+    back_ends.sources = {name: cast("ImageSource", SourceHealth(one)) for name, one in back_ends.sources.items()}
     try:
         with state_lock.locked(Path(config.state_directory)):
             listener = Listener(config.server)
             listener.bind()
+            log.info("starting", configuration=str(file or "none"), state_directory=config.state_directory)
             # Objects loaded so far stay for good; scanning them in each collection would pause the loop for 50 ms.
             gc.freeze()
             loop_priority.raise_priority()

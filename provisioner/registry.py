@@ -10,10 +10,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import pluggy
 import structlog
 
-from provisioner.config import DEFAULT_CONVERTERS, Config, Faults, decode_struct
+from provisioner.config import Config, Faults, decode_struct, decode_values, plugin_tables, secret_references, show
 from provisioner.contracts import PROJECT, BackEnd, BackEndContext, hookspecs
 from provisioner.contracts.errors import (
     ConfigError,
@@ -22,12 +23,13 @@ from provisioner.contracts.errors import (
     ProvisionerError,
     UrlNotAllowedError,
 )
-from provisioner.contracts.urls import ImageUrl
+from provisioner.contracts.redaction import redact
+from provisioner.contracts.urls import ImageUrl, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from provisioner.contracts import BlockTarget, Converter, Guard, ImageSource, Observer
+    from provisioner.contracts import BlockTarget, Converter, Guard, ImageSource, Observer, SecretRef
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -40,6 +42,10 @@ KINDS = {
     "guard": "lvp_guards",
     "observer": "lvp_observers",
 }
+
+
+# Section of the configuration -> kind of back end.
+SECTIONS = {f"{kind}s": kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,8 @@ class BackEnds:
     guards: Mapping[str, Guard] = field(default_factory=dict)
     observers: Mapping[str, Observer] = field(default_factory=dict)
     default_target: str = ""
+    # The secrets that the tables refer to, by key.
+    secrets: Mapping[str, SecretRef] = field(default_factory=dict)
 
     def source_for(self, url: str) -> ImageSource:
         """Return the source configured for ``url``. Raises InvalidRequestError or UrlNotAllowedError."""
@@ -93,6 +101,14 @@ class BackEnds:
                 await back_end.aclose()
             except Exception as error:  # noqa: BLE001 - the boundary: one failure must not keep the others open
                 log.warning("a back end could not be closed", back_end=type(back_end).__name__, reason=str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the tables of a configuration describe: back ends, and their settings by section and name."""
+
+    back_ends: BackEnds
+    settings: Mapping[str, Mapping[str, msgspec.Struct]]
 
 
 class Registry:
@@ -130,35 +146,54 @@ class Registry:
 
     def build(self, config: Config) -> BackEnds:
         """Create the back ends that ``config`` names. Raises ConfigError with one line per error."""
+        return self.make(config).back_ends
+
+    def make(self, config: Config) -> Made:
+        """Return the back ends that ``config`` names and their settings. Raises ConfigError with one line per error."""
         faults = Faults("config")
-        made = BackEnds(
-            sources=self._make("source", "sources", config.sources, config, faults),
-            converters=self._converters(config, faults),
-            targets=self._make("target", "targets", config.targets, config, faults),
-            guards=self._make("guard", "guards", config.guards, config, faults),
-            observers=self._make("observer", "observers", config.observers, config, faults),
-            default_target=_default_target(config),
+        document: dict[str, Any] = {section: getattr(config, section) for section in SECTIONS}
+        prewarm = msgspec.to_builtins(config.cache.prewarm, enc_hook=str)
+        made = self.check(
+            {**document, "state_directory": config.state_directory, "cache": {"prewarm": prewarm}}, faults
         )
         if faults.lines:
             raise ConfigError("\n".join(faults.lines))
         return made
 
-    def _converters(self, config: Config, faults: Faults) -> dict[str, Any]:
-        entries = {**DEFAULT_CONVERTERS, **config.converters}
-        tables = {name: {"plugin": entry} if isinstance(entry, str) else entry for name, entry in entries.items()}
-        made = self._make("converter", "converters", tables, config, faults)
-        for image_format, converter in made.items():
+    def check(self, document: Mapping[str, Any], faults: Faults) -> Made:
+        """Create the back ends of a TOML document, adding what is wrong with their tables to ``faults``.
+
+        Leaves out tables that ``config.decode`` reports.
+        """
+        tables = plugin_tables(document)
+        state_directory = Path(str(document.get("state_directory") or Config().state_directory))
+        made = {section: self._make(section, tables[section], state_directory, faults) for section in SECTIONS}
+        back_ends = {section: {name: one[1] for name, one in found.items()} for section, found in made.items()}
+        for image_format, converter in back_ends["converters"].items():
             if image_format not in converter.formats:
-                faults.add(
-                    f"converters.{image_format}",
-                    f"{tables[image_format]['plugin']} reads only {', '.join(sorted(converter.formats))}",
-                )
-        return made
+                plugin, formats = tables["converters"][image_format]["plugin"], ", ".join(sorted(converter.formats))
+                faults.add(f"converters.{image_format}", f"{plugin} reads only {formats}")
+        settings = {section: {name: one[0] for name, one in found.items()} for section, found in made.items()}
+        secrets = {key: secret for section in SECTIONS for key, secret in self._secrets(section, tables[section])}
+        built = BackEnds(**back_ends, default_target=_default_target(tables["targets"]), secrets=secrets)
+        sources = document.get("sources", {})
+        known = isinstance(sources, dict) and len(sources) == len(built.sources)
+        _check_prewarm(document, built, faults, sources_known=known)
+        return Made(built, settings)
+
+    def _secrets(self, section: str, tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, SecretRef]]:
+        """Yield the secret references in the tables, whatever else is wrong with these, and their keys."""
+        for name, table in tables.items():
+            back_end = self._back_ends[SECTIONS[section]].get(table["plugin"])
+            if back_end is not None:
+                values, _ = decode_values(table, back_end.settings, "", Faults(""))
+                yield from secret_references(values, f"{section}.{name}")
 
     def _make(
-        self, kind: str, section: str, tables: Mapping[str, Mapping[str, Any]], config: Config, faults: Faults
-    ) -> dict[str, Any]:
-        made = {}
+        self, section: str, tables: Mapping[str, Mapping[str, Any]], state_directory: Path, faults: Faults
+    ) -> dict[str, tuple[msgspec.Struct, Any]]:
+        """Return the settings and the back end of each table that is valid."""
+        kind, made = SECTIONS[section], {}
         for name, table in tables.items():
             path = f"{section}.{name}"
             back_end = self._back_ends[kind].get(table["plugin"])
@@ -170,11 +205,10 @@ class Registry:
             own = {key: value for key, value in table.items() if key not in core_keys}
             settings = decode_struct(own, back_end.settings, path, faults)
             if settings is not None:
-                context = BackEndContext(name, Path(config.state_directory))
                 try:
-                    made[name] = back_end.create(settings, context)
+                    made[name] = settings, back_end.create(settings, BackEndContext(name, state_directory))
                 except (ProvisionerError, ValueError, OSError) as error:
-                    faults.add(path, str(error))
+                    faults.add(path, redact(str(error)))
         return made
 
 
@@ -205,9 +239,33 @@ def _registered(manager: pluggy.PluginManager, hook: str, name: str) -> Iterable
     return back_ends
 
 
-def _default_target(config: Config) -> str:
-    marked = [name for name, table in config.targets.items() if table.get("default") is True]
-    return marked[0] if marked else next(iter(config.targets), "")
+def _default_target(targets: Mapping[str, Mapping[str, Any]]) -> str:
+    marked = [name for name, table in targets.items() if table.get("default") is True]
+    return marked[0] if marked else next(iter(targets), "")
+
+
+def _check_prewarm(document: Mapping[str, Any], back_ends: BackEnds, faults: Faults, *, sources_known: bool) -> None:
+    """Report images to prewarm that no source serves or no converter reads; they would fail at each attempt."""
+    cache = document.get("cache")
+    images = cache.get("prewarm") if isinstance(cache, dict) else None
+    formats = plugin_tables(document)["converters"]
+    for number, image in enumerate(images if isinstance(images, list) else ()):
+        path, (url, image_type) = f"cache.prewarm[{number}]", _prewarmed(image)
+        if image_type not in formats:
+            faults.add(f"{path}.image_type", f"found {show(image_type)}, allowed: {_names(formats)}")
+        if sources_known and url and not any(source.owns(url) for source in back_ends.sources.values()):
+            faults.add(f"{path}.url", f"{shown(url)} belongs to no configured source")
+
+
+def _prewarmed(image: object) -> tuple[str | None, str]:
+    """Return the url, None if it is malformed, and the type of an image to prewarm."""
+    table = image if isinstance(image, dict) else {}
+    url, image_type = table.get("url"), table.get("image_type", "qcow2")
+    try:
+        ImageUrl.parse(url if isinstance(url, str) else "")
+    except InvalidRequestError:
+        url = None
+    return url, image_type if isinstance(image_type, str) else "qcow2"
 
 
 def _names(known: Mapping[str, object]) -> str:

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from provisioner.contracts import ByteSize, Duration
+from provisioner.contracts import AbsolutePath, ByteSize, Duration
 
 
 class QemuSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of the converter ``qemu-img``."""
 
-    path: str = "/usr/bin/qemu-img"
+    path: AbsolutePath = AbsolutePath("/usr/bin/qemu-img")
 
     # Requests in flight. 8 to 16 measured best with out-of-order writes; 16 is all that qemu-img takes.
     coroutines: Annotated[int, msgspec.Meta(ge=1, le=16)] = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from provisioner.contracts import Duration
+from provisioner.contracts import AbsolutePath, Duration, refuse
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -14,15 +14,16 @@ class ConnectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """
 
     uri: str = "qemu:///system"
-    virsh: str = "/usr/bin/virsh"
+    virsh: AbsolutePath = AbsolutePath("/usr/bin/virsh")
     # A running libvirtd answers at once; a restart takes seconds.
     timeout: Duration = Duration(20)
 
     def __post_init__(self) -> None:
-        if not self.virsh.startswith("/"):
-            raise ValueError("virsh must be an absolute path")
-        if self.timeout < 1:
-            raise ValueError("timeout must be at least 1s")
+        refuse(self.faults())
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with the settings."""
+        return ["timeout must be at least 1s"] if self.timeout < 1 else []
 
 
 class GuardSettings(ConnectionSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,8 +38,7 @@ class PoolSettings(ConnectionSettings, frozen=True, forbid_unknown_fields=True, 
 
     pools: list[str]
 
-    def __post_init__(self) -> None:
+    def faults(self) -> list[str]:
+        named = self.pools and all(self.pools)
         # A bare super() does not work in a msgspec struct.
-        ConnectionSettings.__post_init__(self)
-        if not self.pools or not all(self.pools):
-            raise ValueError("pools must name at least one storage pool")
+        return ConnectionSettings.faults(self) + ([] if named else ["pools must name at least one storage pool"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from provisioner.contracts import ImageUrl, SecretRef, TransportSettings
+from provisioner.contracts import AbsolutePath, ImageUrl, SecretRef, TransportSettings
 from provisioner.contracts.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class S3Settings(TransportSettings, frozen=True, forbid_unknown_fields=True, kw_
     secret_key: SecretRef | None = None
     session_token: SecretRef | None = None
     credentials: Credentials = "chain"
-    credentials_file: str | None = None
+    credentials_file: AbsolutePath | None = None
     profile: str | None = None
     # Whether s3://BUCKET/KEY is a url of this source when no bucket is listed; two sources cannot both have all.
     bare_urls: bool = True

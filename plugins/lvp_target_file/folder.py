@@ -163,11 +163,7 @@ class Folder:
             return [Finding(False, f"{self.path} is not a folder", "create it, or mount what belongs there")]
         return [
             *self._ownership(shared),
-            _finding(
-                os.access(self.path, os.W_OK | os.X_OK),
-                f"{self.path} can be written to",
-                "give the service write access",
-            ),
+            _writable(self.path),
             _finding(
                 _keeps_attributes(self.path),
                 f"the filesystem of {self.path} keeps user extended attributes",
@@ -199,6 +195,16 @@ class Folder:
                 "start that one; if its state directory is lost, run 'lvp recover --take-over'",
             )
         ]
+
+
+def _writable(path: Path) -> Finding:
+    try:
+        write_probe(path)
+    except OSError as error:
+        return Finding(
+            False, f"{path} cannot be written: {error.strerror}", "give the service write access, or free space"
+        )
+    return Finding(True, f"{path} can be written")
 
 
 def _link_new(staged: Path, final: Path) -> None:

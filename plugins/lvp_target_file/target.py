@@ -82,7 +82,7 @@ class FileTarget(BlockTarget):
 
     async def diagnose(self) -> Sequence[Finding]:
         if self._settings.make_directory and not await _in_thread(self._folder.path.exists):
-            return [Finding(True, f"{self._folder.path} will be made at the start")]
+            return [Finding(None, f"{self._folder.path} does not exist; the daemon creates it at its start")]
         return await _in_thread(partial(self._folder.diagnose, shared=self._settings.shared))
 
     async def aclose(self) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from lvp_target_lvm.names import is_group_name, is_volume_name
-from provisioner.contracts import Duration
+from provisioner.contracts import Duration, refuse
 
 
 class LvmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,8 +46,7 @@ class LvmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     shared: bool = False
 
     def __post_init__(self) -> None:
-        for fault in self.faults():
-            raise ValueError(fault)
+        refuse(self.faults())
 
     def faults(self) -> list[str]:
         """Return the faults of the settings, one message each."""

@@ -17,6 +17,8 @@ from provisioner.observe import logs
 from provisioner.observe.metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from provisioner.api.services import Services
 
 # Seconds that rendered metrics are reused, so that frequent requests cost one rendering a second.
@@ -29,8 +31,8 @@ def make_blueprint(services: Services) -> Blueprint:
     readiness = Readiness(services)
     page = _Page(services, readiness)
 
-    def _with_warnings(body: dict[str, object]) -> dict[str, object]:
-        warnings = [*services.warnings(), *services.auditor.warnings(), *logs.warnings()]
+    def _with_warnings(body: dict[str, object], more: Iterable[str] = ()) -> dict[str, object]:
+        warnings = [*services.warnings(), *services.auditor.warnings(), *logs.warnings(), *more]
         return {**body, "warnings": warnings} if warnings else body
 
     async def health() -> Response:
@@ -50,7 +52,7 @@ def make_blueprint(services: Services) -> Blueprint:
     async def readyz() -> Response:
         reasons = await readiness.reasons()
         if not reasons:
-            return answer(_with_warnings({"status": "ready"}))
+            return answer(_with_warnings({"status": "ready"}, await readiness.warnings()))
         message = f"not ready: {'; '.join(reasons)}"
         return answer({"error": "service unavailable", "message": message, "code": 503, "reasons": reasons}, 503)
 

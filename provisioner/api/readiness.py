@@ -1,4 +1,4 @@
-"""Readiness checks of the job store, the cache and each target.
+"""Readiness checks of the job store, the cache and each target; warnings about secrets and sources.
 
 The checks run independently and their results are reused for a few seconds. A check that hangs makes the service not
 ready, and delays neither the other checks nor the caller.
@@ -13,20 +13,24 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from provisioner.config import check_secret
 from provisioner.contracts.errors import ProvisionerError
 from provisioner.contracts.write_probe import write_probe
 from provisioner.observe.probes import NoAnswerError, Probe
+from provisioner.observe.source_health import SourceHealth
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from provisioner.api.services import Services
-    from provisioner.contracts import BlockTarget
+    from provisioner.contracts import BlockTarget, SecretRef
 
 log = structlog.get_logger(__name__)
 
 # Seconds that a result is reused, so that not every request writes to the disks.
 FRESH = 3.0
+# The same for secrets, which change rarely.
+SECRETS_FRESH = 30.0
 
 
 class Readiness:
@@ -45,6 +49,10 @@ class Readiness:
             questions[name] = partial(_asked, name, target.check)
             self._capacities[name] = self._probe(partial(_asked, name, partial(self._measure, target)))
         self._probes = {name: self._probe(question) for name, question in questions.items()}
+        secrets = dict(services.back_ends.secrets)
+        if config.auth.token_key is not None:
+            secrets["auth.token_key"] = config.auth.token_key
+        self._secrets = {f"the secret {key}": self._probe(_readable(key, ref)) for key, ref in secrets.items()}
 
     async def reasons(self) -> list[str]:
         """Return why the service is not ready; empty if it is."""
@@ -54,6 +62,15 @@ class Readiness:
         await _all(self._probes, found)
         await _all(self._capacities, found)  # overwrites the target's reason from above
         return sorted([*filter(None, known), *found.values()])
+
+    async def warnings(self) -> list[str]:
+        """Return what will make jobs fail although the service is ready: secrets and sources. Shows no path or url."""
+        found: dict[str, str] = {}
+        await _all(self._secrets, found, SECRETS_FRESH)
+        for name, source in self._services.back_ends.sources.items():
+            if isinstance(source, SourceHealth) and (problem := source.problem()) is not None:
+                found[f"source {name}"] = f"source {name!r}: {problem}"
+        return sorted(found.values())
 
     async def measure(self) -> None:
         """Update the gauges of the targets that answer."""
@@ -72,12 +89,12 @@ class Readiness:
             metrics.pool_metadata.labels(target.name).set(capacity.metadata_percent)
 
 
-async def _all(probes: dict[str, Probe[str | None]], found: dict[str, str]) -> None:
+async def _all(probes: dict[str, Probe[str | None]], found: dict[str, str], age: float = FRESH) -> None:
     """Run all probes concurrently and put their reasons into ``found``, by name."""
 
     async def ask(name: str, probe: Probe[str | None]) -> None:
         try:
-            reason = await probe.answer(FRESH)
+            reason = await probe.answer(age)
         except NoAnswerError as error:
             reason = f"{name}: {error.message}"
         if reason is not None:
@@ -86,6 +103,17 @@ async def _all(probes: dict[str, Probe[str | None]], found: dict[str, str]) -> N
     async with trio.open_nursery() as nursery:
         for name, probe in probes.items():
             nursery.start_soon(ask, name, probe)
+
+
+def _readable(key: str, reference: SecretRef) -> Callable[[], Awaitable[str | None]]:
+    """Return a check that the secret can be read."""
+    limiter = trio.CapacityLimiter(1)
+
+    async def ask() -> str | None:
+        finding = await trio.to_thread.run_sync(check_secret, reference, abandon_on_cancel=True, limiter=limiter)
+        return None if finding.ok else f"the secret {key} cannot be read; run lvp doctor on the host"
+
+    return partial(_asked, f"the secret {key}", ask)
 
 
 def _written(

@@ -96,7 +96,8 @@ def _add_cache(api: Blueprint, services: Services) -> None:
         page = schemas.read_query(request.args, schemas.Page)
         entries = services.cache.entries()
         shown = entries[page.offset : page.offset + page.limit]
-        bodies = [schemas.image_body(entry, services.cache.path(entry)) for entry in shown]
+        kept = services.cache.prewarmed()
+        bodies = [schemas.image_body(one, services.cache.path(one), prewarmed=one.sha256 in kept) for one in shown]
         return answer({"images": bodies, "count": len(entries), "offset": page.offset, "limit": page.limit})
 
     @api.delete("/cache/images/<checksum>", provide_automatic_options=False)

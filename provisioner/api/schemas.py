@@ -174,8 +174,8 @@ def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:
     return body
 
 
-def image_body(entry: Entry, path: str) -> dict[str, Any]:
-    """Return a cached image as clients see it."""
+def image_body(entry: Entry, path: str, *, prewarmed: bool = False) -> dict[str, Any]:
+    """Return a cached image as clients see it; one that is ``prewarmed`` is pinned by the configuration."""
     optional = {"virtual_size": entry.virtual_size, "compression": entry.compression}
     return {
         "path": path,
@@ -184,7 +184,7 @@ def image_body(entry: Entry, path: str) -> dict[str, Any]:
         "url": _without_query(entry.url),
         "format": entry.format,
         "last_used_at": timestamp(entry.last_used_at),
-        "pinned": entry.pinned,
+        "pinned": entry.pinned or prewarmed,
         **{name: value for name, value in optional.items() if value is not None},
     }
 

@@ -80,6 +80,7 @@ class TokenFile:
     def create(self, name: str, role: Role, expires_at: float | None = None, limits: Limits | None = None) -> str:
         """Create a token and return it; it cannot be shown again. Raises ConflictError if the name is taken."""
         token = TOKEN_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked(LOCK_TIMEOUT) as content:
             if any(record.name == name for record in content.tokens):
                 raise ConflictError(f"a token named {name} exists already; revoke it first")
@@ -103,6 +104,8 @@ class TokenFile:
 
     def revoke(self, name: str) -> None:
         """Remove a token; it is refused from now on. Raises NotFoundError."""
+        if not self._path.parent.exists():
+            raise NotFoundError(f"there is no token named {name}: {self._path.parent} does not exist")
         with self._locked(LOCK_TIMEOUT) as content:
             kept = [record for record in content.tokens if record.name != name]
             if len(kept) == len(content.tokens):
@@ -114,6 +117,8 @@ class TokenFile:
 
         With ``forget``, remove the old keys and these tokens at once. Raises ConfigError.
         """
+        if not self._path.parent.exists():
+            raise ConfigError(f"there are no tokens: {self._path.parent} does not exist")
         with self._locked(LOCK_TIMEOUT) as content:
             keys = self._keys_at.read()
             if keys:  # a record from before key ids is under the oldest
@@ -207,7 +212,6 @@ class TokenFile:
 
         Raises UnavailableError if another program holds the lock for longer than ``seconds``.
         """
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _lock(lock, self._path, seconds)

@@ -68,7 +68,7 @@ class ImageCache:
     ) -> None:
         self._directory = directory
         self._settings = settings
-        self._catalog = Catalog()
+        self._catalog = Catalog(settings.prewarm)
         self._downloads = Downloads(settings, self._catalog.users, received, self.make_room, self._publish)
         self._space = Space(directory, settings, self._catalog, self._in_thread, self._downloads.reserved, evicted)
         self._files: CacheFiles | None = None
@@ -223,6 +223,10 @@ class ImageCache:
         """Return all entries, most recently used first."""
         return self._catalog.recent()
 
+    def prewarmed(self) -> set[str]:
+        """Return the digests (bare SHA-256) of the images that are pinned because the configuration prewarms them."""
+        return self._catalog.prewarmed()
+
     def path(self, entry: Entry) -> str:
         """Return the path of the entry's file."""
         return str(self._directory / entry.file_name)
@@ -247,7 +251,10 @@ class ImageCache:
         return entry
 
     async def pin(self, digest: str, *, pinned: bool) -> Entry:
-        """Pin or unpin the entry of ``sha256:HEX`` or bare hex; pinned ones are not evicted. Raises NotFoundError."""
+        """Set or remove a caller's own pin of the entry of ``sha256:HEX`` or bare hex. Raises NotFoundError.
+
+        An image that the configuration prewarms is not evicted either way.
+        """
         async with self._changing:
             entry = msgspec.structs.replace(self._catalog.named(digest), pinned=pinned)
             await self._in_thread(lambda files: files.index.put(entry))

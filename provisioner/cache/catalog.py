@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from provisioner.cache.entry import Entry, evictable
+from provisioner.contracts import Checksum
 from provisioner.contracts.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from provisioner.contracts import Checksum
+    from provisioner.config import PrewarmSettings
 
 
 class Users(Counter[str]):
@@ -33,8 +34,9 @@ class Users(Counter[str]):
 class Catalog:
     """The entries by sha256, and the urls they were downloaded from."""
 
-    def __init__(self) -> None:
+    def __init__(self, prewarm: Sequence[PrewarmSettings] = ()) -> None:
         self.users = Users()
+        self._prewarm = prewarm
         self._entries: dict[str, Entry] = {}
         # url -> (server's version, sha256), and the reverse.
         self._urls: dict[str, tuple[str, str]] = {}
@@ -134,7 +136,24 @@ class Catalog:
 
     def evictable(self) -> list[Entry]:
         """Return the entries that may be evicted, least recently used first."""
-        return evictable(self._entries.values(), self.users.keys())
+        return evictable(self._entries.values(), self.users.keys() | self.prewarmed())
+
+    def prewarmed(self) -> set[str]:
+        """Return the digests of the cached images that the configuration keeps in the cache.
+
+        Of a url that led to several images, that is the latest one.
+        """
+        found = (self._prewarmed(image) for image in self._prewarm)
+        return {entry.sha256 for entry in found if entry is not None}
+
+    def _prewarmed(self, image: PrewarmSettings) -> Entry | None:
+        if image.checksum is not None:
+            return self._by_checksum(Checksum.parse(image.checksum))
+        if image.url in self._urls:
+            return self._entries.get(self._urls[image.url][1])
+        # The server names no versions.
+        fetched = (entry for entry in self._entries.values() if entry.url == image.url)
+        return max(fetched, key=lambda entry: entry.added_at, default=None)
 
     def recent(self) -> list[Entry]:
         """Return all entries, most recently used first."""

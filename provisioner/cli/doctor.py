@@ -8,7 +8,7 @@ import click
 
 from provisioner.cli.exit_status import CliError, cli_errors
 from provisioner.cli.help_page import SectionedCommand
-from provisioner.cli.host_config import config_options, host_config
+from provisioner.cli.host_config import chosen_file, config_options, load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,30 +19,35 @@ if TYPE_CHECKING:
 @click.command(cls=SectionedCommand, examples=["lvp doctor --config /etc/libvirt-volume-provisioner/config.toml"])
 @config_options
 def doctor(config_file: Path | None, data_dir: Path | None) -> None:
-    """Check this host: volume groups, pools, free space, tools, permissions, and what the host scans.
+    """Check this host: configuration, certificates, secrets, addresses, targets, free space, tools, permissions.
 
-    Prints one line for each check and, below a problem, how to fix it. Changes nothing. The exit status is
-    0 when nothing is wrong.
+    Prints one line for each check and, below a problem, how to fix it. A line that begins with ? could not be checked
+    from here. Changes nothing. The exit status is 0 if there are no problems.
     """
     with cli_errors():
         import trio
 
-        from provisioner import diagnosis, registry
+        from provisioner import config_check, diagnosis, registry
+        from provisioner.contracts.errors import ConfigError
 
-        config = host_config(config_file, data_dir)
-        findings = trio.run(diagnosis.examine, config, registry.load().build(config))
+        plugins, file = registry.load(), chosen_file(config_file, data_dir)
+        if file is not None and (faults := config_check.check(file, plugins, files=False).faults):
+            raise ConfigError("\n".join(faults))
+        config = load(file, data_dir)
+        findings = trio.run(diagnosis.examine, config, plugins.make(config))
     wrong = 0
     for about, found in findings.items():
         click.echo(f"{about}:")
         for finding in found or ():
             _show(finding)
-            wrong += not finding.ok
+            wrong += finding.ok is False
     if wrong:
         raise CliError(f"{wrong} problem{'s' if wrong > 1 else ''} found")
     click.echo("no problems found")
 
 
 def _show(finding: Finding) -> None:
-    click.echo(f"  {'ok  ' if finding.ok else 'BAD '} {finding.what}")
-    if not finding.ok:
+    mark = {True: "ok  ", False: "BAD ", None: "?   "}[finding.ok]
+    click.echo(f"  {mark} {finding.what}")
+    if not finding.ok and finding.fix:
         click.echo(f"       -> {finding.fix}")

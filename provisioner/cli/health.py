@@ -22,10 +22,8 @@ def health(ready: bool, as_json: bool, **connection: str | None) -> None:
     answer = client.get("/readyz" if ready else "/health")
     if as_json:
         click.echo(answer.text)
-    elif ready:
-        click.echo("ready")
-    else:
-        data = answer.data
-        click.echo(printable(f"{data['status']}, version {data['version']}, up {data['uptime']}"))
-        for warning in data.get("warnings", ()):
-            click.echo(printable(f"warning: {warning}"))
+        return
+    data = answer.data
+    click.echo("ready" if ready else printable(f"{data['status']}, version {data['version']}, up {data['uptime']}"))
+    for warning in data.get("warnings", ()):
+        click.echo(printable(f"warning: {warning}"))

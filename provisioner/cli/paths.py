@@ -1,4 +1,4 @@
-"""Default paths of the embedded server's data, of the CA and of the client's settings."""
+"""Default paths: the server's configuration, the embedded server's data, the CA and the client's settings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 NAME = "libvirt-volume-provisioner"
+# The packaged configuration. If it exists, every command on the host uses it unless it is told otherwise.
+SYSTEM_CONFIG = Path("/etc", NAME, "config.toml")
 DEFAULT_BIND = "127.0.0.1:8080"
 DEFAULT_URL = f"http://{DEFAULT_BIND}"
 

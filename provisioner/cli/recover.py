@@ -34,6 +34,9 @@ def recover(config_file: Path | None, data_dir: Path | None, take_over: bool) ->
 
         config = host_config(config_file, data_dir)
         targets = registry.load().build(config).targets
+        if not take_over and not Path(config.state_directory).exists():
+            click.echo(f"{config.state_directory} does not exist: no job has run, and nothing was left behind")
+            return
         with state_lock.locked(Path(config.state_directory)):
             failed = [name for name, target in targets.items() if not trio.run(_recover, name, target, take_over)]
     if failed:

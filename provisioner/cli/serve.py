@@ -10,6 +10,7 @@ import click
 from provisioner.cli import paths
 from provisioner.cli.exit_status import cli_errors
 from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.host_config import CONFIG_HELP, load, system_config
 
 if TYPE_CHECKING:
     from provisioner.config import Config
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
         "lvp serve --config /etc/libvirt-volume-provisioner/config.toml",
     ],
 )
-@click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Configuration (TOML).")
+@click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help=CONFIG_HELP)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
@@ -52,8 +53,8 @@ def serve(
 ) -> None:
     """Run the server in the foreground until SIGTERM or Ctrl-C.
 
-    Without --config it needs no setup: it keeps volumes as files under the data directory, listens on loopback,
-    and leaves an operator's token in DIR/client-token at its first start.
+    Without a configuration file, or with one of the options for it, it needs no setup: it keeps volumes as files under
+    the data directory, listens on loopback, and leaves an operator's token in DIR/client-token at its first start.
     """
     embedded = {
         "--data-dir": data_dir,
@@ -64,12 +65,14 @@ def serve(
     given = [flag for flag, value in embedded.items() if value]
     if file is not None and given:
         raise click.UsageError(f"{given[0]} cannot be combined with --config; set it in the file")
+    if file is None and not given:
+        file = system_config()
     _start_lean()
     with cli_errors():
         from provisioner import config as settings
 
         config = (
-            settings.load(file)
+            load(file)
             if file is not None
             else settings.embedded(
                 data_dir or paths.data_dir(),
@@ -84,7 +87,7 @@ def serve(
             assert file is not None
             return with_log(settings.load(file), log_format, log_level)
 
-        raise SystemExit(run(with_log(config, log_format, log_level), read_again if file is not None else None))
+        raise SystemExit(run(with_log(config, log_format, log_level), read_again if file is not None else None, file))
 
 
 def _start_lean() -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from provisioner.cli import paths
 from provisioner.cli.exit_status import CliError, cli_errors
 from provisioner.cli.formatting import table
 from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.host_config import CONFIG_HELP, chosen_file, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.auth.tokens import TokenFile
-    from provisioner.config import Limits, Role
+    from provisioner.config import Config, Limits, Role
 
 F = TypeVar("F", bound="Callable[..., Any]")
 ROLES = ["viewer", "operator", "admin"]
@@ -35,40 +36,47 @@ def place_options(command: F) -> F:
         "--token-file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="The server's token file.  [default: the one lvp serve uses without --config]",
+        help="The server's token file.  [default: the one that its configuration names]",
     )(command)
     return click.option(
         "--config",
         "config_file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Use the token file and key of this server configuration.",
+        help=CONFIG_HELP,
     )(command)
 
 
-def token_path(token_file: Path | None, config_file: Path | None) -> Path:
-    """Return the path of the selected token file. Raises UsageError or ConfigError."""
-    if token_file is not None and config_file is not None:
-        raise click.UsageError("give --token-file or --config, not both")
-    if token_file is not None:
-        return token_file
-    from provisioner import config
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The token file to work on. ``config``: that of the server, None if the token file was named directly."""
 
-    if config_file is not None:
-        return Path(config.load(config_file).token_file)
-    return Path(config.embedded(paths.data_dir(), paths.DEFAULT_BIND, ()).token_file)
+    store: TokenFile
+    config: Config | None
 
 
-def token_store(token_file: Path | None, config_file: Path | None, key_file: Path | None) -> TokenFile:
-    """Return the selected token file. Raises UsageError or ConfigError."""
-    from provisioner import config
+def token_place(
+    token_file: Path | None, config_file: Path | None, key_file: Path | None, *, create: bool = False
+) -> Place:
+    """Return the selected token file. Makes no folder; ``create`` says that a token is to be added.
+
+    Raises UsageError or ConfigError.
+    """
     from provisioner.auth.token_keys import KeyFile, token_keys
     from provisioner.auth.tokens import TokenFile
+    from provisioner.contracts.errors import ConfigError
 
-    path = token_path(token_file, config_file)
-    if key_file is not None:
-        return TokenFile(path, KeyFile(key_file))
-    return TokenFile(path, token_keys(config.load(config_file)) if config_file is not None else None)
+    if token_file is not None and config_file is not None:
+        raise click.UsageError("give --token-file or --config, not both")
+    keys = KeyFile(key_file) if key_file is not None else None
+    if token_file is not None:
+        return Place(TokenFile(token_file, keys), None)
+    file = chosen_file(config_file)
+    config = load(file)
+    path = Path(config.token_file)
+    if create and file is None and not path.parent.exists():
+        raise ConfigError(f"no server has run with {path.parent} yet; start lvp serve first, or give --config")
+    return Place(TokenFile(path, keys or token_keys(config)), config)
 
 
 @click.group()
@@ -111,10 +119,14 @@ def create(
     token can be limited to some volumes, targets and sources.
     """
     with cli_errors():
-        limits = _limits(volumes, targets, sources, max_jobs, config_file)
-        store = token_store(token_file, config_file, key_file)
-        made = store.create(name, role, _expiry(expires), limits)
-        _print_or_revoke(store, name, made)
+        from provisioner.config import check_limits
+
+        expires_at, limits = _expiry(expires), _limits(volumes, targets, sources, max_jobs)
+        place = token_place(token_file, config_file, key_file, create=True)
+        if place.config is not None:
+            check_limits("limits", limits, place.config)
+        made = place.store.create(name, role, expires_at, limits)
+        _print_or_revoke(place.store, name, made)
 
 
 def _print_or_revoke(store: TokenFile, name: str, made: str) -> None:
@@ -131,13 +143,12 @@ def _limits(
     targets: tuple[str, ...],
     sources: tuple[str, ...],
     max_jobs: int | None,
-    config_file: Path | None,
 ) -> Limits:
-    """Return the limits, checked against the configuration if there is one. Raises UsageError or ConfigError."""
-    from provisioner import config
+    """Return the limits. Raises UsageError."""
+    from provisioner.config import Limits
 
     try:
-        limits = config.Limits(
+        return Limits(
             volumes=list(volumes) or None,
             targets=list(targets) or None,
             sources=list(sources) or None,
@@ -145,9 +156,6 @@ def _limits(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if config_file is not None:
-        config.check_limits("limits", limits, config.load(config_file))
-    return limits
 
 
 def _expiry(expires: str | None) -> float | None:
@@ -169,7 +177,7 @@ def list_tokens(token_file: Path | None, config_file: Path | None, key_file: Pat
     The time of last use is accurate to about ten minutes.
     """
     with cli_errors():
-        records = token_store(token_file, config_file, key_file).list()
+        records = token_place(token_file, config_file, key_file).store.list()
     rows = [
         [
             record.name,
@@ -199,7 +207,7 @@ def _when(seconds: float | None) -> str | None:
 def revoke(name: str, token_file: Path | None, config_file: Path | None, key_file: Path | None) -> None:
     """Revoke the token NAME."""
     with cli_errors():
-        token_store(token_file, config_file, key_file).revoke(name)
+        token_place(token_file, config_file, key_file).store.revoke(name)
     click.echo(f"revoked {name}")
 
 
@@ -213,7 +221,7 @@ def rotate_key(forget: bool, token_file: Path | None, config_file: Path | None, 
     it any more. Prints the tokens that still have to move.
     """
     with cli_errors():
-        left = token_store(token_file, config_file, key_file).rotate_key(forget=forget)
+        left = token_place(token_file, config_file, key_file).store.rotate_key(forget=forget)
     if not left:
         click.echo("created a new key")
     elif forget:

@@ -1,7 +1,17 @@
 """The configuration: TOML in, frozen and validated settings out."""
 
 from provisioner.config.access import AuditSettings, AuthSettings, CertificateGrant, Limits, Role
-from provisioner.config.load import LOOPBACK_PREFIXES, check_limits, dump, embedded, load, parse
+from provisioner.config.load import (
+    LOOPBACK_PREFIXES,
+    check_limits,
+    decode,
+    dump,
+    embedded,
+    load,
+    parse,
+    plugin_tables,
+    read,
+)
 from provisioner.config.schema import (
     DEFAULT_CONVERTERS,
     CacheSettings,
@@ -11,7 +21,9 @@ from provisioner.config.schema import (
     PrewarmSettings,
     ServerSettings,
 )
-from provisioner.config.strict import Faults, decode_struct
+from provisioner.config.secrecy import show
+from provisioner.config.secrets import check_secret, secret_references, unreadable
+from provisioner.config.strict import Faults, decode_struct, decode_values
 
 __all__ = [
     "DEFAULT_CONVERTERS",
@@ -29,9 +41,17 @@ __all__ = [
     "Role",
     "ServerSettings",
     "check_limits",
+    "check_secret",
+    "decode",
     "decode_struct",
+    "decode_values",
     "dump",
     "embedded",
     "load",
     "parse",
+    "plugin_tables",
+    "read",
+    "secret_references",
+    "show",
+    "unreadable",
 ]

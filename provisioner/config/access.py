@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from provisioner.contracts import SecretRef
+from provisioner.contracts import AbsolutePath, SecretRef, refuse
 from provisioner.contracts.errors import InvalidRequestError
 from provisioner.contracts.urls import UrlPrefix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Role = Literal["viewer", "operator", "admin"]
 _REVOKED = re.compile(r"(serial:(?:0x)?[0-9a-fA-F:]{1,80}|sha256:[0-9a-fA-F:]{64,95})")
@@ -28,16 +31,19 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_jobs: Annotated[int, Meta(ge=1)] | None = None
 
     def __post_init__(self) -> None:
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         for kind in ("volumes", "targets", "sources"):
             # An empty list is ambiguous: it could mean "nothing" or "anything".
             if getattr(self, kind) == []:
-                raise ValueError(f"{kind} must name at least one; leave it out for no limit")
+                yield f"{kind} must name at least one; leave it out for no limit"
         for source in self.sources or ():
             if "://" in source:
                 try:
                     UrlPrefix.parse(source)
                 except InvalidRequestError as error:
-                    raise ValueError(f"sources: {source!r} is not a URL prefix: {error.message}") from error
+                    yield f"sources: {source!r} is not a URL prefix: {error.message}"
 
 
 class CertificateGrant(Limits, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -50,7 +56,7 @@ class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """``[auth]``: authentication and authorization."""
 
     # Default: tokens.json in the state directory.
-    token_file: str | None = None
+    token_file: AbsolutePath | None = None
     # Default: a file next to the token file. In a systemd credential the key is not stored in plain text.
     token_key: SecretRef | None = None
     # Certificate subject (common name or subject alternative name) -> role.
@@ -67,17 +73,20 @@ class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     # an old token stays below; a guessing attacker does not.
     max_failures: Annotated[int, Meta(ge=1)] = 20
     # At the first start, write an operator token to this file (mode 0600) for a client on the same host.
-    client_token: str | None = None
+    client_token: AbsolutePath | None = None
     # Serve /metrics without credentials. If false, it needs the role viewer.
     open_metrics: bool = True
 
     def __post_init__(self) -> None:
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         twice = sorted(self.certificate_roles.keys() & self.certificates.keys())
         if twice:
-            raise ValueError(f"{', '.join(twice)} is in certificate_roles and in certificates; remove it from one")
+            yield f"{', '.join(twice)} is in certificate_roles and in certificates; remove it from one"
         for entry in self.revoked_certificates:
             if not _REVOKED.fullmatch(entry):
-                raise ValueError(f'revoked_certificates: {entry!r} is neither "serial:HEX" nor "sha256:FINGERPRINT"')
+                yield f'revoked_certificates: {entry!r} is neither "serial:HEX" nor "sha256:FINGERPRINT"'
 
     def grant(self, name: str) -> CertificateGrant | None:
         """Return the role and limits for a certificate name; None if neither table has it."""
@@ -90,4 +99,4 @@ class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """``[audit]``: the audit log, one JSON line per event."""
 
     # Default: write to the log.
-    file: str | None = None
+    file: AbsolutePath | None = None

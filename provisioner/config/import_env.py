@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from provisioner.config.schema import is_local
 from provisioner.contracts.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,24 +23,41 @@ SECRETS = "/etc/libvirt-volume-provisioner/secrets"
 # The known variables; synonyms are in order of preference.
 ENDPOINT = ("MINIO_ENDPOINT", "MINIO_URL")
 SECURE = ("MINIO_SECURE", "MINIO_USE_SSL")
+UNVERIFIED = ("MINIO_SKIP_SSL_VERIFY",)
 ACCESS_KEY = ("MINIO_ACCESS_KEY", "MINIO_ACCESS_KEY_ID")
 SECRET_KEY = ("MINIO_SECRET_KEY", "MINIO_SECRET_ACCESS_KEY")
 BUCKET = ("MINIO_BUCKET",)
 REGION = ("MINIO_REGION",)
 GROUP = ("LVM_VOLUME_GROUP", "LVM_VG", "VOLUME_GROUP")
 POOL = ("LVM_THIN_POOL",)
-RETRIES = ("LVM_RETRY_ATTEMPTS", "MINIO_RETRY_ATTEMPTS")
+RETRIES = ("MINIO_RETRY_ATTEMPTS",)
 CACHE = ("IMAGE_CACHE_DIR", "CACHE_DIR")
-HOST = ("HOST", "API_HOST")
+HOST = ("HOST", "API_HOST", "LISTEN_ADDR")
 PORT = ("PORT", "API_PORT")
-CERTIFICATE = ("TLS_CERT", "TLS_CERT_FILE", "SERVER_CERT_PATH")
-KEY = ("TLS_KEY", "TLS_KEY_FILE", "SERVER_KEY_PATH")
-CLIENT_CA = ("TLS_CA", "TLS_CA_FILE", "CLIENT_CA_CERT_PATH", "CLIENT_CA")
+CERTIFICATE = ("SERVER_CERT", "TLS_CERT", "TLS_CERT_FILE", "SERVER_CERT_PATH")
+KEY = ("SERVER_KEY", "TLS_KEY", "TLS_KEY_FILE", "SERVER_KEY_PATH")
+CLIENT_CA = ("CLIENT_CA_CERT", "TLS_CA", "TLS_CA_FILE", "CLIENT_CA_CERT_PATH", "CLIENT_CA")
 TOKENS = ("API_TOKENS_FILE", "API_TOKENS", "API_TOKEN")
-DATABASE = ("DB_PATH", "DATABASE_PATH")
 LEVEL = ("LOG_LEVEL",)
 FORMAT = ("LOG_FORMAT",)
 CONCURRENT = ("MAX_CONCURRENT_JOBS", "MAX_CONCURRENT")
+# The older service listened on every address unless it was told otherwise.
+OLD_HOST = "0.0.0.0"  # noqa: S104 - read, not bound
+DEFAULT_PORT = 8080
+# With a client CA it used TLS, and these files unless it was told otherwise.
+OLD_CERTIFICATE = "/etc/ssl/certs/server.crt"
+OLD_KEY = "/etc/ssl/private/server.key"
+# Variables that have no key here, and why.
+REFUSED = {
+    "DB_PATH": "the job history is not imported; a new one starts in state_directory",
+    "DATABASE_PATH": "the job history is not imported; a new one starts in state_directory",
+    "MINIO_RETRY_BACKOFF_MS": "the pauses between the attempts of a download are fixed",
+    "LVM_RETRY_ATTEMPTS": "LVM commands are not repeated; lock_patience sets how long they wait for a lock",
+    "LVM_RETRY_BACKOFF_MS": "LVM commands are not repeated; lock_patience sets how long they wait for a lock",
+    "REQUEST_TIMEOUT": "jobs have no time limit; stall_timeout of a source ends a dead transfer",
+    "CACHE_MAX_AGE": "images are not evicted by age; max_size and min_free in [cache] limit the cache",
+    "CACHE_EVICTION_INTERVAL": "images are evicted when room is needed, not on a schedule",
+}
 
 
 @dataclass(slots=True)
@@ -91,67 +109,101 @@ class _Import:
     def made(self) -> Imported:
         for section in (self._server, self._tokens, self._jobs, self._cache, self._log, self._source, self._target):
             section()
-        self._to_do += [f"{name} is unknown and was left out" for name in sorted(self._left)]
+        for name in sorted(self._left):
+            why = REFUSED.get(name, "it is unknown")
+            self._to_do.append(f"{name} was left out: {why}")
         return Imported(tomli_w.dumps(self._document), self._to_do)
 
     def _take(self, names: tuple[str, ...]) -> str | None:
-        values = [self._left.pop(name) for name in names if name in self._left]
-        return values[0] if values else None
+        given = [(name, self._left.pop(name)) for name in names if name in self._left]
+        for name, value in given[1:]:
+            if value != given[0][1]:
+                self._to_do.append(f"{name} was left out: {given[0][0]} says otherwise and was used")
+        return given[0][1] if given else None
 
     def _put(self, section: str, **values: object) -> None:
         given = {key: value for key, value in values.items() if value is not None}
         if given:
             self._document.setdefault(section, {}).update(given)
 
-    def _number(self, names: tuple[str, ...]) -> int | None:
+    def _number(self, names: tuple[str, ...], most: int | None = None) -> int | None:
         value = self._take(names)
-        if value is not None and not value.isdigit():
-            self._to_do.append(f"{names[0]}={value} is not a number and was left out")
+        if value is None:
             return None
-        return None if value is None else int(value)
+        if not value.isdecimal() or not 1 <= int(value) <= (most or int(value)):
+            self._to_do.append(f"{names[0]} was left out: {value} is not a number of at least 1")
+            return None
+        return int(value)
 
     def _server(self) -> None:
-        host, port = self._take(HOST), self._number(PORT)
+        host, port = self._take(HOST), self._number(PORT, 65535)
         certificate, key, authority = self._take(CERTIFICATE), self._take(KEY), self._take(CLIENT_CA)
-        if host is not None or port is not None:
-            host = host or "127.0.0.1"
-            self._put("server", bind=[f"{f'[{host}]' if ':' in host else host}:{port or 8080}"])
-        if certificate and key:
-            self._put("server", tls_certificate=certificate, tls_key=key, client_ca=authority)
-        elif certificate or key or authority:
-            self._to_do.append("a certificate needs a key, and a client CA needs both; TLS was left out")
+        if authority is not None:
+            certificate = certificate or self._assumed(CERTIFICATE, OLD_CERTIFICATE)
+            key = key or self._assumed(KEY, OLD_KEY)
+        if (certificate is None) != (key is None):
+            raise ConfigError(
+                f"the file has a certificate or a key for TLS, but not both; add {CERTIFICATE[0]} and {KEY[0]}, or "
+                "remove the one that is there to go without TLS"
+            )
+        self._put("server", tls_certificate=certificate, tls_key=key, client_ca=authority)
+        if certificate or host is not None or port is not None:
+            self._bind(host or OLD_HOST, port or DEFAULT_PORT, tls=certificate is not None)
+
+    def _assumed(self, names: tuple[str, ...], default: str) -> str:
+        self._to_do.append(f"{names[0]} is missing; the old service then used {default}, and so does the result")
+        return default
+
+    def _bind(self, host: str, port: int, *, tls: bool) -> None:
+        address = f"{f'[{host}]' if ':' in host else host}:{port}"
+        if not tls and not is_local(address):
+            self._to_do.append(
+                f"the old service listened on {address} without TLS, where tokens can be read on the network; set "
+                "tls_certificate, tls_key and bind in [server], or bind and allow_plain_http = true"
+            )
+            address = f"127.0.0.1:{port}"
+        self._put("server", bind=[address])
 
     def _tokens(self) -> None:
         if self._take(TOKENS) is not None:
-            self._to_do.append("tokens are not copied; create new ones with: lvp token create NAME")
+            self._to_do.append(
+                "API tokens are not imported: the old ones stop working; create a new one for each client with: "
+                "lvp token create NAME"
+            )
 
     def _jobs(self) -> None:
         self._put("jobs", max_concurrent=self._number(CONCURRENT))
-        if self._take(DATABASE) is not None:
-            self._to_do.append("the job history is not imported; a new one starts in state_directory")
 
     def _cache(self) -> None:
         self._put("cache", directory=self._take(CACHE), download_attempts=self._number(RETRIES))
 
     def _log(self) -> None:
         level, form = self._take(LEVEL), self._take(FORMAT)
-        names = {"warn": "warning", "fatal": "error", "trace": "debug"}
+        names = {"warn": "warning", "fatal": "error", "panic": "error", "trace": "debug"}
         if level is not None:
-            self._put("log", level=names.get(level.lower(), level.lower()))
+            name = names.get(level.lower(), level.lower())
+            if name in {"debug", "info", "warning", "error"}:
+                self._put("log", level=name)
+            else:
+                self._to_do.append(f"{LEVEL[0]} was left out: {level} is not debug, info, warning or error")
         if form is not None:
             self._put("log", format="json" if form.lower() == "json" else "text")
 
     def _source(self) -> None:
-        endpoint, secure = self._take(ENDPOINT), self._take(SECURE)
+        endpoint, secure, unverified = self._take(ENDPOINT), self._take(SECURE), self._take(UNVERIFIED)
         access, secret = self._take(ACCESS_KEY), self._take(SECRET_KEY)
         bucket, region = self._take(BUCKET), self._take(REGION)
+        if _is_true(unverified):
+            self._to_do.append(
+                f"{UNVERIFIED[0]} was left out: the server's certificate is always checked; if the system does not "
+                "trust it, set ca_file in [sources.minio]"
+            )
         if endpoint is None:
             if access or secret or bucket:
                 self._to_do.append(f"{ENDPOINT[0]} is missing; no source was added")
             return
         if "://" not in endpoint:
-            scheme = "https" if (secure or "").lower() in {"1", "true", "yes", "on"} else "http"
-            endpoint = f"{scheme}://{endpoint}"
+            endpoint = f"{'https' if secure is None or _is_true(secure) else 'http'}://{endpoint}"
         table: dict[str, object] = {"plugin": "minio", "endpoint": endpoint.rstrip("/")}
         table |= {"region": region} if region else {}
         table |= {"buckets": [bucket]} if bucket else {}
@@ -160,6 +212,9 @@ class _Import:
                 where = f"{SECRETS}/minio-{key.replace('_', '-')}"
                 table[key] = f"file:{where}"
                 self._to_do.append(f"put the value of {variable} into {where}, mode 0600")
+        elif access or secret:
+            missing = SECRET_KEY[0] if access else ACCESS_KEY[0]
+            self._to_do.append(f"{missing} is missing; no credentials were imported")
         self._document["sources"] = {"minio": table}
 
     def _target(self) -> None:
@@ -169,3 +224,7 @@ class _Import:
             return
         table = {"plugin": "thin-lvm" if pool else "lvm", "volume_group": group}
         self._document["targets"] = {group: table | ({"pool": pool} if pool else {})}
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").lower() in {"1", "true", "yes", "on", "t"}

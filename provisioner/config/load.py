@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import tomli_w
 
 from provisioner.config.schema import DEFAULT_CONVERTERS, Config
-from provisioner.config.strict import Faults, decode_struct, show
+from provisioner.config.secrecy import plain, show
+from provisioner.config.strict import Faults, decode_struct
 from provisioner.contracts.errors import ConfigError, InvalidRequestError
 from provisioner.contracts.small_file import read_small
 from provisioner.contracts.urls import UrlPrefix
@@ -19,19 +18,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import msgspec
+
     from provisioner.config.access import Limits
 
 # The local host: the sources of the embedded default configuration.
 LOOPBACK_PREFIXES = ("http://127.0.0.1:*/", "http://localhost:*/", "http://[::1]:*/")
 # Largest configuration file in bytes; a file with a thousand tables is a tenth of it.
 MAX_SIZE = 1024 * 1024
-_SECRET_WORDS = ("token", "password", "secret", "authorization")
+# Sections whose tables name a plugin.
+PLUGIN_SECTIONS = ("sources", "converters", "targets", "guards", "observers")
 
 
 def load(path: Path) -> Config:
     """Return the configuration in ``path``. Raises ConfigError with one line for each fault."""
+    return parse(read(path), str(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the TOML document in ``path``. Raises ConfigError."""
     try:
-        document = tomllib.loads(read_small(path, MAX_SIZE).decode())
+        return tomllib.loads(read_small(path, MAX_SIZE).decode())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -40,56 +47,94 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: is not TOML: its values are nested too deeply") from error
-    return parse(document, str(path))
 
 
 def parse(document: Mapping[str, Any], origin: str) -> Config:
     """Return a decoded TOML document as Config. ``origin`` names it in faults. Raises ConfigError."""
     faults = Faults(origin)
-    config = decode_struct(document, Config, "", faults)
-    if config is not None:
-        _check_tables(config, faults)
-        for name, grant in config.auth.certificates.items():
-            _check_names(f"auth.certificates.{name}", grant, config, faults)
-    if config is None or faults.lines:
+    config = decode(document, faults)
+    if config is None:
         raise ConfigError("\n".join(faults.lines))
     return config
 
 
-def _check_tables(config: Config, faults: Faults) -> None:
-    for kind in ("sources", "targets", "guards", "observers"):
-        for name, table in getattr(config, kind).items():
-            if not isinstance(table.get("plugin"), str):
-                found = f"found {show(table['plugin'])}, " if "plugin" in table else "is missing; "
-                faults.add(f"{kind}.{name}.plugin", f"{found}allowed: a plugin's name")
-    for name, entry in config.converters.items():
-        if not isinstance(entry if isinstance(entry, str) else entry.get("plugin"), str):
-            faults.add(f"converters.{name}", f"found {show(entry)}, allowed: a plugin's name or a table with plugin")
-    if not config.targets:
+def decode(document: Mapping[str, Any], faults: Faults) -> Config | None:
+    """Return a decoded TOML document as Config, or None after adding each fault to ``faults``.
+
+    The plugins' tables are checked by the registry.
+    """
+    before = len(faults.lines)
+    config = decode_struct(document, Config, "", faults)
+    _check_tables(document, faults)
+    for name, grant in _table(_table(document, "auth"), "certificates").items():
+        if isinstance(grant, dict):
+            _check_names(f"auth.certificates.{name}", grant, document, faults)
+    return config if len(faults.lines) == before else None
+
+
+def plugin_tables(document: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the tables that name a plugin, by section and name. Leaves out what ``decode`` reports."""
+    found: dict[str, dict[str, dict[str, Any]]] = {section: {} for section in PLUGIN_SECTIONS}
+    for section, tables in found.items():
+        for name, entry in (DEFAULT_CONVERTERS if section == "converters" else {}).items():
+            tables[name] = {"plugin": entry}
+        for name, entry in _table(document, section).items():
+            table = {"plugin": entry} if section == "converters" and isinstance(entry, str) else entry
+            if isinstance(table, dict) and isinstance(table.get("plugin"), str):
+                tables[name] = table
+    return found
+
+
+def _table(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the table at ``key``; an empty one if it is missing or has another type."""
+    found = document.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _check_tables(document: Mapping[str, Any], faults: Faults) -> None:
+    for kind in PLUGIN_SECTIONS:
+        for name, table in _table(document, kind).items():
+            if isinstance(table, dict):
+                _check_plugin(kind, name, table, faults)
+    targets = _table(document, "targets")
+    if not targets and isinstance(document.get("targets", {}), dict):
         faults.add("targets", 'is missing; allowed: at least one table such as [targets.main] with plugin = "lvm"')
-    for name, table in config.targets.items():
-        if not isinstance(table.get("default", False), bool):
-            faults.add(f"targets.{name}.default", f"found {show(table['default'])}, allowed: true or false")
-    defaults = [name for name, table in config.targets.items() if table.get("default") is True]
+    defaults = []
+    for name, table in targets.items():
+        default = table.get("default", False) if isinstance(table, dict) else False
+        if not isinstance(default, bool):
+            faults.add(f"targets.{name}.default", f"found {show(default)}, allowed: true or false")
+        elif default:
+            defaults.append(name)
     if len(defaults) > 1:
         faults.add("targets", f"found default = true in {', '.join(defaults)}, allowed: in one")
+
+
+def _check_plugin(kind: str, name: str, table: dict[str, Any], faults: Faults) -> None:
+    if isinstance(table.get("plugin"), str):
+        return
+    if kind == "converters":
+        faults.add(f"converters.{name}", f"found {show(table)}, allowed: a plugin's name or a table with plugin")
+        return
+    found = f"found {show(table['plugin'])}, " if "plugin" in table else "is missing; "
+    faults.add(f"{kind}.{name}.plugin", f"{found}allowed: a plugin's name")
 
 
 def check_limits(path: str, limits: Limits, config: Config) -> None:
     """Raise ConfigError if the limits name a target or a source that is not configured."""
     faults = Faults(path)
-    _check_names("", limits, config, faults)
+    configured = {"targets": config.targets, "sources": config.sources}
+    _check_names("", {"targets": limits.targets, "sources": limits.sources}, configured, faults)
     if faults.lines:
         raise ConfigError("\n".join(faults.lines))
 
 
-def _check_names(path: str, limits: Limits, config: Config, faults: Faults) -> None:
+def _check_names(path: str, limits: Mapping[str, Any], document: Mapping[str, Any], faults: Faults) -> None:
     """Report unknown targets and sources; a misspelt name would silently forbid everything."""
-    named = {"targets": limits.targets or [], "sources": [name for name in limits.sources or [] if "://" not in name]}
-    for kind, names in named.items():
-        known = getattr(config, kind)
-        for name in names:
-            if name not in known:
+    for kind in ("targets", "sources"):
+        known, names = _table(document, kind), limits.get(kind)
+        for name in names if isinstance(names, list) else ():
+            if isinstance(name, str) and name not in known and not (kind == "sources" and "://" in name):
                 faults.add(
                     f"{path}.{kind}" if path else kind, f"found {show(name)}, allowed: {', '.join(known) or 'nothing'}"
                 )
@@ -119,22 +164,17 @@ def embedded(data_dir: Path, bind: str, allow_sources: Sequence[str] = (), *, re
     )
 
 
-def dump(config: Config) -> str:
-    """Return the configuration as TOML with defaults. Values of keys that look like secrets are hidden."""
-    document = msgspec.to_builtins(config, enc_hook=str)
+def dump(config: Config, settings: Mapping[str, Mapping[str, msgspec.Struct]] | None = None) -> str:
+    """Return the configuration as TOML with its defaults. Strings that may be secrets are hidden.
+
+    ``settings``: those of the plugins by section and name, as the registry decodes them; their defaults are shown too.
+    """
+    document = plain(config)
     document["converters"] = {**DEFAULT_CONVERTERS, **document["converters"]}
-    return tomli_w.dumps(_plain(document))
-
-
-def _plain(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item, name) for name, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_plain(item, key) for item in value]
-    if isinstance(value, str) and any(word in key for word in _SECRET_WORDS) and not _is_reference(value):
-        return "(not shown)"
-    return value
-
-
-def _is_reference(value: str) -> bool:
-    return value.startswith(("file:", "env:", "credential:", os.sep))
+    for section, tables in (settings or {}).items():
+        for name, own in tables.items():
+            table = document[section][name]
+            core = {"plugin": table} if isinstance(table, str) else table
+            kept = {key: core[key] for key in ("plugin", "default") if key in core}
+            document[section][name] = {**kept, **plain(own)} if plain(own) else table
+    return tomli_w.dumps(document)

@@ -5,25 +5,25 @@ A ``Config`` instance is valid except for the plugins' tables, which the registr
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from provisioner.config.access import AuditSettings, AuthSettings
-from provisioner.contracts import ByteSize, Checksum, Duration
+from provisioner.contracts import AbsolutePath, ByteSize, Checksum, Duration, ImageUrl, refuse
 from provisioner.contracts.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 
 
-def _check_address(address: str) -> None:
+def _is_address(address: str) -> bool:
     host, _, port = address.rpartition(":")
-    if address.startswith("unix:/"):
-        return
-    if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
-        raise ValueError(f'{address!r} is not an address such as "127.0.0.1:8080", "[::1]:8080" or "unix:/path"')
+    return address.startswith("unix:/") or bool(host and port.isdecimal() and int(port) <= 65535)
 
 
 def is_local(address: str) -> bool:
@@ -37,12 +37,12 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     # Loopback, so that a fresh installation is not reachable before it is configured.
     bind: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:8080"])
-    tls_certificate: str | None = None
-    tls_key: str | None = None
+    tls_certificate: AbsolutePath | None = None
+    tls_key: AbsolutePath | None = None
     # Accept client certificates that this CA signed.
-    client_ca: str | None = None
+    client_ca: AbsolutePath | None = None
     # Revocation lists of that CA (PEM, concatenated). If a list has expired, every client certificate is rejected.
-    client_crl: str | None = None
+    client_crl: AbsolutePath | None = None
     # "optional" also accepts clients with a token and no certificate.
     client_certificate: Literal["required", "optional"] = "optional"
     # All maintained clients support TLS 1.3.
@@ -61,20 +61,24 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     max_connections_per_address: Positive = 64
 
     def __post_init__(self) -> None:
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key must be set together")
+            yield "tls_certificate and tls_key must be set together"
         if self.client_ca is not None and self.tls_certificate is None:
-            raise ValueError("client_ca needs tls_certificate and tls_key")
+            yield "client_ca needs tls_certificate and tls_key"
         if self.client_crl is not None and self.client_ca is None:
-            raise ValueError("client_crl needs client_ca")
+            yield "client_crl needs client_ca"
         if self.client_certificate == "required" and self.client_ca is None:
-            raise ValueError('client_certificate = "required" needs client_ca')
+            yield 'client_certificate = "required" needs client_ca'
         if not self.bind:
-            raise ValueError("bind must name at least one address")
+            yield "bind must name at least one address"
         for address in self.bind:
-            _check_address(address)
-            if self.tls_certificate is None and not self.allow_plain_http and not is_local(address):
-                raise ValueError(
+            if not _is_address(address):
+                yield f'{address!r} is not an address such as "127.0.0.1:8080", "[::1]:8080" or "unix:/path"'
+            elif self.tls_certificate is None and not self.allow_plain_http and not is_local(address):
+                yield (
                     f"{address} would be served over plain HTTP, where tokens can be intercepted; "
                     "set tls_certificate and tls_key, or allow_plain_http = true"
                 )
@@ -108,20 +112,27 @@ class PrewarmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     every: Duration = Duration(86400)
 
     def __post_init__(self) -> None:
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if self.every < 60:
-            raise ValueError("every must be at least 1m")
+            yield "every must be at least 1m"
+        try:
+            ImageUrl.parse(self.url)
+        except InvalidRequestError as error:
+            yield f"url: {error.message.replace('image_url', 'it')}"
         if self.checksum is not None:
             try:
                 Checksum.parse(self.checksum)
             except InvalidRequestError as error:
-                raise ValueError(error.message) from error
+                yield error.message
 
 
 class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[cache]``: the cache of verified images."""
 
     # Default: cache in the state directory.
-    directory: str | None = None
+    directory: AbsolutePath | None = None
     # A few dozen cloud images. The least recently used ones are evicted first.
     max_size: ByteSize = ByteSize(200 * 2**30)
     # Free space to leave on the file system, which the cache usually shares with other data.
@@ -152,7 +163,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The whole configuration file."""
 
     # Job history and tokens; also cache and volumes unless they have a directory of their own.
-    state_directory: str = "/var/lib/libvirt-volume-provisioner"
+    state_directory: AbsolutePath = AbsolutePath("/var/lib/libvirt-volume-provisioner")
     server: ServerSettings = msgspec.field(default_factory=ServerSettings)
     auth: AuthSettings = msgspec.field(default_factory=AuthSettings)
     jobs: JobSettings = msgspec.field(default_factory=JobSettings)

@@ -14,6 +14,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from provisioner.config.secrecy import may_hold_secret, show
+from provisioner.contracts import SecretRef
+from provisioner.contracts.redaction import redact
+
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -35,7 +39,7 @@ class Faults:
     lines: list[str] = field(default_factory=list)
 
     def add(self, path: str, text: str) -> None:
-        self.lines.append(f"{self.origin}: {path}: {text}")
+        self.lines.append(": ".join(filter(None, (self.origin, path, text))))
 
 
 def decode_struct(data: object, struct: type[S], path: str, faults: Faults) -> S | None:
@@ -43,25 +47,53 @@ def decode_struct(data: object, struct: type[S], path: str, faults: Faults) -> S
     if not isinstance(data, Mapping):
         faults.add(path, f"found {show(data)}, allowed: a table")
         return None
+    values, wrong = decode_values(data, struct, path, faults)
+    return _construct(struct, values, path, wrong, faults)
+
+
+def decode_values(
+    data: Mapping[str, object], struct: type[msgspec.Struct], path: str, faults: Faults
+) -> tuple[dict[str, Any], set[str]]:
+    """Return the values of a struct's fields that are right, by field name, and the keys whose values are wrong.
+
+    Adds each fault to ``faults``.
+    """
     known = {info.encode_name: info for info in msgspec.structs.fields(struct)}
     hints = typing.get_type_hints(struct, include_extras=True)
-    before = len(faults.lines)
+    wrong: set[str] = set()
     for key in data:
         if key not in known:
             faults.add(_join(path, key), _unknown_key(key, known))
+            wrong.update([key, *_similar(key, known)])
     values: dict[str, Any] = {}
     for key, info in known.items():
+        before = len(faults.lines)
         if key in data:
             values[info.name] = _decode_value(data[key], hints[info.name], _join(path, key), faults)
         elif info.required:
             faults.add(_join(path, key), f"is missing; allowed: {_type_names(hints[info.name])}")
-    if len(faults.lines) > before:
+        if len(faults.lines) > before:
+            wrong.add(key)
+            values.pop(info.name, None)
+    return values, wrong
+
+
+def _construct(struct: type[S], values: dict[str, Any], path: str, wrong: set[str], faults: Faults) -> S | None:
+    """Return the struct after its own checks.
+
+    If the values of some keys are wrong, the checks run with their defaults, and what they say about these keys is
+    left out. They cannot run without a required value.
+    """
+    if wrong and any(info.required and info.name not in values for info in msgspec.structs.fields(struct)):
         return None
     try:
-        return struct(**values)
+        made = struct(**values)
     except ValueError as error:  # from the struct's own __post_init__
-        faults.add(path, str(error))
+        for fault in getattr(error, "faults", None) or (str(error),):
+            if wrong.isdisjoint(re.findall(r"\w+", fault)):
+                faults.add(path, redact(fault))
         return None
+    return None if wrong else made
 
 
 def _decode_value(value: object, kind: Any, path: str, faults: Faults) -> Any:
@@ -76,8 +108,14 @@ def _decode_value(value: object, kind: Any, path: str, faults: Faults) -> Any:
     try:
         return msgspec.convert(value, kind, dec_hook=parse_hook)
     except msgspec.ValidationError as error:
-        faults.add(path, f"found {show(value)}, {_allowed(str(error), kind)}")
+        secret = may_hold_secret(path.rpartition(".")[2]) or _holds_secrets(kind)
+        faults.add(path, f"found {show(value, secret=secret)}, {_allowed(str(error), kind)}")
         return None
+
+
+def _holds_secrets(kind: Any) -> bool:
+    """Return whether the type is or contains ``SecretRef``."""
+    return kind is SecretRef or any(map(_holds_secrets, typing.get_args(kind)))
 
 
 def parse_hook(kind: type[T], value: object) -> T:
@@ -88,16 +126,14 @@ def parse_hook(kind: type[T], value: object) -> T:
     return typing.cast("T", parse(value))
 
 
-def show(value: object) -> str:
-    """Return a value for a message, truncated to 60 characters."""
-    text = msgspec.json.encode(value, enc_hook=str).decode()
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _unknown_key(key: str, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    close = _similar(key, known)
     hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(sorted(known)) or 'nothing'}"
     return f"unknown key; {hint}"
+
+
+def _similar(key: str, known: Mapping[str, object]) -> list[str]:
+    return difflib.get_close_matches(key, known, n=1, cutoff=0.6)
 
 
 def _struct_in(kind: Any) -> type[msgspec.Struct] | None:
@@ -116,7 +152,7 @@ def _allowed(message: str, kind: Any) -> str:
         return "allowed: " + re.sub(r"`([^`]+)`", lambda found: _plain_text(found[1]), wanted)
     if message.startswith("Invalid enum value"):
         return f"allowed: {', '.join(show(value) for value in _choices(kind))}"
-    return f"allowed: {message}" if message.startswith("a ") else message
+    return f"allowed: {message}" if message.startswith(("a ", "an ")) else message
 
 
 def _plain_text(types: str) -> str:

@@ -36,7 +36,7 @@ from provisioner.contracts.hookspecs import PROJECT, BackEnd, BackEndContext, No
 from provisioner.contracts.http import Explain, HttpOptions, HttpTransport, Prepare, TransportSettings, read_secret
 from provisioner.contracts.ownership import PlaceLock
 from provisioner.contracts.rate_limit import RateLimiter
-from provisioner.contracts.settings import ByteSize, Duration, SecretRef
+from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, refuse
 from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.source import ImageSource, ImageStream, pwrite_all
 from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume
@@ -66,6 +66,7 @@ __all__ = [
     "GIB",
     "MIB",
     "PROJECT",
+    "AbsolutePath",
     "BackEnd",
     "BackEndContext",
     "Base",
@@ -111,6 +112,7 @@ __all__ = [
     "last_words",
     "pwrite_all",
     "read_secret",
+    "refuse",
     "run_long",
     "run_tool",
     "shielded",

@@ -1,4 +1,7 @@
-"""Value types for settings of back ends: sizes, durations and references to secrets."""
+"""Value types for settings: sizes, durations and paths as people write them, and secrets kept out of sight.
+
+``refuse`` reports everything that is wrong with a table at once.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,32 @@ import math
 import re
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from provisioner.contracts.small_file import read_small
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 _SIZE_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _TIME_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class InvalidSettingsError(ValueError):
+    """Everything that is wrong with a table of settings, one sentence each."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(self.faults))
+
+
+def refuse(faults: Iterable[str]) -> None:
+    """Raise InvalidSettingsError if there are any faults. For the ``__post_init__`` of a settings struct.
+
+    A fault names the keys it is about: if the value of one of them is already known to be wrong, it is not reported.
+    """
+    if found := tuple(faults):
+        raise InvalidSettingsError(found)
 
 
 class ByteSize(int):
@@ -57,6 +81,19 @@ class Duration(float):
         return f"{float(self):.6f}".rstrip("0").rstrip(".") + "s"
 
 
+class AbsolutePath(str):
+    """The path of a file or folder; a relative one would depend on where the daemon was started."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> AbsolutePath:
+        """Raises ValueError saying what is allowed."""
+        if isinstance(value, str) and value.startswith("/") and "\0" not in value:
+            return cls(value)
+        raise ValueError('an absolute path, such as "/srv/images"')
+
+
 class SecretRef(str):
     """A reference to a secret: ``"file:/path"``, ``"env:NAME"`` or ``"credential:NAME"`` (systemd)."""
 
@@ -69,7 +106,7 @@ class SecretRef(str):
             return cls(value)
         raise ValueError('a reference such as "file:/path", "env:NAME" or "credential:NAME", never the secret itself')
 
-    def read(self, environ: dict[str, str]) -> str:
+    def read(self, environ: Mapping[str, str]) -> str:
         """Return the secret. Raises OSError or KeyError if it is missing."""
         kind, _, location = self.partition(":")
         if kind == "env":

@@ -153,9 +153,12 @@ class VolumeUser:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check on this host: ``what`` states it in a sentence, ``fix`` how to solve a problem."""
+    """The result of one check on this host: ``what`` was found, and how to ``fix`` it if it is wrong.
 
-    ok: bool
+    ``ok`` is None if it could not be checked here; ``what`` says why.
+    """
+
+    ok: bool | None
     what: str
     fix: str = ""
 

@@ -39,3 +39,19 @@ def locked(state_directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def is_locked(state_directory: Path) -> bool:
+    """Return whether a process holds the lock. Changes nothing; False if the lock cannot be opened."""
+    try:
+        fd = os.open(state_directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a daemon that starts in this instant starts again
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)

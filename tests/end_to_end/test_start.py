@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -103,6 +104,12 @@ def test_start_with_file_as_state_directory(make_daemon):
     daemon.folder.mkdir()
     (daemon.folder / "state").write_text("")
     refused(daemon, str(daemon.folder / "state"))
+
+
+def test_log_names_the_configuration(make_daemon):
+    daemon = make_daemon().start()
+    (line,) = [line for line in daemon.log_file.read_text().splitlines() if '"starting"' in line]
+    assert json.loads(line)["configuration"] == str(daemon.folder / "config.toml")
 
 
 def test_start_with_damaged_database(make_daemon):

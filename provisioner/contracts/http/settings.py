@@ -9,7 +9,7 @@ import msgspec
 
 from provisioner.contracts.http.address_policy import networks
 from provisioner.contracts.http.client import HttpOptions
-from provisioner.contracts.settings import ByteSize, Duration, SecretRef
+from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +24,9 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     service or the like; literal addresses in ``urls`` or ``endpoint`` need no entry.
     """
 
-    ca_file: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
+    ca_file: AbsolutePath | None = None
+    client_certificate: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
     proxy: str | None = None
     proxy_username: str | None = None
     proxy_password: SecretRef | None = None
@@ -42,8 +42,7 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     allow_addresses: list[str] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for fault in self.faults():
-            raise ValueError(fault)
+        refuse(self.faults())
 
     def faults(self) -> Iterator[str]:
         """Yield a message for each invalid setting. Subclasses extend it."""

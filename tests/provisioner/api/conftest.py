@@ -83,7 +83,16 @@ class Service:
 
 @asynccontextmanager
 async def running(
-    folder: Path, *, auth=None, server=None, jobs=None, cache_size=2**30, work=True, audit=None, more_targets=()
+    folder: Path,
+    *,
+    auth=None,
+    server=None,
+    jobs=None,
+    cache_size=2**30,
+    work=True,
+    audit=None,
+    more_targets=(),
+    prewarm=(),
 ):
     """Run a service. Without ``work`` its jobs stay pending."""
     config = Config(
@@ -91,7 +100,9 @@ async def running(
         auth=auth or AuthSettings(),
         server=server or ServerSettings(),
         jobs=jobs or JobSettings(),
-        cache=CacheSettings(min_free=ByteSize(0), max_size=ByteSize(cache_size), download_attempts=1),
+        cache=CacheSettings(
+            min_free=ByteSize(0), max_size=ByteSize(cache_size), download_attempts=1, prewarm=list(prewarm)
+        ),
     )
     source = FakeSource({URL: IMAGE, f"{URL}.sha256": SUMS})
     converter, target = FakeConverter(), FakeTarget(folder / "volumes")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.provisioner.api.conftest import DIGEST, IMAGE, URL
+from provisioner.config import PrewarmSettings
+from tests.provisioner.api.conftest import DIGEST, IMAGE, URL, running
 from tests.provisioner.api.document import held, refused
 
 
@@ -50,6 +51,18 @@ async def test_prune(service):
     await service.done()
     body = await held(await service.call("POST", "/api/v1/cache/prune"), "CachePruned")
     assert body == {"removed": [f"sha256:{DIGEST}"], "freed_bytes": len(IMAGE)}
+
+
+async def test_prewarmed_image_is_pinned(tmp_path):
+    """Also after a client has removed its own pin."""
+    async with running(tmp_path, prewarm=[PrewarmSettings(url=URL, image_type="raw")]) as service:
+        await service.done()
+        unpinned = await service.call("DELETE", f"/api/v1/cache/images/sha256:{DIGEST}/pin")
+        assert unpinned.status_code == 200
+        (image,) = (await held(await service.call("GET", "/api/v1/cache/images"), "CachedImageList"))["images"]
+        assert image["pinned"] is True
+        pruned = await held(await service.call("POST", "/api/v1/cache/prune"), "CachePruned")
+        assert pruned == {"removed": [], "freed_bytes": 0}
 
 
 @pytest.mark.parametrize("checksum", ["x", "sha256:12", "sha1:" + 40 * "0", "%00"])

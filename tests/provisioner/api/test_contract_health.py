@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import partial
 
 import pytest
 import trio
 
-from provisioner.config import ServerSettings
-from provisioner.contracts.errors import TargetUnavailableError, UnavailableError
+from provisioner.api.app import create_app
+from provisioner.config import AuthSettings, ServerSettings
+from provisioner.contracts import SecretRef
+from provisioner.contracts.errors import RemoteUnavailableError, TargetUnavailableError, UnavailableError
 from provisioner.contracts.testing import FakeTarget
-from tests.provisioner.api.conftest import job, running
+from provisioner.observe.source_health import SourceHealth
+from tests.provisioner.api.conftest import URL, job, running
 from tests.provisioner.api.document import held, refused
 
 
@@ -126,6 +130,51 @@ async def test_readyz_frozen_disk(tmp_path, monkeypatch, folder, fault):
     else:
         assert reason.startswith(f"{'cache' if 'cache' in folder else 'job store'}: no answer for ")
     assert len(asked) == 1
+
+
+async def test_readyz_warns_of_secrets(tmp_path, monkeypatch):
+    """A secret that is gone stops jobs, not the service; neither it nor its place is shown to anyone who asks."""
+    secret = tmp_path / "hunter2"
+    secret.write_text("right")
+    async with running(tmp_path, auth=AuthSettings(token_key=SecretRef("env:NO_SUCH_KEY"))) as service:
+        service.services.back_ends.secrets = {"sources.web.password": SecretRef(f"file:{secret}")}
+        app = create_app(service.services)
+        with monkeypatch.context() as patched:
+            patched.setenv("NO_SUCH_KEY", "ab" * 32)
+            body = await (await app.test_client().get("/readyz")).get_json()
+            assert body == {"status": "ready"}
+        secret.unlink()
+        monkeypatch.setattr("provisioner.api.readiness.SECRETS_FRESH", 0.0)
+        body = await held(await app.test_client().get("/readyz"), "Ready")
+        assert body["warnings"] == [
+            "the secret auth.token_key cannot be read; run lvp doctor on the host",
+            "the secret sources.web.password cannot be read; run lvp doctor on the host",
+        ]
+
+
+async def test_readyz_warns_of_a_secret_that_hangs(tmp_path, monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setattr("provisioner.api.readiness.check_secret", lambda reference: gate.wait())
+    try:
+        async with running(tmp_path) as service:
+            service.services.back_ends.secrets = {"sources.web.password": SecretRef("file:/x")}
+            with trio.fail_after(30):
+                response = await create_app(service.services).test_client().get("/readyz")
+                (warning,) = (await held(response, "Ready"))["warnings"]
+    finally:
+        gate.set()
+    assert warning.startswith("the secret sources.web.password: no answer for ")
+
+
+async def test_readyz_warns_of_sources(service):
+    watched = SourceHealth(service.source)
+    service.services.back_ends.sources = {"http": watched}
+    with suppress(RemoteUnavailableError), watched._judged():
+        raise RemoteUnavailableError(f"{URL} stalled")
+    (warning,) = (await held(await service.call("GET", "/readyz", role=None), "Ready"))["warnings"]
+    assert warning == "source 'http': its server did not answer once, last 0 s ago; see the log"
+    assert (await service.done())["status"] == "completed"
+    assert await held(await service.call("GET", "/readyz", role=None), "Ready") == {"status": "ready"}
 
 
 async def test_metrics_are_rendered_once_a_second(service, monkeypatch):

@@ -2,14 +2,16 @@
 
 import os
 
+import msgspec
 import pytest
 import trio
 
 from provisioner.cache.entry import Entry
+from provisioner.config import PrewarmSettings
 from provisioner.contracts import ByteSize, Checksum
 from provisioner.contracts.errors import CacheFullError, ConflictError, NotFoundError
 from provisioner.contracts.testing import FakeImage
-from tests.provisioner.cache.host import URL, Host, many, sha
+from tests.provisioner.cache.host import SITE, URL, Host, many, sha
 
 
 async def test_evict_least_recently_used(tmp_path):
@@ -43,6 +45,48 @@ async def test_keep_pinned_or_in_use(tmp_path):
         host.assert_clean()
         with pytest.raises(NotFoundError):
             await cache.pin(pinned.digest, pinned=True)
+
+
+async def test_prewarmed_images_are_pinned(tmp_path):
+    """While they are configured, by url or by checksum; a client's own pin is separate."""
+    host = Host(tmp_path, many(4), max_size=ByteSize(300_000))
+    a, b, c, d = host.source.images
+    checksum = str(sha(host.source.images[b].data))
+    host.settings = msgspec.structs.replace(
+        host.settings,
+        prewarm=[PrewarmSettings(url=a), PrewarmSettings(url=f"{SITE}/elsewhere.raw", checksum=checksum)],
+    )
+    async with host.running() as cache:
+        for url in (a, b, c, d):
+            await host.get(url)
+        assert {entry.url for entry in cache.entries()} == {a, b, d}
+        kept = cache.prewarmed()
+        assert {entry.url for entry in cache.entries() if entry.sha256 in kept} == {a, b}
+        await cache.pin(sha(host.source.images[b].data).hex, pinned=True)
+        await cache.pin(sha(host.source.images[a].data).hex, pinned=False)
+        assert [entry.url for entry in (await cache.prune()).entries] == [d]
+    async with host.running() as cache:
+        assert (await cache.prune()).entries == []
+    host.settings = msgspec.structs.replace(host.settings, prewarm=[])
+    async with host.running() as cache:
+        assert [entry.url for entry in (await cache.prune()).entries] == [a]
+        assert [entry.pinned for entry in cache.entries()] == [True]
+
+
+@pytest.mark.parametrize("versioned", [True, False])
+async def test_prewarmed_image_is_replaced_by_a_newer_one(tmp_path, versioned):
+    host = Host(tmp_path, many(1))
+    (url,) = host.source.images
+    host.settings = msgspec.structs.replace(host.settings, prewarm=[PrewarmSettings(url=url)])
+    async with host.running() as cache:
+        catalog = cache._catalog
+        old, _ = await host.get(url)
+        newer = msgspec.structs.replace(old, sha256="f" * 64, added_at=old.added_at + 1)
+        if not versioned:
+            catalog._urls.clear()
+        catalog.add(newer, url, "2" if versioned else None)
+        assert catalog.prewarmed() == {newer.sha256}
+        catalog.forget(newer)
 
 
 async def test_pins_survive_a_restart(host):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from provisioner.cli import main
+from provisioner.cli import main, paths
 
 EXAMPLES = {
     name: example["value"]
@@ -116,13 +116,14 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Set an empty home directory and remove settings from the environment."""
+    """Set an empty home directory; no settings in the environment or in the system's configuration."""
     for name in ("LVP_URL", "LVP_TOKEN", "LVP_TOKEN_FILE", "LVP_CA", "LVP_CERT", "LVP_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     (tmp_path / "config").mkdir()
+    monkeypatch.setattr(paths, "SYSTEM_CONFIG", tmp_path / "etc" / "config.toml")
     return tmp_path
 
 

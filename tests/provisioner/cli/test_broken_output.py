@@ -20,9 +20,9 @@ COMMANDS = [
     ["cache", "list"],
     ["health"],
     ["plugins"],
-    ["config", "show"],
+    ["config", "show", "--defaults"],
     ["token", "create", "ci", "--token-file", "tokens.json"],
-    ["doctor"],
+    ["doctor", "--data-dir", "data"],
 ]
 
 

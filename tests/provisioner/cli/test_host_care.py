@@ -48,7 +48,9 @@ def test_doctor_with_readable_token_file(run, config_file, home):
 def test_doctor_without_config(run, home):
     status, out, _ = run("doctor", "--data-dir", str(home / "new"))
     assert status == 0
-    assert "will be made at the start" in out
+    assert "?    " in out
+    assert "the daemon creates it at its start" in out
+    assert not (home / "new").exists()
 
 
 def test_recover_removes_staged_volume(run, config_file, home):

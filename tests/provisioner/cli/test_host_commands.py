@@ -40,7 +40,7 @@ def served(monkeypatch):
     """Replace the daemon; return the configurations it would have run with."""
     configs = []
     daemon = ModuleType("provisioner.daemon")
-    daemon.run = lambda config, read_again=None: configs.append(config) or 7
+    daemon.run = lambda config, read_again=None, file=None: configs.append(config) or 7
     monkeypatch.setitem(sys.modules, "provisioner.daemon", daemon)
     return configs
 
@@ -101,6 +101,30 @@ def test_check_unknown_plugin(run, config_file):
     ended = run("config", "check", config_file)
     assert ended.status == 1
     assert "targets.disks.plugin: no installed plugin provides 'flie'" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("CLIENT_CA_CERT=ca.pem", "server.client_ca: found "),
+        ("LVM_VG=a/b", "targets.a/b: volume_group 'a/b' is not the name of a volume group"),
+        ("MINIO_ENDPOINT=https://m/path", "sources.minio: endpoint must be such as"),
+        ("SERVER_KEY=/k", "but not both; add SERVER_CERT and SERVER_KEY"),
+    ],
+)
+def test_import_env_refuses_an_invalid_result(run, home, text, words):
+    (home / "env").write_text(text)
+    ended = run("config", "import-env", home / "env")
+    assert (ended.status, ended.out) == (1, "")
+    assert words in ended.err
+
+
+def test_import_env_prints_what_is_left_to_do(run, home):
+    (home / "env").write_text("PORT=8080\nMINIO_SKIP_SSL_VERIFY=1\n")
+    ended = run("config", "import-env", home / "env")
+    assert (ended.status, tomllib.loads(ended.out)) == (0, {"server": {"bind": ["127.0.0.1:8080"]}})
+    assert "to do: MINIO_SKIP_SSL_VERIFY was left out: " in ended.err
+    assert "to do: LVM_VOLUME_GROUP is missing" in ended.err
 
 
 def test_show_output_is_valid_config(run, config_file):

@@ -14,6 +14,7 @@ from provisioner.contracts.errors import ConfigError
 TARGET = {"targets": {"main": {"plugin": "lvm"}}}
 SIZES = 'a size such as "10GiB" (units B, KiB, MiB, GiB, TiB)'
 ROLES = '"viewer", "operator", "admin"'
+PATHS = 'an absolute path, such as "/srv/images"'
 TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
 
 
@@ -43,10 +44,10 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
         ({"jobs": {"shutdown_grace": "soon"}}, f'jobs.shutdown_grace: found "soon", allowed: {TIMES}'),
         ({"cache": {"max_size": "10GB"}}, f'cache.max_size: found "10GB", allowed: {SIZES}'),
         ({"cache": {"max_size": -1}}, f"cache.max_size: found -1, allowed: {SIZES}"),
-        ({"cache": {"directory": 5}}, "cache.directory: found 5, allowed: a string"),
+        ({"cache": {"directory": 5}}, "cache.directory: found 5, allowed: an absolute path"),
         ({"cache": {"prewarm": {"url": "x"}}}, 'cache.prewarm: found {"url":"x"}, allowed: a list'),
         ({"cache": {"prewarm": [{}]}}, "cache.prewarm[0].url: is missing; allowed: a string"),
-        ({"cache": {"prewarm": [{"url": "x", "every": 1}]}}, "cache.prewarm[0]: every must be at least 1m"),
+        ({"cache": {"prewarm": [{"url": "https://x/y", "every": 1}]}}, "cache.prewarm[0]: every must be at least 1m"),
         ({"auth": {"certificate_roles": {"x": "y"}}}, f'auth.certificate_roles.x: found "y", allowed: {ROLES}'),
         ({"auth": {"default_certificate_role": "y"}}, f'auth.default_certificate_role: found "y", allowed: {ROLES}'),
         (
@@ -71,16 +72,21 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
             "auth: ci is in certificate_roles and in certificates",
         ),
         ({"auth": {"revoked_certificates": ["0a"]}}, "auth: revoked_certificates: '0a' is neither"),
-        ({"server": {"client_crl": "c"}}, "server: client_crl needs client_ca"),
+        ({"server": {"client_crl": "/c"}}, "server: client_crl needs client_ca"),
         ({"server": {"bind": "x"}}, 'server.bind: found "x", allowed: a list'),
         ({"server": {"bind": ["[::1]:80", 5]}}, "server.bind[1]: found 5, allowed: a string"),
         ({"server": {"bind": []}}, "server: bind must name at least one address"),
         ({"server": {"bind": ["nowhere"]}}, "server: 'nowhere' is not an address"),
         ({"server": {"bind": ["127.0.0.1:65536"]}}, "server: '127.0.0.1:65536' is not an address"),
         ({"server": {"bind": ["0.0.0.0:80"]}}, "server: 0.0.0.0:80 would be served over plain HTTP"),
-        ({"server": {"tls_key": "k"}}, "server: tls_certificate and tls_key must be set together"),
-        ({"server": {"client_ca": "c"}}, "server: client_ca needs tls_certificate and tls_key"),
+        ({"server": {"tls_key": "/k"}}, "server: tls_certificate and tls_key must be set together"),
+        ({"server": {"client_ca": "/c"}}, "server: client_ca needs tls_certificate and tls_key"),
         ({"server": {"client_certificate": "required"}}, 'server: client_certificate = "required" needs client_ca'),
+        ({"state_directory": "state"}, f'state_directory: found "state", allowed: {PATHS}'),
+        ({"cache": {"directory": "../x"}}, f'cache.directory: found "../x", allowed: {PATHS}'),
+        ({"audit": {"file": "audit.log"}}, f'audit.file: found "audit.log", allowed: {PATHS}'),
+        ({"auth": {"token_file": "t.json"}}, f"auth.token_file: found a string (not shown), allowed: {PATHS}"),
+        ({"cache": {"prewarm": [{"url": "web/x.img"}]}}, "cache.prewarm[0]: url: it must be scheme://host/path"),
     ],
     ids=lambda value: value[:60] if isinstance(value, str) else "",
 )  # fmt: skip
@@ -105,6 +111,61 @@ def test_parse_reports_all_errors():
     assert sorted(line.split(": ")[1] for line in caught.value.message.splitlines()) == [
         "cache.min_free", "jobs.a", "jobs.max_queued", "log.level", "zzz",
     ]  # fmt: skip
+
+
+def test_parse_reports_faults_of_one_table():
+    """Faults of single keys hide neither each other nor what is wrong between keys of the same table."""
+    server = {"bind": ["nowhere", "0.0.0.0:80"], "max_bodi": 1, "client_crl": "/crl", "max_connections": 0}
+    auth = {"certificates": {"ci": {"role": "operator", "targets": ["man"], "max_jobs": 0}}}
+    document = {"server": server, "auth": auth, "targets": {"main": {"plugin": 5}, "b": {"plugin": "x", "default": 1}}}
+    with pytest.raises(ConfigError) as caught:
+        parse(document, "f")
+    said = caught.value.message
+    assert len(said.splitlines()) == 9
+    for words in (
+        "server.max_bodi: unknown key",
+        "server.max_connections: found 0",
+        "server: 'nowhere' is not an address",
+        "server: 0.0.0.0:80 would be served over plain HTTP",
+        "server: client_crl needs client_ca",
+        "auth.certificates.ci.max_jobs: found 0",
+        'auth.certificates.ci.targets: found "man"',
+        "targets.main.plugin: found 5",
+        "targets.b.default: found 1",
+    ):
+        assert words in said
+
+
+def test_parse_wrong_value_hides_its_consequences():
+    """A certificate that is misspelt or no path is not also reported as missing."""
+    for server in ({"tls_certficate": "/c", "tls_key": "/k"}, {"tls_certificate": "c.pem", "tls_key": "/k"}):
+        with pytest.raises(ConfigError) as caught:
+            parse({**TARGET, "server": server}, "f")
+        assert len(caught.value.message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"auth": {"token_key": "hunter2"}},
+        {"auth": {"token_key": ["hunter2"]}},
+        {"auth": {"token_key": {"x": "hunter2"}}},
+        {"auth": {"tokn_key": "hunter2"}},
+        {"server": {"tls_key": "-----BEGIN PRIVATE KEY-----hunter2"}},
+        {"server": {"tls_certificate": "-----BEGIN PRIVATE KEY-----hunter2"}},
+        {"sources": [{"plugin": "http", "password": "hunter2"}]},
+        {"sources": {"x": {"password": "hunter2"}}},
+        {"targets": {"x": [{"api_key": "hunter2"}]}},
+        {"converters": {"raw": {"password": "hunter2"}}},
+        {"cache": {"prewarm": {"url": "https://user:hunter2@x/y?X-Amz-Signature=hunter2"}}},
+        {"cache": {"prewarm": [{"url": "https://user:hunter2@x/y?sig=hunter2"}]}},
+        {"auth": {"certificates": {"ci": {"role": "viewer", "sources": ["https://u:hunter2@x/"]}}}},
+    ],
+)  # fmt: skip
+def test_parse_never_shows_a_secret(document):
+    with pytest.raises(ConfigError) as caught:
+        parse({**TARGET, **document}, "f")
+    assert "hunter2" not in caught.value.message
 
 
 def test_parse_long_value_is_truncated():
@@ -165,6 +226,16 @@ def test_dump_hides_secrets():
     text = dump(config)
     assert "abc" not in text
     assert "env:P" in text
+
+
+def test_dump_hides_secrets_in_urls():
+    uri = "qemu+ssh://user@host/system?socket=/run/x"
+    prewarm = [{"url": "https://x/y?X-Amz-Signature=hunter2"}]
+    tables = {"guards": {"g": {"plugin": "x", "uri": uri, "web": "https://u:hunter2@x/"}}}
+    text = dump(parse({**TARGET, **tables, "cache": {"prewarm": prewarm}}, "f"))
+    assert "hunter2" not in text
+    assert uri in text
+    assert 'url = "https://x/y"' in text
 
 
 def test_embedded_is_valid_and_local(tmp_path):
