@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 import requests
 import schemathesis
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,6 +50,8 @@ def target(tmp_path_factory, images):
 )
 def test_every_answer_is_one_the_document_promises(case, target):
     daemon, token = target
+    # Blank optional fields count as absent, which a schema cannot say without being read differently by generators.
+    blank = isinstance(case.body, dict) and any(value in (None, "") for value in case.body.values())
     with requests.Session() as session:
         session.trust_env = False
         case.call_and_validate(
@@ -58,5 +60,5 @@ def test_every_answer_is_one_the_document_promises(case, target):
             headers={"X-API-Token": token},
             timeout=60,
             # What fits the schema may still be refused: a url of no configured source, a name the target cannot have.
-            excluded_checks=[positive_data_acceptance],
+            excluded_checks=[positive_data_acceptance, *([negative_data_rejection] if blank else [])],
         )
