@@ -54,6 +54,8 @@ def _add_error_handlers(app: QuartTrio) -> None:
         message = error.description or error.name
         if isinstance(error, RequestEntityTooLarge):
             message = f"the body is over {app.config['MAX_CONTENT_LENGTH'] // 1024} KiB"
+        elif status == 408:
+            message = f"the body did not arrive within {app.config['BODY_TIMEOUT']} seconds"
         elif status == 404:
             message = "there is nothing at this path"
         headers = {name: value for name, value in error.get_headers() if name == "Allow"}

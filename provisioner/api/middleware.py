@@ -15,7 +15,8 @@ import structlog
 from quart import Response, g, request
 
 from provisioner.api.cross_site import check_cross_site
-from provisioner.api.routes import OPEN_ROUTES, ROLES, is_sane_id
+from provisioner.api.routes import OPEN_ROUTES, QUERIES, ROLES, is_sane_id
+from provisioner.api.schemas import check_query
 from provisioner.auth.audit_events import LOCAL
 from provisioner.auth.authenticator import check_role, presented
 from provisioner.contracts.errors import (
@@ -92,6 +93,8 @@ def _authorize(services: Services) -> None:
     check_cross_site(request.method, request.mimetype, request.headers, request.scheme)
     if endpoint is not None:
         check_role(g.principal, _least_role(endpoint))
+        if endpoint not in OPEN_ROUTES:  # scrapers may send parameters of their own
+            check_query(request.args, QUERIES.get(endpoint))
 
 
 def _least_role(endpoint: str) -> Role:

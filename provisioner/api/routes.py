@@ -42,6 +42,12 @@ ROLES: dict[str, Role] = {
     "v1.list_volumes": "viewer",
     "v1.remove_volume": "admin",
 }
+# The query parameters of each route; a route that is not listed has none.
+QUERIES: dict[str, type[msgspec.Struct]] = {
+    "v1.list_jobs": schemas.JobPage,
+    "v1.list_images": schemas.Page,
+    "v1.list_volumes": schemas.Page,
+}
 # The routes that need no credential; the configuration can close /metrics.
 OPEN_ROUTES = frozenset(
     {"service.health", "service.healthz", "service.livez", "service.readyz", "service.metrics"},
@@ -103,22 +109,22 @@ def _add_cache(api: Blueprint, services: Services) -> None:
     @api.delete("/cache/images/<checksum>", provide_automatic_options=False)
     async def remove_image(checksum: str) -> Response:
         entry = await services.cache.remove(_image_within_limits(services, checksum))
-        return answer({"status": "removed", "checksum": entry.digest})
+        return answer(schemas.image_changed_body("removed", entry))
 
     @api.put("/cache/images/<checksum>/pin", provide_automatic_options=False)
     async def pin_image(checksum: str) -> Response:
         entry = await services.cache.pin(_image_within_limits(services, checksum), pinned=True)
-        return answer({"status": "pinned", "checksum": entry.digest})
+        return answer(schemas.image_changed_body("pinned", entry))
 
     @api.delete("/cache/images/<checksum>/pin", provide_automatic_options=False)
     async def unpin_image(checksum: str) -> Response:
         entry = await services.cache.pin(_image_within_limits(services, checksum), pinned=False)
-        return answer({"status": "unpinned", "checksum": entry.digest})
+        return answer(schemas.image_changed_body("unpinned", entry))
 
     @api.post("/cache/images/<checksum>/verify", provide_automatic_options=False)
     async def verify_image(checksum: str) -> Response:
         entry, intact = await services.cache.verify(_image_within_limits(services, checksum))
-        return answer({"status": "intact" if intact else "removed", "checksum": entry.digest})
+        return answer(schemas.image_changed_body("intact" if intact else "removed", entry))
 
     @api.post("/cache/fetch", provide_automatic_options=False)
     async def fetch_image() -> Response:

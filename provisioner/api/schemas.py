@@ -1,19 +1,22 @@
-"""Request and response bodies as ``api.yaml`` defines them, and the messages for invalid requests."""
+"""Request and response bodies as ``api.yaml`` defines them."""
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from provisioner.api.field_errors import describe
+from provisioner.contracts import Checksum
 from provisioner.contracts.errors import InvalidRequestError
 from provisioner.jobs import JobFilter, JobSpec, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from werkzeug.datastructures import MultiDict
 
     from provisioner.cache import Entry
     from provisioner.contracts import Volume
@@ -25,7 +28,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 Url = Annotated[str, Meta(min_length=1, max_length=4096)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Format = Annotated[str, Meta(min_length=1, max_length=64)]
-Digest = Annotated[str, Meta(pattern=r"^(sha256:[0-9a-fA-F]{64}|sha512:[0-9a-fA-F]{128})$")]
+Digest = Annotated[str, Meta(max_length=255)]
 
 
 class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,7 +52,7 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             volume_name=self.volume_name,
             volume_size_gb=self.volume_size_gb,
             target=self.target or None,
-            checksum=self.checksum or None,
+            checksum=_checksum(self.checksum),
             correlation_id=self.correlation_id or None,
             priority=self.priority,
         )
@@ -64,7 +67,7 @@ class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     def spec(self) -> JobSpec:
         """Return the job for the supervisor."""
-        return JobSpec(image_url=self.image_url, image_type=self.image_type, checksum=self.checksum or None)
+        return JobSpec(image_url=self.image_url, image_type=self.image_type, checksum=_checksum(self.checksum))
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,31 +95,50 @@ class JobPage(Page, frozen=True, kw_only=True):
 
 
 def read_body(body: bytes, kind: type[S]) -> S:
-    """Decode a JSON body as ``kind``. Raises InvalidRequestError naming the wrong field and its valid values."""
+    """Decode a JSON body as ``kind``. An optional field that is null or empty counts as absent.
+
+    Raises InvalidRequestError naming the wrong field and its valid values.
+    """
     try:
-        return msgspec.json.decode(body, type=kind)
+        fields = msgspec.json.decode(body)
+        if isinstance(fields, dict):
+            fields = _without_blanks(fields, kind)
+        return msgspec.convert(fields, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequestError(_wording(str(error), kind)) from error
+        raise InvalidRequestError(describe(str(error), kind)) from error
 
 
-def read_query(query: Mapping[str, str], kind: type[S]) -> S:
-    """Convert query parameters to ``kind`` and ignore unknown ones. Raises InvalidRequestError."""
-    known = {name: query[name] for name in kind.__struct_fields__ if name in query}
+def read_query(query: MultiDict[str, str], kind: type[S]) -> S:
+    """Convert query parameters, whose names ``check_query`` has checked, to ``kind``. Raises InvalidRequestError."""
     try:
-        return msgspec.convert(known, kind, strict=False)
+        return msgspec.convert(query.to_dict(), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(_wording(str(error), kind)) from error
+        raise InvalidRequestError(describe(str(error), kind)) from error
 
 
-def _wording(message: str, kind: type[msgspec.Struct]) -> str:
-    """Rewrite msgspec's message so that the field comes first."""
-    if missing := re.fullmatch(r"Object missing required field `(\w+)`", message):
-        return f"{missing[1]} is required"
-    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL):
-        return f"unknown field {unknown[1]!r}; allowed: {', '.join(kind.__struct_fields__)}"
-    if placed := re.fullmatch(r"(.*) - at `\$\.(\w+)`", message, re.DOTALL):
-        return f"{placed[2]}: {placed[1][0].lower()}{placed[1][1:]}".replace("`", "")
-    return f"the body is not valid: {message}".replace("`", "")
+def check_query(query: MultiDict[str, str], kind: type[msgspec.Struct] | None) -> None:
+    """Raise InvalidRequestError for a query parameter that ``kind`` does not have, or that is repeated.
+
+    ``kind`` None: no parameter is known.
+    """
+    known = kind.__struct_fields__ if kind else ()
+    for name, values in query.lists():
+        if name not in known:
+            allowed = f"allowed: {', '.join(known)}" if known else "there are none here"
+            raise InvalidRequestError(f"unknown query parameter {name!r}; {allowed}")
+        if len(values) > 1:
+            raise InvalidRequestError(f"query parameter {name!r} is given more than once")
+
+
+def _without_blanks(fields: Mapping[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the fields without optional ones that are null or empty."""
+    optional = {field.name for field in msgspec.structs.fields(kind) if not field.required}
+    return {name: value for name, value in fields.items() if name not in optional or value not in (None, "")}
+
+
+def _checksum(text: str | msgspec.UnsetType) -> str | None:
+    """Return the digest as ``algorithm:hex``. Raises InvalidRequestError."""
+    return str(Checksum.parse(text)) if text else None
 
 
 def timestamp(seconds: float) -> str:
@@ -174,13 +196,23 @@ def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:
     return body
 
 
+def image_changed_body(status: str, entry: Entry) -> dict[str, Any]:
+    """Return what became of a cached image."""
+    return {"status": status, **_digest(entry.digest)}
+
+
+def _digest(digest: str) -> dict[str, Any]:
+    """Return a digest in both forms: the digits alone, and with the algorithm in front."""
+    return {"checksum": digest.partition(":")[2], "digest": digest}
+
+
 def image_body(entry: Entry, path: str, *, prewarmed: bool = False) -> dict[str, Any]:
     """Return a cached image as clients see it; one that is ``prewarmed`` is pinned by the configuration."""
     optional = {"virtual_size": entry.virtual_size, "compression": entry.compression}
     return {
         "path": path,
         "size": entry.size,
-        "checksum": entry.digest,
+        **_digest(entry.digest),
         "url": _without_query(entry.url),
         "format": entry.format,
         "last_used_at": timestamp(entry.last_used_at),
@@ -202,4 +234,4 @@ def volume_body(volume: Volume) -> dict[str, Any]:
         "job_id": origin.job_id,
         "created_at": timestamp(origin.created_at),
     }
-    return body if origin.image_digest is None else {**body, "checksum": origin.image_digest}
+    return body if origin.image_digest is None else {**body, **_digest(origin.image_digest)}

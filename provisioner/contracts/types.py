@@ -15,6 +15,9 @@ GIB = 1024**3
 MIB = 1024**2
 
 _HEX_LENGTH = {"sha256": 64, "sha512": 128}
+_ALGORITHM = {32: "md5", 40: "sha1"} | {length: algorithm for algorithm, length in _HEX_LENGTH.items()}
+# Two images with the same digest can be made.
+_TOO_WEAK = {"md5", "sha1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +29,14 @@ class Checksum:
 
     @classmethod
     def parse(cls, text: str) -> Checksum:
-        """Parse ``sha256:HEX`` or ``sha512:HEX``. Raises InvalidRequestError."""
-        algorithm, _, digits = text.strip().partition(":")
-        algorithm, digits = algorithm.lower(), digits.strip().lower()
+        """Parse ``sha256:HEX``, ``sha512:HEX`` or the digits alone. Raises InvalidRequestError."""
+        prefix, _, digits = text.strip().lower().rpartition(":")
+        algorithm, digits = prefix.strip() or _ALGORITHM.get(len(digits.strip()), ""), digits.strip()
+        if algorithm in _TOO_WEAK:
+            raise InvalidRequestError(f"checksum: {algorithm} is too weak; give the image's sha256 or sha512")
         length = _HEX_LENGTH.get(algorithm)
         if length is None or not re.fullmatch(rf"[0-9a-f]{{{length}}}", digits):
-            raise InvalidRequestError("checksum must be 'sha256:' and 64 or 'sha512:' and 128 hexadecimal digits")
+            raise InvalidRequestError("checksum must be 64 (sha256) or 128 (sha512) hexadecimal digits")
         return cls(algorithm, digits)
 
     def __str__(self) -> str:

@@ -28,7 +28,7 @@ async def held(response, schema, status=200):
 
 async def refused(response, status, category, message):
     """Check that the response is an error with this status and category; ``message`` is a pattern. Return its body."""
-    body = await held(response, "Error", status)
+    body = await held(response, "ErrorResponse", status)
     assert body.keys() == {"error", "message", "code"}
     assert (body["error"], body["code"]) == (category, status)
     assert re.search(message, body["message"]), body["message"]

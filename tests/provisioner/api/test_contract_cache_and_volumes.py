@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from provisioner.config import PrewarmSettings
-from tests.provisioner.api.conftest import DIGEST, IMAGE, URL, running
+from tests.provisioner.api.conftest import DIGEST, IMAGE, URL, job, running
 from tests.provisioner.api.document import held, refused
 
 
@@ -20,10 +20,15 @@ async def test_fetch_and_remove_image(service):
     (image,) = body["images"]
     assert (body["count"], body["offset"], body["limit"]) == (1, 0, 100)
     assert image.keys() >= {"path", "size", "checksum", "url", "format", "virtual_size", "last_used_at", "pinned"}
-    assert (image["size"], image["checksum"], image["url"]) == (len(IMAGE), f"sha256:{DIGEST}", URL)
+    assert (image["size"], image["url"]) == (len(IMAGE), URL)
+    assert (image["checksum"], image["digest"]) == (DIGEST, f"sha256:{DIGEST}")
     assert (await held(await service.call("GET", "/api/v1/cache/images?offset=1"), "CachedImageList"))["images"] == []
     removed = await service.call("DELETE", f"/api/v1/cache/images/sha256:{DIGEST.upper()}")
-    assert await held(removed, "CachedImageRemoved") == {"status": "removed", "checksum": f"sha256:{DIGEST}"}
+    assert await held(removed, "CachedImageRemoved") == {
+        "status": "removed",
+        "checksum": DIGEST,
+        "digest": f"sha256:{DIGEST}",
+    }
     await refused(await service.call("DELETE", f"/api/v1/cache/images/sha256:{DIGEST}"), 404, "not found", ".")
     assert not await trio.Path(image["path"]).exists()
 
@@ -65,11 +70,27 @@ async def test_prewarmed_image_is_pinned(tmp_path):
         assert pruned == {"removed": [], "freed_bytes": 0}
 
 
-@pytest.mark.parametrize("checksum", ["x", "sha256:12", "sha1:" + 40 * "0", "%00"])
+@pytest.mark.parametrize("checksum", ["x", "sha256:12", "%00"])
 async def test_remove_invalid_checksum(service, checksum):
     await refused(
         await service.call("DELETE", f"/api/v1/cache/images/{checksum}"), 400, "invalid request", "^checksum must be"
     )
+
+
+@pytest.mark.parametrize("digest", [DIGEST, DIGEST.upper(), f"sha256:{DIGEST}", f"SHA256:{DIGEST}"])
+async def test_digest_with_and_without_algorithm(service, digest):
+    assert (await service.done(job(checksum=digest)))["status"] == "completed"
+    assert (await service.call("PUT", f"/api/v1/cache/images/{digest}/pin")).status_code == 200
+
+
+@pytest.mark.parametrize(("weak", "name"), [("md5:" + 32 * "0", "md5"), (32 * "0", "md5"), (40 * "0", "sha1")])
+async def test_weak_checksum(service, weak, name):
+    for response in (
+        await service.submit(job(checksum=weak)),
+        await service.call("DELETE", f"/api/v1/cache/images/{weak}"),
+    ):
+        message = f"^checksum: {name} is too weak; give the image's sha256 or sha512$"
+        await refused(response, 400, "invalid request", message)
 
 
 async def test_volumes(service):
@@ -77,7 +98,8 @@ async def test_volumes(service):
     body = await held(await service.call("GET", "/api/v1/volumes"), "VolumeList")
     (volume,) = body["volumes"]
     assert (volume["name"], volume["target"], volume["size_bytes"]) == ("web-01", "fake", 2**30)
-    assert (volume["job_id"], volume["image_url"], volume["checksum"]) == (made["job_id"], URL, f"sha256:{DIGEST}")
+    assert (volume["job_id"], volume["image_url"]) == (made["job_id"], URL)
+    assert (volume["checksum"], volume["digest"]) == (DIGEST, f"sha256:{DIGEST}")
     removed = await service.call("DELETE", "/api/v1/volumes/fake/web-01")
     assert await held(removed, "VolumeRemoved") == {"status": "removed", "target": "fake", "name": "web-01"}
     await refused(await service.call("DELETE", "/api/v1/volumes/fake/web-01"), 404, "not found", "web-01")

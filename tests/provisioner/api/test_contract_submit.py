@@ -27,14 +27,14 @@ async def test_submit_accepted(service):
         ({"volume_name": "a", "volume_size_gb": 1}, "^image_url is required$"),
         ({"image_url": URL, "volume_size_gb": 1}, "^volume_name is required$"),
         ({"image_url": URL, "volume_name": "a"}, "^volume_size_gb is required$"),
-        (job(volume_size_gb=0), "^volume_size_gb: .*>= 1"),
-        (job(volume_size_gb=2**40), "^volume_size_gb: "),
-        (job(volume_size_gb=1.5), "^volume_size_gb: "),
-        (job(volume_size_gb="1"), "^volume_size_gb: "),
-        (job(volume_size_gb=True), "^volume_size_gb: "),
+        (job(volume_size_gb=0), "^volume_size_gb must be a whole number of at least 1$"),
+        (job(volume_size_gb=2**40), "^volume_size_gb must be a whole number of at most 8589934591$"),
+        (job(volume_size_gb=1.5), "^volume_size_gb must be a whole number, not a fraction$"),
+        (job(volume_size_gb="1"), "^volume_size_gb must be a whole number, not text$"),
+        (job(volume_size_gb=True), "^volume_size_gb must be a whole number, not true or false$"),
         (job(volume_size_gb=10**400), "."),
-        (job(image_url=""), "^image_url: "),
-        (job(image_url=None), "^image_url: "),
+        (job(image_url=""), "^image_url must not be empty$"),
+        (job(image_url=None), "^image_url must be text, not null$"),
         (job(image_url="http://elsewhere.example/x"), "nothing was fetched"),
         (job(image_url="file:///etc/passwd"), "image_url|nothing was fetched"),
         (job(image_url="http://u:p@images.example/x"), "user name or password"),
@@ -42,11 +42,13 @@ async def test_submit_accepted(service):
         (job(image_type="iso9660"), "image_type 'iso9660' is not known; there are: qcow2, raw"),
         (job(name="a/b"), "no volume name"),
         (job(name="../x"), "no volume name"),
-        (job(name=""), "^volume_name: "),
+        (job(name=""), "^volume_name must not be empty$"),
+        (job(name="x" * 256), "^volume_name must be at most 255 characters$"),
         (job(target="nowhere"), "no block target 'nowhere' is configured; there are: fake"),
-        (job(checksum="sha256:12"), "^checksum: "),
+        (job(checksum="sha256:12"), "^checksum must be 64"),
         (job(checksum="md5:" + 32 * "0"), "^checksum: "),
-        (job(priority=1001), "^priority: "),
+        (job(priority=1001), "^priority must be a whole number of at most 1000$"),
+        (job(correlation_id=7), "^correlation_id must be text, not a whole number$"),
         (job(cheksum="x"), "^unknown field 'cheksum'; allowed: image_url, volume_name"),
     ],
 )
@@ -55,6 +57,16 @@ async def test_submit_invalid_request(service, body, message):
     assert service.source.opens == []
     assert service.source.steps.log == []
     assert (await (await service.call("GET", "/api/v1/jobs")).get_json())["count"] == 0
+
+
+@pytest.mark.parametrize("blank", ["", None])
+async def test_blank_optional_fields_are_absent(service, blank):
+    names = ("correlation_id", "target", "checksum", "priority")
+    made = await service.done(job(**dict.fromkeys(names, blank)))
+    assert made["status"] == "completed"
+    assert "correlation_id" not in made
+    response = await service.submit({**job("web-02"), "image_type": blank})
+    await held(response, "JobAccepted", 202)  # as qcow2, the default
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_submit_wait(lvp, server, end, status, examples):
     assert ended.out.splitlines()[:3] == [
         f"job {JOB_ID}",
         "queued 0 %",
-        "downloading 42 %, 252 MiB of 600 MiB, 29 s left",
+        "downloading 26 %, 128 KiB of 256 KiB, 29 s left",
     ]
     assert examples["JobFailed"]["error"] in ended.err or status != 1
     assert len(ended.err.splitlines()) == (status != 0)
@@ -70,7 +70,8 @@ def test_submit_wait(lvp, server, end, status, examples):
 def test_watch_completed_job(lvp, server):
     server.on("GET", JOB_PATH, "JobCompleted")
     assert lvp("job", "watch", JOB_ID).out == (
-        "completed: volume web-01 on fast, 20 GiB, is /dev/vg0/web-01 (copy, image downloaded)\n"
+        "completed: volume web-01 on files, 20 GiB, is /var/lib/libvirt-volume-provisioner/volumes/web-01 "
+        "(copy, image downloaded)\n"
     )
 
 
@@ -114,10 +115,10 @@ def test_list_hints_at_next_page(lvp, server):
     ended = lvp("job", "list", "--status", "running", "--volume", "web-01", "--limit", "1", "--offset", "0")
     assert server.requests[0].path == "/api/v1/jobs?status=running&volume_name=web-01&offset=0&limit=1"
     assert ended.out.splitlines()[1].split() == [
-        *(JOB_ID, "running", "converting", "71", "%", "web-01", "2024-01-14T10:30:00Z"),
+        *(JOB_ID, "pending", "-", "web-02", "2024-01-14T10:30:00Z"),
         "https://images.example.com/ubuntu-24.04.qcow2",
     ]
-    assert ended.err == "1 of 37; more with --offset 1\n"
+    assert ended.err == "1 of 2; more with --offset 1\n"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def process(server, *args, **options):
 def test_watch_interrupted(home, server):
     server.on("GET", JOB_PATH, "JobRunning")
     with process(server, "job", "watch", JOB_ID, stdout=subprocess.PIPE) as child:
-        assert child.stdout.readline().startswith("downloading 42 %")
+        assert child.stdout.readline().startswith("downloading 26 %")
         child.send_signal(signal.SIGINT)
         _, err = child.communicate()
     assert child.returncode == 130
@@ -202,7 +203,7 @@ def test_watch_on_terminal(home, server):
         assert child.wait() == 0
         assert child.stderr.read() == ""
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
-    assert re.search(r"downloading +[━╸╺]+ +42 % +252 MiB of 600 MiB +29 s left", shown)
+    assert re.search(r"downloading +[━╸╺]+ +26 % +128 KiB of 256 KiB +29 s left", shown)
     assert "  0 %" not in shown  # the bar never shows a value that the server did not send
     assert shown.splitlines()[-1].startswith("completed: volume web-01")
 
