@@ -130,7 +130,7 @@ image_type = "cow"
         "sources.more: proxy must be a url",
         "sources.more.conections: unknown key; did you mean 'connections'?",
         'sources.more.stall_timeout: found "soon"',
-        "targets.b: volume_group 'a b' is not the name of a volume group",
+        "targets.b: volume_group 'a b' is not a valid name",
         "targets.b: size_tolerance_percent must be 0 to 100",
         "targets.c.plugin: no installed plugin provides 'flie'",
         "converters.vmdk: native reads only",

@@ -18,6 +18,8 @@ SHA256, SHA512 = "ab" * 32, "cd" * 64
         (f"sha512:{SHA512}", Checksum("sha512", SHA512)),
         (f"SHA256:{SHA256.upper()}", Checksum("sha256", SHA256)),
         (f"  sha256: {SHA256}\n", Checksum("sha256", SHA256)),
+        (SHA256, Checksum("sha256", SHA256)),
+        (f"  {SHA512.upper()}\n", Checksum("sha512", SHA512)),
     ],
 )
 def test_checksum_parse(text, expected):
@@ -27,11 +29,11 @@ def test_checksum_parse(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "sha256", "sha256:", SHA256, f"sha256:{SHA512}", f"sha512:{SHA256}", f"md5:{'0' * 32}", f"sha256:{'g' * 64}",
+    ["", "sha256", "sha256:", f":{SHA256}x", f"sha256:{SHA512}", f"sha512:{SHA256}", f"sha384:{'0' * 96}", f"sha256:{'g' * 64}",
      f"sha256:{SHA256}0", f"sha256:{SHA256[:-1]}", "sha256:" + "\u0661" * 64],
 )  # fmt: skip
 def test_checksum_invalid(text):
-    with pytest.raises(InvalidRequestError, match="64 or 'sha512:' and 128"):
+    with pytest.raises(InvalidRequestError, match=r"64 \(sha256\) or 128 \(sha512\) hexadecimal digits"):
         Checksum.parse(text)
 
 
