@@ -190,16 +190,16 @@ class Bench:
 
     async def _job(self, pipeline: Pipeline, url: str, size: int) -> None:
         from provisioner.contracts import Checksum, ProvisionedBy
-        from provisioner.pipeline.plan import Outcome, Request
-        from provisioner.pipeline.progress import Progress
+        from provisioner.pipeline.job_run import JobRun, Request
 
         request = Request(
             "bench", f"{url}/{size}.qcow2", "qcow2", "bench-job", volume_size(size), "thin",
             Checksum.parse(digest(size)), time.time(),
         )  # fmt: skip
-        done: list[Outcome] = []
-        await pipeline.run(request, Progress(), done)
-        assert done[0].provisioned_by is ProvisionedBy.CLONE
+        run = JobRun(request)
+        await pipeline.run(run)
+        assert run.outcome is not None
+        assert run.outcome.provisioned_by is ProvisionedBy.CLONE
 
     # --- before and after ---
 

@@ -27,8 +27,7 @@ from series import CELLS, MIB, Series
 from provisioner.cache import ImageCache
 from provisioner.config import parse
 from provisioner.contracts import GIB
-from provisioner.pipeline.plan import Request
-from provisioner.pipeline.progress import Progress
+from provisioner.pipeline.job_run import JobRun, Request
 from provisioner.pipeline.run import Pipeline
 from provisioner.registry import load
 from tests.servers.nginx import nginx
@@ -71,7 +70,7 @@ class Ours:
         request = Request(f"bench-{next(self.numbers)}", url, self.form, volume, GIB, "files", None, time.time())
         async with trio.open_nursery() as nursery:
             await nursery.start(lambda task_status: cache.run(task_status=task_status))
-            await pipeline.run(request, Progress(), [])
+            await pipeline.run(JobRun(request))
             nursery.cancel_scope.cancel()
         await back_ends.aclose()
 

@@ -9,7 +9,7 @@ import msgspec
 from provisioner.contracts import GIB, Checksum, ProvisionedBy
 from provisioner.contracts.errors import ProvisionerError, RollbackError
 from provisioner.jobs.states import Event, Status, after
-from provisioner.pipeline.plan import Outcome, Request
+from provisioner.pipeline.job_run import Outcome, Request
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import structlog
 from provisioner.contracts import CloneTarget, ProvisionedBy
 from provisioner.contracts.errors import ConflictError, ProvisionerError
 from provisioner.jobs.states import Status
-from provisioner.pipeline.plan import Outcome
+from provisioner.pipeline.job_run import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

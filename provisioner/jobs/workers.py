@@ -20,6 +20,7 @@ from provisioner.jobs.ends import PAUSES, Ends
 from provisioner.jobs.job import conclude
 from provisioner.jobs.queue import PriorityQueue
 from provisioner.jobs.states import Status
+from provisioner.pipeline.job_run import JobRun
 from provisioner.pipeline.progress import Stage
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from provisioner.jobs.recovery import Recovery
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
-    from provisioner.pipeline.plan import Outcome
     from provisioner.pipeline.run import Pipeline
 
 log = structlog.get_logger(__name__)
@@ -128,7 +128,7 @@ class Workers:
 
     async def _work_on(self, active: ActiveJob) -> None:
         active.begun_at = time.monotonic()
-        done: list[Outcome] = []
+        run = JobRun(active.job.request(), active.progress)
         error: BaseException | None = None
         active.job = active.job.started(time.time())
         self._metrics.jobs.labels("started").inc()
@@ -136,13 +136,13 @@ class Workers:
         try:
             with active.scope:
                 await self._store_start(active)
-                await self._run_pipeline(active, done)
+                await self._run_pipeline(active, run)
         except* Exception as group:  # noqa: BLE001 - the boundary: a job's error must not reach another job
             error = first_cause(group)
         finally:
             # The job's own scope has exited, so a cancel still in effect here comes from the shutdown.
             active.interrupted |= trio.current_effective_deadline() == -math.inf
-            await self._ends.store(active, self._conclude(active, done[0] if done else None, error))
+            await self._ends.store(active, self._conclude(active, run, error))
 
     async def _store_start(self, active: ActiveJob) -> None:
         """Store that the job runs, before it does anything; wait for the store as long as it takes."""
@@ -159,32 +159,31 @@ class Workers:
             await trio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
             tries += 1
 
-    async def _run_pipeline(self, active: ActiveJob, done: list[Outcome]) -> None:
+    async def _run_pipeline(self, active: ActiveJob, run: JobRun) -> None:
         running = frozenset(other.job.job_id for other in self.running())
         await self._recovery.recover_target(active.job.spec.target, running)
         if active.unproven:
-            outcome = await self._recovery.outcome_of(active.job, self._store)
-            if outcome is not None:
-                done.append(outcome)
+            run.outcome = await self._recovery.outcome_of(active.job, self._store)
+            if run.outcome is not None:
                 return
-        await self._pipeline.run(active.job.request(), active.progress, done)
+        await self._pipeline.run(run)
 
-    def _conclude(self, active: ActiveJob, outcome: Outcome | None, error: BaseException | None) -> Job:
+    def _conclude(self, active: ActiveJob, run: JobRun, error: BaseException | None) -> Job:
         """Return the job as it ended."""
         if error is not None and not isinstance(error, ProvisionerError):
             log.error("unexpected error in a job", exc_info=error)
         job = conclude(
             active.job,
-            outcome,
+            run.outcome,
             error,
             cancel_requested=active.cancel_requested,
             interrupted=active.interrupted,
-            staged=active.progress.has_begun(Stage.ALLOCATING),
-            timings=active.progress.timings(),
+            staged=run.progress.has_begun(Stage.ALLOCATING),
+            timings=run.progress.timings(),
             now=time.time(),
         )
         if job.status.ended and job.cache_hit is None:
-            job = msgspec.structs.replace(job, cache_hit=active.progress.cache_hit)
+            job = msgspec.structs.replace(job, cache_hit=run.progress.cache_hit)
         return job
 
     def _ended(self, active: ActiveJob, job: Job) -> None:

@@ -2,67 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.contracts import GIB, MIB, ImageUrl, Placement, Provenance, StageRequest, UrlPrefix
+from provisioner.contracts import GIB, MIB, ImageUrl, Placement, UrlPrefix
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
 from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from provisioner.contracts import Checksum, Converter, ProvisionedBy, Volume, VolumeUser
+    from provisioner.contracts import Checksum, Converter, VolumeUser
     from provisioner.download.inspection import ImageInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a job is to do. ``volume_name`` None: the image is only fetched into the cache. Sizes in bytes.
-
-    ``allowed_sources``: what its caller was limited to when it submitted the job; None if it was not limited.
-    """
-
-    job_id: str
-    image_url: str
-    image_type: str
-    volume_name: str | None
-    volume_size: int
-    target: str
-    checksum: Checksum | None
-    created_at: float
-    allowed_sources: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a completed job made. ``volume`` and ``provisioned_by`` are None for a fetch into the cache.
-
-    ``cache_hit`` and ``image_path`` are None if a restart lost them.
-    """
-
-    cache_hit: bool | None
-    image_path: str | None
-    volume: Volume | None = None
-    provisioned_by: ProvisionedBy | None = None
-
-
-def stage_request(
-    request: Request,
-    image_digest: str | None,
-    *,
-    name: str | None = None,
-    size: int | None = None,
-    data: int | None = None,
-) -> StageRequest:
-    """Return the stage request for the job's volume; ``name`` and ``size`` override the volume's.
-
-    ``data`` is how many bytes of it will be written, if known.
-    """
-    # A volume outlives its job: the query, which may hold a signature, is not written into its tags.
-    image_url = ImageUrl.parse(request.image_url).without_query
-    provenance = Provenance(request.job_id, image_url, image_digest, request.created_at)
-    return StageRequest(name or request.volume_name or "", size or request.volume_size, provenance, data)
+    from provisioner.pipeline.job_run import Request
 
 
 def data_bytes(image_type: str, file_size: int | None, virtual_size: int) -> int | None:

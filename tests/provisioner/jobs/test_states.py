@@ -7,7 +7,7 @@ from provisioner.contracts import ProvisionedBy, Volume
 from provisioner.contracts.errors import ConvertError, RollbackError
 from provisioner.jobs.job import Job, JobSpec, after_restart, conclude, describe
 from provisioner.jobs.states import Event, ImpossibleTransitionError, Status, after
-from provisioner.pipeline.plan import Outcome
+from provisioner.pipeline.job_run import Outcome
 
 P, R = Status.PENDING, Status.RUNNING
 ALLOWED = {

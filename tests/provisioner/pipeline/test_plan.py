@@ -6,15 +6,14 @@ from provisioner.contracts import GIB, Checksum, Placement, VolumeUser
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
 from provisioner.contracts.testing import FakeConverter
 from provisioner.download.inspection import ImageInfo
+from provisioner.pipeline.job_run import JobRun, Request
 from provisioner.pipeline.plan import (
-    Request,
     check_checksum,
     check_fits,
     check_image,
     check_users,
     data_bytes,
     may_overlap,
-    stage_request,
 )
 
 REQUEST = Request("job-1", "https://x/y.raw", "raw", "web01", 10 * GIB, "main", None, 5.0)
@@ -86,9 +85,9 @@ def test_a_file_tells_how_much_will_be_written_where_it_leaves_its_holes_out(ima
 
 
 def test_what_a_target_is_asked_for():
-    asked = stage_request(REQUEST, None)
+    asked = JobRun(REQUEST).stage_request()
     assert (asked.name, asked.size_bytes, asked.job_id, asked.provenance.image_digest) == (
         "web01", 10 * GIB, "job-1", None,
     )  # fmt: skip
-    base = stage_request(REQUEST, "sha256:x", name="raw", size=7)
+    base = JobRun(REQUEST).stage_request("sha256:x", name="raw", size=7)
     assert (base.name, base.size_bytes, base.provenance.image_digest) == ("raw", 7, "sha256:x")
