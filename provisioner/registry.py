@@ -22,12 +22,11 @@ from provisioner.contracts.errors import (
     ProvisionerError,
     UrlNotAllowedError,
 )
-from provisioner.contracts.urls import ImageUrl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from provisioner.contracts import BlockTarget, Converter, Guard, ImageSource, Observer
+    from provisioner.contracts import BlockTarget, Converter, Guard, ImageSource, ImageUrl, Observer
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -63,13 +62,12 @@ class BackEnds:
     observers: Mapping[str, Observer] = field(default_factory=dict)
     default_target: str = ""
 
-    def source_for(self, url: str) -> ImageSource:
-        """Return the source configured for ``url``. Raises InvalidRequestError or UrlNotAllowedError."""
-        parsed = ImageUrl.parse(url)
+    def source_for(self, image_url: ImageUrl) -> ImageSource:
+        """Return the source configured for ``image_url``. Raises UrlNotAllowedError."""
         for source in self.sources.values():
-            if source.owns(url):
+            if source.owns(image_url):
                 return source
-        raise UrlNotAllowedError(f"{parsed.without_query} belongs to no configured source; nothing was fetched")
+        raise UrlNotAllowedError(f"{image_url} belongs to no configured source; nothing was fetched")
 
     def target(self, name: str | None) -> BlockTarget:
         """Return the target of that name, or the default one. Raises InvalidRequestError."""

@@ -8,8 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from provisioner.contracts.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from provisioner.contracts.urls import ImageUrl
 
 GIB = 1024**3
 MIB = 1024**2
@@ -46,7 +50,7 @@ class RemoteImage:
     strong ETag, an object version); None where the server has no such thing.
     """
 
-    url: str
+    url: ImageUrl
     size: int | None
     version: str | None
     accepts_ranges: bool

@@ -6,7 +6,7 @@ A url that two programs could read differently is refused rather than repaired.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
 from provisioner.contracts.errors import InvalidRequestError
@@ -18,9 +18,10 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
-    """A url taken apart; as text, it has no query.
+    """A url taken apart, parsed once where it comes in. ``str`` of it has no query, so it is safe to show.
 
-    ``host`` is in lower case; ``path`` is as given, still quoted, and begins with ``/``.
+    ``host`` is in lower case; ``path`` is as given, still quoted, and begins with ``/``. ``text`` is the whole url as
+    it was given, to send and to store. Two spellings of one url are equal.
     """
 
     scheme: str
@@ -28,10 +29,20 @@ class ImageUrl:
     port: int | None
     path: str
     query: str = field(repr=False)
+    text: str = field(default="", repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            object.__setattr__(self, "text", self.without_query + (f"?{self.query}" if self.query else ""))
 
     @classmethod
-    def parse(cls, text: str) -> ImageUrl:
-        """Raises InvalidRequestError for anything that is not plainly scheme://host[:port]/path[?query]."""
+    def parse(cls, text: str | ImageUrl) -> ImageUrl:
+        """Return the url; one that is parsed already comes back as it is.
+
+        Raises InvalidRequestError for anything that is not plainly scheme://host[:port]/path[?query].
+        """
+        if isinstance(text, ImageUrl):
+            return text
         if not text or len(text) > MAX_URL_LENGTH or re.search(r"[^\x21-\x7e]|[\\#]", text):
             raise InvalidRequestError(
                 "image_url must be 1 to "
@@ -50,16 +61,25 @@ class ImageUrl:
             raise InvalidRequestError("image_url must not hold '.' or '..' as a part of its path")
         scheme = parts.scheme.lower()
         host = (parts.hostname or "").lower()
-        return cls(scheme, host, port or DEFAULT_PORTS.get(scheme), parts.path or "/", parts.query)
+        return cls(scheme, host, port or DEFAULT_PORTS.get(scheme), parts.path or "/", parts.query, text)
 
     @property
     def file_name(self) -> str:
         """The last part of the path, unquoted; empty where the path ends in a slash."""
         return unquote(self.path.rsplit("/", 1)[-1])
 
-    def sibling(self, name: str) -> str:
-        """The url of ``name`` beside this image."""
-        return f"{self.scheme}://{self.netloc}{self.path.rsplit('/', 1)[0]}/{name}"
+    def sibling(self, name: str) -> ImageUrl:
+        """Return the url of ``name`` beside this image, without a query."""
+        return replace(self, path=f"{self.path.rsplit('/', 1)[0]}/{name}", query="", text="")
+
+    def with_suffix(self, suffix: str) -> ImageUrl:
+        """Return the url whose path ends in ``suffix`` too, without a query."""
+        return replace(self, path=self.path + suffix, query="", text="")
+
+    @property
+    def origin(self) -> str:
+        """Scheme and host, such as ``https://images.example.com``."""
+        return f"{self.scheme}://{self.netloc}"
 
     @property
     def netloc(self) -> str:
@@ -74,10 +94,10 @@ class ImageUrl:
     @property
     def without_query(self) -> str:
         """The url without its query, which may hold a signature: fit for logs and names."""
-        return f"{self.scheme}://{self.netloc}{self.path}"
+        return f"{self.origin}{self.path}"
 
 
-def shown(url: str) -> str:
+def shown(url: str | ImageUrl) -> str:
     """``url`` as a message may show it: without query and login. "the url" if it cannot be parsed."""
     try:
         return str(ImageUrl.parse(url))

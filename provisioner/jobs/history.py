@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import structlog
 
-from provisioner.jobs.job import Job
+from provisioner.jobs import record
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
+
+    from provisioner.jobs.job import Job
 
 log = structlog.get_logger(__name__)
 
@@ -52,10 +54,10 @@ def read(rows: Iterable[tuple[int, bytes, bytes]]) -> Rows:
 
 def _decode(job_id: bytes, body: bytes) -> Job | None:
     try:
-        job = msgspec.json.decode(body, type=Job)
+        job = record.decode(body)
         sane = all(0 <= at <= _LAST_TIME for at in (job.created_at, job.updated_at))
         return job if sane and job.job_id.encode() == job_id else None
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

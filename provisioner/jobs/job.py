@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 
-from provisioner.contracts import GIB, Checksum, ProvisionedBy
+from provisioner.contracts import ProvisionedBy
 from provisioner.contracts.errors import ProvisionerError, RollbackError
 from provisioner.jobs.states import Event, Status, after
-from provisioner.pipeline.job_run import Outcome, Request
-
-
-class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks for, checked. ``volume_name`` None: fetch the image into the cache only.
-
-    ``allowed_sources`` is no part of the request: it is what the client's limits allow, None if they allow all.
-    """
-
-    image_url: str
-    image_type: str = "qcow2"
-    volume_name: str | None = None
-    volume_size_gb: int | None = None
-    target: str | None = None
-    checksum: str | None = None
-    correlation_id: str | None = None
-    priority: int = 0
-    allowed_sources: list[str] | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        """Return a digest that is equal for equal requests, to compare under an idempotency key."""
-        request = msgspec.to_builtins(self)
-        del request["allowed_sources"]
-        return hashlib.sha256(msgspec.json.encode(request)).hexdigest()
+from provisioner.pipeline.job_run import JobSpec, Outcome
 
 
 class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,21 +37,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     volume: VolumeInfo | None = None
     timings: dict[str, float] | None = None
-
-    def request(self) -> Request:
-        """Return the request for the pipeline."""
-        spec = self.spec
-        return Request(
-            job_id=self.job_id,
-            image_url=spec.image_url,
-            image_type=spec.image_type,
-            volume_name=spec.volume_name,
-            volume_size=(spec.volume_size_gb or 0) * GIB,
-            target=spec.target or "",
-            checksum=Checksum.parse(spec.checksum) if spec.checksum else None,
-            created_at=self.created_at,
-            allowed_sources=None if spec.allowed_sources is None else tuple(spec.allowed_sources),
-        )
 
     def started(self, now: float) -> Job:
         """Return the job as running."""

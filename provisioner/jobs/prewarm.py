@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from provisioner.contracts import Checksum, ImageUrl
 from provisioner.contracts.errors import ProvisionerError
 from provisioner.contracts.urls import shown
-from provisioner.jobs.job import JobSpec
+from provisioner.pipeline.job_run import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,10 +38,15 @@ async def prewarm(supervisor: Supervisor, images: Sequence[PrewarmSettings]) -> 
 
 
 async def _keep(supervisor: Supervisor, image: PrewarmSettings) -> None:
-    spec = JobSpec(image_url=image.url, image_type=image.image_type, checksum=image.checksum, priority=_PRIORITY)
     while True:
         pause = float(image.every)
         try:
+            spec = JobSpec(
+                image_url=ImageUrl.parse(image.url),
+                image_format=image.image_type,
+                checksum=Checksum.parse(image.checksum) if image.checksum else None,
+                priority=_PRIORITY,
+            )
             await supervisor.submit(spec, request_id=str(uuid.uuid4()), principal="prewarm", idempotency_key=None)
         except ProvisionerError as error:
             log.warning("an image could not be prewarmed", url=shown(image.url), reason=error.message)

@@ -73,8 +73,8 @@ class Recovery:
 class OvertakenError(ConflictError):
     """A later job for the same volume was accepted since; running this one would overwrite what that made."""
 
-    def __init__(self, volume: str, newer: str) -> None:
-        super().__init__(f"job {newer} for the volume {volume} was accepted later; this one was not run again")
+    def __init__(self, volume_name: str, newer: str) -> None:
+        super().__init__(f"job {newer} for the volume {volume_name} was accepted later; this one was not run again")
 
 
 async def _is_newer(origin: Provenance, job: Job, store: JobStore) -> bool:

@@ -15,13 +15,12 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
 import structlog
 import trio
 
 from provisioner.contracts.errors import UnavailableError
 from provisioner.contracts.shield import ShieldExpiredError, shielded
-from provisioner.jobs import history
+from provisioner.jobs import history, record
 from provisioner.jobs.database import is_damage, open_database, suspect
 from provisioner.jobs.history import JobFilter
 from provisioner.jobs.readers import TIMEOUT, Readers
@@ -136,7 +135,7 @@ class JobStore:
                 job.spec.correlation_id,
                 job.idempotency_key,
                 self._clock.now(),
-                msgspec.json.encode(job).decode(),
+                record.encode(job).decode(),
             ),
         )
 

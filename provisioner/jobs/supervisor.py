@@ -14,7 +14,6 @@ import msgspec
 import structlog
 import trio
 
-from provisioner.contracts import Checksum, ImageUrl
 from provisioner.contracts.errors import (
     CancelError,
     ConflictError,
@@ -25,7 +24,8 @@ from provisioner.contracts.errors import (
     UnavailableError,
 )
 from provisioner.jobs.active import ActiveJob
-from provisioner.jobs.job import Job, JobSpec, after_restart
+from provisioner.jobs.job import Job, after_restart
+from provisioner.jobs.record import fingerprint
 from provisioner.jobs.recovery import OvertakenError, Recovery
 from provisioner.jobs.reservations import Reservations
 from provisioner.jobs.states import Status
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from provisioner.jobs.notify import Notifier
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
+    from provisioner.pipeline.job_run import JobSpec
     from provisioner.pipeline.progress import Snapshot
     from provisioner.pipeline.run import Pipeline
 
@@ -170,7 +171,7 @@ class Supervisor:
             earlier = await self._store.by_key(key)
             if earlier is None:
                 return await self._accept(job, max_jobs)
-        if earlier.spec.fingerprint != spec.fingerprint:
+        if fingerprint(earlier.spec) != fingerprint(spec):
             raise ConflictError(f"the Idempotency-Key was used for another request, job {earlier.job_id}")
         return earlier
 
@@ -185,8 +186,7 @@ class Supervisor:
         finally:
             self._accepting.discard(active)
         self._workers.enqueue(active)
-        image = ImageUrl.parse(job.spec.image_url).without_query
-        log.info("job accepted", job_id=job.job_id, volume=job.spec.volume_name, image=image)
+        log.info("job accepted", job_id=job.job_id, volume=job.spec.volume_name, image=str(job.spec.image_url))
         return job
 
     def _admit(self, job: Job, max_jobs: int | None) -> ActiveJob:
@@ -205,11 +205,9 @@ class Supervisor:
 
     def _checked(self, spec: JobSpec) -> JobSpec:
         """Reject invalid requests early; fill in the default target."""
-        if spec.checksum is not None:
-            Checksum.parse(spec.checksum)
         back_ends = self._pipeline.back_ends
         back_ends.source_for(spec.image_url)
-        back_ends.converter(spec.image_type)
+        back_ends.converter(spec.image_format)
         if spec.volume_name is None:
             return spec
         target = back_ends.target(spec.target)
@@ -257,7 +255,7 @@ class Supervisor:
             raise ProvisionerError(f"the job was stopped, but: {job.error}")
         raise CancelError(f"cannot cancel job in '{job.status}' status")
 
-    async def remove_volume(self, target_name: str, volume: str) -> None:
+    async def remove_volume(self, target_name: str, volume_name: str) -> None:
         """Remove a volume this service provisioned, while no job for it can be accepted.
 
         Raises NotFoundError, ConflictError while a job or another removal works on it, VolumeInUseError.
@@ -265,10 +263,10 @@ class Supervisor:
         target = self._pipeline.back_ends.targets.get(target_name)
         if target is None:
             raise NotFoundError(f"no block target {target_name!r} is configured")
-        with self._reservations.holding(target_name, volume, f"the volume {volume} is being removed"):
-            await self._pipeline.check_guards(target, volume)
-            await target.remove(volume)
-        log.info("volume removed", target=target_name, volume=volume)
+        with self._reservations.holding(target_name, volume_name, f"the volume {volume_name} is being removed"):
+            await self._pipeline.check_guards(target, volume_name)
+            await target.remove(volume_name)
+        log.info("volume removed", target=target_name, volume=volume_name)
 
     def unstored(self) -> str | None:
         """Why jobs that have stopped are still shown as active (their ends wait for the store), or None."""

@@ -128,7 +128,7 @@ class Workers:
 
     async def _work_on(self, active: ActiveJob) -> None:
         active.begun_at = time.monotonic()
-        run = JobRun(active.job.request(), active.progress)
+        run = JobRun(active.job.job_id, active.job.created_at, active.job.spec, active.progress)
         error: BaseException | None = None
         active.job = active.job.started(time.time())
         self._metrics.jobs.labels("started").inc()
@@ -228,7 +228,7 @@ class Workers:
                 stage=stage.value,
                 percent=100.0 if job.status is Status.COMPLETED else snapshot.percent,
                 volume_name=job.spec.volume_name,
-                image_url=job.spec.image_url,
+                image_url=job.spec.image_url.text,
                 correlation_id=job.spec.correlation_id,
                 error=job.error,
                 at=time.time(),

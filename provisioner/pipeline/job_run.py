@@ -1,32 +1,34 @@
-"""One run of a job: what it is to make, how far it is, and what it made. Values only; ``run`` does the work."""
+"""One run of a job: what was asked for, how far it is, and what it made. Values only; ``run`` does the work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from provisioner.contracts import ImageUrl, Provenance, StageRequest
+import msgspec
+
+from provisioner.contracts import Checksum, ImageUrl, Provenance, StageRequest
 from provisioner.pipeline.progress import Progress
 
 if TYPE_CHECKING:
-    from provisioner.contracts import Checksum, ProvisionedBy, Volume
+    from provisioner.contracts import ProvisionedBy, Volume
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a job is to do. ``volume_name`` None: the image is only fetched into the cache. Sizes in bytes.
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks for, parsed. If ``volume_name`` is None, the image is only fetched into the cache.
 
-    ``allowed_sources``: what its caller was limited to when it submitted the job; None if it was not limited.
+    ``size_bytes`` is 0 for such a fetch. ``allowed_sources`` is not part of the request: it is what the client's limits
+    allowed when it submitted the job, None if they allow all.
     """
 
-    job_id: str
-    image_url: str
-    image_type: str
-    volume_name: str | None
-    volume_size: int
-    target: str
-    checksum: Checksum | None
-    created_at: float
+    image_url: ImageUrl
+    image_format: str = "qcow2"
+    volume_name: str | None = None
+    size_bytes: int = 0
+    target: str | None = None
+    checksum: Checksum | None = None
+    correlation_id: str | None = None
+    priority: int = 0
     allowed_sources: tuple[str, ...] | None = None
 
 
@@ -47,31 +49,32 @@ class Outcome:
 class JobRun:
     """A job while it runs. ``outcome`` is set at the moment it is irrevocable, whatever happens afterwards.
 
-    ``checksum`` is the request's own until the pipeline has looked for one beside the image.
+    ``checksum`` is the client's own until the pipeline has looked for one beside the image.
     """
 
-    request: Request
+    job_id: str
+    created_at: float
+    spec: JobSpec
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
     checksum: Checksum | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.checksum = self.request.checksum
+        self.checksum = self.spec.checksum
 
     def stage_request(
         self,
         image_digest: str | None = None,
         *,
         name: str | None = None,
-        size: int | None = None,
-        data: int | None = None,
+        size_bytes: int | None = None,
+        data_bytes: int | None = None,
     ) -> StageRequest:
-        """Return the stage request for the job's volume; ``name`` and ``size`` override the volume's.
+        """Return the stage request for the job's volume; ``name`` and ``size_bytes`` override the volume's.
 
-        ``data`` is how many bytes of it will be written, if known.
+        ``data_bytes`` is how much of it will be written, if known.
         """
-        request = self.request
+        spec = self.spec
         # A volume outlives its job: the query, which may hold a signature, is not written into its tags.
-        image_url = ImageUrl.parse(request.image_url).without_query
-        provenance = Provenance(request.job_id, image_url, image_digest, request.created_at)
-        return StageRequest(name or request.volume_name or "", size or request.volume_size, provenance, data)
+        provenance = Provenance(self.job_id, spec.image_url.without_query, image_digest, self.created_at)
+        return StageRequest(name or spec.volume_name or "", size_bytes or spec.size_bytes, provenance, data_bytes)

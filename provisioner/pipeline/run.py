@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from provisioner.cache import Expectation
-from provisioner.contracts import CloneTarget, Placement, ProvisionedBy
+from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy
 from provisioner.contracts.errors import DamagedImageError, InvalidRequestError, NoSpaceError, SourceError
 from provisioner.download.checksums import discover
 from provisioner.download.fetch import with_retries
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from provisioner.cache import CachedImage, ImageCache
     from provisioner.contracts import Base, BlockTarget, ImageSource
-    from provisioner.pipeline.job_run import JobRun, Request
+    from provisioner.pipeline.job_run import JobRun, JobSpec
     from provisioner.registry import BackEnds
 
 
@@ -46,18 +46,18 @@ class Pipeline:
 
         Raises ProvisionerError. If it raises while there is no outcome, everything the job made is rolled back.
         """
-        request = run.request
+        spec = run.spec
         run.progress.begin(Stage.CHECKING_CACHE)
         await self._check_target(run)
-        source = self.back_ends.source_for(request.image_url)
+        source = self.back_ends.source_for(spec.image_url)
         attempts = self.cache.attempts
-        remote = await with_retries(lambda: source.stat(request.image_url), attempts)
+        remote = await with_retries(lambda: source.stat(spec.image_url), attempts)
         if run.checksum is None:
-            run.checksum = await with_retries(lambda: discover(source, request.image_url), attempts)
-        check_checksum(run.checksum, request.image_url, required=self.require_checksum)
+            run.checksum = await with_retries(lambda: discover(source, spec.image_url), attempts)
+        check_checksum(run.checksum, spec.image_url, required=self.require_checksum)
         if await self._clone_known(run):
             return
-        expectation = Expectation(remote=remote, checksum=run.checksum, may_use=self._may_use(request))
+        expectation = Expectation(remote=remote, checksum=run.checksum, may_use=self._may_use(spec))
         try:
             await self._with_image(run, source, expectation)
         except DamagedImageError:  # found in the cache, which has dropped it
@@ -75,7 +75,7 @@ class Pipeline:
             await self._use(run, image)
 
     async def _use(self, run: JobRun, image: CachedImage) -> None:
-        if run.request.volume_name is None:
+        if run.spec.volume_name is None:
             entry = await verified(image, run.progress)
             run.outcome = Outcome(image.hit, self.cache.path(entry))
             return
@@ -83,13 +83,13 @@ class Pipeline:
         if info.compression is None:
             await self._copy(run, image)
             return
-        async with self.cache.decompressed(image, info, decompressed_limit(run.request)) as decompressed:
+        async with self.cache.decompressed(image, info, decompressed_limit(run.spec)) as decompressed:
             run.progress.begin(Stage.CONVERTING, image.size or 0, lambda: decompressed.reader.position)
             await self._copy(run, decompressed)
 
     async def _copy(self, run: JobRun, image: CachedImage) -> None:
-        target = self.back_ends.target(run.request.target)
-        converter = self.back_ends.converter(run.request.image_type)
+        target = self.back_ends.target(run.spec.target)
+        converter = self.back_ends.converter(run.spec.image_format)
         copying = Copying(run, image, converter, self.cache.path, self.check_guards)
         if isinstance(target, CloneTarget):
             await self._through_base(target, copying)
@@ -102,7 +102,7 @@ class Pipeline:
         digest = digest or (await verified(image, run.progress)).digest
         try:
             async with self._base_locks.setdefault((target.name, digest), trio.Lock()):
-                base = await target.base(digest, run.request.image_type)
+                base = await target.base(digest, run.spec.image_format)
                 if base is None:
                     base = await copying.to_base(target, digest)
             entry = await verified(image, run.progress)
@@ -114,15 +114,15 @@ class Pipeline:
 
     async def _clone_known(self, run: JobRun) -> bool:
         """Clone at once if the target already has the image, without the cache."""
-        request, checksum = run.request, run.checksum
-        if request.volume_name is None or checksum is None or checksum.algorithm != "sha256":
+        spec, checksum = run.spec, run.checksum
+        if spec.volume_name is None or checksum is None or checksum.algorithm != "sha256":
             return False
-        may_use = self._may_use(request)
-        entry = self.cache.find(checksum, request.image_url, None, may_use)
+        may_use = self._may_use(spec)
+        entry = self.cache.find(checksum, spec.image_url.text, None, may_use)
         if may_use is not None and entry is None:  # it has to be shown that the caller's own source has the image
             return False
-        target = self.back_ends.target(request.target)
-        base = await target.base(str(checksum), request.image_type) if isinstance(target, CloneTarget) else None
+        target = self.back_ends.target(spec.target)
+        base = await target.base(str(checksum), spec.image_format) if isinstance(target, CloneTarget) else None
         if base is None:
             return False
         assert isinstance(target, CloneTarget)
@@ -138,41 +138,42 @@ class Pipeline:
         return True
 
     async def _clone(self, run: JobRun, target: CloneTarget, base: Base, hit: bool, image_path: str) -> None:
-        check_fits(base.size_bytes, run.request.volume_size)
+        check_fits(base.size_bytes, run.spec.size_bytes)
         run.progress.begin(Stage.ALLOCATING)
         async with target.stage_clone(base, run.stage_request(base.digest)) as staged:
             run.progress.end(Stage.ALLOCATING)
             volume = await commit(staged, base.digest, run, target, self.check_guards)
             run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE)
 
-    def _may_use(self, request: Request) -> Callable[[str], bool] | None:
+    def _may_use(self, spec: JobSpec) -> Callable[[str], bool] | None:
         """Whether an image that came from a url may be given to the job; None if its caller is not limited.
 
         A checksum alone must not give a limited caller an image of a source that it may not use.
         """
-        allowed = request.allowed_sources
+        allowed = spec.allowed_sources
         if allowed is None:
             return None
 
         def may_use(url: str) -> bool:
             try:
-                source = self.back_ends.source_for(url)
+                image_url = ImageUrl.parse(url)
+                source = self.back_ends.source_for(image_url)
             except (InvalidRequestError, SourceError):  # of a source that is no longer configured
                 return False
             name = next(name for name, one in self.back_ends.sources.items() if one is source)
-            return covers(allowed, url, name)
+            return covers(allowed, image_url, name)
 
         return may_use
 
     async def _check_target(self, run: JobRun) -> None:
         """Reject a volume that cannot be placed before anything is downloaded."""
-        request = run.request
-        if request.volume_name is None:
+        spec = run.spec
+        if spec.volume_name is None:
             return
-        target = self.back_ends.target(request.target)
-        target.check_name(request.volume_name)
-        self.back_ends.converter(request.image_type)
-        await self.check_guards(target, request.volume_name)
+        target = self.back_ends.target(spec.target)
+        target.check_name(spec.volume_name)
+        self.back_ends.converter(spec.image_format)
+        await self.check_guards(target, spec.volume_name)
         await target.placement(run.stage_request())
 
     async def check_guards(self, target: BlockTarget, volume_name: str) -> None:

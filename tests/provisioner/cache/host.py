@@ -9,7 +9,7 @@ import trio
 
 from provisioner.cache import Expectation, ImageCache
 from provisioner.config import CacheSettings
-from provisioner.contracts import ByteSize, Checksum
+from provisioner.contracts import ByteSize, Checksum, ImageUrl
 from provisioner.contracts.testing import FakeSource
 
 SITE = "https://images.example.com"
@@ -67,7 +67,7 @@ class Host:
         assert not in_vain, "the test waited for what did not come"
 
     async def expect(self, url=URL, checksum=None):
-        return Expectation(remote=await self.source.stat(url), checksum=checksum)
+        return Expectation(remote=await self.source.stat(ImageUrl.parse(url)), checksum=checksum)
 
     async def get(self, url=URL, checksum=None):
         """The entry and whether it was a hit, after a use like a job's."""

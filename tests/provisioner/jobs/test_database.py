@@ -3,12 +3,11 @@
 import sqlite3
 from contextlib import closing
 
-import msgspec
 import pytest
 import structlog
 
 from provisioner.contracts.errors import UnavailableError
-from provisioner.jobs import JobFilter, JobStore, Status, database
+from provisioner.jobs import JobFilter, JobStore, Status, database, record
 from tests.cancellation.harness import Harness
 from tests.provisioner.jobs.test_store import a_job
 
@@ -43,7 +42,7 @@ def version_0(path, jobs=()):
     rows = [
         (
             job.job_id, seq, job.status.value, job.spec.volume_name, job.spec.correlation_id, job.idempotency_key,
-            job.updated_at, msgspec.json.encode(job).decode(),
+            job.updated_at, record.encode(job).decode(),
         )
         for seq, job in enumerate(jobs, 1)
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.contracts import Duration
-from provisioner.jobs import JobFilter, JobStore, Status, history
+from provisioner.jobs import JobFilter, JobStore, Status, history, record
 from provisioner.jobs import supervisor as supervisor_module
 from provisioner.jobs.service_clock import ServiceClock
 from tests.cancellation.harness import SPEC, Harness
@@ -117,10 +117,10 @@ UNREADABLE = {
 
 
 def spoil(path, what):
-    job = msgspec.json.encode(a_job(2)).decode()
+    job = record.encode(a_job(2)).decode()
     body = {"another job's": job, "a time that no calendar has": None}.get(what, UNREADABLE[what])
     if what == "a time that no calendar has":
-        body = msgspec.json.encode(a_job(1, status=Status.FAILED, updated_at=1e300)).decode()
+        body = record.encode(a_job(1, status=Status.FAILED, updated_at=1e300)).decode()
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE jobs SET body = ? WHERE job_id = 'j1'", (body,))
 

@@ -36,7 +36,7 @@ async def run_for(seconds, submitted, images):
 async def test_each_image_at_the_start_and_then_on_its_own_schedule(autojump_clock):
     submitted = Submitted()
     await run_for(2.5 * HOUR, submitted, [an_image("a"), an_image("b", 2 * HOUR)])
-    asked = sorted((round(at), spec.image_url[-7]) for at, spec, _ in submitted)
+    asked = sorted((round(at), spec.image_url.text[-7]) for at, spec, _ in submitted)
     assert asked == [(0, "a"), (0, "b"), (HOUR, "a"), (2 * HOUR, "a"), (2 * HOUR, "b")]
 
 

@@ -3,11 +3,12 @@
 import msgspec
 import pytest
 
-from provisioner.contracts import ProvisionedBy, Volume
+from provisioner.contracts import GIB, Checksum, ImageUrl, ProvisionedBy, Volume
 from provisioner.contracts.errors import ConvertError, RollbackError
-from provisioner.jobs.job import Job, JobSpec, after_restart, conclude, describe
+from provisioner.jobs.job import Job, after_restart, conclude, describe
+from provisioner.jobs.record import fingerprint
 from provisioner.jobs.states import Event, ImpossibleTransitionError, Status, after
-from provisioner.pipeline.job_run import Outcome
+from provisioner.pipeline.job_run import JobSpec, Outcome
 
 P, R = Status.PENDING, Status.RUNNING
 ALLOWED = {
@@ -37,7 +38,7 @@ def test_ended_status_is_final():
 
 
 def a_job(status=R, attempts=1):
-    spec = JobSpec(image_url="https://x/y", volume_name="web01", volume_size_gb=1, target="main")
+    spec = JobSpec(image_url=ImageUrl.parse("https://x/y"), volume_name="web01", size_bytes=GIB, target="main")
     return Job(job_id="j", spec=spec, status=status, created_at=1.0, updated_at=2.0, attempts=attempts)
 
 
@@ -102,14 +103,14 @@ def test_a_volume_that_was_committed_just_before_the_end_counts():
 
 def test_the_fingerprint_is_of_all_that_was_asked():
     spec = a_job().spec
-    assert spec.fingerprint == msgspec.structs.replace(spec).fingerprint
+    assert fingerprint(spec) == fingerprint(msgspec.structs.replace(spec))
     others = {
-        "volume_size_gb": 2,
+        "size_bytes": 2 * GIB,
         "priority": 1,
-        "checksum": "x",
+        "checksum": Checksum("sha256", "0" * 64),
         "correlation_id": "c",
-        "image_url": "z",
+        "image_url": ImageUrl.parse("https://x/y?z"),
         "target": "t",
     }
-    prints = {msgspec.structs.replace(spec, **{key: value}).fingerprint for key, value in others.items()}
-    assert len(prints | {spec.fingerprint}) == len(others) + 1
+    prints = {fingerprint(msgspec.structs.replace(spec, **{key: value})) for key, value in others.items()}
+    assert len(prints | {fingerprint(spec)}) == len(others) + 1

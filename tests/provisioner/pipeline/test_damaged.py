@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from lvp_convert_native import NativeConverter, NativeSettings
-from provisioner.contracts import BackEndContext, Placement
+from provisioner.contracts import BackEndContext, Checksum, Placement
 from provisioner.contracts.errors import RemoteUnavailableError
 from provisioner.contracts.testing import FakeCloneTarget, FakeConverter, FakeSource, FakeTarget
 from provisioner.jobs import Status
@@ -75,7 +75,7 @@ async def test_nothing_is_committed_if_it_cannot_be_fetched(folder, converter, p
 
 async def test_no_base_is_made_of_it(folder, converter):
     harness = Harness(folder, converter=converter, target=FakeCloneTarget(folder / "main", name="main"))
-    fetch = msgspec.structs.replace(SPEC, volume_name=None, volume_size_gb=None, target=None)
+    fetch = msgspec.structs.replace(SPEC, volume_name=None, size_bytes=0, target=None)
     async with harness.running():
         await harness.run(fetch)
         rot(harness)
@@ -87,7 +87,7 @@ async def test_no_base_is_made_of_it(folder, converter):
 
 async def test_a_damaged_compressed_image(folder, converter):
     packed = gzip.compress(IMAGE, 0)
-    spec = msgspec.structs.replace(WEB02, checksum=f"sha256:{hashlib.sha256(packed).hexdigest()}")
+    spec = msgspec.structs.replace(WEB02, checksum=Checksum("sha256", hashlib.sha256(packed).hexdigest()))
     harness = Harness(folder, converter=converter, source=FakeSource({URL: packed}))
     async with harness.running():
         await harness.run(msgspec.structs.replace(spec, volume_name="web01"))

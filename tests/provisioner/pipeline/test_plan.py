@@ -2,11 +2,11 @@
 
 import pytest
 
-from provisioner.contracts import GIB, Checksum, Placement, VolumeUser
+from provisioner.contracts import GIB, Checksum, ImageUrl, Placement, VolumeUser
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
 from provisioner.contracts.testing import FakeConverter
 from provisioner.download.inspection import ImageInfo
-from provisioner.pipeline.job_run import JobRun, Request
+from provisioner.pipeline.job_run import JobRun, JobSpec
 from provisioner.pipeline.plan import (
     check_checksum,
     check_fits,
@@ -16,7 +16,8 @@ from provisioner.pipeline.plan import (
     may_overlap,
 )
 
-REQUEST = Request("job-1", "https://x/y.raw", "raw", "web01", 10 * GIB, "main", None, 5.0)
+URL = ImageUrl.parse("https://x/y.raw?signature=secret")
+SPEC = JobSpec(image_url=URL, image_format="raw", volume_name="web01", size_bytes=10 * GIB, target="main")
 
 
 @pytest.mark.parametrize(
@@ -64,10 +65,10 @@ def test_when_conversion_may_begin_before_the_image_is_verified(placement, hit, 
 
 
 def test_checksums_are_asked_for_where_the_config_wants_them():
-    check_checksum(None, "https://x/y", required=False)
-    check_checksum(Checksum("sha256", "0" * 64), "https://x/y", required=True)
-    with pytest.raises(ChecksumMissingError, match="no checksum is known for https://x/y"):
-        check_checksum(None, "https://x/y", required=True)
+    check_checksum(None, URL, required=False)
+    check_checksum(Checksum("sha256", "0" * 64), URL, required=True)
+    with pytest.raises(ChecksumMissingError, match=r"no checksum is known for https://x/y\.raw:"):
+        check_checksum(None, URL, required=True)
 
 
 def test_users_are_named():
@@ -77,17 +78,17 @@ def test_users_are_named():
 
 
 @pytest.mark.parametrize(
-    ("image_type", "file_size", "expected"),
+    ("image_format", "file_size", "expected"),
     [("qcow2", 3 * GIB, 3 * GIB), ("qcow2", 9 * GIB, 8 * GIB), ("qcow2", None, None), ("raw", 8 * GIB, None)],
 )
-def test_a_file_tells_how_much_will_be_written_where_it_leaves_its_holes_out(image_type, file_size, expected):
-    assert data_bytes(image_type, file_size, 8 * GIB) == expected
+def test_a_file_tells_how_much_will_be_written_where_it_leaves_its_holes_out(image_format, file_size, expected):
+    assert data_bytes(image_format, file_size, 8 * GIB) == expected
 
 
 def test_what_a_target_is_asked_for():
-    asked = JobRun(REQUEST).stage_request()
+    asked = JobRun("job-1", 5.0, SPEC).stage_request()
     assert (asked.name, asked.size_bytes, asked.job_id, asked.provenance.image_digest) == (
         "web01", 10 * GIB, "job-1", None,
     )  # fmt: skip
-    base = JobRun(REQUEST).stage_request("sha256:x", name="raw", size=7)
+    base = JobRun("job-1", 5.0, SPEC).stage_request("sha256:x", name="raw", size_bytes=7)
     assert (base.name, base.size_bytes, base.provenance.image_digest) == ("raw", 7, "sha256:x")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 
-from provisioner.contracts import GIB, MIB, VolumeUser
+from provisioner.contracts import GIB, MIB, Checksum, VolumeUser
 from provisioner.contracts.errors import NoSpaceError
 from provisioner.contracts.testing import FakeCloneTarget, FakeConverter, FakeImage, FakeSource, FakeTarget
 from provisioner.contracts.types import Placement
@@ -19,7 +19,7 @@ from provisioner.jobs import Status
 from tests.cancellation.harness import DIGEST, IMAGE, OLD, SPEC, URL, Harness
 
 WEB02 = msgspec.structs.replace(SPEC, volume_name="web02")
-WRONG = f"sha256:{'0' * 64}"
+WRONG = Checksum("sha256", "0" * 64)
 
 
 def hex_digest(data):
@@ -45,9 +45,8 @@ async def test_a_volume_is_the_image_and_zeros_after_it(folder):
 
 
 @pytest.mark.parametrize("tail", [True, False])
-async def test_tail_is_zeroed_on_a_reused_device(folder, monkeypatch, tail):
+async def test_tail_is_zeroed_on_a_reused_device(folder, tail):
     """On a device that holds a pattern: zeros to its end, unless the target was told to keep what is there."""
-    monkeypatch.setattr("provisioner.jobs.job.GIB", 4 * MIB)
     harness = Harness(folder, target=FakeTarget(folder / "main", name="main", stale=True))
     stage = harness.target.stage
 
@@ -62,7 +61,7 @@ async def test_tail_is_zeroed_on_a_reused_device(folder, monkeypatch, tail):
 
     harness.target.stage = stage_as_told
     async with harness.running():
-        assert (await harness.run()).status is Status.COMPLETED
+        assert (await harness.run(msgspec.structs.replace(SPEC, size_bytes=4 * MIB))).status is Status.COMPLETED
         data = (harness.target.folder / "web01").read_bytes()
         assert len(data) == 4 * MIB
         assert data[: len(IMAGE)] == IMAGE
@@ -84,7 +83,7 @@ async def test_tail_is_zeroed_on_a_reused_device(folder, monkeypatch, tail):
 async def test_nothing_is_staged_for_an_image_that_cannot_be_it(folder, image, declared, words):
     """The header is enough; also from the cache."""
     harness = Harness(folder, source=FakeSource({URL: image}))
-    spec = msgspec.structs.replace(SPEC, image_type=declared, checksum=None)
+    spec = msgspec.structs.replace(SPEC, image_format=declared, checksum=None)
     harness.source.images[f"{URL}.sha256"] = FakeImage(hex_digest(image).encode())
     async with harness.running():
         for _ in range(2):
@@ -164,7 +163,7 @@ async def test_an_image_of_unknown_size_is_taken_whole(folder):
 async def test_a_cache_only_job_touches_no_target(folder):
     harness = Harness(folder)
     async with harness.running():
-        job = await harness.run(msgspec.structs.replace(SPEC, volume_name=None, volume_size_gb=None, target=None))
+        job = await harness.run(msgspec.structs.replace(SPEC, volume_name=None, size_bytes=0, target=None))
         assert job.status is Status.COMPLETED
         assert job.volume is None
         assert Path(job.image_path).read_bytes() == IMAGE
@@ -301,10 +300,10 @@ async def test_a_clone_too_small_for_its_base_is_refused(folder):
     harness = Harness(
         folder, source=FakeSource({URL: qcow2(2 * GIB)}), target=FakeCloneTarget(folder / "main", name="main")
     )
-    digest = f"sha256:{hex_digest(qcow2(2 * GIB))}"
-    spec = msgspec.structs.replace(SPEC, image_type="qcow2", checksum=digest)
+    digest = Checksum("sha256", hex_digest(qcow2(2 * GIB)))
+    spec = msgspec.structs.replace(SPEC, image_format="qcow2", checksum=digest)
     async with harness.running():
-        assert (await harness.run(msgspec.structs.replace(spec, volume_size_gb=2))).status is Status.COMPLETED
+        assert (await harness.run(msgspec.structs.replace(spec, size_bytes=2 * GIB))).status is Status.COMPLETED
         job = await harness.run(msgspec.structs.replace(spec, volume_name="web02"))
         assert "ask for 2 GiB or more" in job.error
         assert harness.volume("web02") is None
@@ -315,7 +314,7 @@ async def test_image_without_required_checksum(folder, where):
     images = {URL: IMAGE, **({f"{URL}.sha256": DIGEST[7:].encode()} if where == "sidecar" else {})}
     harness = Harness(folder, source=FakeSource(images))
     async with harness.running():
-        job = await harness.run(msgspec.structs.replace(SPEC, checksum=DIGEST if where == "request" else None))
+        job = await harness.run(msgspec.structs.replace(SPEC, checksum=SPEC.checksum if where == "request" else None))
         if where == "nowhere":
             assert "no checksum is known" in job.error
             assert harness.volume() is None

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trustme
 
-from provisioner.contracts import HttpOptions, HttpTransport, RemoteImage
+from provisioner.contracts import HttpOptions, HttpTransport, ImageUrl, RemoteImage
 from provisioner.contracts.errors import RemoteUnavailableError
 from provisioner.download import checksums, read_ahead
 from provisioner.download.fetch import fetch
@@ -251,8 +251,9 @@ async def test_a_download_that_trickles_uses_up_its_tries(tmp_path):
 async def test_a_checksum_file_that_trickles(monkeypatch):
     monkeypatch.setattr(checksums, "MAX_SECONDS", SHORT)
     async with raw_server(drips(response("200 OK\nContent-Length: 1000000"))) as server:
+        url = ImageUrl.parse(f"{server.url}/disk?signature=x")
         with pytest.raises(RemoteUnavailableError, match=r"disk\.sha256 did not come within 0.3 s"):
-            await checksums.discover(Web(min_rate=0, stall_timeout=60), f"{server.url}/disk?signature=x")
+            await checksums.discover(Web(min_rate=0, stall_timeout=60), url)
 
 
 async def test_a_part_fetched_ahead_that_trickles(tmp_path, monkeypatch):
