@@ -17,6 +17,7 @@ from provisioner.pipeline.job_run import JobSpec
 
 # A page of the history names a few images many times.
 _parse_url = lru_cache(maxsize=256)(ImageUrl.parse)
+_parse_checksum = lru_cache(maxsize=256)(Checksum.parse)
 
 
 class SpecRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,11 +56,17 @@ class SpecRecord(msgspec.Struct, frozen=True, kw_only=True):
             volume_name=self.volume_name,
             size_bytes=(self.volume_size_gb or 0) * GIB,
             target=self.target,
-            checksum=Checksum.parse(self.checksum) if self.checksum else None,
+            checksum=_parse_checksum(self.checksum) if self.checksum else None,
             correlation_id=self.correlation_id,
             priority=self.priority,
             allowed_sources=None if self.allowed_sources is None else tuple(self.allowed_sources),
         )
+
+
+class JobRecord(Job, frozen=True, kw_only=True):
+    """A job in the store."""
+
+    spec: SpecRecord  # type: ignore[assignment]
 
 
 def encode(job: Job) -> bytes:
@@ -68,14 +75,13 @@ def encode(job: Job) -> bytes:
 
 
 def decode(body: bytes) -> Job:
-    """Return the job. Raises ValueError (msgspec's errors are such), TypeError or RecursionError for anything else."""
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    """Return the job. Raises ValueError (msgspec's errors are such) or RecursionError for anything else."""
+    found = msgspec.json.decode(body, type=JobRecord)
     try:
-        spec = msgspec.json.decode(fields.pop("spec"), type=SpecRecord).spec()
-    except (KeyError, InvalidRequestError) as error:
-        raise ValueError("the record has no valid spec") from error
-    others = {name: msgspec.json.decode(value) for name, value in fields.items()}
-    return msgspec.convert({**others, "spec": spec}, Job)
+        spec = found.spec.spec()
+    except InvalidRequestError as error:
+        raise ValueError(error.message) from error
+    return Job(**{**msgspec.structs.asdict(found), "spec": spec})
 
 
 def fingerprint(spec: JobSpec) -> str:

@@ -11,12 +11,14 @@ import msgspec
 import pytest
 import trio
 
-from provisioner.contracts import GIB, MIB, Checksum, VolumeUser
+from lvp_source_http import HttpSettings, HttpSource
+from provisioner.contracts import GIB, MIB, BackEndContext, Checksum, ImageUrl, VolumeUser
 from provisioner.contracts.errors import NoSpaceError
 from provisioner.contracts.testing import FakeCloneTarget, FakeConverter, FakeImage, FakeSource, FakeTarget
 from provisioner.contracts.types import Placement
 from provisioner.jobs import Status
 from tests.cancellation.harness import DIGEST, IMAGE, OLD, SPEC, URL, Harness
+from tests.servers.raw import holds, raw_server
 
 WEB02 = msgspec.structs.replace(SPEC, volume_name="web02")
 WRONG = Checksum("sha256", "0" * 64)
@@ -320,3 +322,20 @@ async def test_image_without_required_checksum(folder, where):
             assert harness.volume() is None
         else:
             assert job.status is Status.COMPLETED
+
+
+async def test_url_is_not_parsed_again(folder, monkeypatch):
+    """The url is parsed where it comes in; from submit to commit it is carried as an ImageUrl."""
+    async with raw_server(holds(IMAGE)) as server:
+        source = HttpSource(HttpSettings(urls=[server.url]), BackEndContext("http", folder))
+        harness = Harness(folder, source=source)
+        spec = msgspec.structs.replace(SPEC, image_url=ImageUrl.parse(f"{server.url}/disk?signature=x"))
+        parsed = []
+        monkeypatch.setattr(ImageUrl, "parse", lambda url: url if isinstance(url, ImageUrl) else parsed.append(url))
+        async with harness.running():
+            active = harness.supervisor._workers.active[await harness.submit(spec)]
+            await active.ended.wait()
+            assert active.job.status is Status.COMPLETED
+        await source.aclose()
+        assert parsed == []
+        assert {request.target for request in server.requests} == {"/disk?signature=x"}
