@@ -1,6 +1,6 @@
 """The pluggy host: finds installed back ends and creates those that the configuration names.
 
-Owns loading, the checks for duplicate and misspelt hooks, and each back end's settings check. Knows no back end.
+Loads plugins and checks hooks, names and settings. Knows no back end by name.
 """
 
 from __future__ import annotations

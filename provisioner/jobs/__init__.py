@@ -1,4 +1,4 @@
-"""Jobs: what was accepted, what runs, what became of it."""
+"""Jobs: the queue, the workers, the store and the history."""
 
 from provisioner.jobs.job import Job
 from provisioner.jobs.states import Status

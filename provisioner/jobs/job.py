@@ -1,4 +1,4 @@
-"""A job as it is stored: what was asked, and what became of it. Values and pure decisions only."""
+"""A job: its spec, its status and its result. Values and pure decisions only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in seconds since the epoch; ``attempts`` counts how often it was started; ``timings`` seconds per stage."""
+    """An accepted job. Times are seconds since the epoch; ``attempts`` counts starts; ``timings``: seconds per stage."""
 
     job_id: str
     spec: JobSpec
@@ -66,7 +66,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def failed(self, error: str, now: float, timings: dict[str, float] | None = None) -> Job:
-        """Return the job as failed; ``error`` is one sentence for a person."""
+        """Return the job as failed; ``error`` is one sentence for users."""
         return msgspec.structs.replace(
             self, status=after(self.status, Event.FAIL), updated_at=now, error=error, timings=timings
         )
@@ -83,9 +83,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 def after_restart(
     job: Job, outcome: Outcome | None, on_restart: str, max_attempts: int, now: float, *, unproven: bool = False
 ) -> Job:
-    """What becomes of a job that a dead daemon left behind; it may have had its ``outcome`` just before the end.
+    """Return the job that an earlier run of the service left, as it continues or ends after the restart.
 
-    ``unproven``: its target did not answer, so whether there was an outcome is not known.
+    ``outcome`` is set if its volume was committed just before the service ended; ``unproven`` if its target did not
+    answer, so that this is unknown.
     """
     if job.status is not Status.RUNNING:
         return job
@@ -98,7 +99,7 @@ def after_restart(
         if on_restart == "retry"
         else "the service ended while the job ran"
     )
-    rest = "whether it made its volume is not known" if unproven else "what the job had made was rolled back"
+    rest = "it is unknown whether it made its volume" if unproven else "what the job had made was rolled back"
     return job.failed(f"{reason}; {rest}", now)
 
 
@@ -117,7 +118,7 @@ def conclude(
     if outcome is not None:
         return job.completed(outcome, timings, now)
     if isinstance(error, RollbackError):
-        return job.failed(f"{error.message}; it is tried again at the next start", now, timings)
+        return job.failed(f"{error.message}; it is retried at the next start", now, timings)
     if cancel_requested:
         return job.cancelled(now)
     if interrupted:

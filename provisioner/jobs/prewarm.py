@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Jobs that clients submit go first.
+# Below the jobs of clients.
 _PRIORITY = -1000
-# After a submit that was refused (a full queue, say) the next try comes sooner than the schedule.
+# Seconds until the next try after a refused submit, for example because of a full queue.
 _RETRY = 300.0
 
 
 async def prewarm(supervisor: Supervisor, images: Sequence[PrewarmSettings]) -> None:
-    """Submit a fetch of each image now and then every so often, until cancelled.
+    """Submit a fetch of each image now and then at its interval, until cancelled.
 
-    For a cached image this only asks its server; it is downloaded again only if the server has a different one.
+    For a cached image the fetch only asks the server, and downloads if the server has another version.
     """
     async with trio.open_nursery() as nursery:
         for image in images:

@@ -1,4 +1,4 @@
-"""Reserved volume names. A volume has one holder at a time, a job or a removal. Owns the only record of them.
+"""Reserved volume names. A volume has one holder at a time, a job or a removal. The only record of them.
 
 A name is taken in one step, without an await, before anything is stored or looked up, and released when the holder's
 end is on disk. Every change of a volume needs its reservation, so no two can overlap.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Reservation:
-    """A volume's name, held. Made by ``Reservations`` only."""
+    """A held volume name. Only ``Reservations`` creates it."""
 
     def __init__(self, names: Reservations, target: str, volume_name: str, holder: Callable[[], str]) -> None:
         self._names = names
@@ -30,7 +30,7 @@ class Reservation:
 
 
 class Reservations:
-    """The names that are held now."""
+    """The names held at present."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, str], Reservation] = {}

@@ -1,6 +1,6 @@
-"""Accepts jobs, finds them, cancels them, and removes volumes. Owns what may be asked for; ``workers`` does the work.
+"""Accepts, finds and cancels jobs, and removes volumes. Decides what is accepted; ``workers`` does the work.
 
-What was accepted is on disk before ``submit`` returns. A cancel returns when the job is rolled back and its end stored.
+An accepted job is on disk before ``submit`` returns. A cancel returns when the job is rolled back and its end stored.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 # The history is pruned in steps of this many jobs with pauses between them, so that submits hardly wait for it.
 _PRUNE_STEP, _PRUNE_PAUSE = 200, 0.1
-# Seconds between two looks for jobs that are too old; they are kept for days.
+# Seconds between searches for jobs that are too old; jobs are kept for days.
 _PRUNE_EVERY = 3600.0
 
 
@@ -69,9 +69,9 @@ class Supervisor:
         self._recovery = Recovery(pipeline.back_ends.targets)
         self._workers = Workers(pipeline, self._recovery, store, metrics, notifier, on_end)
         self._reservations = Reservations()
-        # Jobs on their way to the disk: they count for every limit already.
+        # Jobs that are being stored; every limit counts them already.
         self._accepting: set[ActiveJob] = set()
-        # Requests with the same idempotency key come one after the other; each lock goes with the last of them.
+        # Serializes requests with the same idempotency key; a lock is freed with its last user.
         self._keys: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self.draining = False
 
@@ -93,16 +93,20 @@ class Supervisor:
                 self._on_end(job)
 
     async def _after_restart(self, job: Job) -> tuple[Job, bool]:
-        """What becomes of a job found unfinished, and whether its target is still to be asked what it made."""
+        """Return an unfinished job as it continues or ends, and whether its target must still be asked what it made."""
         now = time.time()
         outcome, unproven = None, False
         try:
             outcome = await self._recovery.outcome_of(job, self._store)
         except OvertakenError as error:
-            log.warning("a job found unfinished is not run", job_id=job.job_id, reason=error.message)
+            log.warning("an unfinished job is not run again", job_id=job.job_id, reason=error.message)
             return job.failed(error.message, now), False
         except ProvisionerError as error:
-            log.warning("what a job made could not be found out yet", job_id=job.job_id, reason=error.message)
+            log.warning(
+                "the target could not tell what an unfinished job made; it is asked again later",
+                job_id=job.job_id,
+                reason=error.message,
+            )
             unproven = True
         settings = self._settings
         job = after_restart(job, outcome, settings.on_restart, settings.max_attempts, now, unproven=unproven)
@@ -116,7 +120,7 @@ class Supervisor:
             task_status.started()
 
     async def _prune(self) -> None:
-        """Forget jobs that ended longer ago than the configuration keeps them, now and periodically."""
+        """Remove jobs that ended longer ago than the configuration keeps them, now and periodically."""
         while True:
             pause = _PRUNE_EVERY
             try:
@@ -148,9 +152,9 @@ class Supervisor:
         idempotency_key: str | None,
         max_jobs: int | None = None,
     ) -> Job:
-        """Accept a job; it is on disk when this returns. ``max_jobs``: what the principal may have active.
+        """Accept a job; it is on disk when this returns. ``max_jobs``: the most the principal may have active.
 
-        Raises InvalidRequestError and kin, ConflictError, TooManyRequestsError, UnavailableError.
+        Raises InvalidRequestError and its subclasses, ConflictError, TooManyRequestsError, UnavailableError.
         """
         spec = self._checked(spec)
         key = f"{principal}\n{idempotency_key}" if idempotency_key else None
@@ -179,7 +183,7 @@ class Supervisor:
         """Accept the job. Nothing is awaited between the checks, which take the volume's name, and the store."""
         active = self._admit(job, max_jobs)
         try:
-            await self._store.add(job)  # shielded: a client that hangs up leaves no job that is stored but not queued
+            await self._store.add(job)  # shielded, so that no job is stored but not queued if the client hangs up
         except BaseException:
             active.release()
             raise
@@ -222,7 +226,7 @@ class Supervisor:
     def _check_share(self, principal: str | None, max_jobs: int | None) -> None:
         has = sum(active.job.principal == principal for active in (*self._workers.active.values(), *self._accepting))
         if max_jobs is not None and has >= max_jobs:
-            raise TooManyRequestsError(f"you have {has} jobs pending or running, as many as you may; try again later")
+            raise TooManyRequestsError(f"you have {has} jobs pending or running, your limit; try again later")
 
     async def find(self, job_id: str) -> tuple[Job, Snapshot | None]:
         """Return the job, and its progress if it has not ended. Raises JobNotFoundError."""
@@ -269,15 +273,15 @@ class Supervisor:
         log.info("volume removed", target=target_name, volume=volume_name)
 
     def unstored(self) -> str | None:
-        """Why jobs that have stopped are still shown as active (their ends wait for the store), or None."""
+        """Return which ends of jobs wait for the store and why, or None. Such jobs still count as active."""
         return self._workers.unstored()
 
     @property
     def active_count(self) -> int:
-        """Jobs pending or running."""
+        """Return the number of jobs pending or running."""
         return len(self._workers.active)
 
     @property
     def active_ids(self) -> frozenset[str]:
-        """Ids of the jobs pending or running."""
+        """Return the ids of the jobs pending or running."""
         return frozenset(self._workers.active)

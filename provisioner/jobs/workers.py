@@ -1,4 +1,4 @@
-"""Active jobs: queued, running and ending. What a job does is up to ``pipeline``.
+"""Active jobs: queued, running and ending. ``pipeline`` does the work of a job.
 
 A job's error stays inside its worker. A job has ended when its rollback is done and its end is on disk.
 """
@@ -99,7 +99,7 @@ class Workers:
             self._queue.discard(active)
             await self._ends.store(active, active.job.cancelled(time.time()))
         active.cancel_requested = True
-        active.scope.cancel(reason="a client asked for it")
+        active.scope.cancel(reason="requested by a client")
         await active.stopped.wait()
         with trio.move_on_after(_STORE_TIMEOUT):
             await active.ended.wait()
@@ -127,7 +127,7 @@ class Workers:
                 await self._work_on(active)
 
     async def _work_on(self, active: ActiveJob) -> None:
-        active.begun_at = time.monotonic()
+        active.started_at = time.monotonic()
         run = JobRun(active.job.job_id, active.job.created_at, active.job.spec, active.progress)
         error: BaseException | None = None
         active.job = active.job.started(time.time())
@@ -194,8 +194,8 @@ class Workers:
         active.release()
         active.ended.set()
         self._count()
-        if active.begun_at is not None:
-            seconds = time.monotonic() - active.begun_at
+        if active.started_at is not None:
+            seconds = time.monotonic() - active.started_at
             log.info("job ended", job_id=job.job_id, status=job.status, error=job.error, seconds=round(seconds, 3))
             if job.status.ended:
                 self._count_end(job, seconds, active.progress.processed(Stage.CONVERTING))

@@ -1,4 +1,4 @@
-"""Copying an image onto a staged volume: convert, verify, zero the tail, commit. Owns their order.
+"""Copies an image onto a staged volume: convert, verify, zero the tail, commit.
 
 A streaming converter works while the image is still downloading; the digest is always checked before commit.
 """
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-# A commit finishes even if the job is cancelled; this limits how long a hung device can take.
+# Seconds for a commit, which finishes even if the job is cancelled; limits how long a hung device can take.
 COMMIT_TIMEOUT = 120.0
-# For looking up whether a failed commit made the volume after all.
+# Seconds to look up whether a failed commit made the volume after all.
 FIND_TIMEOUT = 30.0
 
 
@@ -90,7 +90,7 @@ class Copying:
     async def _checked(self, placement: Placement) -> None:
         """Check a cached image before it is converted, unless the converter checks what it reads.
 
-        In place always: the old content must stay until the new one is known to be right.
+        In place it is always checked: the old content must stay until the new one is known to be right.
         """
         if placement is Placement.IN_PLACE or not self.converter.checks:
             await self.image.checked()
@@ -101,10 +101,10 @@ class Copying:
         size = check_image(info, self.run.spec.image_format, self.image.size, size_bytes)
         if size is not None:
             return size
-        await self.image.downloaded()  # a raw image of a server that does not say its length
+        await self.image.downloaded()  # a raw image from a server that does not state its length
         size = check_image(info, self.run.spec.image_format, self.image.size, size_bytes)
         if size is None:
-            raise ImageFormatError("the image's size cannot be told")
+            raise ImageFormatError("the image's size cannot be determined")
         return size
 
     async def _fill(self, device: Device, virtual_size: int) -> Entry:
@@ -176,7 +176,7 @@ async def _committed_after_all(run: JobRun, target: BlockTarget, error: Exceptio
         raise error from unknown
     if volume is None or volume.provenance is None or volume.provenance.job_id != run.job_id:
         raise error
-    log.warning("the volume stands although its commit broke off", volume=volume.name, reason=str(error))
+    log.warning("the volume exists although its commit failed", volume=volume.name, reason=str(error))
     return volume
 
 

@@ -1,4 +1,4 @@
-"""A job's decisions, as pure functions of the request and of what is known."""
+"""A job's decisions, as pure functions of its spec and the known facts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def data_bytes(image_format: str, file_size: int | None, virtual_size: int) -> int | None:
     """Return about how many bytes of a volume an image will fill, or None if unknown.
 
-    A format with tables leaves its holes out of the file, so the file's length tells (compressed, it is too low). A
-    raw image's file holds its holes too: its length would refuse a sparse image for which there is room.
+    A format with tables leaves its holes out of the file, so its length is an estimate (too low if compressed). A raw
+    image's file contains its holes: by its length, a sparse image that fits would be refused.
     """
     return None if image_format == "raw" or file_size is None else min(file_size, virtual_size)
 
@@ -34,12 +34,12 @@ def check_fits(virtual_size: int, size_bytes: int) -> None:
 
 
 def decompressed_limit(spec: JobSpec) -> int:
-    """Return the most bytes an image may decompress to: what fits, plus room for tables if the format has any."""
+    """Return the most bytes an image may decompress to: the volume's size, plus room for the format's tables."""
     return spec.size_bytes if spec.image_format == "raw" else spec.size_bytes * 9 // 8 + 64 * MIB
 
 
 def check_image(info: ImageInfo, declared: str, file_size: int | None, size_bytes: int) -> int | None:
-    """Return the image's virtual size in bytes (None: not known yet), checked against what was asked for.
+    """Return the image's virtual size in bytes (None: not known yet), checked against the spec.
 
     Raises ImageFormatError if the image is not of the declared format, ImageTooLargeError if it does not fit.
     """
@@ -56,7 +56,7 @@ def check_image(info: ImageInfo, declared: str, file_size: int | None, size_byte
 def may_overlap(converter: Converter, placement: Placement, *, hit: bool, size_known: bool) -> bool:
     """Return whether the conversion may start before the image is verified.
 
-    Never in place: until the digest matched, the old content must stay.
+    Never in place: the old content must stay until the digest matched.
     """
     return not hit and converter.streams and placement is not Placement.IN_PLACE and size_known
 

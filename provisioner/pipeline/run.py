@@ -1,7 +1,7 @@
 """Runs one job: carries out what ``plan`` decides, in an order that keeps the invariants.
 
-Each step that needs undoing is a context whose exit undoes it (shielded, under a deadline), so that leaving by
-error or cancel, at whatever await, rolls back exactly what was done.
+Each step that needs undoing is a context whose exit undoes it (shielded, under a deadline), so an error
+or a cancel at any await rolls back exactly what was done.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Pipeline:
-    """The back ends and the cache that jobs use. ``require_checksum``: refuse images without a checksum."""
+    """Runs jobs on the back ends and the cache. ``require_checksum``: refuse images without a checksum."""
 
     back_ends: BackEnds
     cache: ImageCache
     require_checksum: bool
-    # One job makes a base while others that need it wait; a lock is freed with its last user.
+    # One job makes a base while others wait for it; a lock is freed with its last user.
     _base_locks: WeakValueDictionary[tuple[str, str], trio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def run(self, run: JobRun) -> None:
@@ -119,7 +119,7 @@ class Pipeline:
             return False
         may_use = self._may_use(spec)
         entry = self.cache.find(checksum, spec.image_url.text, None, may_use)
-        if may_use is not None and entry is None:  # it has to be shown that the caller's own source has the image
+        if may_use is not None and entry is None:  # first show that the caller's own source has the image
             return False
         target = self.back_ends.target(spec.target)
         base = await target.base(str(checksum), spec.image_format) if isinstance(target, CloneTarget) else None
@@ -134,7 +134,7 @@ class Pipeline:
         except NoSpaceError:
             if run.outcome is not None or not await _only_in_place(target, run):
                 raise
-            return False  # to overwrite the volume the image itself is needed
+            return False  # overwriting the volume needs the image itself
         return True
 
     async def _clone(self, run: JobRun, target: CloneTarget, base: Base, hit: bool, image_path: str) -> None:
@@ -146,7 +146,7 @@ class Pipeline:
             run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE)
 
     def _may_use(self, spec: JobSpec) -> Callable[[str], bool] | None:
-        """Whether an image that came from a url may be given to the job; None if its caller is not limited.
+        """Return a check whether the job may use an image from some url, or None if its caller is not limited.
 
         A checksum alone must not give a limited caller an image of a source that it may not use.
         """
@@ -158,7 +158,7 @@ class Pipeline:
             try:
                 image_url = ImageUrl.parse(url)
                 source = self.back_ends.source_for(image_url)
-            except (InvalidRequestError, SourceError):  # of a source that is no longer configured
+            except (InvalidRequestError, SourceError):  # its source is no longer configured
                 return False
             name = next(name for name, one in self.back_ends.sources.items() if one is source)
             return covers(allowed, image_url, name)
@@ -187,5 +187,5 @@ class Pipeline:
 
 
 async def _only_in_place(target: CloneTarget, run: JobRun) -> bool:
-    """Return whether there is no room for a clone or a base, but the volume that is there may be overwritten."""
+    """Return whether the target can place the volume only by overwriting the existing one."""
     return await target.placement(run.stage_request()) is Placement.IN_PLACE
