@@ -21,7 +21,7 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """An accepted job. Times are seconds since the epoch; ``attempts`` counts starts; ``timings``: seconds per stage."""
+    """An accepted job. Times in seconds since the epoch; ``attempts`` counts starts; ``timings``: seconds per stage."""
 
     job_id: str
     spec: JobSpec

@@ -1,4 +1,4 @@
-"""The life of a job: every event in every status, and what an end is called."""
+"""The states of a job: every event in every status, and the status at the end."""
 
 import msgspec
 import pytest
@@ -62,7 +62,7 @@ OUTCOME = Outcome(True, "/cache/x", Volume("web01", "main", "/dev/x", 5), Provis
     ],
 )  # fmt: skip
 def test_conclude_by_outcome_and_error(outcome, error, cancelled, interrupted, status, words):
-    """What stands counts first, then what could not be undone, then who wanted it to end."""
+    """A made volume counts first, then a failed rollback, then a cancel, then an interruption."""
     ended = conclude(
         a_job(), outcome, error, cancel_requested=cancelled, interrupted=interrupted, staged=True, timings={}, now=9.0
     )
@@ -72,7 +72,7 @@ def test_conclude_by_outcome_and_error(outcome, error, cancelled, interrupted, s
     assert (ended.volume is not None) == (outcome is not None)
 
 
-def test_an_error_names_the_roll_back_only_where_there_was_one():
+def test_describe_names_rollback_if_staged():
     assert describe(ConvertError("broke"), staged=False) == "broke"
     assert "secret" not in describe(ValueError("secret"), staged=False)
 
@@ -95,13 +95,13 @@ def test_after_restart_by_status_and_policy(status, on_restart, attempts, become
     assert words is None or words in job.error
 
 
-def test_a_volume_that_was_committed_just_before_the_end_counts():
+def test_after_restart_with_a_committed_volume():
     volume = Volume("web01", "main", "/dev/vg/web01", 2**30)
     job = after_restart(a_job(R, 3), Outcome(None, None, volume, ProvisionedBy.CLONE), "fail", 3, 9.0)
     assert (job.status, job.error, job.volume.name) == (Status.COMPLETED, None, "web01")
 
 
-def test_the_fingerprint_is_of_all_that_was_asked():
+def test_fingerprint_covers_every_field():
     spec = a_job().spec
     assert fingerprint(spec) == fingerprint(msgspec.structs.replace(spec))
     others = {

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC240 - small files of a test
-"""Jobs through the pipeline: what is staged, what is refused before, and what stands at the end."""
+"""Jobs through the pipeline: what is refused, what is staged, and the volume at the end."""
 
 import hashlib
 import struct
@@ -32,7 +32,7 @@ def qcow2(size):
     return struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, size).ljust(64 * 1024, b"\0")
 
 
-async def test_a_volume_is_the_image_and_zeros_after_it(folder):
+async def test_volume_has_the_image_and_zeros(folder):
     harness = Harness(folder)
     async with harness.running():
         job = await harness.run()
@@ -48,7 +48,7 @@ async def test_a_volume_is_the_image_and_zeros_after_it(folder):
 
 @pytest.mark.parametrize("tail", [True, False])
 async def test_tail_is_zeroed_on_a_reused_device(folder, tail):
-    """On a device that holds a pattern: zeros to its end, unless the target was told to keep what is there."""
+    """The rest of a used device is zeroed, unless the target keeps stale data."""
     harness = Harness(folder, target=FakeTarget(folder / "main", name="main", stale=True))
     stage = harness.target.stage
 
@@ -82,8 +82,8 @@ async def test_tail_is_zeroed_on_a_reused_device(folder, tail):
         (b"LUKS\xba\xbe\0\1".ljust(MIB, b"\0"), "raw", "LUKS"),
     ],
 )
-async def test_nothing_is_staged_for_an_image_that_cannot_be_it(folder, image, declared, words):
-    """The header is enough; also from the cache."""
+async def test_unsuitable_image_is_not_staged(folder, image, declared, words):
+    """The header suffices, also for a cached image."""
     harness = Harness(folder, source=FakeSource({URL: image}))
     spec = msgspec.structs.replace(SPEC, image_format=declared, checksum=None)
     harness.source.images[f"{URL}.sha256"] = FakeImage(hex_digest(image).encode())
@@ -93,7 +93,7 @@ async def test_nothing_is_staged_for_an_image_that_cannot_be_it(folder, image, d
             assert job.status is Status.FAILED
             assert words in job.error
             assert "stage" not in harness.target.steps.log
-            assert "removed" not in job.error  # nothing was staged, so nothing was taken back
+            assert "removed" not in job.error  # nothing was staged, so nothing was rolled back
         assert harness.volume() is None
         harness.assert_nothing_left()
 
@@ -103,8 +103,8 @@ async def test_nothing_is_staged_for_an_image_that_cannot_be_it(folder, image, d
 
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("placement", [Placement.SWAP, Placement.IN_PLACE])
-async def test_a_mismatch_found_after_everything_was_converted_is_rolled_back(folder, streams, placement):
-    """The digest comes last and counts first; in place nothing was written before it."""
+async def test_digest_mismatch_after_conversion(folder, streams, placement):
+    """A mismatch found last rolls everything back; in place nothing is written before the digest matched."""
     harness = Harness(
         folder,
         target=FakeTarget(folder / "main", name="main", replace=placement),
@@ -123,12 +123,12 @@ async def test_a_mismatch_found_after_everything_was_converted_is_rolled_back(fo
         harness.assert_nothing_left()
 
 
-async def test_conversion_goes_on_while_the_image_comes(folder, monkeypatch):
+async def test_conversion_overlaps_download(folder, monkeypatch):
     """The first blocks are on the device while the last bytes are still on the server."""
     harness = Harness(folder, converter=FakeConverter(block_size=16 * 1024))
     harness.source.chunk_size = 16 * 1024
     harness.source.at_byte, harness.source.steps.hang_at = len(IMAGE) - 1, "byte"
-    # What is small in the image here is large in life: the waker's step, and what the inspector wants to see.
+    # The test's image is smaller than the real wake step and inspection window.
     monkeypatch.setattr("provisioner.download.growing_file.WAKE_STEP", 1)
     monkeypatch.setattr("provisioner.download.inspection.WINDOW", 64 * 1024)
     async with harness.running():
@@ -142,7 +142,7 @@ async def test_conversion_goes_on_while_the_image_comes(folder, monkeypatch):
         harness.assert_nothing_left()
 
 
-async def test_the_digest_may_come_long_before_the_converter_ends(folder):
+async def test_digest_known_before_conversion_ends(folder):
     harness = Harness(folder)
     harness.converter.steps.hang_at = "flush"
     async with harness.running():
@@ -155,14 +155,14 @@ async def test_the_digest_may_come_long_before_the_converter_ends(folder):
         harness.assert_nothing_left()
 
 
-async def test_an_image_of_unknown_size_is_taken_whole(folder):
+async def test_image_of_unknown_size(folder):
     harness = Harness(folder, source=FakeSource({URL: FakeImage(IMAGE, size=None)}))
     async with harness.running():
         assert (await harness.run()).status is Status.COMPLETED
         assert harness.volume() == IMAGE
 
 
-async def test_a_cache_only_job_touches_no_target(folder):
+async def test_fetch_touches_no_target(folder):
     harness = Harness(folder)
     async with harness.running():
         job = await harness.run(msgspec.structs.replace(SPEC, volume_name=None, size_bytes=0, target=None))
@@ -177,8 +177,8 @@ async def test_a_cache_only_job_touches_no_target(folder):
 
 @pytest.mark.parametrize("when", ["before", "at commit"])
 @pytest.mark.parametrize("who", ["guard", "kernel"])
-async def test_a_volume_in_use_is_not_touched(folder, when, who):
-    """Asked before anything is fetched, and again when all is ready."""
+async def test_volume_in_use_is_not_touched(folder, when, who):
+    """Checked before anything is downloaded, and again before the commit."""
     harness = Harness(folder)
     harness.put_old_volume()
 
@@ -221,7 +221,7 @@ def clone_harness(folder):
     return Harness(folder, target=FakeCloneTarget(folder / "main", name="main"))
 
 
-async def test_the_first_copy_makes_the_base_and_later_ones_ask_nobody(folder):
+async def test_first_copy_makes_the_base(folder):
     harness = clone_harness(folder)
     async with harness.running():
         first = await harness.run()
@@ -236,7 +236,7 @@ async def test_the_first_copy_makes_the_base_and_later_ones_ask_nobody(folder):
         harness.assert_nothing_left()
 
 
-async def test_two_jobs_at_once_make_one_base(folder):
+async def test_concurrent_jobs_make_one_base(folder):
     harness = clone_harness(folder)
     async with harness.running():
         ids = [await harness.submit(), await harness.submit(WEB02)]
@@ -246,7 +246,7 @@ async def test_two_jobs_at_once_make_one_base(folder):
         assert harness.volume() == harness.volume("web02") == IMAGE
 
 
-async def test_who_waits_for_a_base_makes_it_when_its_maker_is_cancelled(folder):
+async def test_base_after_its_maker_is_cancelled(folder):
     harness = clone_harness(folder)
     harness.converter.steps.hang_at = "flush"
     async with harness.running():
@@ -271,8 +271,8 @@ async def test_base_with_a_wrong_digest_is_not_made(folder):
         harness.assert_nothing_left()
 
 
-async def test_what_can_only_be_overwritten_is_copied_where_others_are_cloned(folder):
-    """Also where the base is known, and its image is no longer looked for."""
+async def test_in_place_volume_is_copied_not_cloned(folder):
+    """Also if the base is known and its image is not looked up any more."""
     harness = Harness(folder, target=FakeCloneTarget(folder / "main", name="main", replace=Placement.IN_PLACE))
     harness.put_old_volume()
     async with harness.running():
@@ -286,7 +286,7 @@ async def test_what_can_only_be_overwritten_is_copied_where_others_are_cloned(fo
 
 
 @pytest.mark.parametrize("step", ["stage_base", "stage_clone"])
-async def test_no_room_for_a_clone_is_no_reason_to_copy_where_a_copy_needs_more(folder, step):
+async def test_no_room_for_a_clone(folder, step):
     full = NoSpaceError("the pool is full")
     harness = Harness(folder, target=FakeCloneTarget(folder / "main", name="main", fail_at={step: full}))
     harness.put_old_volume()
@@ -298,7 +298,7 @@ async def test_no_room_for_a_clone_is_no_reason_to_copy_where_a_copy_needs_more(
         harness.assert_nothing_left()
 
 
-async def test_a_clone_too_small_for_its_base_is_refused(folder):
+async def test_clone_smaller_than_its_base(folder):
     harness = Harness(
         folder, source=FakeSource({URL: qcow2(2 * GIB)}), target=FakeCloneTarget(folder / "main", name="main")
     )
@@ -325,7 +325,7 @@ async def test_image_without_required_checksum(folder, where):
 
 
 async def test_url_is_not_parsed_again(folder, monkeypatch):
-    """The url is parsed where it comes in; from submit to commit it is carried as an ImageUrl."""
+    """From submit to commit the url is carried as an ImageUrl."""
     async with raw_server(holds(IMAGE)) as server:
         source = HttpSource(HttpSettings(urls=[server.url]), BackEndContext("http", folder))
         harness = Harness(folder, source=source)
