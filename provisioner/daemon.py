@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Seconds between writes of token uses; there is rarely anything to write.
+# Seconds between writes of token uses, which are rare.
 _SETTLE = 60.0
 # Seconds for the thread that writes the token file; it waits at most one second for the lock.
 _SETTLE_TIMEOUT = 5.0
@@ -83,7 +83,7 @@ def _run(config: Config, read_again: Callable[[], Config] | None, file: Path | N
             listener = Listener(config.server)
             listener.bind()
             log.info("starting", configuration=str(file or "none"), state_directory=config.state_directory)
-            # Objects loaded so far stay for good; scanning them in each collection would pause the loop for 50 ms.
+            # The objects loaded so far are permanent; scanning them in each collection would pause the loop for 50 ms.
             gc.freeze()
             loop_priority.raise_priority()
             trio.run(partial(_main, config, back_ends, listener, read_again), strict_exception_groups=True)

@@ -1,6 +1,6 @@
 """The pluggy host: finds installed back ends and creates those that the configuration names.
 
-Owns loading, the checks for duplicate and misspelt hooks, and each back end's settings check. Knows no back end.
+Loads plugins and checks hooks, names and settings. Knows no back end by name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pluggy
 import structlog
 
 from provisioner.config import Config, Faults, decode_struct, decode_values, plugin_tables, secret_references, show
-from provisioner.contracts import PROJECT, BackEnd, BackEndContext, hookspecs
+from provisioner.contracts import PROJECT, BackEnd, BackEndContext, ImageUrl, hookspecs
 from provisioner.contracts.errors import (
     ConfigError,
     InvalidRequestError,
@@ -24,7 +24,6 @@ from provisioner.contracts.errors import (
     UrlNotAllowedError,
 )
 from provisioner.contracts.redaction import redact
-from provisioner.contracts.urls import ImageUrl, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -71,13 +70,12 @@ class BackEnds:
     # The secrets that the tables refer to, by key.
     secrets: Mapping[str, SecretRef] = field(default_factory=dict)
 
-    def source_for(self, url: str) -> ImageSource:
-        """Return the source configured for ``url``. Raises InvalidRequestError or UrlNotAllowedError."""
-        parsed = ImageUrl.parse(url)
+    def source_for(self, image_url: ImageUrl) -> ImageSource:
+        """Return the source configured for ``image_url``. Raises UrlNotAllowedError."""
         for source in self.sources.values():
-            if source.owns(url):
+            if source.owns(image_url):
                 return source
-        raise UrlNotAllowedError(f"{parsed.without_query} belongs to no configured source; nothing was fetched")
+        raise UrlNotAllowedError(f"{image_url} belongs to no configured source; nothing was fetched")
 
     def target(self, name: str | None) -> BlockTarget:
         """Return the target of that name, or the default one. Raises InvalidRequestError."""
@@ -254,15 +252,15 @@ def _check_prewarm(document: Mapping[str, Any], back_ends: BackEnds, faults: Fau
         if image_type not in formats:
             faults.add(f"{path}.image_type", f"found {show(image_type)}, allowed: {_names(formats)}")
         if sources_known and url and not any(source.owns(url) for source in back_ends.sources.values()):
-            faults.add(f"{path}.url", f"{shown(url)} belongs to no configured source")
+            faults.add(f"{path}.url", f"{url} belongs to no configured source")
 
 
-def _prewarmed(image: object) -> tuple[str | None, str]:
+def _prewarmed(image: object) -> tuple[ImageUrl | None, str]:
     """Return the url, None if it is malformed, and the type of an image to prewarm."""
     table = image if isinstance(image, dict) else {}
-    url, image_type = table.get("url"), table.get("image_type", "qcow2")
+    text, image_type = table.get("url"), table.get("image_type", "qcow2")
     try:
-        ImageUrl.parse(url if isinstance(url, str) else "")
+        url = ImageUrl.parse(text if isinstance(text, str) else "")
     except InvalidRequestError:
         url = None
     return url, image_type if isinstance(image_type, str) else "qcow2"

@@ -189,17 +189,20 @@ class Bench:
         lvm("lvrename", self.group, "bench-stage", "bench-bare")
 
     async def _job(self, pipeline: Pipeline, url: str, size: int) -> None:
-        from provisioner.contracts import Checksum, ProvisionedBy
-        from provisioner.pipeline.plan import Outcome, Request
-        from provisioner.pipeline.progress import Progress
+        from provisioner.contracts import Checksum, ImageUrl, ProvisionedBy
+        from provisioner.pipeline.job_run import JobRun, JobSpec
 
-        request = Request(
-            "bench", f"{url}/{size}.qcow2", "qcow2", "bench-job", volume_size(size), "thin",
-            Checksum.parse(digest(size)), time.time(),
-        )  # fmt: skip
-        done: list[Outcome] = []
-        await pipeline.run(request, Progress(), done)
-        assert done[0].provisioned_by is ProvisionedBy.CLONE
+        spec = JobSpec(
+            image_url=ImageUrl.parse(f"{url}/{size}.qcow2"),
+            volume_name="bench-job",
+            size_bytes=volume_size(size),
+            target="thin",
+            checksum=Checksum.parse(digest(size)),
+        )
+        run = JobRun("bench", time.time(), spec)
+        await pipeline.run(run)
+        assert run.outcome is not None
+        assert run.outcome.provisioned_by is ProvisionedBy.CLONE
 
     # --- before and after ---
 

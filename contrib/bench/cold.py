@@ -27,9 +27,8 @@ from series import CELLS, MIB, Series
 
 from provisioner.cache import ImageCache
 from provisioner.config import parse
-from provisioner.contracts import GIB
-from provisioner.pipeline.plan import Request
-from provisioner.pipeline.progress import Progress
+from provisioner.contracts import GIB, ImageUrl
+from provisioner.pipeline.job_run import JobRun, JobSpec
 from provisioner.pipeline.run import Pipeline
 from provisioner.registry import load
 from tests.servers.nginx import nginx
@@ -69,10 +68,12 @@ class Ours:
         back_ends = load().build(self.config)
         cache = ImageCache(Path(self.config.cache_directory), self.config.cache)
         pipeline = Pipeline(back_ends, cache, self.config.cache.require_checksum)
-        request = Request(f"bench-{next(self.numbers)}", url, self.form, volume, GIB, "files", None, time.time())
+        spec = JobSpec(
+            image_url=ImageUrl.parse(url), image_format=self.form, volume_name=volume, size_bytes=GIB, target="files"
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(lambda task_status: cache.run(task_status=task_status))
-            await pipeline.run(request, Progress(), [])
+            await pipeline.run(JobRun(f"bench-{next(self.numbers)}", time.time(), spec))
             nursery.cancel_scope.cancel()
         await back_ends.aclose()
 

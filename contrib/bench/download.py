@@ -24,7 +24,7 @@ from series import CELLS, MIB, Series
 
 from lvp_source_http import HttpSettings, HttpSource
 from lvp_source_s3 import MinioSettings, S3Source
-from provisioner.contracts import BackEndContext, SecretRef
+from provisioner.contracts import BackEndContext, ImageUrl, SecretRef
 from provisioner.download.growing_file import GrowingFile
 from provisioner.download.hashing import hash_and_inspect
 from tests.minio.server import minio
@@ -93,7 +93,7 @@ async def fetch(served: Served, path: Path, *, hashed: bool) -> str | None:
     async with trio.open_nursery() as nursery:
         if hashed:
             nursery.start_soon(hash_it)
-        async with source.open(served.url) as stream:
+        async with source.open(ImageUrl.parse(served.url)) as stream:
             await stream.save(fd, growing_file.advance)
         growing_file.finish()
     os.close(fd)

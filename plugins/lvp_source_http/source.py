@@ -11,18 +11,17 @@ from provisioner.contracts import (
     BackEndContext,
     HttpTransport,
     ImageSource,
-    ImageUrl,
     RemoteImage,
     UrlPrefix,
     read_secret,
 )
-from provisioner.contracts.errors import InvalidRequestError, SourceError, UrlNotAllowedError
+from provisioner.contracts.errors import SourceError, UrlNotAllowedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from lvp_source_http.settings import HttpSettings
-    from provisioner.contracts import ImageStream
+    from provisioner.contracts import ImageStream, ImageUrl
 
 
 class HttpSource(ImageSource):
@@ -35,10 +34,10 @@ class HttpSource(ImageSource):
         self._others = [UrlPrefix.parse(text) for text in settings.mirrors + settings.redirect_urls]
         self._transport = HttpTransport(settings.options(), self._allows, self._prepare)
 
-    def owns(self, url: str) -> bool:
+    def owns(self, url: ImageUrl) -> bool:
         return _covered(url, self._own)
 
-    async def stat(self, url: str) -> RemoteImage:
+    async def stat(self, url: ImageUrl) -> RemoteImage:
         places = self._places(url)
         for place in places[:-1]:
             try:
@@ -49,7 +48,7 @@ class HttpSource(ImageSource):
 
     @asynccontextmanager
     async def open(
-        self, url: str, start: int = 0, stop: int | None = None, version: str | None = None
+        self, url: ImageUrl, start: int = 0, stop: int | None = None, version: str | None = None
     ) -> AsyncIterator[ImageStream]:
         places = self._places(url)
         async with AsyncExitStack() as stack:
@@ -66,20 +65,19 @@ class HttpSource(ImageSource):
     async def aclose(self) -> None:
         await self._transport.aclose()
 
-    def _places(self, url: str) -> Sequence[str]:
+    def _places(self, url: ImageUrl) -> Sequence[ImageUrl | str]:
         """Return the URLs to try for ``url``, in order: the mirrors, then the URL itself."""
         if not self.owns(url):
             raise UrlNotAllowedError(f"source {self._name} does not serve this image URL")
         if not self._settings.mirrors:
             return [url]
-        image = ImageUrl.parse(url)
-        rest = image.path.removeprefix(self._own[0].path) + (f"?{image.query}" if image.query else "")
+        rest = url.path.removeprefix(self._own[0].path) + (f"?{url.query}" if url.query else "")
         return [*(mirror.rstrip("/") + rest for mirror in self._settings.mirrors), url]
 
-    def _allows(self, url: str) -> bool:
+    def _allows(self, url: ImageUrl) -> bool:
         return _covered(url, [*self._own, *self._others])
 
-    def _prepare(self, _method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def _prepare(self, _method: str, url: ImageUrl, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Add the credentials. Read them for every request so that renewed secrets take effect at once."""
         if not self.owns(url):
             return headers
@@ -93,9 +91,5 @@ class HttpSource(ImageSource):
         return {**headers, **extra}
 
 
-def _covered(url: str, prefixes: Sequence[UrlPrefix]) -> bool:
-    try:
-        image = ImageUrl.parse(url)
-    except InvalidRequestError:
-        return False
-    return any(prefix.covers(image) for prefix in prefixes)
+def _covered(url: ImageUrl, prefixes: Sequence[UrlPrefix]) -> bool:
+    return any(prefix.covers(url) for prefix in prefixes)

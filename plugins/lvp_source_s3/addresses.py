@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
 
 from lvp_source_s3.settings import BUCKET
 from provisioner.contracts import ImageUrl
-from provisioner.contracts.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from lvp_source_s3.settings import S3Settings
@@ -40,12 +40,8 @@ class Place:
     presigned: bool = False
 
 
-def place_of(text: str, settings: S3Settings) -> Place | None:
-    """Return the object that the URL ``text`` names, or None if this source does not serve the URL."""
-    try:
-        url = ImageUrl.parse(text)
-    except InvalidRequestError:
-        return None
+def place_of(url: ImageUrl, settings: S3Settings) -> Place | None:
+    """Return the object that ``url`` names, or None if this source does not serve the URL."""
     found = _bucket_of(url, settings)
     if found is None:
         return None
@@ -57,7 +53,7 @@ def place_of(text: str, settings: S3Settings) -> Place | None:
     if not _is_listed(bucket, key, settings):
         return None
     region = region or settings.region or DEFAULT_REGION
-    address = text if presigned else _address(bucket, key, region, settings, url.query)
+    address = url.text if presigned else _address(bucket, key, region, settings, url.query)
     return Place(bucket, key.decode(errors="replace"), region, address, presigned)
 
 
@@ -72,7 +68,7 @@ def _bucket_of(url: ImageUrl, settings: S3Settings) -> tuple[str, str, str | Non
             return None
         bucket, region = match["bucket"], match["region"]
     else:
-        endpoint, region = ImageUrl.parse(settings.endpoint), None
+        endpoint, region = _endpoint(settings.endpoint), None
         if (url.scheme, url.port) != (endpoint.scheme, endpoint.port):
             return None
         if url.host == endpoint.host:
@@ -85,6 +81,12 @@ def _bucket_of(url: ImageUrl, settings: S3Settings) -> tuple[str, str, str | Non
     if bucket is None:
         bucket, _, quoted = quoted.partition("/")
     return (bucket, quoted, region) if re.fullmatch(BUCKET, bucket) else None
+
+
+@lru_cache(maxsize=16)
+def _endpoint(text: str) -> ImageUrl:
+    """Return the endpoint of a source, parsed once."""
+    return ImageUrl.parse(text)
 
 
 def _is_listed(bucket: str, key: bytes, settings: S3Settings) -> bool:
@@ -101,7 +103,7 @@ def _address(bucket: str, key: bytes, region: str, settings: S3Settings, query: 
         # The certificate's wildcard covers one label, so a bucket name with dots must go in the path.
         in_path = settings.addressing == "path" or (settings.addressing == "auto" and "." in bucket)
     else:
-        endpoint = ImageUrl.parse(settings.endpoint)
+        endpoint = _endpoint(settings.endpoint)
         scheme, host = endpoint.scheme, endpoint.netloc
         in_path = settings.addressing != "virtual"
     base = f"{scheme}://{host}/{bucket}" if in_path else f"{scheme}://{bucket}.{host}"

@@ -14,14 +14,14 @@ from minio.signer import sign_v4_s3
 from lvp_source_s3.addresses import Place, place_of
 from lvp_source_s3.credentials import Keys
 from lvp_source_s3.errors import meaning
-from provisioner.contracts import BackEndContext, HttpTransport, ImageSource, ImageUrl, RemoteImage
+from provisioner.contracts import BackEndContext, HttpTransport, ImageSource, RemoteImage
 from provisioner.contracts.errors import UrlNotAllowedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from lvp_source_s3.settings import S3Settings
-    from provisioner.contracts import ImageStream
+    from provisioner.contracts import ImageStream, ImageUrl
     from provisioner.contracts.errors import ProvisionerError
 
 _NO_BODY = hashlib.sha256(b"").hexdigest()
@@ -38,15 +38,15 @@ class S3Source(ImageSource):
         options = settings.options(any_encoding=True, prepare_redirects=True)
         self._transport = HttpTransport(options, self.owns, self._sign, self._explain)
 
-    def owns(self, url: str) -> bool:
+    def owns(self, url: ImageUrl) -> bool:
         return place_of(url, self._settings) is not None
 
-    async def stat(self, url: str) -> RemoteImage:
+    async def stat(self, url: ImageUrl) -> RemoteImage:
         return replace(await self._transport.stat(self._place(url).url), url=url)
 
     @asynccontextmanager
     async def open(
-        self, url: str, start: int = 0, stop: int | None = None, version: str | None = None
+        self, url: ImageUrl, start: int = 0, stop: int | None = None, version: str | None = None
     ) -> AsyncIterator[ImageStream]:
         async with self._transport.open(self._place(url).url, start, stop, version) as stream:
             yield stream
@@ -54,13 +54,13 @@ class S3Source(ImageSource):
     async def aclose(self) -> None:
         await self._transport.aclose()
 
-    def _place(self, url: str) -> Place:
+    def _place(self, url: ImageUrl) -> Place:
         place = place_of(url, self._settings)
         if place is None:
             raise UrlNotAllowedError(f"source {self._name} does not serve this image URL")
         return place
 
-    def _sign(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def _sign(self, method: str, url: ImageUrl, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Add a signature (version 4) over method, host, path and query. Blocking."""
         place = self._place(url)
         credentials = None if place.presigned else self._keys.get()
@@ -68,14 +68,14 @@ class S3Source(ImageSource):
             return headers
         now = datetime.now(UTC)
         signed: dict[str, str | list[str] | tuple[str]] = {
-            "Host": ImageUrl.parse(url).netloc,
+            "Host": url.netloc,
             "X-Amz-Content-Sha256": _NO_BODY,
             "X-Amz-Date": now.strftime("%Y%m%dT%H%M%SZ"),
             **({"X-Amz-Security-Token": credentials.session_token} if credentials.session_token else {}),
         }
         sign_v4_s3(
             method=method,
-            url=urlsplit(url),
+            url=urlsplit(url.text),
             region=place.region,
             headers=signed,
             credentials=credentials,

@@ -12,8 +12,7 @@ from quart import Blueprint, Response, g, request
 from provisioner.api import schemas
 from provisioner.api.volume_listing import VolumeListing
 from provisioner.auth import authorization
-from provisioner.auth.audit_events import source_of
-from provisioner.contracts import Checksum
+from provisioner.contracts import Checksum, ImageUrl
 from provisioner.contracts.errors import InvalidRequestError, SourceError, UnsupportedMediaTypeError
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def make_blueprint(services: Services) -> Blueprint:
 def _add_jobs(api: Blueprint, services: Services) -> None:
     @api.post("/jobs", provide_automatic_options=False)
     async def submit_job() -> Response:
-        return await _accept(services, (await _body(schemas.JobRequest)).spec())
+        return await _accept(services, await _body(schemas.JobRequest))
 
     @api.get("/jobs", provide_automatic_options=False)
     async def list_jobs() -> Response:
@@ -108,27 +107,27 @@ def _add_cache(api: Blueprint, services: Services) -> None:
 
     @api.delete("/cache/images/<checksum>", provide_automatic_options=False)
     async def remove_image(checksum: str) -> Response:
-        entry = await services.cache.remove(_image_within_limits(services, checksum))
+        entry = await services.cache.remove(_image_within_limits(services, Checksum.parse(checksum)))
         return answer(schemas.image_changed_body("removed", entry))
 
     @api.put("/cache/images/<checksum>/pin", provide_automatic_options=False)
     async def pin_image(checksum: str) -> Response:
-        entry = await services.cache.pin(_image_within_limits(services, checksum), pinned=True)
+        entry = await services.cache.pin(_image_within_limits(services, Checksum.parse(checksum)), pinned=True)
         return answer(schemas.image_changed_body("pinned", entry))
 
     @api.delete("/cache/images/<checksum>/pin", provide_automatic_options=False)
     async def unpin_image(checksum: str) -> Response:
-        entry = await services.cache.pin(_image_within_limits(services, checksum), pinned=False)
+        entry = await services.cache.pin(_image_within_limits(services, Checksum.parse(checksum)), pinned=False)
         return answer(schemas.image_changed_body("unpinned", entry))
 
     @api.post("/cache/images/<checksum>/verify", provide_automatic_options=False)
     async def verify_image(checksum: str) -> Response:
-        entry, intact = await services.cache.verify(_image_within_limits(services, checksum))
+        entry, intact = await services.cache.verify(_image_within_limits(services, Checksum.parse(checksum)))
         return answer(schemas.image_changed_body("intact" if intact else "removed", entry))
 
     @api.post("/cache/fetch", provide_automatic_options=False)
     async def fetch_image() -> Response:
-        return await _accept(services, (await _body(schemas.FetchRequest)).spec())
+        return await _accept(services, await _body(schemas.FetchRequest))
 
     @api.post("/cache/prune", provide_automatic_options=False)
     async def prune_cache() -> Response:
@@ -156,14 +155,17 @@ def _add_volumes(api: Blueprint, services: Services) -> None:
         return answer({"status": "removed", "target": target, "name": name})
 
 
-async def _accept(services: Services, spec: JobSpec) -> Response:
+async def _accept(services: Services, body: schemas.JobRequest | schemas.FetchRequest) -> Response:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
         raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
+    about = {"volume": getattr(body, "volume_name", None), "target": getattr(body, "target", None)}
+    g.about = {name: value for name, value in about.items() if value}
+    spec = body.spec()
     _check_limits(services, spec)
     allowed = g.principal.limits.sources
     if allowed is not None:  # checked again when the job looks in the cache, whose images may have changed
-        spec = msgspec.structs.replace(spec, allowed_sources=list(allowed))
+        spec = msgspec.structs.replace(spec, allowed_sources=tuple(allowed))
     job = await services.supervisor.submit(
         spec,
         request_id=g.request_id,
@@ -177,8 +179,7 @@ async def _accept(services: Services, spec: JobSpec) -> Response:
 
 def _check_limits(services: Services, spec: JobSpec) -> None:
     """Raise ForbiddenError if the caller's limits do not cover the job, InvalidRequestError if the job is invalid."""
-    about = {"volume": spec.volume_name, "target": spec.target, "source": source_of(spec.image_url)}
-    g.about = {name: value for name, value in about.items() if value is not None}
+    g.about["source"] = spec.image_url.origin
     authorization.check_source(g.principal, spec.image_url, _source_name(services, spec.image_url))
     if spec.checksum is not None:  # the cache finds an image by digest, from any source
         _image_within_limits(services, spec.checksum)
@@ -188,22 +189,23 @@ def _check_limits(services: Services, spec: JobSpec) -> None:
         authorization.check_volume(g.principal, target, spec.volume_name)
 
 
-def _source_name(services: Services, url: str) -> str:
-    source = services.back_ends.source_for(url)
+def _source_name(services: Services, image_url: ImageUrl) -> str:
+    source = services.back_ends.source_for(image_url)
     return next(name for name, one in services.back_ends.sources.items() if one is source)
 
 
-def _image_within_limits(services: Services, checksum: str) -> str:
+def _image_within_limits(services: Services, checksum: Checksum) -> str:
     """Return the digest if the caller's limits cover the image. Raises ForbiddenError, InvalidRequestError."""
-    digest = str(Checksum.parse(checksum))
+    digest = str(checksum)
     g.about = {**g.get("about", {}), "image": digest}
     entry = next((one for one in services.cache.entries() if digest in {one.digest, f"sha512:{one.sha512}"}), None)
     if entry is not None and g.principal.limits.sources is not None:
+        image_url = ImageUrl.parse(entry.url)
         try:
-            source = _source_name(services, entry.url)
-        except (InvalidRequestError, SourceError):  # its source is no longer configured
+            source = _source_name(services, image_url)
+        except SourceError:  # its source is no longer configured
             source = None
-        authorization.check_source(g.principal, entry.url, source)
+        authorization.check_source(g.principal, image_url, source)
     return digest
 
 

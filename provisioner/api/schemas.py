@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from provisioner.api.field_errors import describe
-from provisioner.contracts import Checksum
+from provisioner.contracts import GIB, Checksum, ImageUrl
 from provisioner.contracts.errors import InvalidRequestError
 from provisioner.jobs import JobFilter, JobSpec, Status
 
@@ -45,14 +45,14 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
 
     def spec(self) -> JobSpec:
-        """Return the job for the supervisor."""
+        """Return the job for the supervisor. Raises InvalidRequestError."""
         return JobSpec(
-            image_url=self.image_url,
-            image_type=self.image_type,
+            image_url=ImageUrl.parse(self.image_url),
+            image_format=self.image_type,
             volume_name=self.volume_name,
-            volume_size_gb=self.volume_size_gb,
+            size_bytes=self.volume_size_gb * GIB,
             target=self.target or None,
-            checksum=_checksum(self.checksum),
+            checksum=Checksum.parse(self.checksum) if self.checksum else None,
             correlation_id=self.correlation_id or None,
             priority=self.priority,
         )
@@ -66,8 +66,12 @@ class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     checksum: Digest | msgspec.UnsetType = msgspec.UNSET
 
     def spec(self) -> JobSpec:
-        """Return the job for the supervisor."""
-        return JobSpec(image_url=self.image_url, image_type=self.image_type, checksum=_checksum(self.checksum))
+        """Return the job for the supervisor. Raises InvalidRequestError."""
+        return JobSpec(
+            image_url=ImageUrl.parse(self.image_url),
+            image_format=self.image_type,
+            checksum=Checksum.parse(self.checksum) if self.checksum else None,
+        )
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,7 +182,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "status": job.status,
         "created_at": timestamp(job.created_at),
         "updated_at": timestamp(job.updated_at),
-        "image_url": spec.image_url if job.principal == reader else _without_query(spec.image_url),
+        "image_url": spec.image_url.text if job.principal == reader else _without_query(spec.image_url.text),
         **{name: value for name, value in optional.items() if value is not None},
     }
 

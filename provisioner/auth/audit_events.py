@@ -11,8 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 from provisioner.auth.throttle import FailureCounter
-from provisioner.contracts.errors import InvalidRequestError
-from provisioner.contracts.urls import ImageUrl
 from provisioner.observe.audit import AuditRecord, is_audited
 
 if TYPE_CHECKING:
@@ -98,19 +96,10 @@ class Auditor:
                 job_id=job.job_id,
                 target=job.spec.target,
                 volume=job.spec.volume_name,
-                source=source_of(job.spec.image_url),
+                source=job.spec.image_url.origin,
                 request_id=job.request_id,
             )
         )
-
-
-def source_of(url: str) -> str | None:
-    """Return the scheme and host of an image's url; path and query may contain a signature."""
-    try:
-        image = ImageUrl.parse(url)
-    except InvalidRequestError:
-        return None
-    return f"{image.scheme}://{image.netloc}"
 
 
 def group_of(address: str) -> str:

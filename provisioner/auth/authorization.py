@@ -9,31 +9,30 @@ import fnmatch
 from typing import TYPE_CHECKING
 
 from provisioner.contracts.errors import ForbiddenError
-from provisioner.contracts.urls import ImageUrl
 from provisioner.pipeline.plan import covers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from provisioner.auth.authenticator import Principal
+    from provisioner.contracts import ImageUrl
     from provisioner.jobs import Job
 
 
-def check_volume(principal: Principal, target: str, volume: str) -> None:
+def check_volume(principal: Principal, target: str, volume_name: str) -> None:
     """Raise ForbiddenError if the caller's limits do not cover the volume on the target."""
     limits = principal.limits
     if limits.targets is not None and target not in limits.targets:
         raise _refused(principal, f"the target {target!r}", limits.targets)
-    if limits.volumes is not None and not any(fnmatch.fnmatchcase(volume, pattern) for pattern in limits.volumes):
-        raise _refused(principal, f"a volume {volume!r}", limits.volumes)
+    if limits.volumes is not None and not any(fnmatch.fnmatchcase(volume_name, pattern) for pattern in limits.volumes):
+        raise _refused(principal, f"a volume {volume_name!r}", limits.volumes)
 
 
-def check_source(principal: Principal, url: str, source: str | None) -> None:
+def check_source(principal: Principal, image_url: ImageUrl, source: str | None) -> None:
     """Raise ForbiddenError if the caller's limits do not cover the url. ``source``: the name of its source."""
     allowed = principal.limits.sources
-    if allowed is not None and not covers(allowed, url, source):
-        image = ImageUrl.parse(url)
-        raise _refused(principal, f"images from {image.scheme}://{image.netloc}", allowed)
+    if allowed is not None and not covers(allowed, image_url, source):
+        raise _refused(principal, f"images from {image_url.origin}", allowed)
 
 
 def check_whole_cache(principal: Principal) -> None:

@@ -136,7 +136,7 @@ class ImageCache:
 
     async def _open_stored(self, expectation: Expectation) -> StoredImage | None:
         remote = expectation.remote
-        entry = self.find(expectation.checksum, remote.url, remote.version, expectation.may_use)
+        entry = self.find(expectation.checksum, remote.url.text, remote.version, expectation.may_use)
         if entry is None:
             return None
         self._catalog.users.hold(entry.sha256)  # before the first await, to prevent its eviction
@@ -209,7 +209,7 @@ class ImageCache:
             )
             # No await from here on, so that the entry and its users appear together.
             download.entry = entry
-            self._catalog.add(entry, remote.url, remote.version)
+            self._catalog.add(entry, remote.url.text, remote.version)
             self._catalog.users.hold(entry.sha256, download.users)
 
     async def make_room(self, wanted: int) -> None:

@@ -137,7 +137,7 @@ class Downloads:
     async def _open(self, expectation: Expectation) -> tuple[int, Path, int]:
         assert self._partials is not None
         remote = expectation.remote
-        content = Content(remote.url, remote.version, _resumable(expectation))
+        content = Content(remote.url.text, remote.version, _resumable(expectation))
         try:
             return await trio.to_thread.run_sync(self._partials.open, content, remote.size)
         except OSError as error:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from provisioner.contracts import Checksum, ImageUrl, RemoteImage
+from provisioner.contracts import Checksum, RemoteImage
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Iterable, Mapping
 
+    from provisioner.contracts import ImageUrl
     from provisioner.download.inspection import ImageInfo
 
 
@@ -72,12 +73,12 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     def download_key(self) -> str:
         """Return the key by which requests share a download."""
         # Includes the url: a request must not depend on the server of another one, even for the same checksum.
-        return f"{self.remote.url} {self.remote.version} {self.checksum}"
+        return f"{self.remote.url.text} {self.remote.version} {self.checksum}"
 
 
-def file_name(url: str, sha256: str, image_format: str, compression: str | None = None) -> str:
+def file_name(url: ImageUrl, sha256: str, image_format: str, compression: str | None = None) -> str:
     """Return a readable file name; the digest makes it unique."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", ImageUrl.parse(url).file_name)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", url.file_name)
     stem = (
         re.sub(r"(\.(qcow2|img|raw|qcow|vmdk|vhdx?|vdi|iso))?(\.(gz|xz|zst|bz2))?$", "", stem).strip("._-")[:80]
         or "image"

@@ -72,7 +72,7 @@ class CacheFiles:
         self._stale_rows.discard(digests["sha256"])
         if known is not None and not damaged and is_intact(self._directory, known):
             entry = msgspec.structs.replace(known, last_used_at=now, sha512=known.sha512 or digests.get("sha512"))
-            self.index.put(entry, remote.url, remote.version, sums)
+            self.index.put(entry, remote.url.text, remote.version, sums)
             self._remove_spare(partial)
             return entry
         os.fchmod(fd, 0o444)
@@ -80,9 +80,9 @@ class CacheFiles:
         name = file_name(remote.url, digests["sha256"], info.format, info.compression)
         if known is not None:  # replace the damaged or missing file under its own name
             name = known.file_name
-        entry = new_entry(name, remote.url, digests, info, os.fstat(fd), now)
+        entry = new_entry(name, remote.url.text, digests, info, os.fstat(fd), now)
         # The index first: the next start drops an entry without a file, but would keep a file without an entry.
-        self.index.put(entry, remote.url, remote.version, sums)
+        self.index.put(entry, remote.url.text, remote.version, sums)
         partial.replace(self._directory / entry.file_name)
         _sync_directory(self._directory)
         return entry

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from provisioner.contracts.types import RemoteImage
+    from provisioner.contracts.urls import ImageUrl
 
 
 class ImageStream(ABC):
@@ -52,16 +53,16 @@ class ImageSource(ABC):
     """
 
     @abstractmethod
-    def owns(self, url: str) -> bool:
+    def owns(self, url: ImageUrl) -> bool:
         """Return whether this source is configured for ``url``. Pure and fast; False if in doubt."""
 
     @abstractmethod
-    async def stat(self, url: str) -> RemoteImage:
+    async def stat(self, url: ImageUrl) -> RemoteImage:
         """Return the image's size and version without fetching the image."""
 
     @abstractmethod
     def open(
-        self, url: str, start: int = 0, stop: int | None = None, version: str | None = None
+        self, url: ImageUrl, start: int = 0, stop: int | None = None, version: str | None = None
     ) -> AbstractAsyncContextManager[ImageStream]:
         """Open the bytes ``[start, stop)`` of ``url``; ``stop=None`` means to the end.
 

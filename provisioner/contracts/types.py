@@ -8,8 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from provisioner.contracts.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from provisioner.contracts.urls import ImageUrl
 
 GIB = 1024**3
 MIB = 1024**2
@@ -51,7 +55,7 @@ class RemoteImage:
     version); None if the server has none.
     """
 
-    url: str
+    url: ImageUrl
     size: int | None
     version: str | None
     accepts_ranges: bool

@@ -6,7 +6,7 @@ Ambiguous urls, which two programs could parse differently, are rejected.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
 from provisioner.contracts.errors import InvalidRequestError
@@ -18,9 +18,10 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
-    """A parsed url. Converted to a string, it has no query.
+    """A parsed url; it is parsed once, at the edge. Converted to a string, it has no query, so it is safe to show.
 
-    ``host`` is in lower case; ``path`` is as given, still percent-encoded, and begins with ``/``.
+    ``host`` is in lower case; ``path`` is as given, still percent-encoded, and begins with ``/``. ``text`` is the whole
+    url as given, to send and to store. Two spellings of one url are equal.
     """
 
     scheme: str
@@ -28,10 +29,17 @@ class ImageUrl:
     port: int | None
     path: str
     query: str = field(repr=False)
+    text: str = field(default="", repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            object.__setattr__(self, "text", self.without_query + (f"?{self.query}" if self.query else ""))
 
     @classmethod
-    def parse(cls, text: str) -> ImageUrl:
-        """Parse scheme://host[:port]/path[?query]. Raises InvalidRequestError for anything else."""
+    def parse(cls, text: str | ImageUrl) -> ImageUrl:
+        """Parse scheme://host[:port]/path[?query]; a parsed url is returned as it is. Raises InvalidRequestError."""
+        if isinstance(text, ImageUrl):
+            return text
         if not text or len(text) > MAX_URL_LENGTH or re.search(r"[^\x21-\x7e]|[\\#]", text):
             raise InvalidRequestError(
                 "image_url must be 1 to "
@@ -50,16 +58,25 @@ class ImageUrl:
             raise InvalidRequestError("image_url must not hold '.' or '..' as a part of its path")
         scheme = parts.scheme.lower()
         host = (parts.hostname or "").lower()
-        return cls(scheme, host, port or DEFAULT_PORTS.get(scheme), parts.path or "/", parts.query)
+        return cls(scheme, host, port or DEFAULT_PORTS.get(scheme), parts.path or "/", parts.query, text)
 
     @property
     def file_name(self) -> str:
         """Return the decoded last segment of the path; empty if the path ends in a slash."""
         return unquote(self.path.rsplit("/", 1)[-1])
 
-    def sibling(self, name: str) -> str:
-        """Return the url of ``name`` in the same folder as this image."""
-        return f"{self.scheme}://{self.netloc}{self.path.rsplit('/', 1)[0]}/{name}"
+    def sibling(self, name: str) -> ImageUrl:
+        """Return the url of ``name`` in the same folder as this image, without a query."""
+        return replace(self, path=f"{self.path.rsplit('/', 1)[0]}/{name}", query="", text="")
+
+    def with_suffix(self, suffix: str) -> ImageUrl:
+        """Return the url whose path ends in ``suffix`` too, without a query."""
+        return replace(self, path=self.path + suffix, query="", text="")
+
+    @property
+    def origin(self) -> str:
+        """Scheme and host, such as ``https://images.example.com``."""
+        return f"{self.scheme}://{self.netloc}"
 
     @property
     def netloc(self) -> str:
@@ -74,10 +91,10 @@ class ImageUrl:
     @property
     def without_query(self) -> str:
         """Return the url without its query, which may contain a signature; for logs and names."""
-        return f"{self.scheme}://{self.netloc}{self.path}"
+        return f"{self.origin}{self.path}"
 
 
-def shown(url: str) -> str:
+def shown(url: str | ImageUrl) -> str:
     """Return ``url`` without query and login, for messages; "the url" if it cannot be parsed."""
     try:
         return str(ImageUrl.parse(url))

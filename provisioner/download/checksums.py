@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from provisioner.contracts import Checksum, ImageSource, ImageUrl
+from provisioner.contracts import Checksum, ImageSource
 from provisioner.contracts.errors import ImageError, RemoteDeniedError, RemoteNotFoundError, RemoteUnavailableError
 from provisioner.contracts.source import closing_chunks
 from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from provisioner.contracts import ImageUrl
 
 # Debian's largest SHA256SUMS is a tenth of this. A larger response is not a checksum file.
 MAX_TEXT = 1024 * 1024
@@ -68,21 +70,20 @@ def _entries(text: str, algorithm: str) -> Iterator[tuple[str, str | None]]:
             yield digest, None if name in {None, "-"} else name.removeprefix("./")  # "-": sha256sum read stdin
 
 
-async def discover(source: ImageSource, url: str) -> Checksum | None:
+async def discover(source: ImageSource, image_url: ImageUrl) -> Checksum | None:
     """Return the checksum published beside the image, or None if there is none. Server errors are raised."""
-    image = ImageUrl.parse(url)
     for algorithm in ("sha256", "sha512"):
-        text = await _read(source, f"{image.without_query}.{algorithm}")
+        text = await _read(source, image_url.with_suffix(f".{algorithm}"))
         if text is not None:
-            return parse(text, algorithm, image.file_name, only_file=True)
+            return parse(text, algorithm, image_url.file_name, only_file=True)
     for algorithm in ("sha256", "sha512"):
-        text = await _read(source, image.sibling(f"{algorithm.upper()}SUMS"))
-        if text is not None and (found := parse(text, algorithm, image.file_name, only_file=False)):
+        text = await _read(source, image_url.sibling(f"{algorithm.upper()}SUMS"))
+        if text is not None and (found := parse(text, algorithm, image_url.file_name, only_file=False)):
             return found
     return None
 
 
-async def _read(source: ImageSource, url: str) -> str | None:
+async def _read(source: ImageSource, url: ImageUrl) -> str | None:
     if not source.owns(url):
         return None
     try:
@@ -96,7 +97,7 @@ async def _read(source: ImageSource, url: str) -> str | None:
     return body.decode("utf-8", errors="replace")
 
 
-async def _read_all(source: ImageSource, url: str) -> bytes:
+async def _read_all(source: ImageSource, url: ImageUrl) -> bytes:
     body = bytearray()
     async with source.open(url) as stream, closing_chunks(stream) as chunks:
         async for chunk in chunks:

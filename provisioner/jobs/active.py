@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class ActiveJob:
-    """``job`` is what clients see: its end appears there only when the store has it.
+    """``job`` is what clients see. Its end appears there only once it is stored.
 
-    ``stopped`` is set when the job no longer runs, ``ended`` when its end is stored. ``unproven``: it was found
-    after a restart, and its target could not be asked whether the job had made its volume before.
+    ``stopped`` is set when the job no longer runs, ``ended`` when its end is stored. ``unproven``: the job was found
+    after a restart, and its target could not say whether it had made its volume already.
     """
 
     job: Job
@@ -31,7 +31,7 @@ class ActiveJob:
     cancel_requested: bool = False
     interrupted: bool = False
     unproven: bool = False
-    begun_at: float | None = None
+    started_at: float | None = None
 
     @classmethod
     def reserving(cls, job: Job, reservations: Reservations) -> ActiveJob:

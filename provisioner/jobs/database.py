@@ -1,7 +1,7 @@
-"""The job database's file: schema, migrations, the check at start, setting a damaged one aside. Owns no query of jobs.
+"""The job database file: schema, migrations, the check at start, and setting a damaged file aside. Has no queries.
 
-Version 0 is the schema without ``user_version``. Each later version has one migration from the one before it, which
-runs in one transaction. All functions block and run in a thread.
+Version 0 is the schema without ``user_version``. Each later version has one migration from its predecessor, in one
+transaction. All functions block; call them in a thread.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ log = structlog.get_logger(__name__)
 
 VERSION = 1
 
-# Seconds to wait for another process's lock: less than any deadline above it, so that the reason can be told.
+# Seconds to wait for another process's lock: less than the callers' deadlines, so that the error names the lock.
 BUSY_TIMEOUT = 5.0
-# Seconds that the check at start may take: it reads some 400,000 jobs in that time. Of larger databases only the
-# beginning is checked, unless damage was seen in the life before.
+# Seconds that the check at start may take, enough for some 400,000 jobs. Of a larger database only the beginning is
+# checked, unless the previous run found damage.
 _CHECK_TIME = 0.4
 
-# ``seq`` is the order of acceptance. ``aged_from``: the service clock when the job last changed. ``job_counts``: jobs
-# of each status, of all (field 0), of each volume name (1) and of each correlation id (2). Triggers keep it.
+# ``seq`` is the order of acceptance, ``aged_from`` the service clock at the job's last change. ``job_counts`` has the
+# number of jobs by status: of all (field 0), of each volume name (1), of each correlation id (2). Triggers maintain it.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     seq INTEGER PRIMARY KEY,
@@ -52,8 +52,8 @@ CREATE TABLE IF NOT EXISTS unreadable_jobs (
 );
 """
 
-# Made after a migration has filled the table: an index for every filter, in the order of the list. Those of names also
-# hold the other name, for both together.
+# An index for every filter, in the order of the list, created after a migration has filled the table. The indexes of
+# names also hold the other name, for queries by both.
 _INDEXES = """
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_id ON jobs (job_id);
 CREATE INDEX IF NOT EXISTS jobs_seq ON jobs (seq);
@@ -84,7 +84,7 @@ CREATE TRIGGER IF NOT EXISTS jobs_update AFTER UPDATE OF status ON jobs WHEN old
     BEGIN {_COUNT_OUT} {_COUNT_IN} END;
 """
 
-# The oldest jobs' age begins anew: when they really ended only a clock could tell that may have been wrong.
+# The age of migrated jobs starts at 0: the wall clock that recorded their ends may have been wrong.
 _FROM_0 = """
 INSERT INTO jobs (seq, job_id, status, target, volume_name, correlation_id, idempotency_key, aged_from, body)
     SELECT NULL, ifnull(job_id, 'unknown-' || rowid), status,
@@ -107,14 +107,14 @@ _COLUMNS = (
 
 
 class DamagedError(Exception):
-    """The file is no database of ours that could be read."""
+    """The file is not a readable database of this service."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """The writer's connection, to a database of the current version.
+    """Return the writer's connection to a database of the current version.
 
-    A damaged database is renamed, kept, and made anew. Raises UnavailableError for one of a newer version, and
-    sqlite3.Error or OSError for one that cannot be used now.
+    A damaged database is renamed and kept, and a new one created. Raises UnavailableError if a newer version of the
+    service wrote it, and sqlite3.Error or OSError if it cannot be used now.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -124,7 +124,7 @@ def open_database(path: Path) -> sqlite3.Connection:
             raise
         kept_as = _set_aside(path)
         log.error(
-            "the job store was damaged and has been set aside; the job history begins anew, "
+            "the job store was damaged and has been set aside; the job history starts empty, "
             "volumes and cached images are not affected",
             path=str(path), kept_as=str(kept_as), reason=str(error),
         )  # fmt: skip
@@ -132,7 +132,7 @@ def open_database(path: Path) -> sqlite3.Connection:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that only reads."""
+    """Return a read-only connection."""
     db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
         db.text_factory = bytes
@@ -144,17 +144,17 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether SQLite says that the file itself is broken, and not only full, locked or unreadable just now."""
+    """Return whether SQLite reports the file itself as broken, rather than full, locked or unreadable for now."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def suspect(path: Path) -> None:
-    """Have the next start check the whole database, however long that takes."""
+    """Make the next start check the whole database, however long that takes."""
     try:
         _mark(path).touch(mode=0o600)
     except OSError as error:
-        log.warning("the damage of the job store could not be noted for the next start", reason=str(error))
+        log.warning("the damage to the job store could not be recorded for the next start", reason=str(error))
 
 
 def _mark(path: Path) -> Path:
@@ -166,7 +166,7 @@ def _open(path: Path) -> sqlite3.Connection:
     path.chmod(0o600)
     db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
-        # Text as bytes: a row that is not UTF-8 must not keep the others from being read.
+        # Text as bytes: a row that is not UTF-8 must not make the others unreadable.
         db.text_factory = bytes
         # A job that was accepted must survive a power cut.
         db.execute("PRAGMA journal_mode = WAL")
@@ -182,8 +182,8 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:
-    """Raise DamagedError if the database is inconsistent, as far as the time for it goes."""
-    bound = threading.Timer(_CHECK_TIME, db.interrupt)  # a progress handler is not called in the check's long parts
+    """Raise DamagedError if the database is inconsistent, as far as it can be checked in time."""
+    bound = threading.Timer(_CHECK_TIME, db.interrupt)  # the check's long parts call no progress handler
     if not _mark(path).exists():
         bound.start()
     try:
@@ -211,11 +211,11 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
         )
     columns = {name.decode() for _, name, *_ in db.execute("PRAGMA table_info(jobs)")}
     if columns and not columns >= _COLUMNS[version]:
-        raise DamagedError(f"the table of jobs has no {', '.join(sorted(_COLUMNS[version] - columns))}")
+        raise DamagedError(f"the jobs table lacks {', '.join(sorted(_COLUMNS[version] - columns))}")
     db.execute("BEGIN IMMEDIATE")
     try:
         if version == 0 and columns:
-            log.info("bringing the job store to the new schema", path=str(path), schema=VERSION)
+            log.info("migrating the job store to a new schema", path=str(path), schema=VERSION)
             db.execute("ALTER TABLE jobs RENAME TO jobs_0")
         _run_all(db, _SCHEMA)
         if version == 0 and columns:
@@ -233,7 +233,7 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _run_all(db: sqlite3.Connection, script: str) -> None:
-    """All statements of a script, inside the transaction that is open (``executescript`` would commit it)."""
+    """Run all statements of a script in the open transaction (``executescript`` would commit it)."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line
@@ -245,7 +245,7 @@ def _run_all(db: sqlite3.Connection, script: str) -> None:
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename the database and what belongs to it, to a name that is free."""
+    """Rename the database and its companion files to a free name; return the database's."""
     stem = time.strftime(f"{path.name}.damaged-%Y%m%d-%H%M%S", time.gmtime())
     number, kept_as = 1, path.with_name(stem)
     while kept_as.exists():

@@ -1,7 +1,7 @@
 """Stores the ends of jobs. An end that cannot be stored is kept and retried, and not reported until then.
 
-Until its end is stored a job counts as active: it is shown as it was, and its volume's name stays reserved. So no newer
-job for the volume can be accepted before, and a restart that finds the job unfinished on disk may run it again.
+Until its end is stored a job counts as active: it is shown as it was, and its volume's name stays reserved. So no
+newer job for the volume is accepted before, and a restart that finds the job unfinished on disk may run it again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAUSES = (0.5, 1.0, 2.0, 5.0)
 
 
 class Ends:
-    """``on_stored`` is called with each end once it is on disk."""
+    """The ends that are not stored yet. ``on_stored`` is called with each one once it is on disk."""
 
     def __init__(self, store: JobStore, on_stored: Callable[[ActiveJob, Job], None]) -> None:
         self._store = store

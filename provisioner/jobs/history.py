@@ -1,4 +1,4 @@
-"""Queries of the job table: one job, a page of the list, what is unfinished, what is old. Blocking; no transactions."""
+"""Queries of the jobs table: by id and key, pages, unfinished and old jobs. Blocking; no transactions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import structlog
 
-from provisioner.jobs.job import Job
+from provisioner.jobs import record
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+    from provisioner.jobs.job import Job
+
 log = structlog.get_logger(__name__)
 
-# The last second that RFC 3339 can name.
+# The last second that RFC 3339 can express.
 _LAST_TIME = 253402300799.0
 
-# Jobs of a page are found in an index alone; only those of the page are read.
+# A page's jobs are found in an index alone; only the rows of the page are read.
 _NAMES = (("volume_name", "jobs_volume", 1), ("correlation_id", "jobs_correlation", 2))
 
 
@@ -32,7 +34,7 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rows(NamedTuple):
-    """Jobs that were read, and the sequence numbers of the rows among them that could not be."""
+    """The jobs that could be decoded, and the sequence numbers of the rows that could not."""
 
     jobs: list[Job]
     unreadable: list[int]
@@ -52,10 +54,10 @@ def read(rows: Iterable[tuple[int, bytes, bytes]]) -> Rows:
 
 def _decode(job_id: bytes, body: bytes) -> Job | None:
     try:
-        job = msgspec.json.decode(body, type=Job)
+        job = record.decode(body)
         sane = all(0 <= at <= _LAST_TIME for at in (job.created_at, job.updated_at))
         return job if sane and job.job_id.encode() == job_id else None
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 
@@ -112,9 +114,9 @@ def page(db: sqlite3.Connection, wanted: JobFilter, offset: int, limit: int) -> 
 
 
 def _matching(db: sqlite3.Connection, wanted: JobFilter) -> tuple[str, tuple[str, ...], int]:
-    """A query for the sequence numbers of the jobs wanted, its values, and how many there are.
+    """Return a query for the sequence numbers of the wanted jobs, its values, and their number.
 
-    Each part of it reads one stretch of an index in its order, and SQLite merges the parts as they are read.
+    Each part of the query reads one range of an index in order; SQLite merges the parts while reading.
     """
     names = [
         (column, index, value, _counts(db, field, value, wanted.status))
@@ -153,7 +155,7 @@ def _counts(db: sqlite3.Connection, field: int, value: str, status: str | None) 
 
 
 def set_aside(db: sqlite3.Connection, numbers: Sequence[int]) -> list[str]:
-    """Move rows that cannot be read into a table of their own; return the ids they are under."""
+    """Move unreadable rows into a table of their own; return their job ids."""
     ids = []
     for seq in numbers:
         row = db.execute("SELECT job_id FROM jobs WHERE seq = ?", (seq,)).fetchone()

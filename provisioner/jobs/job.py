@@ -1,39 +1,13 @@
-"""A job as it is stored: what was asked, and what became of it. Values and pure decisions only."""
+"""A job: its spec, its status and its result. Values and pure decisions only."""
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 
-from provisioner.contracts import GIB, Checksum, ProvisionedBy
+from provisioner.contracts import ProvisionedBy
 from provisioner.contracts.errors import ProvisionerError, RollbackError
 from provisioner.jobs.states import Event, Status, after
-from provisioner.pipeline.plan import Outcome, Request
-
-
-class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks for, checked. ``volume_name`` None: fetch the image into the cache only.
-
-    ``allowed_sources`` is no part of the request: it is what the client's limits allow, None if they allow all.
-    """
-
-    image_url: str
-    image_type: str = "qcow2"
-    volume_name: str | None = None
-    volume_size_gb: int | None = None
-    target: str | None = None
-    checksum: str | None = None
-    correlation_id: str | None = None
-    priority: int = 0
-    allowed_sources: list[str] | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        """Return a digest that is equal for equal requests, to compare under an idempotency key."""
-        request = msgspec.to_builtins(self)
-        del request["allowed_sources"]
-        return hashlib.sha256(msgspec.json.encode(request)).hexdigest()
+from provisioner.pipeline.job_run import JobSpec, Outcome
 
 
 class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +21,7 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in seconds since the epoch; ``attempts`` counts how often it was started; ``timings`` seconds per stage."""
+    """An accepted job. Times in seconds since the epoch; ``attempts`` counts starts; ``timings``: seconds per stage."""
 
     job_id: str
     spec: JobSpec
@@ -63,21 +37,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     volume: VolumeInfo | None = None
     timings: dict[str, float] | None = None
-
-    def request(self) -> Request:
-        """Return the request for the pipeline."""
-        spec = self.spec
-        return Request(
-            job_id=self.job_id,
-            image_url=spec.image_url,
-            image_type=spec.image_type,
-            volume_name=spec.volume_name,
-            volume_size=(spec.volume_size_gb or 0) * GIB,
-            target=spec.target or "",
-            checksum=Checksum.parse(spec.checksum) if spec.checksum else None,
-            created_at=self.created_at,
-            allowed_sources=None if spec.allowed_sources is None else tuple(spec.allowed_sources),
-        )
 
     def started(self, now: float) -> Job:
         """Return the job as running."""
@@ -107,7 +66,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def failed(self, error: str, now: float, timings: dict[str, float] | None = None) -> Job:
-        """Return the job as failed; ``error`` is one sentence for a person."""
+        """Return the job as failed; ``error`` is one sentence for users."""
         return msgspec.structs.replace(
             self, status=after(self.status, Event.FAIL), updated_at=now, error=error, timings=timings
         )
@@ -124,9 +83,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 def after_restart(
     job: Job, outcome: Outcome | None, on_restart: str, max_attempts: int, now: float, *, unproven: bool = False
 ) -> Job:
-    """What becomes of a job that a dead daemon left behind; it may have had its ``outcome`` just before the end.
+    """Return the job that an earlier run of the service left, as it continues or ends after the restart.
 
-    ``unproven``: its target did not answer, so whether there was an outcome is not known.
+    ``outcome`` is set if its volume was committed just before the service ended; ``unproven`` if its target did not
+    answer, so that this is unknown.
     """
     if job.status is not Status.RUNNING:
         return job
@@ -139,7 +99,7 @@ def after_restart(
         if on_restart == "retry"
         else "the service ended while the job ran"
     )
-    rest = "whether it made its volume is not known" if unproven else "what the job had made was rolled back"
+    rest = "it is unknown whether it made its volume" if unproven else "what the job had made was rolled back"
     return job.failed(f"{reason}; {rest}", now)
 
 
@@ -158,7 +118,7 @@ def conclude(
     if outcome is not None:
         return job.completed(outcome, timings, now)
     if isinstance(error, RollbackError):
-        return job.failed(f"{error.message}; it is tried again at the next start", now, timings)
+        return job.failed(f"{error.message}; it is retried at the next start", now, timings)
     if cancel_requested:
         return job.cancelled(now)
     if interrupted:

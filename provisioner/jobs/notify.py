@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Events an observer may be behind; a slow one loses the newest rather than filling the memory.
+# The most events queued for an observer. A slow one loses the newest, so that memory stays bounded.
 _BACKLOG = 1000
 
 
@@ -33,7 +33,7 @@ class Notifier:
             try:
                 queue.send_nowait(event)
             except trio.WouldBlock:
-                log.warning("an observer is too slow; an event is lost for it", observer=name, job_id=event.job_id)
+                log.warning("an observer is too slow; it lost an event", observer=name, job_id=event.job_id)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""

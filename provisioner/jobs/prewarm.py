@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from provisioner.contracts import Checksum, ImageUrl
 from provisioner.contracts.errors import ProvisionerError
 from provisioner.contracts.urls import shown
-from provisioner.jobs.job import JobSpec
+from provisioner.pipeline.job_run import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Jobs that clients submit go first.
+# Below the jobs of clients.
 _PRIORITY = -1000
-# After a submit that was refused (a full queue, say) the next try comes sooner than the schedule.
+# Seconds until the next try after a refused submit, for example because of a full queue.
 _RETRY = 300.0
 
 
 async def prewarm(supervisor: Supervisor, images: Sequence[PrewarmSettings]) -> None:
-    """Submit a fetch of each image now and then every so often, until cancelled.
+    """Submit a fetch of each image now and then at its interval, until cancelled.
 
-    For a cached image this only asks its server; it is downloaded again only if the server has a different one.
+    For a cached image the fetch only asks the server, and downloads if the server has another version.
     """
     async with trio.open_nursery() as nursery:
         for image in images:
@@ -37,10 +38,15 @@ async def prewarm(supervisor: Supervisor, images: Sequence[PrewarmSettings]) -> 
 
 
 async def _keep(supervisor: Supervisor, image: PrewarmSettings) -> None:
-    spec = JobSpec(image_url=image.url, image_type=image.image_type, checksum=image.checksum, priority=_PRIORITY)
     while True:
         pause = float(image.every)
         try:
+            spec = JobSpec(
+                image_url=ImageUrl.parse(image.url),
+                image_format=image.image_type,
+                checksum=Checksum.parse(image.checksum) if image.checksum else None,
+                priority=_PRIORITY,
+            )
             await supervisor.submit(spec, request_id=str(uuid.uuid4()), principal="prewarm", idempotency_key=None)
         except ProvisionerError as error:
             log.warning("an image could not be prewarmed", url=shown(image.url), reason=error.message)

@@ -1,4 +1,4 @@
-"""Jobs that wait for a worker: highest priority first, then first come, first served."""
+"""The queue of jobs that wait for a worker: by priority, then first come, first served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trio
 
 T = TypeVar("T")
 
-# Tickets of items that left are swept out when they are more than these, and more than those that stay.
+# Tickets of discarded items are swept out once there are more of them than this, and more than items.
 _SWEEP = 64
 
 
@@ -17,7 +17,7 @@ class PriorityQueue(Generic[T]):
     """Put never blocks; get waits. ``discard`` removes an item before its turn and frees it at once."""
 
     def __init__(self) -> None:
-        # The heap has tickets only: an item that is discarded is freed, though its ticket is swept out later.
+        # The heap holds tickets only: a discarded item is freed at once, its ticket swept out later.
         self._heap: list[tuple[int, int]] = []
         self._items: dict[int, T] = {}
         self._sequence_of: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Read-only connections beside the writer's, so a submit never waits for a list. Owns no query."""
+"""Read-only connections beside the writer's, so that a submit never waits for a list. Has no queries."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 # Seconds until a query fails because the database does not answer: clients commonly give up after 30.
 TIMEOUT = 10.0
-# Seconds that one query may run; the longest there is takes a tenth of one in a million jobs.
+# Seconds that one query may run. The slowest one takes 0.1 s with a million jobs.
 _QUERY_TIME = 5.0
 
 
 class Readers:
-    """``count`` queries at once; ``queue`` more may wait, and further ones are refused at once."""
+    """A pool of ``count`` connections. ``queue`` more queries may wait; further ones are refused at once."""
 
     def __init__(self, count: int, queue: int) -> None:
         self._limiter = trio.CapacityLimiter(count)
@@ -48,9 +48,9 @@ class Readers:
                 self._idle.pop().close()
 
     async def run(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run ``query`` in a thread, in one read transaction. It reads only, so an abandoned one does no harm.
+        """Run ``query`` in a thread, in one read transaction. It only reads, so it may be abandoned.
 
-        Raises UnavailableError if too many wait already or the database does not answer, and sqlite3.Error.
+        Raises UnavailableError if too many queries wait already or the database does not answer, and sqlite3.Error.
         """
         if self._limiter.statistics().tasks_waiting >= self._queue:
             raise UnavailableError("too many queries of the job history are waiting; try again later")

@@ -1,7 +1,7 @@
 """Recovery after a restart: leftovers on the targets and unfinished jobs. Owns no job.
 
-A job runs again only if nothing has overtaken it: neither a job for the same volume that was accepted later, nor a
-volume under its name that such a job made.
+A job runs again only if no job for the same volume was accepted later, and no later job made the volume that has its
+name now.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import structlog
 from provisioner.contracts import CloneTarget, ProvisionedBy
 from provisioner.contracts.errors import ConflictError, ProvisionerError
 from provisioner.jobs.states import Status
-from provisioner.pipeline.plan import Outcome
+from provisioner.pipeline.job_run import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 class Recovery:
-    """The targets, and which of them still need recovery."""
+    """The targets, and which of them still need recovery (``_due``)."""
 
     def __init__(self, targets: Mapping[str, BlockTarget]) -> None:
         self._targets = targets
@@ -42,7 +42,7 @@ class Recovery:
                 log.error("a target could not be recovered", target=name, reason=error.message)
 
     async def recover_target(self, target: str | None, running: frozenset[str]) -> None:
-        """Recover a target that is still due, leaving alone what belongs to the jobs ``running``."""
+        """Recover a target that is still due, without touching what belongs to the jobs ``running``."""
         if target not in self._due:
             return
         for decision in await self._targets[target].recover(running):
@@ -52,7 +52,7 @@ class Recovery:
     async def outcome_of(self, job: Job, store: JobStore) -> Outcome | None:
         """Return what the job made before the restart, or None if it may run.
 
-        Raises OvertakenError if it must not run any more, and ProvisionerError if its target cannot be asked.
+        Raises OvertakenError if it must not run any more, and ProvisionerError if its target does not answer.
         """
         if job.spec.volume_name is None:
             return None
@@ -71,14 +71,14 @@ class Recovery:
 
 
 class OvertakenError(ConflictError):
-    """A later job for the same volume was accepted since; running this one would overwrite what that made."""
+    """A later job for the same volume was accepted; running this one would overwrite the later one's result."""
 
-    def __init__(self, volume: str, newer: str) -> None:
-        super().__init__(f"job {newer} for the volume {volume} was accepted later; this one was not run again")
+    def __init__(self, volume_name: str, newer: str) -> None:
+        super().__init__(f"job {newer} for the volume {volume_name} was accepted later; this one was not run again")
 
 
 async def _is_newer(origin: Provenance, job: Job, store: JobStore) -> bool:
-    """Whether the job that made a volume was accepted after ``job``: by the store's order, else by the times."""
+    """Return whether the job that made a volume was accepted after ``job``: by the store's order, else by time."""
     made, own = await store.order(origin.job_id), await store.order(job.job_id)
     if made is None or own is None:
         return origin.job_id != job.job_id and origin.created_at > job.created_at

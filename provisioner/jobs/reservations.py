@@ -1,4 +1,4 @@
-"""Reserved volume names. A volume has one holder at a time, a job or a removal. Owns the only record of them.
+"""Reserved volume names. A volume has one holder at a time, a job or a removal. The only record of them.
 
 A name is taken in one step, without an await, before anything is stored or looked up, and released when the holder's
 end is on disk. Every change of a volume needs its reservation, so no two can overlap.
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class Reservation:
-    """A volume's name, held. Made by ``Reservations`` only."""
+    """A held volume name. Only ``Reservations`` creates it."""
 
-    def __init__(self, names: Reservations, target: str, volume: str, holder: Callable[[], str]) -> None:
+    def __init__(self, names: Reservations, target: str, volume_name: str, holder: Callable[[], str]) -> None:
         self._names = names
         self.target = target
-        self.volume = volume
+        self.volume_name = volume_name
         self.holder = holder
 
     def release(self) -> None:
@@ -30,23 +30,23 @@ class Reservation:
 
 
 class Reservations:
-    """The names that are held now."""
+    """The names held at present."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, str], Reservation] = {}
 
-    def reserve(self, target: str, volume: str, holder: Callable[[], str]) -> Reservation:
+    def reserve(self, target: str, volume_name: str, holder: Callable[[], str]) -> Reservation:
         """Take the name. ``holder`` returns the message for requests refused meanwhile. Raises ConflictError."""
-        held = self._held.get((target, volume))
+        held = self._held.get((target, volume_name))
         if held is not None:
             raise ConflictError(held.holder())
-        made = self._held[target, volume] = Reservation(self, target, volume, holder)
+        made = self._held[target, volume_name] = Reservation(self, target, volume_name, holder)
         return made
 
     @contextmanager
-    def holding(self, target: str, volume: str, holder: str) -> Iterator[None]:
+    def holding(self, target: str, volume_name: str, holder: str) -> Iterator[None]:
         """Hold the name during the block. Raises ConflictError."""
-        reservation = self.reserve(target, volume, lambda: holder)
+        reservation = self.reserve(target, volume_name, lambda: holder)
         try:
             yield
         finally:
@@ -54,8 +54,8 @@ class Reservations:
 
     def forget(self, reservation: Reservation) -> None:
         """See ``Reservation.release``."""
-        if self._held.get((reservation.target, reservation.volume)) is reservation:
-            del self._held[reservation.target, reservation.volume]
+        if self._held.get((reservation.target, reservation.volume_name)) is reservation:
+            del self._held[reservation.target, reservation.volume_name]
 
     def __len__(self) -> int:
         return len(self._held)

@@ -1,9 +1,8 @@
-"""The age of the history, counted in the time the service has run. Pure arithmetic over two clocks.
+"""The age of the history, in seconds of service uptime. Pure arithmetic over two clocks.
 
-A wall clock may be a year ahead for one start, and one look at it must not delete the history. So ended jobs are not
-aged by the wall clock: the store keeps a count of its own, in seconds of running time. The time between two lives is
-added as the wall clock tells it, but never more than a day for each start: a host that is off for the night ages its
-history as one that runs, and a wrong clock moves it by a day at most.
+A wall clock may be a year ahead at one start, and that must not delete the history. So the store counts the uptime of
+the service itself. Downtime between two runs is added as the wall clock shows it, but at most a day for each start: a
+host that is off at night ages its history like one that runs, and a wrong clock moves it by a day at most.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The most that one start adds for the time before it, in seconds.
+# The most seconds of downtime that one start adds.
 LONGEST_DOWNTIME = 86400.0
 
 
 class ServiceClock:
-    """Seconds of service since the store was made. ``wall`` and ``steady`` are the clocks it is counted with."""
+    """Seconds of service since the store was created. ``wall`` and ``steady`` are the clocks it uses."""
 
     def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
         self._wall = wall
@@ -34,9 +33,9 @@ class ServiceClock:
         self._since = self._steady()
 
     def now(self) -> float:
-        """Seconds of service so far."""
+        """Return the seconds of service so far."""
         return self._base + self._steady() - self._since
 
     def saved(self) -> tuple[float, float]:
-        """What ``resume`` needs: seconds of service, and the wall clock beside them."""
+        """Return what ``resume`` needs: the seconds of service and the wall clock now."""
         return self.now(), self._wall()

@@ -56,7 +56,7 @@ TRANSITIONS: dict[tuple[Status, Event], Status] = {
 
 
 class ImpossibleTransitionError(Exception):
-    """A bug: the event cannot happen to a job in that status."""
+    """The event cannot happen to a job in that status: a bug."""
 
 
 def after(status: Status, event: Event) -> Status:

@@ -1,11 +1,11 @@
-"""Jobs on disk: SQLite, one row a job. A method that has returned has its change on stable storage.
+"""Jobs on disk: SQLite, one row per job. When a method returns, its change is on stable storage.
 
-All methods are for the loop. Changes are made by one thread at a time, in one connection; lists and look-ups have
-connections and threads of their own and are never waited for by a change.
+Call all methods from the loop. Changes run one at a time, in one thread and connection. Lists and look-ups have threads
+and connections of their own, so no change waits for them.
 
-A thread that hangs on a frozen disk cannot be interrupted. Changes are therefore abandoned when their caller is
-cancelled: such a change either has not begun and never will, or may still be made, before any later one. A new job is
-withdrawn then, see ``add``; all other changes may safely come late.
+A thread that hangs on a frozen disk cannot be interrupted. So a change is abandoned when its caller is cancelled: it
+either never starts, or may still be made later, but before any newer change. A new job is withdrawn in that case, see
+``add``; all other changes may safely come late.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
 import structlog
 import trio
 
 from provisioner.contracts.errors import UnavailableError
 from provisioner.contracts.shield import ShieldExpiredError, shielded
-from provisioner.jobs import history
+from provisioner.jobs import history, record
 from provisioner.jobs.database import is_damage, open_database, suspect
 from provisioner.jobs.history import JobFilter
 from provisioner.jobs.readers import TIMEOUT, Readers
@@ -38,21 +37,21 @@ __all__ = ["JobFilter", "JobStore"]
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-# Pages that skip more jobs than this take turns: one of them at a time, beside any number of cheap ones.
+# Pages that skip more jobs than this run one at a time, so that they do not delay cheap ones.
 _DEEP = 10_000
-# The answer of the last write probe stands for this long, in seconds: any client may ask for readiness, at any rate.
+# Seconds for which a write probe's result is reused: any client may ask for readiness, at any rate.
 _PROBE_EVERY = 5.0
 
 
 class _Offer:
-    """A new job on its way to the disk: stored or withdrawn, decided once, by whichever thread comes first."""
+    """A new job on its way to the disk. The thread that comes first decides once whether it is stored or withdrawn."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stored: bool | None = None
 
     def decide(self, *, stored: bool) -> bool:
-        """Decide it unless it is decided; return whether it counts as stored."""
+        """Decide unless that is done already; return whether the job counts as stored."""
         with self._lock:
             if self._stored is None:
                 self._stored = stored
@@ -60,7 +59,7 @@ class _Offer:
 
 
 class JobStore:
-    """Opened once, by the daemon that owns the state directory."""
+    """The job store. Only the daemon that owns the state directory opens it."""
 
     def __init__(self, path: Path, clock: ServiceClock | None = None) -> None:
         self._path = path
@@ -77,13 +76,13 @@ class JobStore:
         self._probed: tuple[float, str | None] = (-_PROBE_EVERY, None)
 
     async def open(self) -> None:
-        """Open or make the database. Raises UnavailableError."""
+        """Open or create the database. Raises UnavailableError."""
         await self._translated(lambda: trio.to_thread.run_sync(self._open, limiter=self._writing))
 
     def _open(self) -> None:
         db = self._db = open_database(self._path)
         self._clock.resume(*db.execute("SELECT seconds, wall FROM service_clock").fetchone())
-        self._transact(lambda _: None)  # the first write makes the write-ahead log
+        self._transact(lambda _: None)  # the first write creates the write-ahead log
         for name in (self._path.name, f"{self._path.name}-wal"):
             path = self._path.with_name(name)
             if path.exists():
@@ -96,8 +95,8 @@ class JobStore:
     async def add(self, job: Job) -> None:
         """Insert a new job, even if the caller is cancelled. Raises UnavailableError if it is not stored in time.
 
-        Then it is withdrawn: if the disk still takes it later, the same thread removes it again before anything else is
-        read or written. Only a crash between these two leaves it, and with it a job that runs at the next start.
+        In that case the job is withdrawn: if it reaches the disk later, the same thread removes it before it reads or
+        writes anything else. Only a crash between these two leaves it, and then it runs at the next start.
         """
         offer = _Offer()
         try:
@@ -107,9 +106,9 @@ class JobStore:
             self._withdrawn.add(job.job_id)
             if not offer.decide(stored=False):
                 raise
-            self._withdrawn.discard(job.job_id)  # it was stored in the moment the deadline passed
+            self._withdrawn.discard(job.job_id)  # it was stored just as the deadline passed
         except Exception:
-            # What a failed commit has written may be found after a crash, unless the next change deletes it.
+            # A crash may bring back what a failed commit wrote, unless the next change deletes it.
             self._withdrawn.add(job.job_id)
             raise
 
@@ -136,7 +135,7 @@ class JobStore:
                 job.spec.correlation_id,
                 job.idempotency_key,
                 self._clock.now(),
-                msgspec.json.encode(job).decode(),
+                record.encode(job).decode(),
             ),
         )
 
@@ -145,12 +144,12 @@ class JobStore:
         return await self._write(lambda db: history.prune(db, self._clock.now() - keep, limit))
 
     async def _set_aside(self, numbers: list[int]) -> None:
-        """Move rows that cannot be read out of the way; if that fails, the next reader tries again."""
+        """Set unreadable rows aside; if that fails, the next reader tries again."""
         try:
             with trio.fail_after(TIMEOUT):
                 ids = await self._write(lambda db: history.set_aside(db, numbers))
         except (UnavailableError, trio.TooSlowError) as error:
-            log.warning("jobs in the store cannot be read, nor set aside now", rows=numbers, reason=str(error))
+            log.warning("unreadable jobs in the store cannot be set aside now", rows=numbers, reason=str(error))
             return
         log.error("jobs in the store could not be read and were set aside (table unreadable_jobs)", job_ids=ids)
 
@@ -161,7 +160,7 @@ class JobStore:
         return await self._first(lambda: self._read(self._lookups, lambda db: history.one(db, job_id)))
 
     async def by_key(self, idempotency_key: str) -> Job | None:
-        """The newest job that was submitted with that key. Asked in the writer's order: it sees no withdrawn job."""
+        """Return the newest job submitted with that key. Runs in the writer's order, so it sees no withdrawn job."""
         with trio.move_on_after(TIMEOUT):
             return await self._first(lambda: self._in_writer(self._ask(history.newest_of_key, idempotency_key)))
         raise UnavailableError(f"the job store did not answer within {TIMEOUT:g} s")
@@ -180,11 +179,11 @@ class JobStore:
         return jobs
 
     async def newer(self, job: Job) -> str | None:
-        """Id of a job for the same volume that was accepted after ``job``, if there is one."""
+        """Return the id of a job for the same volume that was accepted after ``job``, or None."""
         return await self._read(self._lookups, lambda db: history.newer(db, job))
 
     async def order(self, job_id: str) -> int | None:
-        """The place of a job in the order of acceptance, None if the store does not know it."""
+        """Return the job's place in the order of acceptance, or None if the store does not have it."""
         return await self._read(self._lookups, lambda db: history.order(db, job_id))
 
     async def page(self, wanted: JobFilter, offset: int, limit: int) -> tuple[list[Job], int]:
@@ -197,7 +196,7 @@ class JobStore:
         return [job for job in jobs if job.job_id not in self._withdrawn], count
 
     async def check(self) -> str | None:
-        """Why the store cannot be used now, or None. Writes, but once in a few seconds, however often it is asked."""
+        """Return why the store cannot be used now, or None. Writes at most once in a few seconds."""
         async with self._probing:
             at, verdict = self._probed
             return verdict if trio.current_time() - at < _PROBE_EVERY else await self._probe()
@@ -215,7 +214,7 @@ class JobStore:
         return verdict
 
     async def aclose(self) -> None:
-        """Close the database. A thread that hangs on the disk is left to itself."""
+        """Close the database. A thread that hangs on the disk is abandoned."""
         with trio.move_on_after(TIMEOUT) as scope:
             await trio.to_thread.run_sync(self._close, limiter=self._writing, abandon_on_cancel=True)
         if scope.cancelled_caught:
@@ -234,7 +233,7 @@ class JobStore:
         return partial(query, self._db, value)
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """One change, on stable storage when this returns. Blocks."""
+        """Make one change; it is on stable storage when this returns. Blocks."""
         assert self._db is not None, "the store is not open"
         db, withdrawn = self._db, tuple(self._withdrawn)
         db.execute("BEGIN IMMEDIATE")
@@ -253,7 +252,7 @@ class JobStore:
         return result
 
     def _check_files(self) -> None:
-        """Raise OSError if the files are no longer those that were opened: what is written to them now is lost."""
+        """Raise OSError if the files were removed or replaced since they were opened: writes to them would be lost."""
         for path, identity in self._files.items():
             try:
                 now = _identity(path)

@@ -1,6 +1,6 @@
-"""Accepts jobs, finds them, cancels them, and removes volumes. Owns what may be asked for; ``workers`` does the work.
+"""Accepts, finds and cancels jobs, and removes volumes. Decides what is accepted; ``workers`` does the work.
 
-What was accepted is on disk before ``submit`` returns. A cancel returns when the job is rolled back and its end stored.
+An accepted job is on disk before ``submit`` returns. A cancel returns when the job is rolled back and its end stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import msgspec
 import structlog
 import trio
 
-from provisioner.contracts import Checksum, ImageUrl
 from provisioner.contracts.errors import (
     CancelError,
     ConflictError,
@@ -25,7 +24,8 @@ from provisioner.contracts.errors import (
     UnavailableError,
 )
 from provisioner.jobs.active import ActiveJob
-from provisioner.jobs.job import Job, JobSpec, after_restart
+from provisioner.jobs.job import Job, after_restart
+from provisioner.jobs.record import fingerprint
 from provisioner.jobs.recovery import OvertakenError, Recovery
 from provisioner.jobs.reservations import Reservations
 from provisioner.jobs.states import Status
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from provisioner.jobs.notify import Notifier
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
+    from provisioner.pipeline.job_run import JobSpec
     from provisioner.pipeline.progress import Snapshot
     from provisioner.pipeline.run import Pipeline
 
@@ -45,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 # The history is pruned in steps of this many jobs with pauses between them, so that submits hardly wait for it.
 _PRUNE_STEP, _PRUNE_PAUSE = 200, 0.1
-# Seconds between two looks for jobs that are too old; they are kept for days.
+# Seconds between searches for jobs that are too old; jobs are kept for days.
 _PRUNE_EVERY = 3600.0
 
 
@@ -68,9 +69,9 @@ class Supervisor:
         self._recovery = Recovery(pipeline.back_ends.targets)
         self._workers = Workers(pipeline, self._recovery, store, metrics, notifier, on_end)
         self._reservations = Reservations()
-        # Jobs on their way to the disk: they count for every limit already.
+        # Jobs that are being stored; every limit counts them already.
         self._accepting: set[ActiveJob] = set()
-        # Requests with the same idempotency key come one after the other; each lock goes with the last of them.
+        # Serializes requests with the same idempotency key; a lock is freed with its last user.
         self._keys: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self.draining = False
 
@@ -92,16 +93,20 @@ class Supervisor:
                 self._on_end(job)
 
     async def _after_restart(self, job: Job) -> tuple[Job, bool]:
-        """What becomes of a job found unfinished, and whether its target is still to be asked what it made."""
+        """Return an unfinished job as it continues or ends, and whether its target must still be asked what it made."""
         now = time.time()
         outcome, unproven = None, False
         try:
             outcome = await self._recovery.outcome_of(job, self._store)
         except OvertakenError as error:
-            log.warning("a job found unfinished is not run", job_id=job.job_id, reason=error.message)
+            log.warning("an unfinished job is not run again", job_id=job.job_id, reason=error.message)
             return job.failed(error.message, now), False
         except ProvisionerError as error:
-            log.warning("what a job made could not be found out yet", job_id=job.job_id, reason=error.message)
+            log.warning(
+                "the target could not tell what an unfinished job made; it is asked again later",
+                job_id=job.job_id,
+                reason=error.message,
+            )
             unproven = True
         settings = self._settings
         job = after_restart(job, outcome, settings.on_restart, settings.max_attempts, now, unproven=unproven)
@@ -115,7 +120,7 @@ class Supervisor:
             task_status.started()
 
     async def _prune(self) -> None:
-        """Forget jobs that ended longer ago than the configuration keeps them, now and periodically."""
+        """Remove jobs that ended longer ago than the configuration keeps them, now and periodically."""
         while True:
             pause = _PRUNE_EVERY
             try:
@@ -147,9 +152,9 @@ class Supervisor:
         idempotency_key: str | None,
         max_jobs: int | None = None,
     ) -> Job:
-        """Accept a job; it is on disk when this returns. ``max_jobs``: what the principal may have active.
+        """Accept a job; it is on disk when this returns. ``max_jobs``: the most the principal may have active.
 
-        Raises InvalidRequestError and kin, ConflictError, TooManyRequestsError, UnavailableError.
+        Raises InvalidRequestError and its subclasses, ConflictError, TooManyRequestsError, UnavailableError.
         """
         spec = self._checked(spec)
         key = f"{principal}\n{idempotency_key}" if idempotency_key else None
@@ -170,7 +175,7 @@ class Supervisor:
             earlier = await self._store.by_key(key)
             if earlier is None:
                 return await self._accept(job, max_jobs)
-        if earlier.spec.fingerprint != spec.fingerprint:
+        if fingerprint(earlier.spec) != fingerprint(spec):
             raise ConflictError(f"the Idempotency-Key was used for another request, job {earlier.job_id}")
         return earlier
 
@@ -178,15 +183,14 @@ class Supervisor:
         """Accept the job. Nothing is awaited between the checks, which take the volume's name, and the store."""
         active = self._admit(job, max_jobs)
         try:
-            await self._store.add(job)  # shielded: a client that hangs up leaves no job that is stored but not queued
+            await self._store.add(job)  # shielded, so that no job is stored but not queued if the client hangs up
         except BaseException:
             active.release()
             raise
         finally:
             self._accepting.discard(active)
         self._workers.enqueue(active)
-        image = ImageUrl.parse(job.spec.image_url).without_query
-        log.info("job accepted", job_id=job.job_id, volume=job.spec.volume_name, image=image)
+        log.info("job accepted", job_id=job.job_id, volume=job.spec.volume_name, image=str(job.spec.image_url))
         return job
 
     def _admit(self, job: Job, max_jobs: int | None) -> ActiveJob:
@@ -205,11 +209,9 @@ class Supervisor:
 
     def _checked(self, spec: JobSpec) -> JobSpec:
         """Reject invalid requests early; fill in the default target."""
-        if spec.checksum is not None:
-            Checksum.parse(spec.checksum)
         back_ends = self._pipeline.back_ends
         back_ends.source_for(spec.image_url)
-        back_ends.converter(spec.image_type)
+        back_ends.converter(spec.image_format)
         if spec.volume_name is None:
             return spec
         target = back_ends.target(spec.target)
@@ -224,7 +226,7 @@ class Supervisor:
     def _check_share(self, principal: str | None, max_jobs: int | None) -> None:
         has = sum(active.job.principal == principal for active in (*self._workers.active.values(), *self._accepting))
         if max_jobs is not None and has >= max_jobs:
-            raise TooManyRequestsError(f"you have {has} jobs pending or running, as many as you may; try again later")
+            raise TooManyRequestsError(f"you have {has} jobs pending or running, your limit; try again later")
 
     async def find(self, job_id: str) -> tuple[Job, Snapshot | None]:
         """Return the job, and its progress if it has not ended. Raises JobNotFoundError."""
@@ -258,7 +260,7 @@ class Supervisor:
             raise ProvisionerError(f"the job was stopped, but: {job.error}")
         raise CancelError(f"cannot cancel job in '{job.status}' status")
 
-    async def remove_volume(self, target_name: str, volume: str) -> None:
+    async def remove_volume(self, target_name: str, volume_name: str) -> None:
         """Remove a volume this service provisioned, while no job for it can be accepted.
 
         Raises NotFoundError, ConflictError while a job or another removal works on it, VolumeInUseError.
@@ -266,21 +268,21 @@ class Supervisor:
         target = self._pipeline.back_ends.targets.get(target_name)
         if target is None:
             raise NotFoundError(f"no block target {target_name!r} is configured")
-        with self._reservations.holding(target_name, volume, f"the volume {volume} is being removed"):
-            await self._pipeline.check_guards(target, volume)
-            await target.remove(volume)
-        log.info("volume removed", target=target_name, volume=volume)
+        with self._reservations.holding(target_name, volume_name, f"the volume {volume_name} is being removed"):
+            await self._pipeline.check_guards(target, volume_name)
+            await target.remove(volume_name)
+        log.info("volume removed", target=target_name, volume=volume_name)
 
     def unstored(self) -> str | None:
-        """Why jobs that have stopped are still shown as active (their ends wait for the store), or None."""
+        """Return which ends of jobs wait for the store and why, or None. Such jobs still count as active."""
         return self._workers.unstored()
 
     @property
     def active_count(self) -> int:
-        """Jobs pending or running."""
+        """Return the number of jobs pending or running."""
         return len(self._workers.active)
 
     @property
     def active_ids(self) -> frozenset[str]:
-        """Ids of the jobs pending or running."""
+        """Return the ids of the jobs pending or running."""
         return frozenset(self._workers.active)

@@ -1,4 +1,4 @@
-"""Active jobs: queued, running and ending. What a job does is up to ``pipeline``.
+"""Active jobs: queued, running and ending. ``pipeline`` does the work of a job.
 
 A job's error stays inside its worker. A job has ended when its rollback is done and its end is on disk.
 """
@@ -20,6 +20,7 @@ from provisioner.jobs.ends import PAUSES, Ends
 from provisioner.jobs.job import conclude
 from provisioner.jobs.queue import PriorityQueue
 from provisioner.jobs.states import Status
+from provisioner.pipeline.job_run import JobRun
 from provisioner.pipeline.progress import Stage
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from provisioner.jobs.recovery import Recovery
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
-    from provisioner.pipeline.plan import Outcome
     from provisioner.pipeline.run import Pipeline
 
 log = structlog.get_logger(__name__)
@@ -99,7 +99,7 @@ class Workers:
             self._queue.discard(active)
             await self._ends.store(active, active.job.cancelled(time.time()))
         active.cancel_requested = True
-        active.scope.cancel(reason="a client asked for it")
+        active.scope.cancel(reason="requested by a client")
         await active.stopped.wait()
         with trio.move_on_after(_STORE_TIMEOUT):
             await active.ended.wait()
@@ -127,8 +127,8 @@ class Workers:
                 await self._work_on(active)
 
     async def _work_on(self, active: ActiveJob) -> None:
-        active.begun_at = time.monotonic()
-        done: list[Outcome] = []
+        active.started_at = time.monotonic()
+        run = JobRun(active.job.job_id, active.job.created_at, active.job.spec, active.progress)
         error: BaseException | None = None
         active.job = active.job.started(time.time())
         self._metrics.jobs.labels("started").inc()
@@ -136,13 +136,13 @@ class Workers:
         try:
             with active.scope:
                 await self._store_start(active)
-                await self._run_pipeline(active, done)
+                await self._run_pipeline(active, run)
         except* Exception as group:  # noqa: BLE001 - the boundary: a job's error must not reach another job
             error = first_cause(group)
         finally:
             # The job's own scope has exited, so a cancel still in effect here comes from the shutdown.
             active.interrupted |= trio.current_effective_deadline() == -math.inf
-            await self._ends.store(active, self._conclude(active, done[0] if done else None, error))
+            await self._ends.store(active, self._conclude(active, run, error))
 
     async def _store_start(self, active: ActiveJob) -> None:
         """Store that the job runs, before it does anything; wait for the store as long as it takes."""
@@ -159,32 +159,31 @@ class Workers:
             await trio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
             tries += 1
 
-    async def _run_pipeline(self, active: ActiveJob, done: list[Outcome]) -> None:
+    async def _run_pipeline(self, active: ActiveJob, run: JobRun) -> None:
         running = frozenset(other.job.job_id for other in self.running())
         await self._recovery.recover_target(active.job.spec.target, running)
         if active.unproven:
-            outcome = await self._recovery.outcome_of(active.job, self._store)
-            if outcome is not None:
-                done.append(outcome)
+            run.outcome = await self._recovery.outcome_of(active.job, self._store)
+            if run.outcome is not None:
                 return
-        await self._pipeline.run(active.job.request(), active.progress, done)
+        await self._pipeline.run(run)
 
-    def _conclude(self, active: ActiveJob, outcome: Outcome | None, error: BaseException | None) -> Job:
+    def _conclude(self, active: ActiveJob, run: JobRun, error: BaseException | None) -> Job:
         """Return the job as it ended."""
         if error is not None and not isinstance(error, ProvisionerError):
             log.error("unexpected error in a job", exc_info=error)
         job = conclude(
             active.job,
-            outcome,
+            run.outcome,
             error,
             cancel_requested=active.cancel_requested,
             interrupted=active.interrupted,
-            staged=active.progress.has_begun(Stage.ALLOCATING),
-            timings=active.progress.timings(),
+            staged=run.progress.has_begun(Stage.ALLOCATING),
+            timings=run.progress.timings(),
             now=time.time(),
         )
         if job.status.ended and job.cache_hit is None:
-            job = msgspec.structs.replace(job, cache_hit=active.progress.cache_hit)
+            job = msgspec.structs.replace(job, cache_hit=run.progress.cache_hit)
         return job
 
     def _ended(self, active: ActiveJob, job: Job) -> None:
@@ -195,8 +194,8 @@ class Workers:
         active.release()
         active.ended.set()
         self._count()
-        if active.begun_at is not None:
-            seconds = time.monotonic() - active.begun_at
+        if active.started_at is not None:
+            seconds = time.monotonic() - active.started_at
             log.info("job ended", job_id=job.job_id, status=job.status, error=job.error, seconds=round(seconds, 3))
             if job.status.ended:
                 self._count_end(job, seconds, active.progress.processed(Stage.CONVERTING))
@@ -229,7 +228,7 @@ class Workers:
                 stage=stage.value,
                 percent=100.0 if job.status is Status.COMPLETED else snapshot.percent,
                 volume_name=job.spec.volume_name,
-                image_url=job.spec.image_url,
+                image_url=job.spec.image_url.text,
                 correlation_id=job.spec.correlation_id,
                 error=job.error,
                 at=time.time(),

@@ -12,7 +12,7 @@ from provisioner.contracts.errors import RemoteUnavailableError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from provisioner.contracts import ImageSource, ImageStream, RemoteImage
+    from provisioner.contracts import ImageSource, ImageStream, ImageUrl, RemoteImage
 
 # Seconds after which a request without an answer counts as hung; the built-in sources give up after 40.
 HUNG_AFTER = 30.0
@@ -43,14 +43,14 @@ class SourceHealth:
         times = "once" if self._failures == 1 else f"{self._failures} times in a row"
         return f"its server did not answer {times}, last {now - self._failed_at:.0f} s ago; see the log"
 
-    async def stat(self, url: str) -> RemoteImage:
+    async def stat(self, url: ImageUrl) -> RemoteImage:
         """Ask the server for size and version, as the source does."""
         with self._watched():
             return await self._source.stat(url)
 
     @asynccontextmanager
     async def open(
-        self, url: str, start: int = 0, stop: int | None = None, version: str | None = None
+        self, url: ImageUrl, start: int = 0, stop: int | None = None, version: str | None = None
     ) -> AsyncIterator[ImageStream]:
         """Open bytes of an image, as the source does. A transfer that breaks counts as a failure too."""
         token = object()

@@ -1,4 +1,4 @@
-"""Copying an image onto a staged volume: convert, verify, zero the tail, commit. Owns their order.
+"""Copies an image onto a staged volume: convert, verify, zero the tail, commit.
 
 A streaming converter works while the image is still downloading; the digest is always checked before commit.
 """
@@ -17,24 +17,26 @@ from provisioner.contracts.errors import ImageFormatError, TargetError
 from provisioner.contracts.shield import ShieldExpiredError, shielded
 from provisioner.contracts.tasks import run_both
 from provisioner.contracts.threads import run_long
-from provisioner.contracts.urls import shown
-from provisioner.pipeline.plan import Outcome, Request, check_image, data_bytes, may_overlap, stage_request
-from provisioner.pipeline.progress import Progress, Stage
+from provisioner.pipeline.job_run import Outcome
+from provisioner.pipeline.plan import check_image, data_bytes, may_overlap
+from provisioner.pipeline.progress import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from provisioner.cache import CachedImage, Entry
     from provisioner.contracts import Base, BlockTarget, CloneTarget, Converter, Device, StagedVolume, Volume
+    from provisioner.pipeline.job_run import JobRun
+    from provisioner.pipeline.progress import Progress
 
     CheckGuards = Callable[[BlockTarget, str], Awaitable[None]]
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-# A commit finishes even if the job is cancelled; this limits how long a hung device can take.
+# Seconds for a commit, which finishes even if the job is cancelled; limits how long a hung device can take.
 COMMIT_TIMEOUT = 120.0
-# For looking up whether a failed commit made the volume after all.
+# Seconds to look up whether a failed commit made the volume after all.
 FIND_TIMEOUT = 30.0
 
 
@@ -42,84 +44,83 @@ FIND_TIMEOUT = 30.0
 class Copying:
     """One image on its way onto one volume."""
 
-    request: Request
+    run: JobRun
     image: CachedImage
     converter: Converter
-    progress: Progress
     path_of: Callable[[Entry], str]
     check_guards: CheckGuards
 
-    async def to_volume(self, target: BlockTarget, done: list[Outcome]) -> None:
-        """Copy onto a volume of the job's own, commit it, and say so in ``done`` before anything else happens."""
-        image, request = self.image, self.request
-        virtual_size = await self._check_image(request.volume_size)
-        data = data_bytes(request.image_type, image.size, virtual_size)
-        placement = await target.placement(stage_request(request, None, data=data))
+    async def to_volume(self, target: BlockTarget) -> None:
+        """Copy onto a volume of the job's own, commit it, and set the run's outcome before anything else happens."""
+        run, image, spec = self.run, self.image, self.run.spec
+        virtual_size = await self._check_image(spec.size_bytes)
+        data = data_bytes(spec.image_format, image.size, virtual_size)
+        placement = await target.placement(run.stage_request(data_bytes=data))
         overlap = may_overlap(self.converter, placement, hit=image.hit, size_known=image.size is not None)
         if not overlap:
-            await verified(image, self.progress)
+            await verified(image, run.progress)
             await self._checked(placement)
-            virtual_size = await self._check_image(request.volume_size)
-        self.progress.begin(Stage.ALLOCATING)
-        async with target.stage(stage_request(request, None, data=data), verified=not overlap) as staged:
-            self.progress.end(Stage.ALLOCATING)
+            virtual_size = await self._check_image(spec.size_bytes)
+        run.progress.begin(Stage.ALLOCATING)
+        async with target.stage(run.stage_request(data_bytes=data), verified=not overlap) as staged:
+            run.progress.end(Stage.ALLOCATING)
             entry = await self._fill(staged.device, virtual_size)
-            volume = await commit(staged, entry.digest, request, target, self.check_guards, self.progress)
-            done.append(Outcome(image.hit, self.path_of(entry), volume, ProvisionedBy.COPY))
+            volume = await commit(staged, entry.digest, run, target, self.check_guards)
+            run.outcome = Outcome(image.hit, self.path_of(entry), volume, ProvisionedBy.COPY)
 
     async def to_base(self, target: CloneTarget, digest: str) -> Base:
         """Copy onto a new base of the target and publish it."""
-        image, request = self.image, self.request
+        run, image, spec = self.run, self.image, self.run.spec
         if not (self.converter.streams and not image.hit and image.size is not None):
-            await verified(image, self.progress)
+            await verified(image, run.progress)
             await self._checked(Placement.NEW)
-        virtual_size = await self._check_image(request.volume_size)
-        self.progress.begin(Stage.ALLOCATING)
-        data = data_bytes(request.image_type, image.size, virtual_size)
-        base_request = stage_request(request, digest, name=request.image_type, size=virtual_size, data=data)
+        virtual_size = await self._check_image(spec.size_bytes)
+        run.progress.begin(Stage.ALLOCATING)
+        data = data_bytes(spec.image_format, image.size, virtual_size)
+        base_request = run.stage_request(digest, name=spec.image_format, size_bytes=virtual_size, data_bytes=data)
         async with target.stage_base(base_request) as staged:
-            self.progress.end(Stage.ALLOCATING)
+            run.progress.end(Stage.ALLOCATING)
             await self._fill(staged.device, virtual_size)
             await _bounded(lambda: staged.commit(digest))
-        base = await target.base(digest, request.image_type)
+        base = await target.base(digest, spec.image_format)
         if base is None:
-            raise TargetError(f"the base volume of {shown(request.image_url)} vanished right after it was made")
+            raise TargetError(f"the base volume of {spec.image_url} vanished right after it was made")
         return base
 
     async def _checked(self, placement: Placement) -> None:
         """Check a cached image before it is converted, unless the converter checks what it reads.
 
-        In place always: the old content must stay until the new one is known to be right.
+        In place it is always checked: the old content must stay until the new one is known to be right.
         """
         if placement is Placement.IN_PLACE or not self.converter.checks:
             await self.image.checked()
 
-    async def _check_image(self, volume_size: int) -> int:
+    async def _check_image(self, size_bytes: int) -> int:
         """Return the image's virtual size in bytes after checking its header."""
         info = await self.image.info()
-        size = check_image(info, self.request.image_type, self.image.size, volume_size)
+        size = check_image(info, self.run.spec.image_format, self.image.size, size_bytes)
         if size is not None:
             return size
-        await self.image.downloaded()  # a raw image of a server that does not say its length
-        size = check_image(info, self.request.image_type, self.image.size, volume_size)
+        await self.image.downloaded()  # a raw image from a server that does not state its length
+        size = check_image(info, self.run.spec.image_format, self.image.size, size_bytes)
         if size is None:
-            raise ImageFormatError("the image's size cannot be told")
+            raise ImageFormatError("the image's size cannot be determined")
         return size
 
     async def _fill(self, device: Device, virtual_size: int) -> Entry:
         """Write the image and zeros after it to the device; return the verified entry."""
-        view = self.image.view(self.request.image_type, virtual_size)
-        self.progress.begin(Stage.CONVERTING, virtual_size)
+        view = self.image.view(self.run.spec.image_format, virtual_size)
+        self.run.progress.begin(Stage.CONVERTING, virtual_size)
 
         async def convert() -> None:
-            await self.converter.convert(view, device, lambda done: self.progress.advance(Stage.CONVERTING, done))
-            self.progress.end(Stage.CONVERTING)
-            self.progress.begin(Stage.POPULATING, device.size_bytes - virtual_size)
+            await self.converter.convert(view, device, lambda done: self.run.progress.advance(Stage.CONVERTING, done))
+            self.run.progress.end(Stage.CONVERTING)
+            self.run.progress.begin(Stage.POPULATING, device.size_bytes - virtual_size)
             if device.zero_tail and not device.reads_zero:
                 await run_long(_zero_tail, device.path, virtual_size)
-            self.progress.end(Stage.POPULATING)
+            self.run.progress.end(Stage.POPULATING)
 
-        await run_both(convert, lambda: verified(self.image, self.progress))
+        await run_both(convert, lambda: verified(self.image, self.run.progress))
         return await self.image.verified()
 
 
@@ -138,20 +139,19 @@ async def verified(image: CachedImage, progress: Progress) -> Entry:
 async def commit(
     staged: StagedVolume,
     digest: str,
-    request: Request,
+    run: JobRun,
     target: BlockTarget,
     check_guards: CheckGuards,
-    progress: Progress,
 ) -> Volume:
     """Check the guards a last time, then commit, shielded from cancellation."""
-    progress.begin(Stage.FINALIZING)
-    assert request.volume_name is not None
-    await check_guards(target, request.volume_name)
+    run.progress.begin(Stage.FINALIZING)
+    assert run.spec.volume_name is not None
+    await check_guards(target, run.spec.volume_name)
     try:
         volume = await _bounded(lambda: staged.commit(digest))
     except Exception as error:  # noqa: BLE001 - raised again if the volume does not exist
-        volume = await _committed_after_all(request, target, error)
-    progress.end(Stage.FINALIZING)
+        volume = await _committed_after_all(run, target, error)
+    run.progress.end(Stage.FINALIZING)
     return volume
 
 
@@ -163,20 +163,20 @@ async def _bounded(work: Callable[[], Awaitable[T]]) -> T:
         raise TargetError(f"the target did not commit the volume within {COMMIT_TIMEOUT:g} s") from error
 
 
-async def _committed_after_all(request: Request, target: BlockTarget, error: Exception) -> Volume:
+async def _committed_after_all(run: JobRun, target: BlockTarget, error: Exception) -> Volume:
     """Return the job's volume if it exists although its commit failed; it must not be reported as missing.
 
     Raises ``error`` if the volume does not exist or cannot be looked up.
     """
-    assert request.volume_name is not None
+    assert run.spec.volume_name is not None
     try:
         with shielded("look for the volume after its commit failed", FIND_TIMEOUT):
-            volume = await target.find(request.volume_name)
+            volume = await target.find(run.spec.volume_name)
     except Exception as unknown:
         raise error from unknown
-    if volume is None or volume.provenance is None or volume.provenance.job_id != request.job_id:
+    if volume is None or volume.provenance is None or volume.provenance.job_id != run.job_id:
         raise error
-    log.warning("the volume stands although its commit broke off", volume=volume.name, reason=str(error))
+    log.warning("the volume exists although its commit failed", volume=volume.name, reason=str(error))
     return volume
 
 

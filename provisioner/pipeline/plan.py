@@ -1,95 +1,45 @@
-"""A job's decisions, as pure functions of the request and of what is known."""
+"""A job's decisions, as pure functions of its spec and the known facts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from provisioner.contracts import GIB, MIB, ImageUrl, Placement, Provenance, StageRequest, UrlPrefix
+from provisioner.contracts import GIB, MIB, Placement, UrlPrefix
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
-from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from provisioner.contracts import Checksum, Converter, ProvisionedBy, Volume, VolumeUser
+    from provisioner.contracts import Checksum, Converter, ImageUrl, VolumeUser
     from provisioner.download.inspection import ImageInfo
+    from provisioner.pipeline.job_run import JobSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a job is to do. ``volume_name`` None: the image is only fetched into the cache. Sizes in bytes.
-
-    ``allowed_sources``: what its caller was limited to when it submitted the job; None if it was not limited.
-    """
-
-    job_id: str
-    image_url: str
-    image_type: str
-    volume_name: str | None
-    volume_size: int
-    target: str
-    checksum: Checksum | None
-    created_at: float
-    allowed_sources: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a completed job made. ``volume`` and ``provisioned_by`` are None for a fetch into the cache.
-
-    ``cache_hit`` and ``image_path`` are None if a restart lost them.
-    """
-
-    cache_hit: bool | None
-    image_path: str | None
-    volume: Volume | None = None
-    provisioned_by: ProvisionedBy | None = None
-
-
-def stage_request(
-    request: Request,
-    image_digest: str | None,
-    *,
-    name: str | None = None,
-    size: int | None = None,
-    data: int | None = None,
-) -> StageRequest:
-    """Return the stage request for the job's volume; ``name`` and ``size`` override the volume's.
-
-    ``data`` is how many bytes of it will be written, if known.
-    """
-    # A volume outlives its job: the query, which may hold a signature, is not written into its tags.
-    image_url = ImageUrl.parse(request.image_url).without_query
-    provenance = Provenance(request.job_id, image_url, image_digest, request.created_at)
-    return StageRequest(name or request.volume_name or "", size or request.volume_size, provenance, data)
-
-
-def data_bytes(image_type: str, file_size: int | None, virtual_size: int) -> int | None:
+def data_bytes(image_format: str, file_size: int | None, virtual_size: int) -> int | None:
     """Return about how many bytes of a volume an image will fill, or None if unknown.
 
-    A format with tables leaves its holes out of the file, so the file's length tells (compressed, it is too low). A
-    raw image's file holds its holes too: its length would refuse a sparse image for which there is room.
+    A format with tables leaves its holes out of the file, so its length is an estimate (too low if compressed). A raw
+    image's file contains its holes: by its length, a sparse image that fits would be refused.
     """
-    return None if image_type == "raw" or file_size is None else min(file_size, virtual_size)
+    return None if image_format == "raw" or file_size is None else min(file_size, virtual_size)
 
 
-def check_fits(virtual_size: int, volume_size: int) -> None:
+def check_fits(virtual_size: int, size_bytes: int) -> None:
     """Raise ImageTooLargeError if an image of that virtual size does not fit the volume (both in bytes)."""
-    if virtual_size > volume_size:
+    if virtual_size > size_bytes:
         raise ImageTooLargeError(
-            f"the image needs {virtual_size} bytes, but the volume would have {volume_size}; "
+            f"the image needs {virtual_size} bytes, but the volume would have {size_bytes}; "
             f"ask for {-(-virtual_size // GIB)} GiB or more"
         )
 
 
-def decompressed_limit(request: Request) -> int:
-    """Return the most bytes an image may decompress to: what fits, plus room for tables if the format has any."""
-    return request.volume_size if request.image_type == "raw" else request.volume_size * 9 // 8 + 64 * MIB
+def decompressed_limit(spec: JobSpec) -> int:
+    """Return the most bytes an image may decompress to: the volume's size, plus room for the format's tables."""
+    return spec.size_bytes if spec.image_format == "raw" else spec.size_bytes * 9 // 8 + 64 * MIB
 
 
-def check_image(info: ImageInfo, declared: str, file_size: int | None, volume_size: int) -> int | None:
-    """Return the image's virtual size in bytes (None: not known yet), checked against what was asked for.
+def check_image(info: ImageInfo, declared: str, file_size: int | None, size_bytes: int) -> int | None:
+    """Return the image's virtual size in bytes (None: not known yet), checked against the spec.
 
     Raises ImageFormatError if the image is not of the declared format, ImageTooLargeError if it does not fit.
     """
@@ -99,40 +49,38 @@ def check_image(info: ImageInfo, declared: str, file_size: int | None, volume_si
     if virtual_size == 0:
         raise ImageFormatError("the image is empty")
     if virtual_size is not None:
-        check_fits(virtual_size, volume_size)
+        check_fits(virtual_size, size_bytes)
     return virtual_size
 
 
 def may_overlap(converter: Converter, placement: Placement, *, hit: bool, size_known: bool) -> bool:
     """Return whether the conversion may start before the image is verified.
 
-    Never in place: until the digest matched, the old content must stay.
+    Never in place: the old content must stay until the digest matched.
     """
     return not hit and converter.streams and placement is not Placement.IN_PLACE and size_known
 
 
-def check_checksum(checksum: Checksum | None, url: str, *, required: bool) -> None:
+def check_checksum(checksum: Checksum | None, image_url: ImageUrl, *, required: bool) -> None:
     """Raise ChecksumMissingError if the image has no checksum and the configuration requires one."""
     if checksum is None and required:
         raise ChecksumMissingError(
-            f"no checksum is known for {shown(url)}: none in the request, no .sha256, .sha512, SHA256SUMS or "
+            f"no checksum is known for {image_url}: none in the request, no .sha256, .sha512, SHA256SUMS or "
             "SHA512SUMS beside it; give one, or set require_checksum = false in [cache]"
         )
 
 
-def covers(allowed: Collection[str], url: str, source: str | None) -> bool:
-    """Whether a caller limited to ``allowed``, names of sources and prefixes of urls, may have images from ``url``.
+def covers(allowed: Collection[str], image_url: ImageUrl, source: str | None) -> bool:
+    """Return whether a caller limited to ``allowed``, names of sources and prefixes of urls, may use the image.
 
-    ``source`` is the name of the source that owns the url, None if none does. Raises InvalidRequestError if
-    ``url`` is invalid.
+    ``source`` is the name of the source that owns the url, None if none does.
     """
     if source in allowed:
         return True
-    image = ImageUrl.parse(url)
-    return any(UrlPrefix.parse(prefix).covers(image) for prefix in allowed if "://" in prefix)
+    return any(UrlPrefix.parse(prefix).covers(image_url) for prefix in allowed if "://" in prefix)
 
 
-def check_users(volume: str, users: Sequence[VolumeUser]) -> None:
+def check_users(volume_name: str, users: Sequence[VolumeUser]) -> None:
     """Raise VolumeInUseError if the volume has users."""
     if users:
-        raise VolumeInUseError(f"the volume {volume} is in use by {', '.join(str(user) for user in users)}")
+        raise VolumeInUseError(f"the volume {volume_name} is in use by {', '.join(str(user) for user in users)}")

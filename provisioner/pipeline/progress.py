@@ -1,6 +1,6 @@
 """Progress of a job: bytes of the stage that is furthest behind, a percent that never falls, an ETA.
 
-It has no clock and no loop of its own: the caller passes the clock in. ``advance`` may be called from any thread.
+The caller passes the clock in. ``advance`` may be called from any thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Stage(StrEnum):
     FINALIZING = "finalizing"
 
 
-# Share of a whole job's percent that each stage ends at. Downloading and converting are what takes time.
+# The percent of a whole job at which each stage ends. Downloading and converting take the time.
 _ENDS = {
     Stage.QUEUED: 0.0,
     Stage.CHECKING_CACHE: 1.0,
@@ -39,13 +39,13 @@ _ENDS = {
     Stage.FINALIZING: 100.0,
 }
 _ORDER = list(Stage)
-# A rate over less than this is noise.
+# Seconds; a rate over less time than this is noise.
 _MIN_ELAPSED = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """``percent`` 0 to 100 of the whole job; bytes are the stage's own; ``eta_sec`` None while unknown."""
+    """Progress at one moment: ``percent`` of the whole job, bytes of the stage; ``eta_sec`` is None while unknown."""
 
     stage: Stage
     percent: float
@@ -60,12 +60,12 @@ class _Activity:
     started: float
     total: int = 0
     probe: Callable[[], int] | None = None
-    told: int = 0
+    reported: int = 0
     ended: float | None = None
 
     @property
     def done(self) -> int:
-        return self.probe() if self.probe is not None else self.told
+        return self.probe() if self.probe is not None else self.reported
 
 
 @dataclass(slots=True)
@@ -94,12 +94,12 @@ class Progress:
     def advance(self, stage: Stage, done: int) -> None:
         """Record that ``done`` bytes of a stage are processed in total."""
         activity = self._running[stage]
-        activity.told = max(activity.told, done)
+        activity.reported = max(activity.reported, done)
 
     def end(self, stage: Stage) -> None:
         """End a stage."""
         activity = self._running[stage]
-        activity.probe, activity.told = None, max(activity.done, activity.total)
+        activity.probe, activity.reported = None, max(activity.done, activity.total)
         activity.ended = self.clock()
         self.on_stage(self.stage)
 
@@ -145,7 +145,7 @@ class Progress:
         return Snapshot(stage, round(self._percent, 1), done, total, self._eta(activity), self.cache_hit)
 
     def _eta(self, activity: _Activity) -> float | None:
-        """Rest of the reported stage at its average rate so far; later stages of unknown length are not guessed."""
+        """Return the seconds left of the stage at its average rate so far; later stages are not included."""
         elapsed = self.clock() - activity.started
         if activity.ended is not None or not activity.total or not activity.done or elapsed < _MIN_ELAPSED:
             return None

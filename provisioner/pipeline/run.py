@@ -1,7 +1,7 @@
 """Runs one job: carries out what ``plan`` decides, in an order that keeps the invariants.
 
-Each step that needs undoing is a context whose exit undoes it (shielded, under a deadline), so that leaving by
-error or cancel, at whatever await, rolls back exactly what was done.
+Each step that needs undoing is a context whose exit undoes it (shielded, under a deadline), so an error
+or a cancel at any await rolls back exactly what was done.
 """
 
 from __future__ import annotations
@@ -13,193 +13,168 @@ from weakref import WeakValueDictionary
 import trio
 
 from provisioner.cache import Expectation
-from provisioner.contracts import CloneTarget, Placement, ProvisionedBy
+from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy
 from provisioner.contracts.errors import DamagedImageError, InvalidRequestError, NoSpaceError, SourceError
 from provisioner.download.checksums import discover
 from provisioner.download.fetch import with_retries
 from provisioner.pipeline.copy import Copying, commit, verified
-from provisioner.pipeline.plan import (
-    Outcome,
-    Request,
-    check_checksum,
-    check_fits,
-    check_users,
-    covers,
-    decompressed_limit,
-    stage_request,
-)
-from provisioner.pipeline.progress import Progress, Stage
+from provisioner.pipeline.job_run import Outcome
+from provisioner.pipeline.plan import check_checksum, check_fits, check_users, covers, decompressed_limit
+from provisioner.pipeline.progress import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provisioner.cache import CachedImage, ImageCache
-    from provisioner.contracts import Base, BlockTarget, Checksum, ImageSource
+    from provisioner.contracts import Base, BlockTarget, ImageSource
+    from provisioner.pipeline.job_run import JobRun, JobSpec
     from provisioner.registry import BackEnds
 
 
 @dataclass(slots=True)
 class Pipeline:
-    """The back ends and the cache that jobs use. ``require_checksum``: refuse images without a checksum."""
+    """Runs jobs on the back ends and the cache. ``require_checksum``: refuse images without a checksum."""
 
     back_ends: BackEnds
     cache: ImageCache
     require_checksum: bool
-    # One job makes a base while others that need it wait; a lock is freed with its last user.
+    # One job makes a base while others wait for it; a lock is freed with its last user.
     _base_locks: WeakValueDictionary[tuple[str, str], trio.Lock] = field(default_factory=WeakValueDictionary)
 
-    async def run(self, request: Request, progress: Progress, done: list[Outcome]) -> None:
-        """Do the whole job and put its outcome into ``done`` at the moment it is irrevocable.
+    async def run(self, run: JobRun) -> None:
+        """Do the whole job and set the run's outcome at the moment it is irrevocable.
 
-        Raises ProvisionerError. If it raises while ``done`` is empty, everything the job made is rolled back.
+        Raises ProvisionerError. If it raises while there is no outcome, everything the job made is rolled back.
         """
-        progress.begin(Stage.CHECKING_CACHE)
-        await self._check_target(request)
-        source = self.back_ends.source_for(request.image_url)
+        spec = run.spec
+        run.progress.begin(Stage.CHECKING_CACHE)
+        await self._check_target(run)
+        source = self.back_ends.source_for(spec.image_url)
         attempts = self.cache.attempts
-        remote = await with_retries(lambda: source.stat(request.image_url), attempts)
-        checksum = request.checksum or await with_retries(lambda: discover(source, request.image_url), attempts)
-        check_checksum(checksum, request.image_url, required=self.require_checksum)
-        if await self._clone_known(request, checksum, progress, done):
+        remote = await with_retries(lambda: source.stat(spec.image_url), attempts)
+        if run.checksum is None:
+            run.checksum = await with_retries(lambda: discover(source, spec.image_url), attempts)
+        check_checksum(run.checksum, spec.image_url, required=self.require_checksum)
+        if await self._clone_known(run):
             return
-        expectation = Expectation(remote=remote, checksum=checksum, may_use=self._may_use(request))
+        expectation = Expectation(remote=remote, checksum=run.checksum, may_use=self._may_use(spec))
         try:
-            await self._with_image(request, source, expectation, progress, done)
+            await self._with_image(run, source, expectation)
         except DamagedImageError:  # found in the cache, which has dropped it
-            if done:
+            if run.outcome is not None:
                 raise
-            progress.restart()
-            await self._with_image(request, source, expectation, progress, done)
+            run.progress.restart()
+            await self._with_image(run, source, expectation)
 
-    async def _with_image(
-        self, request: Request, source: ImageSource, expectation: Expectation, progress: Progress, done: list[Outcome]
-    ) -> None:
+    async def _with_image(self, run: JobRun, source: ImageSource, expectation: Expectation) -> None:
         async with self.cache.image(source, expectation) as image:
-            progress.end(Stage.CHECKING_CACHE)
-            progress.cache_hit = image.hit
+            run.progress.end(Stage.CHECKING_CACHE)
+            run.progress.cache_hit = image.hit
             if not image.hit:
-                progress.begin(Stage.DOWNLOADING, expectation.remote.size or 0, lambda: image.available)
-            await self._use(request, image, expectation.checksum, progress, done)
+                run.progress.begin(Stage.DOWNLOADING, expectation.remote.size or 0, lambda: image.available)
+            await self._use(run, image)
 
-    async def _use(
-        self, request: Request, image: CachedImage, checksum: Checksum | None, progress: Progress, done: list[Outcome]
-    ) -> None:
-        if request.volume_name is None:
-            entry = await verified(image, progress)
-            done.append(Outcome(image.hit, self.cache.path(entry)))
+    async def _use(self, run: JobRun, image: CachedImage) -> None:
+        if run.spec.volume_name is None:
+            entry = await verified(image, run.progress)
+            run.outcome = Outcome(image.hit, self.cache.path(entry))
             return
         info = await image.info()
         if info.compression is None:
-            await self._copy(request, image, checksum, progress, done)
+            await self._copy(run, image)
             return
-        async with self.cache.decompressed(image, info, decompressed_limit(request)) as decompressed:
-            progress.begin(Stage.CONVERTING, image.size or 0, lambda: decompressed.reader.position)
-            await self._copy(request, decompressed, checksum, progress, done)
+        async with self.cache.decompressed(image, info, decompressed_limit(run.spec)) as decompressed:
+            run.progress.begin(Stage.CONVERTING, image.size or 0, lambda: decompressed.reader.position)
+            await self._copy(run, decompressed)
 
-    async def _copy(
-        self, request: Request, image: CachedImage, checksum: Checksum | None, progress: Progress, done: list[Outcome]
-    ) -> None:
-        target = self.back_ends.target(request.target)
-        converter = self.back_ends.converter(request.image_type)
-        copying = Copying(request, image, converter, progress, self.cache.path, self.check_guards)
+    async def _copy(self, run: JobRun, image: CachedImage) -> None:
+        target = self.back_ends.target(run.spec.target)
+        converter = self.back_ends.converter(run.spec.image_format)
+        copying = Copying(run, image, converter, self.cache.path, self.check_guards)
         if isinstance(target, CloneTarget):
-            await self._through_base(request, target, copying, checksum, done)
+            await self._through_base(target, copying)
         else:
-            await copying.to_volume(target, done)
+            await copying.to_volume(target)
 
-    async def _through_base(
-        self,
-        request: Request,
-        target: CloneTarget,
-        copying: Copying,
-        checksum: Checksum | None,
-        done: list[Outcome],
-    ) -> None:
-        digest = str(checksum) if checksum and checksum.algorithm == "sha256" else None
-        digest = digest or (await verified(copying.image, copying.progress)).digest
+    async def _through_base(self, target: CloneTarget, copying: Copying) -> None:
+        run, image = copying.run, copying.image
+        digest = str(run.checksum) if run.checksum and run.checksum.algorithm == "sha256" else None
+        digest = digest or (await verified(image, run.progress)).digest
         try:
             async with self._base_locks.setdefault((target.name, digest), trio.Lock()):
-                base = await target.base(digest, request.image_type)
+                base = await target.base(digest, run.spec.image_format)
                 if base is None:
                     base = await copying.to_base(target, digest)
-            entry = await verified(copying.image, copying.progress)
-            await self._clone(request, target, base, copying.progress, copying.image.hit, self.cache.path(entry), done)
+            entry = await verified(image, run.progress)
+            await self._clone(run, target, base, image.hit, self.cache.path(entry))
         except NoSpaceError:
-            if done or not await _only_in_place(target, request):
+            if run.outcome is not None or not await _only_in_place(target, run):
                 raise
-            await copying.to_volume(target, done)
+            await copying.to_volume(target)
 
-    async def _clone_known(
-        self, request: Request, checksum: Checksum | None, progress: Progress, done: list[Outcome]
-    ) -> bool:
+    async def _clone_known(self, run: JobRun) -> bool:
         """Clone at once if the target already has the image, without the cache."""
-        if request.volume_name is None or checksum is None or checksum.algorithm != "sha256":
+        spec, checksum = run.spec, run.checksum
+        if spec.volume_name is None or checksum is None or checksum.algorithm != "sha256":
             return False
-        may_use = self._may_use(request)
-        entry = self.cache.find(checksum, request.image_url, None, may_use)
-        if may_use is not None and entry is None:  # it has to be shown that the caller's own source has the image
+        may_use = self._may_use(spec)
+        entry = self.cache.find(checksum, spec.image_url.text, None, may_use)
+        if may_use is not None and entry is None:  # first show that the caller's own source has the image
             return False
-        target = self.back_ends.target(request.target)
-        base = await target.base(str(checksum), request.image_type) if isinstance(target, CloneTarget) else None
+        target = self.back_ends.target(spec.target)
+        base = await target.base(str(checksum), spec.image_format) if isinstance(target, CloneTarget) else None
         if base is None:
             return False
         assert isinstance(target, CloneTarget)
-        progress.end(Stage.CHECKING_CACHE)
-        progress.cache_hit = True
+        run.progress.end(Stage.CHECKING_CACHE)
+        run.progress.cache_hit = True
         path = self.cache.path(entry) if entry else base.name
         try:
-            await self._clone(request, target, base, progress, True, path, done)
+            await self._clone(run, target, base, True, path)
         except NoSpaceError:
-            if done or not await _only_in_place(target, request):
+            if run.outcome is not None or not await _only_in_place(target, run):
                 raise
-            return False  # to overwrite the volume the image itself is needed
+            return False  # overwriting the volume needs the image itself
         return True
 
-    async def _clone(
-        self,
-        request: Request,
-        target: CloneTarget,
-        base: Base,
-        progress: Progress,
-        hit: bool,
-        image_path: str,
-        done: list[Outcome],
-    ) -> None:
-        check_fits(base.size_bytes, request.volume_size)
-        progress.begin(Stage.ALLOCATING)
-        async with target.stage_clone(base, stage_request(request, base.digest)) as staged:
-            progress.end(Stage.ALLOCATING)
-            volume = await commit(staged, base.digest, request, target, self.check_guards, progress)
-            done.append(Outcome(hit, image_path, volume, ProvisionedBy.CLONE))
+    async def _clone(self, run: JobRun, target: CloneTarget, base: Base, hit: bool, image_path: str) -> None:
+        check_fits(base.size_bytes, run.spec.size_bytes)
+        run.progress.begin(Stage.ALLOCATING)
+        async with target.stage_clone(base, run.stage_request(base.digest)) as staged:
+            run.progress.end(Stage.ALLOCATING)
+            volume = await commit(staged, base.digest, run, target, self.check_guards)
+            run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE)
 
-    def _may_use(self, request: Request) -> Callable[[str], bool] | None:
-        """Whether an image that came from a url may be given to the job; None if its caller is not limited.
+    def _may_use(self, spec: JobSpec) -> Callable[[str], bool] | None:
+        """Return a check whether the job may use an image from some url, or None if its caller is not limited.
 
         A checksum alone must not give a limited caller an image of a source that it may not use.
         """
-        allowed = request.allowed_sources
+        allowed = spec.allowed_sources
         if allowed is None:
             return None
 
         def may_use(url: str) -> bool:
             try:
-                source = self.back_ends.source_for(url)
-            except (InvalidRequestError, SourceError):  # of a source that is no longer configured
+                image_url = ImageUrl.parse(url)
+                source = self.back_ends.source_for(image_url)
+            except (InvalidRequestError, SourceError):  # its source is no longer configured
                 return False
             name = next(name for name, one in self.back_ends.sources.items() if one is source)
-            return covers(allowed, url, name)
+            return covers(allowed, image_url, name)
 
         return may_use
 
-    async def _check_target(self, request: Request) -> None:
+    async def _check_target(self, run: JobRun) -> None:
         """Reject a volume that cannot be placed before anything is downloaded."""
-        if request.volume_name is None:
+        spec = run.spec
+        if spec.volume_name is None:
             return
-        target = self.back_ends.target(request.target)
-        target.check_name(request.volume_name)
-        self.back_ends.converter(request.image_type)
-        await self.check_guards(target, request.volume_name)
-        await target.placement(stage_request(request, None))
+        target = self.back_ends.target(spec.target)
+        target.check_name(spec.volume_name)
+        self.back_ends.converter(spec.image_format)
+        await self.check_guards(target, spec.volume_name)
+        await target.placement(run.stage_request())
 
     async def check_guards(self, target: BlockTarget, volume_name: str) -> None:
         """Ask every guard whether the volume is in use. Raises VolumeInUseError."""
@@ -211,6 +186,6 @@ class Pipeline:
                 check_users(volume_name, await guard.users(volume))
 
 
-async def _only_in_place(target: CloneTarget, request: Request) -> bool:
-    """Return whether there is no room for a clone or a base, but the volume that is there may be overwritten."""
-    return await target.placement(stage_request(request, None)) is Placement.IN_PLACE
+async def _only_in_place(target: CloneTarget, run: JobRun) -> bool:
+    """Return whether the target can place the volume only by overwriting the existing one."""
+    return await target.placement(run.stage_request()) is Placement.IN_PLACE

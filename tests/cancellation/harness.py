@@ -15,7 +15,7 @@ import trio
 
 from provisioner.cache import ImageCache
 from provisioner.config import CacheSettings, JobSettings
-from provisioner.contracts import GIB, MIB, ByteSize, Duration
+from provisioner.contracts import GIB, MIB, ByteSize, Checksum, Duration, ImageUrl
 from provisioner.contracts.testing import FakeConverter, FakeGuard, FakeSource, FakeTarget
 from provisioner.jobs import JobSpec, JobStore, Supervisor
 from provisioner.jobs.notify import Notifier
@@ -32,13 +32,20 @@ OLD = b"what the user had"
 OTHER_URL = "https://other.example.com/disk.qcow2"
 OTHER_IMAGE = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, MIB).ljust(64 * 1024, b"\0")
 OTHER_SPEC = JobSpec(
-    image_url=OTHER_URL,
+    image_url=ImageUrl.parse(OTHER_URL),
     volume_name="bystander",
-    volume_size_gb=1,
+    size_bytes=GIB,
     target="other",
-    checksum=f"sha256:{hashlib.sha256(OTHER_IMAGE).hexdigest()}",
+    checksum=Checksum("sha256", hashlib.sha256(OTHER_IMAGE).hexdigest()),
 )
-SPEC = JobSpec(image_url=URL, image_type="raw", volume_name="web01", volume_size_gb=1, target="main", checksum=DIGEST)
+SPEC = JobSpec(
+    image_url=ImageUrl.parse(URL),
+    image_format="raw",
+    volume_name="web01",
+    size_bytes=GIB,
+    target="main",
+    checksum=Checksum.parse(DIGEST),
+)
 
 
 @dataclass

@@ -164,7 +164,7 @@ async def test_cancel_with_hanging_undo(folder):
             await harness.supervisor.cancel(job_id)
         job, _ = await harness.supervisor.find(job_id)
         assert job.status is Status.FAILED
-        assert "tried again at the next start" in job.error
+        assert "retried at the next start" in job.error
         assert harness.target.leftovers() == [f"{job_id}~web01"]
     harness.steps("target").hang_at = None
     async with harness.running():

@@ -73,7 +73,7 @@ async def test_cancel_with_failing_cleanup(folder, obstacle):
             await harness.supervisor.cancel(cancelled)
         job = await harness.ended(cancelled)
         assert job.status is Status.FAILED
-        assert "it is tried again" in job.error
+        assert "it is retried" in job.error
         assert len(list(partials.iterdir())) == (1 if obstacle is broken_close else 2)
         go_on.set()
         assert (await harness.ended(other)).status is Status.COMPLETED

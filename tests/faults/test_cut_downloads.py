@@ -11,7 +11,7 @@ from lvp_source_http.settings import HttpSettings
 from lvp_source_http.source import HttpSource
 from provisioner.cache import Expectation, ImageCache
 from provisioner.config import CacheSettings
-from provisioner.contracts import MIB, BackEndContext, ByteSize, Checksum
+from provisioner.contracts import MIB, BackEndContext, ByteSize, Checksum, ImageUrl
 from tests.servers.cutting import cutting_proxy
 from tests.servers.nginx import nginx
 
@@ -60,7 +60,7 @@ class Downloads:
         """Ask for the size and version, with retries, since these requests are cut too."""
         for _ in range(20):
             try:
-                return await self.source.stat(url)
+                return await self.source.stat(ImageUrl.parse(url))
             except Exception as error:
                 if not getattr(error, "temporary", False):
                     raise

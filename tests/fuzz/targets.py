@@ -80,13 +80,12 @@ def read_config(data: bytes) -> None:
 def read_urls(data: bytes) -> None:
     """Parse a url: the result agrees with the library that fetches it, and only urls below a prefix are owned."""
     text = data.decode("utf-8", errors="replace")
-    owned, place = HTTP.owns(text), place_of(text, S3)
     try:
         url = ImageUrl.parse(text)
     except InvalidRequestError:
-        assert not owned
-        assert place is None
         return
+    owned, place = HTTP.owns(url), place_of(url, S3)
+    assert url.text == text
     assert ImageUrl.parse(url.without_query).without_query == url.without_query
     assert not {".", ".."} & set(unquote(url.path).split("/"))
     if url.scheme in {"http", "https"} and (owned or place):

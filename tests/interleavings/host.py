@@ -1,4 +1,4 @@
-"""One host for an interleaving run: real supervisor, pipeline, cache and store over fakes. Owns how operations end."""
+"""One host for an interleaving run: real supervisor, pipeline, cache and store over fakes. Records each end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from provisioner.pipeline.run import Pipeline
 from tests.cancellation.harness import Harness, plain_logs
 from tests.interleavings.promises import check_now, check_restart
 
-# Memory, if there is one: each run opens a database of its own.
+# A RAM disk if there is one: each run opens a database of its own.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
@@ -51,7 +51,7 @@ class Host(Harness):
 
     @asynccontextmanager
     async def alive(self, schedule):
-        """The parts, alive, until the block ends; the end is a shutdown without grace."""
+        """Run the service's parts during the block; at its end shut down without grace."""
         self.schedule = schedule
         self.store = JobStore(self.folder / "jobs.sqlite")
         await self.store.open()
@@ -85,7 +85,7 @@ class Host(Harness):
         self.job_ends[job.job_id] = self.schedule.now
 
     async def operate(self, operation) -> None:
-        """Run one operation, and keep how it ended."""
+        """Run one operation and record its end."""
         await self.schedule.point(f"begin {operation.__name__}")
         done = Done(operation.__name__, self.schedule.now)
         self.done.append(done)
@@ -98,34 +98,34 @@ class Host(Harness):
         done.end = self.schedule.now
 
     def has_stored(self, job_id: str) -> bool:
-        """Whether a process that looked at the disk now would find the job."""
+        """Return whether another process would find the job on disk now."""
         with closing(sqlite3.connect(self.folder / "jobs.sqlite")) as db:
             return db.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,)).fetchone() is not None
 
     def of(self, kind: str) -> list[Done]:
-        """The operations of that kind which succeeded."""
+        """Return the operations of that kind that succeeded."""
         return [done for done in self.done if done.kind == kind and done.succeeded]
 
     async def all_jobs(self):
         return {job.job_id: job for job in (await self.store.page(JobFilter(), 0, 1000))[0]}
 
     def at_rest(self) -> bool:
-        """No job is active, or none will be before the restart."""
+        """Return whether no job is active, or none will run before the restart."""
         return self.supervisor.active_count == 0 or self.jobs_stopped.is_set()
 
     def check_disk(self) -> None:
-        """Nothing is left over; a drained host may keep what the next start carries on."""
+        """Check that nothing is left behind, except what the next start of a drained host resumes."""
         if not self.supervisor.draining:
             self.assert_nothing_left()
 
     async def settle(self) -> None:
-        """Let the jobs that are active end, outside any schedule."""
+        """Let active jobs end, outside any schedule."""
         while self.supervisor.active_count:
             await trio.lowlevel.checkpoint()
 
 
 def scenario(*operations, before=None):
-    """A scenario for `explore`: the operations side by side on a new host, then every promise, then a restart.
+    """Return a scenario for `explore`: run the operations on a new host, check every promise, restart.
 
     ``before(host)`` prepares the host, outside the schedule.
     """
@@ -159,11 +159,11 @@ async def _play(host, schedule, clock, operations, before) -> None:
                 await schedule.run(finished, clock)
             finally:
                 schedule.stop()
-        told = await host.all_jobs()
-        check_now(host, told)
+        stored = await host.all_jobs()
+        check_now(host, stored)
     host.check_disk()
     host.before_restart = host.volume()
     async with host.alive(schedule):
         await host.settle()
-        check_restart(host, told, await host.all_jobs())
+        check_restart(host, stored, await host.all_jobs())
     host.assert_nothing_left()

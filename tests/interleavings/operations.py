@@ -1,4 +1,4 @@
-"""The operations that are played against each other, all on the same volume and image."""
+"""The operations that run against each other, all on the same volume and image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 async def submit(host: Host):
-    """A client asks for the volume; accepted, or refused because of what is going on."""
+    """A client submits a job for the volume; it is accepted or refused."""
     return await host.supervisor.submit(SPEC, request_id="r", principal=None, idempotency_key=None)
 
 
 async def hang_up(host: Host):
-    """A client asks for the volume and goes away before the answer."""
+    """A client submits a job for the volume and hangs up before the answer."""
     with trio.CancelScope() as scope:
 
         async def leave() -> None:
@@ -36,7 +36,7 @@ async def hang_up(host: Host):
 
 
 async def cancel(host: Host):
-    """Cancel the newest job that is active."""
+    """Cancel the newest active job."""
     active = list(host.supervisor.active_ids - host.known) or sorted(host.supervisor.active_ids)
     return await host.supervisor.cancel(active[-1] if active else "none")
 
@@ -62,12 +62,12 @@ async def prune(host: Host):
 
 
 async def drain(host: Host):
-    """The service is told to stop: no new jobs; running ones are interrupted and go on after the restart."""
+    """Stop the service: no new jobs; running ones are interrupted and resume after the restart."""
     await host.supervisor.drain()
     host.stop_jobs()
 
 
-# --- what was there before ---
+# --- initial states ---
 
 
 async def a_volume(host: Host) -> None:
@@ -79,5 +79,5 @@ async def a_volume(host: Host) -> None:
 
 
 async def a_foreign_volume(host: Host) -> None:
-    """A volume of that name is there which the service did not make."""
+    """A volume of that name exists that the service did not make."""
     host.put_old_volume()

@@ -1,4 +1,4 @@
-"""What must hold after any order of the operations. Each function raises AssertionError with the promise broken."""
+"""What must hold after any order of the operations. Each function raises AssertionError naming the broken promise."""
 
 from __future__ import annotations
 
@@ -6,31 +6,37 @@ from provisioner.jobs import Status
 from tests.cancellation.harness import IMAGE
 
 
-def check_now(host, told) -> None:
-    """Once every operation has ended and no job is active; ``told``: the jobs in the store, by id."""
+def check_now(host, stored) -> None:
+    """Check after every operation has ended and no job is active; ``stored``: the jobs in the store, by id."""
     accepted = {done.result.job_id: done for done in host.of("submit")}
     draining = host.supervisor.draining
     for job_id in accepted:
-        assert job_id in told, "a job was accepted, and the store does not know it"
-        assert told[job_id].status.ended or draining, f"an accepted job is {told[job_id].status}, with nothing active"
+        assert job_id in stored, "an accepted job is missing from the store"
+        assert stored[job_id].status.ended or draining, (
+            f"an accepted job is {stored[job_id].status}, with nothing active"
+        )
     for done in host.of("cancel"):
-        assert told[done.result.job_id].status is Status.CANCELLED, "a job was told to be cancelled and is not"
-    unexplained = told.keys() - accepted.keys() - host.known
-    assert not unexplained or any(done.kind == "hang_up" for done in host.done), "a job that no client was told of"
-    assert all(told[job_id].status.ended or draining for job_id in unexplained), "a job is stored, and nothing runs it"
-    _check_volume(host, told)
-    _check_overlaps(host, told, accepted)
+        assert stored[done.result.job_id].status is Status.CANCELLED, (
+            "a cancel was confirmed but the job is not cancelled"
+        )
+    unexplained = stored.keys() - accepted.keys() - host.known
+    assert not unexplained or any(done.kind == "hang_up" for done in host.done), "a job that no client submitted"
+    assert all(stored[job_id].status.ended or draining for job_id in unexplained), (
+        "a job is stored, but nothing runs it"
+    )
+    _check_volume(host, stored)
+    _check_overlaps(host, stored, accepted)
     for done in host.of("evict"):
         on_disk = {path.name for path in (host.folder / "cache").iterdir()}
         entries = {entry.file_name for entry in host.cache.entries()}
         assert (done.result.file_name in on_disk) == (done.result.file_name in entries), "an evicted file stayed"
 
 
-def _check_volume(host, told) -> None:
-    """The volume holds what the ends that were told explain."""
+def _check_volume(host, stored) -> None:
+    """Check that the stored ends of jobs explain the volume's content."""
     held, new = (
         host.volume(),
-        [job for job in told.values() if job.job_id not in host.known or job.job_id in host.job_ends],
+        [job for job in stored.values() if job.job_id not in host.known or job.job_id in host.job_ends],
     )
     completed = any(job.status is Status.COMPLETED for job in new)
     removed = bool(host.of("remove_volume"))
@@ -40,23 +46,23 @@ def _check_volume(host, told) -> None:
     assert held in allowed, f"the volume holds {held and held[:20]!r}; {completed=}, {removed=}"
 
 
-def _check_overlaps(host, told, accepted) -> None:
-    """A removal that succeeded and a job that completed never worked on the volume at the same time."""
+def _check_overlaps(host, stored, accepted) -> None:
+    """Check that a successful removal and a completed job never worked on the volume at the same time."""
     for removal in host.of("remove_volume"):
         for job_id, submit in accepted.items():
-            if told[job_id].status is Status.COMPLETED:
+            if stored[job_id].status is Status.COMPLETED:
                 ended = host.job_ends[job_id]
                 apart = ended <= removal.begin or removal.end <= submit.begin
                 assert apart, "a volume was removed while a job for it was accepted"
 
 
-def check_restart(host, told, again) -> None:
-    """After a restart: every job is known, an end never changed, and nothing ran again that had ended."""
-    for job_id, job in told.items():
+def check_restart(host, stored, again) -> None:
+    """Check after a restart that every job is known and that ended jobs neither changed nor ran again."""
+    for job_id, job in stored.items():
         assert job_id in again, "a job is unknown after the restart"
         if job.status.ended:
             assert again[job_id].status is job.status, f"a {job.status} job is {again[job_id].status} after the restart"
         else:
             assert again[job_id].status.ended, "an accepted job never ended"
-    if all(job.status.ended for job in told.values()):
+    if all(job.status.ended for job in stored.values()):
         assert host.volume() == host.before_restart, "the restart changed the volume"

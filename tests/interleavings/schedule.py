@@ -1,4 +1,4 @@
-"""Deterministic interleaving of concurrent operations: every await is held until the schedule lets it go.
+"""Deterministic interleaving of concurrent operations: every await is held until the schedule releases it.
 
 While a `Schedule` is in force, each step of a fake and each call into a worker thread is a *point*: the task waits
 there until the schedule picks it. Work in threads runs inline, so a run depends on the picks alone and can be repeated.
@@ -23,14 +23,14 @@ from provisioner.contracts.errors import ProvisionerError
 from provisioner.contracts.testing.steps import Steps
 from provisioner.download.growing_file import GrowingFile
 
-# Clock jumps, of a second each, in a run that waits for nothing but time; more means a deadlock.
+# Clock jumps of a second each in a run that waits only for time; more mean a deadlock.
 MOST_JUMPS = 300
 MOST_PICKS = 3000
 
 
 @dataclass(eq=False)
 class Point:
-    """A task that waits at ``name`` to be picked."""
+    """A task waiting at the point ``name``."""
 
     name: str
     task: trio.lowlevel.Task
@@ -54,7 +54,7 @@ class Pick:
 
 
 class Schedule:
-    """One run: the picks of ``prefix`` first, then those of ``chance``, or else the least surprising ones."""
+    """One run: the picks of ``prefix`` first, then random ones of ``chance``, otherwise the default ones."""
 
     def __init__(self, prefix: tuple[int, ...] = (), chance: random.Random | None = None) -> None:
         self._clock = trio.testing.MockClock()
@@ -68,11 +68,11 @@ class Schedule:
 
     @property
     def now(self) -> int:
-        """Logical time: picks so far."""
+        """Return the logical time: the number of picks so far."""
         return len(self.picks)
 
     async def point(self, name: str) -> None:
-        """Wait until the schedule lets this task go on; at once before the schedule is active."""
+        """Wait until the schedule lets this task continue; return at once before the schedule is active."""
         if not self.active:
             return
         here = Point(name, trio.lowlevel.current_task())
@@ -84,7 +84,7 @@ class Schedule:
                 self._waiting.remove(here)
 
     async def run(self, finished, clock) -> None:
-        """Pick one point after another until ``finished()``; jump the clock when only time can help."""
+        """Pick one point after another until ``finished()``; jump the clock if all tasks wait for time."""
         self._clock = clock
         clock.autojump_threshold = math.inf
         jumps = 0
@@ -101,14 +101,14 @@ class Schedule:
             assert len(self.picks) < MOST_PICKS, f"no end after {self.trace[-20:]}"
 
     def stop(self) -> None:
-        """Hold nothing any more, and let go of what waits."""
+        """Stop holding tasks and release those that wait."""
         self.active = False
         self._clock.autojump_threshold = 0
         for point in self._waiting:
             point.go.set()
 
     def _let_go(self) -> None:
-        # The task that ran last comes first: picking it is no preemption.
+        # The task that ran last comes first: picking it is not a preemption.
         points = sorted(self._waiting, key=lambda point: point.task is not self._last)
         if len(self.picks) < len(self._prefix):
             taken = self._prefix[len(self.picks)]
@@ -124,7 +124,7 @@ class Schedule:
         point.go.set()
 
     async def in_thread(self, work, *args, abandon_on_cancel=False, cancellable=None, limiter=None):
-        """Stand in for `trio.to_thread.run_sync`: a point while it queues, and one before its result is seen."""
+        """Replace `trio.to_thread.run_sync`: one point while it queues, and one before its result is seen."""
         name = getattr(getattr(work, "func", work), "__qualname__", str(work)).replace("<locals>.", "")
         if limiter is not None:
             await limiter.acquire()
@@ -135,7 +135,7 @@ class Schedule:
             try:
                 await self.point(f"queue {name}")
             except trio.Cancelled:
-                if abandon_on_cancel:  # the thread may do its work although the caller has gone
+                if abandon_on_cancel:  # the thread may finish although the caller is gone
                     work(*args)
                 raise
             await _until_it_can_run(args)
@@ -149,7 +149,7 @@ class Schedule:
 
 
 async def _until_it_can_run(args) -> None:
-    """A thread that follows a growing file blocks until bytes come; inline it has to begin when all are there."""
+    """A thread that follows a growing file blocks until bytes arrive; run inline, it must start when all are there."""
     for growing in (arg for arg in args if isinstance(arg, GrowingFile)):
         with trio.CancelScope(shield=True), suppress(ProvisionerError):
             await growing.completed()
@@ -174,7 +174,7 @@ def in_force(schedule: Schedule):
 
 
 def play(scenario, schedule: Schedule) -> None:
-    """Run ``scenario(schedule, clock)`` once. Any failure names the schedule that led to it."""
+    """Run ``scenario(schedule, clock)`` once. A failure names its schedule."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     trio._core._run._r.seed(0)  # trio shuffles the tasks that are ready at once
     try:
@@ -186,7 +186,7 @@ def play(scenario, schedule: Schedule) -> None:
 
 
 def explore(scenario, *, random_runs: int, at_least: int = 0, seed: int = 0) -> int:
-    """Play all schedules with one deviation, then random ones; return how many were played.
+    """Run all schedules with one deviation, then random ones; return their number.
 
     If these are fewer than ``at_least``, those with two deviations are played too, and so on up to four.
     """

@@ -1,4 +1,4 @@
-"""Pairs of operations in all orders of their awaits that deviate once from the usual, and random ones beyond."""
+"""Pairs of operations in every order of awaits with one deviation from the default, and in random orders."""
 
 import os
 
@@ -8,7 +8,7 @@ from tests.interleavings import operations as op
 from tests.interleavings.host import scenario
 from tests.interleavings.schedule import explore
 
-# A longer walk by hand: INTERLEAVINGS=2000 make unit-plugins
+# For a longer run: INTERLEAVINGS=2000 make unit-plugins
 RANDOM_RUNS = int(os.environ.get("INTERLEAVINGS", "15"))
 PAIRS = [
     (op.submit, op.submit, None),

@@ -1,4 +1,4 @@
-"""The walk bites: each fault of order that was once in the code, or nearly, is planted again and must be found."""
+"""Ordering faults the code once had, or nearly had, are planted again and must be found."""
 
 from contextlib import contextmanager, suppress
 
@@ -15,45 +15,45 @@ from tests.interleavings.schedule import explore
 
 
 async def lose_the_job(_store, _job):
-    """A deadline that swallows its own expiry: nothing was stored, and the caller goes on."""
+    """The deadline's expiry is swallowed: nothing is stored, and the caller continues."""
 
 
 async def store_without_shield(store, job):
-    """A client that hangs up leaves a job on disk that nothing works on."""
+    """A client that hangs up leaves a stored job that never runs."""
     await store.put(job)
 
 
-async def tell_before_storing(ends, active, job):
-    """The end is told although the store does not have it."""
+async def report_before_storing(ends, active, job):
+    """The end is reported before it is stored."""
     ends._kept.pop(job.job_id, None)
     ends._on_stored(active, job)
     return True
 
 
 @contextmanager
-def look_without_holding(names, target, volume, holder):
-    """The old order: a removal looks whether a job has the name, and takes nothing."""
-    held = names._held.get((target, volume))
+def look_without_holding(names, target, volume_name, holder):
+    """A removal checks the name but does not reserve it."""
+    held = names._held.get((target, volume_name))
     if held is not None:
         raise ConflictError(held.holder())
     yield
 
 
-def take_what_is_taken(names, target, volume, holder):
+def take_what_is_taken(names, target, volume_name, holder):
     """Two jobs for one volume."""
-    made = names._held[target, volume] = Reservation(names, target, volume, holder)
+    made = names._held[target, volume_name] = Reservation(names, target, volume_name, holder)
     return made
 
 
 def keep_the_file(_files, entries):
-    """The cache says removed, and the file stays."""
+    """The cache reports the file as removed, but it stays."""
     return list(entries), None
 
 
 FAULTS = {
     "a lost 202": (JobStore, "add", lose_the_job, (op.submit, op.submit), None),
     "an orphan after a hang-up": (JobStore, "add", store_without_shield, (op.hang_up, op.submit), None),
-    "an end that is not stored": (Ends, "_try", tell_before_storing, (op.submit, op.cancel), None),
+    "an end that is not stored": (Ends, "_try", report_before_storing, (op.submit, op.cancel), None),
     "a removal beside a job": (
         Reservations, "holding", look_without_holding, (op.submit, op.remove_volume), op.a_volume
     ),

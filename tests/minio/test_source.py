@@ -10,7 +10,7 @@ import trio
 from minio.versioningconfig import ENABLED, VersioningConfig
 
 from lvp_source_s3 import MinioSettings, S3Source
-from provisioner.contracts import BackEndContext
+from provisioner.contracts import BackEndContext, ImageUrl
 from provisioner.contracts.errors import RemoteChangedError, RemoteDeniedError, RemoteNotFoundError, UrlNotAllowedError
 from tests.minio.saving import save
 
@@ -28,8 +28,8 @@ def images(store):
 
 async def test_private_bucket_whole_and_ranges(images, source_of, tmp_path):
     source, url = source_of(MinioSettings, images), f"{images.url}/images/disk.qcow2"
-    image = await source.stat(url)
-    assert (image.url, image.size, image.accepts_ranges) == (url, len(CONTENT), True)
+    image = await source.stat(ImageUrl.parse(url))
+    assert (image.url.text, image.size, image.accepts_ranges) == (url, len(CONTENT), True)
     assert image.version.startswith('"')
     assert await save(source, url, tmp_path / "out", version=image.version) == (CONTENT, 0)
     assert await save(source, url, tmp_path / "out", start=7, stop=999, version=image.version) == (CONTENT[7:999], 7)
@@ -39,11 +39,11 @@ async def test_private_bucket_whole_and_ranges(images, source_of, tmp_path):
 
 async def test_bare_url_needs_listed_bucket(images, source_of):
     listed, unlisted = source_of(MinioSettings, images, buckets=["images/"]), source_of(MinioSettings, images)
-    assert (await listed.stat("s3://images/disk.qcow2")).size == len(CONTENT)
-    assert not listed.owns("s3://other/disk.qcow2")
-    assert not listed.owns(f"{images.url}/other/disk.qcow2")
+    assert (await listed.stat(ImageUrl.parse("s3://images/disk.qcow2"))).size == len(CONTENT)
+    assert not listed.owns(ImageUrl.parse("s3://other/disk.qcow2"))
+    assert not listed.owns(ImageUrl.parse(f"{images.url}/other/disk.qcow2"))
     with pytest.raises(UrlNotAllowedError):
-        await unlisted.stat("s3://images/disk.qcow2")
+        await unlisted.stat(ImageUrl.parse("s3://images/disk.qcow2"))
     await listed.aclose()
 
 
@@ -66,8 +66,8 @@ async def test_odd_object_keys(images, source_of, key):
     images.put("images", key, content)
     source = source_of(MinioSettings, images)
     for url in (f"{images.url}/images/{quote(key)}", f"{images.url}/images/{quote(key, safe='/+=&;,~!*$@:')}"):
-        assert (await source.stat(url)).size == len(content)
-        async with source.open(url) as stream:
+        assert (await source.stat(ImageUrl.parse(url))).size == len(content)
+        async with source.open(ImageUrl.parse(url)) as stream:
             assert b"".join([chunk async for chunk in stream]) == content
     await source.aclose()
 
@@ -94,7 +94,7 @@ async def test_odd_object_keys(images, source_of, key):
 async def test_refusal_names_cause_without_key(images, source_of, caplog, path, keys, kind, words):
     caplog.set_level(logging.DEBUG)
     source = source_of(MinioSettings, images, **keys)
-    for attempt in (source.stat(f"{images.url}/{path}"), _open(source, f"{images.url}/{path}")):
+    for attempt in (source.stat(ImageUrl.parse(f"{images.url}/{path}")), _open(source, f"{images.url}/{path}")):
         with pytest.raises(kind) as caught:
             await attempt
         assert words in caught.value.message
@@ -109,7 +109,7 @@ async def test_key_without_permission(images, source_of):
     images.admin().user_add("poor-user", "poor-users-secret")
     source = source_of(MinioSettings, images, "poor-user", "poor-users-secret")
     with pytest.raises(RemoteDeniedError, match="may not read it"):
-        await source.stat(f"{images.url}/images/disk.qcow2")
+        await source.stat(ImageUrl.parse(f"{images.url}/images/disk.qcow2"))
     await source.aclose()
 
 
@@ -123,12 +123,12 @@ async def test_key_for_one_bucket(images, source_of, tmp_path):
     images.client().make_bucket("closed")
     images.put("closed", "disk.qcow2", CONTENT)
     source = source_of(MinioSettings, images, "reader", "the-readers-secret")
-    assert (await source.stat(f"{images.url}/images/disk.qcow2")).size == len(CONTENT)
+    assert (await source.stat(ImageUrl.parse(f"{images.url}/images/disk.qcow2"))).size == len(CONTENT)
     with pytest.raises(RemoteDeniedError):
-        await source.stat(f"{images.url}/closed/disk.qcow2")
+        await source.stat(ImageUrl.parse(f"{images.url}/closed/disk.qcow2"))
     # Without the permission to list, MinIO may answer 'denied' for missing objects too.
     with pytest.raises((RemoteDeniedError, RemoteNotFoundError)):
-        await source.stat(f"{images.url}/images/none.qcow2")
+        await source.stat(ImageUrl.parse(f"{images.url}/images/none.qcow2"))
     await source.aclose()
 
 
@@ -139,9 +139,9 @@ async def test_public_bucket_without_keys(images, tmp_path):
     images.put("public", "disk.qcow2", CONTENT)
     settings = MinioSettings(endpoint=images.url, ca_file=str(images.ca_file), credentials="anonymous")
     source = S3Source(settings, BackEndContext("lab", tmp_path))
-    assert (await source.stat(f"{images.url}/public/disk.qcow2")).size == len(CONTENT)
+    assert (await source.stat(ImageUrl.parse(f"{images.url}/public/disk.qcow2"))).size == len(CONTENT)
     with pytest.raises(RemoteDeniedError, match="a caller without credentials may not read it"):
-        await source.stat(f"{images.url}/images/disk.qcow2")
+        await source.stat(ImageUrl.parse(f"{images.url}/images/disk.qcow2"))
     await source.aclose()
 
 
@@ -149,7 +149,7 @@ async def test_presigned_url(images, tmp_path):
     settings = MinioSettings(endpoint=images.url, ca_file=str(images.ca_file), credentials="anonymous")
     source = S3Source(settings, BackEndContext("lab", tmp_path))
     url = images.client().presigned_get_object("images", "disk.qcow2")
-    image = await source.stat(url)  # signed for GET, so the server rejects HEAD
+    image = await source.stat(ImageUrl.parse(url))  # signed for GET, so the server rejects HEAD
     assert image.size == len(CONTENT)
     assert await save(source, url, tmp_path / "out", start=5, version=image.version) == (CONTENT[5:], 5)
     await source.aclose()
@@ -159,7 +159,7 @@ async def test_multipart_object(images, source_of, tmp_path):
     content = CONTENT * 6
     images.client().put_object("images", "parts.qcow2", BytesIO(content), len(content), part_size=5 * 1024**2)
     source, url = source_of(MinioSettings, images), f"{images.url}/images/parts.qcow2"
-    image = await source.stat(url)
+    image = await source.stat(ImageUrl.parse(url))
     assert image.size == len(content)
     assert image.version.endswith('-3"')
     assert await save(source, url, tmp_path / "out", version=image.version) == (content, 0)
@@ -170,7 +170,7 @@ async def test_multipart_object(images, source_of, tmp_path):
 async def test_empty_object(images, source_of, tmp_path):
     images.put("images", "empty", b"")
     source = source_of(MinioSettings, images)
-    assert (await source.stat(f"{images.url}/images/empty")).size == 0
+    assert (await source.stat(ImageUrl.parse(f"{images.url}/images/empty"))).size == 0
     assert await save(source, f"{images.url}/images/empty", tmp_path / "out") == (b"", 0)
     await source.aclose()
 
@@ -189,9 +189,9 @@ async def test_object_replaced_during_download(images, source_of, tmp_path):
     old, new = CONTENT * 4, CONTENT[::-1] * 4
     first = images.client().put_object("versioned", "disk", BytesIO(old), len(old))
     source, url = source_of(MinioSettings, images), f"{images.url}/versioned/disk"
-    image = await source.stat(url)
+    image = await source.stat(ImageUrl.parse(url))
     with (tmp_path / "out").open("w+b") as file:
-        async with source.open(url, version=image.version) as stream, trio.open_nursery() as nursery:
+        async with source.open(ImageUrl.parse(url), version=image.version) as stream, trio.open_nursery() as nursery:
             # MinIO makes the writer wait for readers, so both must run at the same time.
             nursery.start_soon(trio.to_thread.run_sync, images.put, "versioned", "disk", new)
             end = await stream.save(file.fileno(), lambda _end: None)
@@ -206,7 +206,7 @@ async def test_object_replaced_during_download(images, source_of, tmp_path):
     pinned = f"{url}?versionId={first.version_id}"
     assert await save(source, pinned, tmp_path / "out", start=1000, version=image.version) == (old[1000:], 1000)
     with pytest.raises(RemoteNotFoundError):
-        await source.stat(f"{url}?versionId=00000000-0000-0000-0000-000000000000")
+        await source.stat(ImageUrl.parse(f"{url}?versionId=00000000-0000-0000-0000-000000000000"))
     await source.aclose()
 
 
@@ -214,8 +214,11 @@ async def test_two_endpoints_with_different_keys(images, other_store, source_of,
     other_store.client().make_bucket("images")
     other_store.put("images", "disk.qcow2", CONTENT[::-1])
     one, two = source_of(MinioSettings, images, name="one"), source_of(MinioSettings, other_store, name="two")
-    urls = [f"{store.url}/images/disk.qcow2" for store in (images, other_store)]
-    assert [[source.owns(url) for url in urls] for source in (one, two)] == [[True, False], [False, True]]
+    urls = [ImageUrl.parse(f"{store.url}/images/disk.qcow2") for store in (images, other_store)]
+    assert [[source.owns(url) for url in urls] for source in (one, two)] == [
+        [True, False],
+        [False, True],
+    ]
     results = {}
 
     async def fetch(source, url, name):
@@ -234,7 +237,7 @@ async def test_keys_from_the_environment(images, tmp_path, monkeypatch):
     monkeypatch.setenv("MINIO_SECRET_KEY", images.secret_key)
     settings = MinioSettings(endpoint=images.url, ca_file=str(images.ca_file))
     source = S3Source(settings, BackEndContext("lab", tmp_path))
-    assert (await source.stat(f"{images.url}/images/disk.qcow2")).size == len(CONTENT)
+    assert (await source.stat(ImageUrl.parse(f"{images.url}/images/disk.qcow2"))).size == len(CONTENT)
     await source.aclose()
 
 
@@ -244,5 +247,5 @@ def _may_read(resource, **more):
 
 
 async def _open(source, url, **span):
-    async with source.open(url, **span):
+    async with source.open(ImageUrl.parse(url), **span):
         pass

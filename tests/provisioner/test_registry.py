@@ -8,7 +8,7 @@ import pytest
 
 from provisioner import registry
 from provisioner.config import parse
-from provisioner.contracts import PROJECT, BackEnd, hookimpl
+from provisioner.contracts import PROJECT, BackEnd, ImageUrl, hookimpl
 from provisioner.contracts.errors import ConfigError, InvalidRequestError, PluginError, UrlNotAllowedError
 from provisioner.contracts.testing import FakeConverter, FakeGuard, FakeObserver, FakeSource, FakeTarget
 from provisioner.registry import BackEnds, Registry
@@ -128,7 +128,7 @@ def test_build_creates_back_ends(made):
     found, calls = made
     back_ends = found.build(config(sources={"lab": {"plugin": "web"}}))
     assert ("main", DiskSettings(folder="/a"), Path("/srv/x")) in calls
-    assert isinstance(back_ends.source_for(URL), FakeSource)
+    assert isinstance(back_ends.source_for(ImageUrl.parse(URL)), FakeSource)
     assert set(back_ends.converters) == {"raw", "qcow2"}
     assert back_ends.default_target == "main"
 
@@ -198,9 +198,9 @@ def test_build_default_target(made, tables, default):
 def test_lookup_of_unknown_names(tmp_path):
     back_ends = BackEnds(sources={"s": FakeSource({URL: b""})}, targets={"a": FakeTarget(tmp_path)}, default_target="a")
     with pytest.raises(UrlNotAllowedError, match=r"https://elsewhere\.example\.com/x belongs to no configured source"):
-        back_ends.source_for("https://elsewhere.example.com/x?signature=secret")
+        back_ends.source_for(ImageUrl.parse("https://elsewhere.example.com/x?signature=secret"))
     with pytest.raises(InvalidRequestError, match="user name"):
-        back_ends.source_for("https://me:secret@images.example.com/x")
+        back_ends.source_for(ImageUrl.parse("https://me:secret@images.example.com/x"))
     with pytest.raises(InvalidRequestError, match="no block target 'b' is configured; there are: a"):
         back_ends.target("b")
     with pytest.raises(InvalidRequestError, match="image_type 'vmdk' is not known; there are: none"):

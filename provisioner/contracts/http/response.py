@@ -22,6 +22,8 @@ from provisioner.contracts.urls import shown
 if TYPE_CHECKING:
     import httpx
 
+    from provisioner.contracts.urls import ImageUrl
+
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TEMPORARY = {408, 421, 423, 425, 429, 500, 502, 503, 504, 509}
 # Web servers label a stored .gz file with this encoding; the transfer itself is not encoded.
@@ -83,7 +85,7 @@ def whole_size(status: int, headers: httpx.Headers) -> int | None:
     return _number(headers.get("content-length", ""))
 
 
-def check_encoding(headers: httpx.Headers, url: str) -> None:
+def check_encoding(headers: httpx.Headers, url: ImageUrl) -> None:
     """Raise SourceError if the body is not the image's own bytes."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"", "identity"} and not shown(url).lower().endswith(_LABELS.get(encoding, ())):

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import urldefrag, urljoin, urlsplit
+from urllib.parse import urldefrag, urljoin
 
 import httpx
 import trio
 
 from provisioner.contracts.errors import (
+    InvalidRequestError,
     ProvisionerError,
     RemoteChangedError,
     RemoteUnavailableError,
@@ -31,14 +32,14 @@ from provisioner.contracts.http.stream import HttpStream, raw_pieces, translated
 from provisioner.contracts.rate_limit import RateLimiter
 from provisioner.contracts.shield import shielded
 from provisioner.contracts.types import RemoteImage
-from provisioner.contracts.urls import shown
+from provisioner.contracts.urls import ImageUrl, shown
 
 if TYPE_CHECKING:
     from provisioner.contracts.source import ImageStream
 
 __all__ = ["Explain", "HttpOptions", "HttpTransport", "Prepare"]
 
-Prepare = Callable[[str, str, Mapping[str, str]], Mapping[str, str]]
+Prepare = Callable[[str, ImageUrl, Mapping[str, str]], Mapping[str, str]]
 """(method, url, headers) -> the headers to send: adds authentication for this url only. Runs in a thread."""
 
 Explain = Callable[[int, Mapping[str, str], bytes, str], ProvisionerError | None]
@@ -64,7 +65,7 @@ class HttpTransport:
     def __init__(
         self,
         options: HttpOptions,
-        allows: Callable[[str], bool],
+        allows: Callable[[ImageUrl], bool],
         prepare: Prepare | None = None,
         explain: Explain | None = None,
     ) -> None:
@@ -81,8 +82,9 @@ class HttpTransport:
         self._lookup_threads = trio.CapacityLimiter(options.connections)
         self._rate_limiter = RateLimiter(options.rate_limit)
 
-    async def stat(self, url: str) -> RemoteImage:
+    async def stat(self, url: ImageUrl | str) -> RemoteImage:
         """Return size and version from a HEAD request, or from a request for one byte if the server rejects HEAD."""
+        url = _parsed(url)
         try:
             async with self._response("HEAD", url, {}) as response:
                 return self._remote_image(url, response)
@@ -94,9 +96,10 @@ class HttpTransport:
 
     @asynccontextmanager
     async def open(
-        self, url: str, start: int = 0, stop: int | None = None, version: str | None = None
+        self, url: ImageUrl | str, start: int = 0, stop: int | None = None, version: str | None = None
     ) -> AsyncIterator[ImageStream]:
         """Open a range of the image, like ``ImageSource.open``."""
+        url = _parsed(url)
         headers = {}
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
@@ -114,19 +117,19 @@ class HttpTransport:
         if self._transport is not None:
             await self._transport.aclose()
 
-    def _remote_image(self, url: str, response: httpx.Response) -> RemoteImage:
+    def _remote_image(self, url: ImageUrl, response: httpx.Response) -> RemoteImage:
         self._check_encoding(response, url)
         status, headers = response.status_code, response.headers
         ranges = status == httpx.codes.PARTIAL_CONTENT or headers.get("accept-ranges") == "bytes"
         return RemoteImage(url, whole_size(status, headers), version_of(headers), ranges)
 
-    def _check_encoding(self, response: httpx.Response, url: str) -> None:
+    def _check_encoding(self, response: httpx.Response, url: ImageUrl) -> None:
         if not self._options.any_encoding:
             check_encoding(response.headers, url)
 
     @asynccontextmanager
     async def _response(
-        self, method: str, url: str, headers: Mapping[str, str], also: tuple[int, ...] = ()
+        self, method: str, url: ImageUrl, headers: Mapping[str, str], also: tuple[int, ...] = ()
     ) -> AsyncIterator[httpx.Response]:
         async with self._connections:
             response = await self._request(method, url, headers, also)
@@ -136,7 +139,7 @@ class HttpTransport:
                 await _close(response)
 
     async def _request(
-        self, method: str, url: str, headers: Mapping[str, str], also: tuple[int, ...]
+        self, method: str, url: ImageUrl, headers: Mapping[str, str], also: tuple[int, ...]
     ) -> httpx.Response:
         """Send a request, follow redirects, and return the successful response."""
         target = url
@@ -146,14 +149,14 @@ class HttpTransport:
                     f"{shown(target)} belongs to no configured source"
                     + ("" if target == url else f" ({shown(url)} redirects there)")
                 )
-            reply = await self._exchange(method, target, {"Accept-Encoding": "identity", **headers}, _origin(url), also)
+            reply = await self._exchange(method, target, {"Accept-Encoding": "identity", **headers}, url.origin, also)
             if isinstance(reply, httpx.Response):
                 return reply
-            target = reply
+            target = _parsed(reply, f" ({shown(url)} redirects there)")
         raise SourceError(f"{shown(url)} redirects more than {MAX_REDIRECTS} times")
 
     async def _exchange(
-        self, method: str, url: str, headers: Mapping[str, str], origin: tuple[str, str], also: tuple[int, ...]
+        self, method: str, url: ImageUrl, headers: Mapping[str, str], origin: str, also: tuple[int, ...]
     ) -> httpx.Response | str:
         """Return the successful response to one request, or the url it redirects to."""
         limit = self._options.connect_timeout + self._options.stall_timeout
@@ -170,10 +173,10 @@ class HttpTransport:
                 raise
         raise RemoteUnavailableError(f"{shown(url)} stalled: the response was not complete after {limit:g} s")
 
-    async def _send(self, method: str, url: str, headers: Mapping[str, str], origin: tuple[str, str]) -> httpx.Response:
+    async def _send(self, method: str, url: ImageUrl, headers: Mapping[str, str], origin: str) -> httpx.Response:
         transport = await self._get_transport()
         # Like curl, do not send one host's credentials to another after a redirect.
-        if self._prepare is not None and (self._options.prepare_redirects or _origin(url) == origin):
+        if self._prepare is not None and (self._options.prepare_redirects or url.origin == origin):
             headers = await trio.to_thread.run_sync(
                 self._prepare, method, url, headers, limiter=self._lookup_threads, abandon_on_cancel=True
             )
@@ -181,7 +184,7 @@ class HttpTransport:
         timeouts = {"connect": connect, "read": stall, "write": stall}
         with translated(shown(url)):
             request = httpx.Request(
-                method, url, headers={**_DEFAULT_HEADERS, **headers}, extensions={"timeout": timeouts}
+                method, url.text, headers={**_DEFAULT_HEADERS, **headers}, extensions={"timeout": timeouts}
             )
             return await transport.handle_async_request(request)
 
@@ -191,7 +194,7 @@ class HttpTransport:
                 self._transport = await trio.to_thread.run_sync(make_transport, self._options, self._lookup_threads)
             return self._transport
 
-    async def _checked(self, response: httpx.Response, method: str, url: str) -> httpx.Response:
+    async def _checked(self, response: httpx.Response, method: str, url: ImageUrl) -> httpx.Response:
         """Return a successful response; else raise the error that its status or body describes."""
         status, name = response.status_code, shown(url)
         error = fault(status, name)
@@ -227,14 +230,17 @@ async def _beginning(response: httpx.Response) -> bytes:
     return body[:MAX_REFUSAL]
 
 
-def _joined(url: str, location: str) -> str:
+def _joined(url: ImageUrl, location: str) -> str:
     """Return the url that a redirect from ``url`` leads to. Raises SourceError."""
     try:
-        return urldefrag(urljoin(url, location)).url
+        return urldefrag(urljoin(url.text, location)).url
     except ValueError:  # its text contains the location, which may contain a signature
         raise SourceError(f"{shown(url)} redirects to an invalid url") from None
 
 
-def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.scheme.lower(), parts.netloc.lower()
+def _parsed(url: ImageUrl | str, how: str = "") -> ImageUrl:
+    """Return the url to go to. Raises UrlNotAllowedError if it is invalid, and so not one of the source's."""
+    try:
+        return ImageUrl.parse(url)
+    except InvalidRequestError:  # its text may show the url, and with it a signature
+        raise UrlNotAllowedError(f"the url belongs to no configured source{how}") from None

@@ -20,6 +20,8 @@ from provisioner.contracts.types import Device, JobEvent, RemoteImage, Volume, V
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from provisioner.contracts.urls import ImageUrl
+
 
 @dataclass(frozen=True, slots=True)
 class FakeImage:
@@ -63,30 +65,30 @@ class FakeSource(ImageSource):
         self.open_now = 0
         self.closed = False
 
-    def owns(self, url: str) -> bool:
+    def owns(self, url: ImageUrl) -> bool:
         """Return whether ``url`` has the scheme and host of one of the images."""
-        return any(url.split("/")[:3] == known.split("/")[:3] for known in self.images)
+        return any(url.text.split("/")[:3] == known.split("/")[:3] for known in self.images)
 
-    async def stat(self, url: str) -> RemoteImage:
+    async def stat(self, url: ImageUrl) -> RemoteImage:
         await self.steps.at("stat")
-        image = self._image(url)
+        image = self._image(url.text)
         size = len(image.data) if image.size == -1 else image.size
         return RemoteImage(url, size, image.version, image.accepts_ranges)
 
     @asynccontextmanager
     async def open(
-        self, url: str, start: int = 0, stop: int | None = None, version: str | None = None
+        self, url: ImageUrl, start: int = 0, stop: int | None = None, version: str | None = None
     ) -> AsyncIterator[ImageStream]:
-        self.opens.append((url, start, stop))
+        self.opens.append((url.text, start, stop))
         await self.steps.at("open")
-        image = self._image(url)
+        image = self._image(url.text)
         if version is not None and image.version != version:
-            raise _changed(url)
+            raise _changed(url.text)
         if not image.accepts_ranges:
             start, stop = 0, None
         self.open_now += 1
         try:
-            yield _FakeStream(self, url, image, start, len(image.data) if stop is None else stop)
+            yield _FakeStream(self, url.text, image, start, len(image.data) if stop is None else stop)
             await self.steps.at("close")
         finally:
             self.open_now -= 1

@@ -11,6 +11,7 @@ import trio
 
 from provisioner.contracts.errors import RemoteChangedError, RemoteNotFoundError
 from provisioner.contracts.testing.steps import raises
+from provisioner.contracts.urls import ImageUrl
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -38,25 +39,24 @@ class SourceConformance:
 
     async def test_owns_configured_urls_only(self) -> None:
         async with self.serve(self.content) as (source, url):
-            assert source.owns(url)
-            assert not source.owns(self.foreign_url)
-            assert not source.owns("")
+            assert source.owns(ImageUrl.parse(url))
+            assert not source.owns(ImageUrl.parse(self.foreign_url))
 
     async def test_stat_returns_size(self) -> None:
         async with self.serve(self.content) as (source, url):
-            image = await source.stat(url)
-            assert image.url == url
+            image = await source.stat(ImageUrl.parse(url))
+            assert image.url.text == url
             assert image.size in {None, len(self.content)}
 
     async def test_open_yields_all_bytes(self) -> None:
-        async with self.serve(self.content) as (source, url), source.open(url) as stream:
+        async with self.serve(self.content) as (source, url), source.open(ImageUrl.parse(url)) as stream:
             assert stream.start == 0
             assert await read(stream) == self.content
 
     async def test_open_range(self) -> None:
         async with self.serve(self.content) as (source, url):
-            ranges = (await source.stat(url)).accepts_ranges
-            async with source.open(url, 1000, 5001) as stream:
+            ranges = (await source.stat(ImageUrl.parse(url))).accepts_ranges
+            async with source.open(ImageUrl.parse(url), 1000, 5001) as stream:
                 assert stream.start == (1000 if ranges else 0)
                 data = await read(stream)
             # Without ranges, the source may or may not stop early.
@@ -65,10 +65,10 @@ class SourceConformance:
     async def test_save_writes_at_offsets(self, tmp_path: Path) -> None:
         path, ends = tmp_path / "saved", list[int]()
         async with self.serve(self.content) as (source, url):
-            start = 4096 if (await source.stat(url)).accepts_ranges else 0
+            start = 4096 if (await source.stat(ImageUrl.parse(url))).accepts_ranges else 0
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                async with source.open(url, start) as stream:
+                async with source.open(ImageUrl.parse(url), start) as stream:
                     assert await stream.save(fd, ends.append) == len(self.content)
                 assert os.pread(fd, len(self.content) + 1, start) == self.content[start:]
             finally:
@@ -79,24 +79,24 @@ class SourceConformance:
     async def test_missing_image(self) -> None:
         async with self.serve(self.content) as (source, url):
             with raises(RemoteNotFoundError):
-                await source.stat(self.absent_url(url))
+                await source.stat(ImageUrl.parse(self.absent_url(url)))
             with raises(RemoteNotFoundError):
-                async with source.open(self.absent_url(url)) as stream:
+                async with source.open(ImageUrl.parse(self.absent_url(url))) as stream:
                     await read(stream)
 
     async def test_open_other_version(self) -> None:
         async with self.serve(self.content) as (source, url):
-            version = (await source.stat(url)).version
-            async with source.open(url, version=version) as stream:
+            version = (await source.stat(ImageUrl.parse(url))).version
+            async with source.open(ImageUrl.parse(url), version=version) as stream:
                 assert await read(stream) == self.content
             if version is not None:
                 with raises(RemoteChangedError):
-                    async with source.open(url, version='"another"') as stream:
+                    async with source.open(ImageUrl.parse(url), version='"another"') as stream:
                         await read(stream)
 
     async def test_open_concurrently(self) -> None:
         async def one() -> None:
-            async with source.open(url) as stream:
+            async with source.open(ImageUrl.parse(url)) as stream:
                 assert await read(stream) == self.content
 
         async with self.serve(self.content) as (source, url), trio.open_nursery() as nursery:
@@ -106,12 +106,12 @@ class SourceConformance:
     async def test_open_after_cancelled_transfer(self) -> None:
         async with self.serve(self.content) as (source, url):
             with trio.CancelScope() as scope:
-                async with source.open(url) as stream, _chunks(stream) as chunks:
+                async with source.open(ImageUrl.parse(url)) as stream, _chunks(stream) as chunks:
                     async for _ in chunks:
                         scope.cancel()
                         await trio.lowlevel.checkpoint()
             assert scope.cancelled_caught
-            async with source.open(url) as stream:
+            async with source.open(ImageUrl.parse(url)) as stream:
                 assert await read(stream) == self.content
 
 

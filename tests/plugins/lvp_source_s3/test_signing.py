@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lvp_source_s3 import MinioSettings, S3Source
-from provisioner.contracts import BackEndContext, SecretRef
+from provisioner.contracts import BackEndContext, ImageUrl, SecretRef
 from provisioner.contracts.errors import RemoteDeniedError, UrlNotAllowedError
 from tests.servers.raw import holds, raw_server, says
 
@@ -28,7 +28,7 @@ def source_of(tmp_path):
 async def test_a_signature_names_key_day_and_region_and_covers_host_and_token(source_of):
     async with raw_server(holds(b"abc")) as server:
         source = source_of(server, region="eu-west-1")
-        assert (await source.stat(f"{server.url}/images/a+b")).size == 3
+        assert (await source.stat(ImageUrl.parse(f"{server.url}/images/a+b"))).size == 3
         request = server.requests[0]
         assert request.target == "/images/a%2Bb"
         assert request.headers["host"] == server.url.removeprefix("http://")
@@ -47,7 +47,7 @@ async def test_a_redirect_to_another_host_gets_no_signature_because_it_is_not_fo
         async with raw_server(says(moved)) as server:
             source = source_of(server)
             with pytest.raises(UrlNotAllowedError, match="redirects there"):
-                await source.stat(f"{server.url}/images/a")
+                await source.stat(ImageUrl.parse(f"{server.url}/images/a"))
             assert elsewhere.requests == []
             await source.aclose()
 
@@ -56,7 +56,7 @@ async def test_a_refusal_without_a_reason_is_still_a_refusal(source_of):
     async with raw_server(says("403 No\nContent-Length: 0")) as server:
         source = source_of(server)
         with pytest.raises(RemoteDeniedError) as caught:
-            await source.stat(f"{server.url}/images/a")
+            await source.stat(ImageUrl.parse(f"{server.url}/images/a"))
         assert "value" not in caught.value.message
         assert [request.method for request in server.requests] == ["HEAD", "GET"]
         await source.aclose()

@@ -9,6 +9,7 @@ import pytest
 from provisioner.auth.authenticator import Principal
 from provisioner.auth.authorization import check_source, check_volume
 from provisioner.config import AuthSettings, Limits
+from provisioner.contracts import ImageUrl
 from provisioner.contracts.errors import ForbiddenError
 from tests.provisioner.api.conftest import IMAGE, URL, job, running
 
@@ -60,10 +61,10 @@ def test_check_volume(limits, target, volume, allowed):
 )
 def test_check_source(sources, url, allowed):
     if allowed:
-        check_source(limited(sources=sources), url, "images")
+        check_source(limited(sources=sources), ImageUrl.parse(url), "images")
     else:
         with pytest.raises(ForbiddenError, match="images from http"):
-            check_source(limited(sources=sources), url, "images")
+            check_source(limited(sources=sources), ImageUrl.parse(url), "images")
 
 
 def token(service, name, role="operator", **limits):
@@ -126,7 +127,7 @@ async def test_digest_of_image_from_other_source(tmp_path):
 async def test_job_keeps_limits_of_its_caller(idle):
     """The job looks for its image later, when the cache may contain the image from another source."""
     pub = token(idle, "pub", sources=["http"])
-    for role, limits in ((pub, ["http"]), ("operator", None)):
+    for role, limits in ((pub, ("http",)), ("operator", None)):
         job_id = (await (await idle.submit(job(f"v-{role}"), role=role)).get_json())["job_id"]
         found, _ = await idle.services.supervisor.find(job_id)
         assert found.spec.allowed_sources == limits

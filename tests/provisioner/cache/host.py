@@ -9,7 +9,7 @@ import trio
 
 from provisioner.cache import Expectation, ImageCache
 from provisioner.config import CacheSettings
-from provisioner.contracts import ByteSize, Checksum
+from provisioner.contracts import ByteSize, Checksum, ImageUrl
 from provisioner.contracts.testing import FakeSource
 
 SITE = "https://images.example.com"
@@ -67,7 +67,7 @@ class Host:
         assert not timed_out, "the test timed out"
 
     async def expect(self, url=URL, checksum=None):
-        return Expectation(remote=await self.source.stat(url), checksum=checksum)
+        return Expectation(remote=await self.source.stat(ImageUrl.parse(url)), checksum=checksum)
 
     async def get(self, url=URL, checksum=None):
         """Use an image like a job; return its entry and whether it was a cache hit."""

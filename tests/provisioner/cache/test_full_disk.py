@@ -8,7 +8,7 @@ import time
 import pytest
 from msgspec.structs import replace
 
-from provisioner.contracts import source
+from provisioner.contracts import Checksum, source
 from provisioner.contracts.testing import FakeSource
 from provisioner.jobs import Status
 from tests.cancellation.harness import SPEC, URL, Harness
@@ -30,7 +30,7 @@ async def test_download_disk_full(folder, monkeypatch, number):
 
     monkeypatch.setattr(source.os, "pwrite", full)
     async with harness.running():
-        spec = replace(SPEC, checksum=f"sha256:{hashlib.sha256(image).hexdigest()}")
+        spec = replace(SPEC, checksum=Checksum("sha256", hashlib.sha256(image).hexdigest()))
         job = await harness.run(spec)
         assert job.status is Status.FAILED
         assert "the cache's file system is full" in job.error

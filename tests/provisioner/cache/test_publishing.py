@@ -133,9 +133,9 @@ async def test_read_ahead_part_differs(tmp_path, monkeypatch, honest):
         async def open(self, url, start=0, stop=None, version=None):
             async with super().open(url, start, stop, version) as stream:
                 if stop is not None and not honest:
-                    stream._image = self.images[url] = FakeImage(bytes(len(DATA)))
+                    stream._image = self.images[url.text] = FakeImage(bytes(len(DATA)))
                 yield stream
-                self.images[url] = whole
+                self.images[url.text] = whole
 
     host = Host(tmp_path)
     whole = FakeImage(DATA)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from provisioner.contracts import ImageUrl
 from provisioner.contracts.errors import CorruptImageError, RemoteChangedError, RollbackError
 from provisioner.contracts.testing import (
     ArrivingView,
@@ -123,7 +124,7 @@ async def test_fake_clone_target_clones_base(tmp_path):
 async def test_fake_source_image_changes_midway():
     source = FakeSource({URL: bytes(MIB)}, at_byte=MIB // 2, change_to=FakeImage(b"other", version="2"))
     with raises(RemoteChangedError):
-        async with source.open(URL) as stream:
+        async with source.open(ImageUrl.parse(URL)) as stream:
             async for _ in stream:
                 pass
     assert 0 < source.bytes_given <= MIB // 2

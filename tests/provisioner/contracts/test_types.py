@@ -29,8 +29,8 @@ def test_checksum_parse(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "sha256", "sha256:", f":{SHA256}x", f"sha256:{SHA512}", f"sha512:{SHA256}", f"sha384:{'0' * 96}", f"sha256:{'g' * 64}",
-     f"sha256:{SHA256}0", f"sha256:{SHA256[:-1]}", "sha256:" + "\u0661" * 64],
+    ["", "sha256", "sha256:", f":{SHA256}x", f"sha256:{SHA512}", f"sha512:{SHA256}", f"sha384:{'0' * 96}",
+     f"sha256:{'g' * 64}", f"sha256:{SHA256}0", f"sha256:{SHA256[:-1]}", "sha256:" + "\u0661" * 64],
 )  # fmt: skip
 def test_checksum_invalid(text):
     with pytest.raises(InvalidRequestError, match=r"64 \(sha256\) or 128 \(sha512\) hexadecimal digits"):

@@ -74,10 +74,10 @@ def test_image_url_non_ascii(text):
 def test_image_url_parts_and_siblings():
     url = ImageUrl.parse("https://h:8443/pub/disk%20one.qcow2?signature=secret")
     assert url.file_name == "disk one.qcow2"
-    assert url.sibling("SHA256SUMS") == "https://h:8443/pub/SHA256SUMS"
+    assert url.sibling("SHA256SUMS").text == "https://h:8443/pub/SHA256SUMS"
     assert url.without_query == "https://h:8443/pub/disk%20one.qcow2"
     assert ImageUrl.parse("https://h/pub/").file_name == ""
-    assert ImageUrl.parse("https://h/x").sibling("y") == "https://h/y"
+    assert ImageUrl.parse("https://h/x").sibling("y").text == "https://h/y"
     assert ImageUrl.parse("https://[::1]:443/x").netloc == "[::1]"
     assert ImageUrl.parse("http://[::1]:443/x").netloc == "[::1]:443"
 
@@ -129,3 +129,20 @@ def test_url_prefix_never_escaped(tail):
         return
     assert UrlPrefix.parse("https://h/pub").covers(url)
     assert ".." not in url.path.split("/")
+
+
+def test_image_url_keeps_its_text():
+    """It is sent and stored as it was given; two spellings of one url are equal."""
+    text = "HTTPS://H:443/pub/a?signature=secret"
+    url = ImageUrl.parse(text)
+    assert (url.text, str(url)) == (text, "https://h/pub/a")
+    assert url == ImageUrl.parse("https://h/pub/a?signature=secret")
+    assert ImageUrl.parse(url) is url
+    assert ImageUrl("https", "h", 443, "/pub/a", "x=1").text == "https://h/pub/a?x=1"
+
+
+def test_neighbours_of_an_image_have_no_query():
+    url = ImageUrl.parse("https://h:8443/pub/disk?signature=secret")
+    assert url.with_suffix(".sha256").text == "https://h:8443/pub/disk.sha256"
+    assert url.sibling("SHA256SUMS").text == "https://h:8443/pub/SHA256SUMS"
+    assert url.origin == "https://h:8443"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioner.contracts import Checksum
+from provisioner.contracts import Checksum, ImageUrl
 from provisioner.contracts.errors import ImageError, RemoteDeniedError, RemoteUnavailableError
 from provisioner.contracts.testing import FakeSource
 from provisioner.download.checksums import MAX_TEXT, discover, parse
@@ -120,22 +120,22 @@ SUMS_256, SUMS_512 = (URL.replace(NAME, f"SHA{bits}SUMS") for bits in (256, 512)
 async def test_discover_order(files, expected):
     """The sidecar comes first; a query, such as a signature, is not part of its name."""
     source = FakeSource({URL: b"image", **{url: text.encode() for url, text in files.items()}})
-    assert await discover(source, f"{URL}?token=x") == expected
+    assert await discover(source, ImageUrl.parse(f"{URL}?token=x")) == expected
     assert source.open_now == 0
 
 
 async def test_discover_denied_or_down():
     """Stores report missing objects as denied; a server that is down does not count as "no checksum"."""
     source = FakeSource({URL: b"image"}, fail_at={"open": RemoteDeniedError("no")})
-    assert await discover(source, URL) is None
+    assert await discover(source, ImageUrl.parse(URL)) is None
     source = FakeSource({URL: b"image"}, fail_at={"open": RemoteUnavailableError("down")})
     with pytest.raises(RemoteUnavailableError):
-        await discover(source, URL)
+        await discover(source, ImageUrl.parse(URL))
 
 
 async def test_discover_huge_sidecar():
     source = FakeSource({URL: b"image", SIDE_256: b"x" * (3 * MAX_TEXT)})
     with pytest.raises(ImageError, match="too large for a checksum file"):
-        await discover(source, URL)
+        await discover(source, ImageUrl.parse(URL))
     assert source.bytes_given <= MAX_TEXT + source.chunk_size
     assert source.open_now == 0

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from provisioner.contracts import ImageUrl
 from provisioner.contracts.errors import (
     CacheFullError,
     CorruptImageError,
@@ -52,7 +53,7 @@ def growing_file(tmp_path):
 
 async def get(source, growing_file, attempts=3):
     got = []
-    await fetch(source, await source.stat(URL), growing_file, attempts, got.append)
+    await fetch(source, await source.stat(ImageUrl.parse(URL)), growing_file, attempts, got.append)
     assert os.pread(growing_file.fd, 1 << 30, 0) == DATA
     assert growing_file.size == len(DATA)
     assert source.open_now == 0
@@ -108,7 +109,7 @@ async def test_fetch_too_little_progress(growing_file, no_threads, autojump_cloc
     source = Drips({URL: FakeImage(DATA)}, chunk_size=1024)
     made = growing_file()
     with pytest.raises(RemoteUnavailableError):
-        await fetch(source, await source.stat(URL), made, 5, lambda _: None)
+        await fetch(source, await source.stat(ImageUrl.parse(URL)), made, 5, lambda _: None)
     assert (len(source.opens), made.available) == (5, 5 * 1024)
     source.opens.clear()
     await get(source, made, attempts=MIN_PROGRESS // 1024 + 1)
@@ -116,7 +117,7 @@ async def test_fetch_too_little_progress(growing_file, no_threads, autojump_cloc
 
 async def test_fetch_gives_up(growing_file, no_threads, autojump_clock):
     source = FakeSource({URL: DATA}, fail_at={"open": DOWN})
-    remote = await source.stat(URL)
+    remote = await source.stat(ImageUrl.parse(URL))
     began = trio.current_time()
     with pytest.raises(RemoteUnavailableError):
         await fetch(source, remote, growing_file(), 4, lambda _: None)
@@ -128,7 +129,7 @@ async def test_fetch_gives_up(growing_file, no_threads, autojump_clock):
 async def test_fetch_permanent_error(growing_file, error):
     source = FakeSource({URL: DATA}, fail_at={"open": error})
     with pytest.raises(type(error)):
-        await fetch(source, await source.stat(URL), growing_file(), 5, lambda _: None)
+        await fetch(source, await source.stat(ImageUrl.parse(URL)), growing_file(), 5, lambda _: None)
     assert len(source.opens) == 1
 
 
@@ -149,7 +150,7 @@ async def test_fetch_changed_beginning(growing_file, no_threads, autojump_clock,
     source = Flaky(image, [200_000], then=replace(image, data=bytes(forged)))
     made = growing_file()
     with pytest.raises(RemoteChangedError, match="changed on the server"):
-        await fetch(source, await source.stat(URL), made, 5, lambda _: None)
+        await fetch(source, await source.stat(ImageUrl.parse(URL)), made, 5, lambda _: None)
     assert made.size is None
     assert os.pread(made.fd, 150_001, 0) == DATA[:150_001]
 
@@ -159,21 +160,21 @@ async def test_fetch_shorter_second_response(growing_file, no_threads, autojump_
     image = FakeImage(DATA, version=None, size=None, accepts_ranges=False)
     source = Flaky(image, [200_000], then=replace(image, data=DATA[:50_000]))
     with pytest.raises(RemoteChangedError, match="announced"):
-        await fetch(source, await source.stat(URL), growing_file(), 5, lambda _: None)
+        await fetch(source, await source.stat(ImageUrl.parse(URL)), growing_file(), 5, lambda _: None)
 
 
 @pytest.mark.parametrize(("announced", "words"), [(len(DATA) - 1, "sends more"), (len(DATA) + 1, "but sent")])
 async def test_fetch_wrong_announced_size(growing_file, announced, words):
     source = FakeSource({URL: FakeImage(DATA, size=announced)})
     with pytest.raises(RemoteChangedError, match=words):
-        await fetch(source, await source.stat(URL), growing_file(), 5, lambda _: None)
+        await fetch(source, await source.stat(ImageUrl.parse(URL)), growing_file(), 5, lambda _: None)
 
 
 async def test_fetch_endless_body(growing_file):
     source = FakeSource({URL: FakeImage(DATA, size=None)}, chunk_size=1000)
     made = growing_file(limit=100_000)
     with pytest.raises(CacheFullError, match=r"larger than the 0\.1 MiB"):
-        await fetch(source, await source.stat(URL), made, 5, lambda _: None)
+        await fetch(source, await source.stat(ImageUrl.parse(URL)), made, 5, lambda _: None)
     assert os.fstat(made.fd).st_size <= 101_000
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from provisioner.contracts import ImageUrl
 from provisioner.contracts.errors import RemoteChangedError, RemoteUnavailableError
 from provisioner.contracts.testing import FakeImage, FakeSource
 from provisioner.download.growing_file import GrowingFile
@@ -35,7 +36,7 @@ def file(tmp_path):
 
 
 async def read_ahead(file, source, **remote):
-    return ReadAhead(source, replace(await source.stat(URL), **remote), GrowingFile(file, 1 << 40))
+    return ReadAhead(source, replace(await source.stat(ImageUrl.parse(URL)), **remote), GrowingFile(file, 1 << 40))
 
 
 async def test_read_ahead_matches_image(file):

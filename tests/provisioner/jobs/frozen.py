@@ -1,4 +1,4 @@
-"""A store whose disk stands still: the writer's thread waits before or after a statement until it is let go."""
+"""A store on a frozen disk: the writer's thread waits before or after a statement until it is released."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 class FrozenConnection:
-    """The writer's connection; ``freeze`` holds the next statement that begins with ``at``."""
+    """The writer's connection; ``freeze`` holds the next statement that starts with ``at``."""
 
     def __init__(self, store):
         self._db, store._db = store._db, self
@@ -16,7 +16,7 @@ class FrozenConnection:
         self._thaw = threading.Event()
 
     def freeze(self, at="COMMIT", *, after=False):
-        """``after``: the statement is executed, and hangs in its end, as a commit in its fsync."""
+        """``after``: the statement runs and then hangs, like a commit in its fsync."""
         self.reached.clear()
         self._thaw.clear()
         self._at, self._after = at, after

@@ -3,16 +3,15 @@
 import sqlite3
 from contextlib import closing
 
-import msgspec
 import pytest
 import structlog
 
 from provisioner.contracts.errors import UnavailableError
-from provisioner.jobs import JobFilter, JobStore, Status, database
+from provisioner.jobs import JobFilter, JobStore, Status, database, record
 from tests.cancellation.harness import Harness
 from tests.provisioner.jobs.test_store import a_job
 
-# As version 0 made it; never to be changed.
+# The schema of version 0. Do not change it.
 VERSION_0 = """
 CREATE TABLE IF NOT EXISTS jobs (
     job_id TEXT PRIMARY KEY,
@@ -36,18 +35,18 @@ def path(tmp_path):
 
 
 def version_0(path, jobs=()):
-    """A database of version 0 that holds ``jobs``, which were accepted in the order of the list."""
+    """Create a database of version 0 with ``jobs``, accepted in the order of the list."""
     db = sqlite3.connect(path)
     db.execute("PRAGMA journal_mode = WAL")
     db.executescript(VERSION_0)
     rows = [
         (
             job.job_id, seq, job.status.value, job.spec.volume_name, job.spec.correlation_id, job.idempotency_key,
-            job.updated_at, msgspec.json.encode(job).decode(),
+            job.updated_at, record.encode(job).decode(),
         )
         for seq, job in enumerate(jobs, 1)
     ]  # fmt: skip
-    rows = rows[1::2] + rows[::2]  # the table's own order is not that of acceptance
+    rows = rows[1::2] + rows[::2]  # the table's order differs from that of acceptance
     db.executemany("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
     db.commit()
     return db
@@ -60,12 +59,12 @@ async def opened(path):
 
 
 def kept(path):
-    """Databases that were set aside."""
+    """Return the databases that were set aside."""
     return [one for one in path.parent.iterdir() if ".damaged-" in one.name and one.name[-4:] not in {"-wal", "-shm"}]
 
 
 async def test_migration_from_version_0(path):
-    """All jobs, in their order, with their counts, keys and targets; the new schema is that of a new database."""
+    """All jobs keep order, counts, keys and targets; the schema equals that of a new database."""
     statuses = [Status.COMPLETED, Status.FAILED, Status.COMPLETED, Status.RUNNING, Status.PENDING]
     jobs = [
         a_job(number, status=status, idempotency_key=f"k{number}" if number == 1 else None)
@@ -94,8 +93,8 @@ async def test_migration_from_version_0(path):
     assert schemas[0] == schemas[1]
 
 
-async def test_migration_that_is_cut_short(path, monkeypatch):
-    """It happens whole or not at all: the next start finds the old database as it was."""
+async def test_migration_interrupted(path, monkeypatch):
+    """A migration is atomic: the next start finds the old database unchanged."""
     version_0(path, [a_job(1)]).close()
     monkeypatch.setattr(database, "_TRIGGERS", "CREATE NONSENSE;")
     with pytest.raises(UnavailableError):
@@ -106,7 +105,7 @@ async def test_migration_that_is_cut_short(path, monkeypatch):
     await store.aclose()
 
 
-async def test_migration_keeps_unreadable_rows_aside(path):
+async def test_migration_sets_unreadable_rows_aside(path):
     db = version_0(path, [a_job(1), a_job(2)])
     db.execute("UPDATE jobs SET body = '{' WHERE job_id = 'j1'")
     db.commit()
@@ -118,8 +117,8 @@ async def test_migration_keeps_unreadable_rows_aside(path):
 
 
 @pytest.mark.parametrize("version", [0, 1])
-async def test_an_extra_column(path, version):
-    """A column that we do not know breaks nothing."""
+async def test_database_with_an_extra_column(path, version):
+    """An unknown column does no harm."""
     if version == 0:
         db = version_0(path)
     else:
@@ -136,8 +135,8 @@ async def test_an_extra_column(path, version):
     assert kept(path) == []
 
 
-async def test_a_newer_database(path):
-    """It is refused in one sentence, and not touched."""
+async def test_database_of_a_newer_version(path):
+    """It is refused in one sentence and stays unchanged."""
     await (await opened(path)).aclose()
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA user_version = 7")
@@ -153,7 +152,7 @@ def garbage(path):
 
 
 def torn(path):
-    """A page in the middle is overwritten, as by a disk that lies."""
+    """Overwrite a page in the middle, as a faulty disk might."""
     with path.open("r+b") as file:
         file.seek(4096 * 4)
         file.write(b"\xa5" * 4096 * 3)
@@ -166,8 +165,8 @@ def other_table(path):
 
 
 @pytest.mark.parametrize("damage", [garbage, torn, other_table])
-async def test_a_damaged_database_is_set_aside(path, damage):
-    """It is kept under another name, one line says so, and the store begins anew; twice in a second, too."""
+async def test_damaged_database_is_set_aside(path, damage):
+    """It is kept under another name, one log line says so, and the store starts empty; even twice in one second."""
     for times in (1, 2):
         store = await opened(path)
         for number in range(30):
@@ -181,15 +180,15 @@ async def test_a_damaged_database_is_set_aside(path, damage):
         assert len(errors) == 1
         assert errors[0]["event"].startswith("the job store was damaged and has been set aside")
         assert len(kept(path)) == times
-        if damage is not other_table:  # there the mode of the journal is written into the file
+        if damage is not other_table:  # there the file contains the journal mode
             assert bytes_before in [one.read_bytes() for one in kept(path)]
         assert await store.page(JobFilter(), 0, 1) == ([], 0)
         await store.add(a_job(1))
         await store.aclose()
 
 
-async def test_damage_seen_while_serving(path, monkeypatch):
-    """What the bounded check at the start did not reach is checked in full at the next start."""
+async def test_damage_found_while_serving(path, monkeypatch):
+    """After damage beyond the quick check at start, the next start checks the whole database."""
     check = database._check
     monkeypatch.setattr(database, "_check", lambda db, path: None)
     store = await opened(path)
@@ -213,8 +212,8 @@ async def test_damage_seen_while_serving(path, monkeypatch):
     assert not path.with_name("jobs.sqlite.suspect").exists()
 
 
-async def test_volumes_and_cache_survive_a_damaged_store(folder):
-    """They come back from their own tags and files; the volume can be removed, the image is used again."""
+async def test_damaged_store_keeps_volumes_and_cache(folder):
+    """They are found by their own tags and files: the volume can be removed, the image is used again."""
     harness = Harness(folder)
     async with harness.running():
         job = await harness.run()
@@ -227,8 +226,8 @@ async def test_volumes_and_cache_survive_a_damaged_store(folder):
         await harness.supervisor.remove_volume("main", "web01")
 
 
-async def test_a_locked_database_is_not_damaged(path, monkeypatch):
-    """Another process at it: the start fails and says why; nothing is set aside."""
+async def test_locked_database_is_not_damaged(path, monkeypatch):
+    """If another process locks it, the start fails with the reason, and nothing is set aside."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.01)
     await (await opened(path)).aclose()
     other = sqlite3.connect(path, isolation_level=None)

@@ -1,4 +1,4 @@
-"""Ends that could not be stored: nothing of them is told, they are retried, and no restart runs what is overtaken."""
+"""Ends that could not be stored: they are not reported, they are retried, and no restart runs overtaken jobs."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ db.execute("ROLLBACK")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Pauses and waits that a test can afford."""
+    """Shorten pauses and timeouts."""
     monkeypatch.setattr(ends_module, "PAUSES", (0.01,))
     monkeypatch.setattr(slots_module, "PAUSES", (0.01,))
     monkeypatch.setattr(slots_module, "_STORE_TIMEOUT", 0.05)
@@ -42,7 +42,7 @@ def quick(monkeypatch):
 
 @contextmanager
 def locked(harness):
-    """Another process holds the write lock of the database."""
+    """Hold the write lock of the database, as another process would."""
     harness.store._db.execute("PRAGMA busy_timeout = 1")
     command = [sys.executable, "-c", HOLDER, str(harness.folder / "jobs.sqlite")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -57,7 +57,7 @@ async def unstored(harness):
 
 
 class Gate:
-    """Holds a step of a fake until it is opened."""
+    """Holds a fake at a step until it is opened."""
 
     def __init__(self, steps, step):
         self.reached, self._open = trio.Event(), trio.Event()
@@ -72,7 +72,7 @@ class Gate:
 
 
 async def held_job(harness, fake, step, spec=SPEC):
-    """A job that waits at ``step``, and the gate it waits at."""
+    """Return a job that waits at ``step``, and its gate."""
     gate = Gate(harness.steps(fake), step)
     job_id = await harness.submit(spec)
     await gate.reached.wait()
@@ -80,7 +80,7 @@ async def held_job(harness, fake, step, spec=SPEC):
 
 
 async def old_store(harness, *jobs):
-    """Leave a store as an earlier life might have left it."""
+    """Create a store as an earlier run might have left it."""
     async with harness.only_store() as store:
         for job in jobs:
             await store.put(job)
@@ -97,7 +97,7 @@ def guest_data(harness):
 
 
 async def test_completed_is_reported_once_stored(folder):
-    """The volume stands, the store is locked: the job is shown as running, its name stays taken, readiness says why."""
+    """The volume exists but the store is locked: the job still runs, its name stays reserved, readiness says why."""
     harness = Harness(folder)
     async with harness.running():
         told = []
@@ -126,7 +126,7 @@ async def test_completed_is_reported_once_stored(folder):
 
 
 async def test_failed_on_a_full_disk(folder):
-    """The database may not grow: a real "database or disk is full", and the end once there is room."""
+    """The database cannot grow (SQLite says "database or disk is full"); the end is stored once there is room."""
     harness = Harness(folder)
     harness.converter.steps.fail_at = {"flush": ConvertError("x" * 100_000)}
     async with harness.running():
@@ -143,7 +143,7 @@ async def test_failed_on_a_full_disk(folder):
 
 
 async def test_cancel_returns_once_stored(folder):
-    """A 503 while the store is locked, for running and waiting jobs; the end follows by itself."""
+    """503 while the store is locked, for running and waiting jobs; the end is stored later."""
     harness = Harness(folder)
     harness.jobs = msgspec.structs.replace(harness.jobs, max_concurrent=1)
     async with harness.running():
@@ -151,7 +151,7 @@ async def test_cancel_returns_once_stored(folder):
         waiting = await harness.submit(msgspec.structs.replace(SPEC, volume_name="web02"))
         with locked(harness):
             for job_id, status in [(waiting, Status.PENDING), (running, Status.RUNNING)]:
-                for _ in range(2):  # asking again is no different
+                for _ in range(2):  # a second request gets the same answer
                     with pytest.raises(UnavailableError, match="the job has stopped, but"):
                         await harness.supervisor.cancel(job_id)
                 assert (await harness.supervisor.find(job_id))[0].status is status
@@ -189,7 +189,7 @@ async def test_cancel_while_a_failure_is_stored(folder, monkeypatch):
 
 
 async def test_cancel_by_a_client_that_hangs_up(folder):
-    """The job ends although no client waits for it, and it never runs again."""
+    """The job ends although the client is gone, and does not run again."""
     harness = Harness(folder)
     harness.jobs = msgspec.structs.replace(harness.jobs, max_concurrent=1)
     async with harness.running():
@@ -207,7 +207,7 @@ async def test_cancel_by_a_client_that_hangs_up(folder):
 
 
 async def test_start_waits_for_the_store(folder):
-    """A store that is locked fails no job: it starts when that can be stored, and can be cancelled before."""
+    """A locked store does not fail the job: it starts once that can be stored, and can be cancelled before."""
     harness = Harness(folder)
     harness.jobs = msgspec.structs.replace(harness.jobs, max_concurrent=1)
     async with harness.running():
@@ -226,8 +226,8 @@ async def test_start_waits_for_the_store(folder):
         assert statuses == [Status.COMPLETED, Status.CANCELLED, Status.COMPLETED]
 
 
-async def test_a_listener_that_fails_at_an_end(folder):
-    """Its fault is logged; other jobs go on."""
+async def test_listener_that_fails_at_an_end(folder):
+    """Its error is logged; other jobs continue."""
 
     def broken(job):
         raise RuntimeError("no disk for the audit log")
@@ -242,8 +242,8 @@ async def test_a_listener_that_fails_at_an_end(folder):
 # --- after a restart ---
 
 
-async def test_restart_after_an_end_that_was_never_stored(folder):
-    """The volume's tags say that the job had made it: it is completed, and what a guest wrote stays."""
+async def test_restart_after_an_unstored_end(folder):
+    """The volume's tags say that the job made it: the job is completed, and a guest's writes stay."""
     harness = Harness(folder)
     async with harness.running():
         job_id, gate = await held_job(harness, "converter", "flush")
@@ -264,7 +264,7 @@ async def test_restart_after_an_end_that_was_never_stored(folder):
 @pytest.mark.parametrize("status", [Status.PENDING, Status.RUNNING])
 @pytest.mark.parametrize("removed", [False, True])
 async def test_restart_skips_overtaken_jobs(folder, status, removed):
-    """An older job was left unfinished on disk; a newer one for its volume completed, and a guest writes to it."""
+    """An older job is unfinished on disk; a newer one for its volume completed, and a guest writes to the volume."""
     harness = Harness(folder)
     async with harness.running():
         old = await harness.run()
@@ -284,8 +284,8 @@ async def test_restart_skips_overtaken_jobs(folder, status, removed):
 
 
 @pytest.mark.parametrize("newer", [True, False])
-async def test_restart_where_the_store_lost_the_newer_job(folder, newer):
-    """The volume's own tags still say when it was made: only what was made later is kept from being replaced."""
+async def test_restart_if_store_lost_the_newer_job(folder, newer):
+    """The volume's tags still say when it was made: only a later volume is protected from the older job."""
     harness = Harness(folder)
     async with harness.running():
         made = await harness.run()
@@ -302,8 +302,8 @@ async def test_restart_where_the_store_lost_the_newer_job(folder, newer):
         assert guest_data(harness) == (GUEST if newer else IMAGE[: len(GUEST)])
 
 
-async def test_restart_while_the_target_cannot_be_asked(folder):
-    """Whether the job had made its volume is found out before it runs, and not guessed."""
+async def test_restart_while_target_does_not_answer(folder):
+    """The target is asked before the job runs whether it had made its volume."""
     harness = Harness(folder)
     async with harness.running():
         made = await harness.run()

@@ -1,4 +1,4 @@
-"""The history: filters and counts against a plain list, rows that cannot be read, and what is forgotten when."""
+"""The history: filters and counts compared with a plain list, unreadable rows, and pruning."""
 
 import sqlite3
 import tempfile
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.contracts import Duration
-from provisioner.jobs import JobFilter, JobStore, Status, history
+from provisioner.jobs import JobFilter, JobStore, Status, history, record
 from provisioner.jobs import supervisor as supervisor_module
 from provisioner.jobs.service_clock import ServiceClock
 from tests.cancellation.harness import SPEC, Harness
@@ -45,8 +45,8 @@ CHANGES = st.lists(
 
 @settings(max_examples=40)
 @given(CHANGES, st.data())
-def test_pages_against_a_list(changes, data):
-    """Jobs come, change and go: every filter finds, counts and orders what a plain list would."""
+def test_pages_match_a_list(changes, data):
+    """While jobs are added, changed and pruned, every filter agrees with a plain list in content, count and order."""
 
     async def main(folder):
         store = JobStore(Path(folder) / "jobs.sqlite")
@@ -55,7 +55,7 @@ def test_pages_against_a_list(changes, data):
         for number, status, volume, correlation, gone in changes:
             job = a_job(number)
             spec = msgspec.structs.replace(job.spec, volume_name=volume, correlation_id=correlation)
-            if number in expected:  # what was asked for never changes
+            if number in expected:  # the spec never changes
                 spec = expected[number].spec
             expected[number] = msgspec.structs.replace(job, spec=spec, status=status)
             await store.put(expected[number])
@@ -94,7 +94,7 @@ def test_pages_against_a_list(changes, data):
     ],
 )  # fmt: skip
 async def test_every_filter_has_an_index(store, wanted):
-    """No list, and no count, reads the table or sorts."""
+    """No list or count scans the table or sorts."""
     for number in range(6):
         await store.put(a_job(number, status=Status.COMPLETED))
     source, values, _ = history._matching(store._db, JobFilter(**wanted))
@@ -104,7 +104,7 @@ async def test_every_filter_has_an_index(store, wanted):
     assert not [step for step in steps if "TEMP B-TREE" in step or ("jobs" in step and "COVERING" not in step)]
 
 
-# --- rows that cannot be read ---
+# --- unreadable rows ---
 
 UNREADABLE = {
     "no JSON": "{",
@@ -117,17 +117,17 @@ UNREADABLE = {
 
 
 def spoil(path, what):
-    job = msgspec.json.encode(a_job(2)).decode()
+    job = record.encode(a_job(2)).decode()
     body = {"another job's": job, "a time that no calendar has": None}.get(what, UNREADABLE[what])
     if what == "a time that no calendar has":
-        body = msgspec.json.encode(a_job(1, status=Status.FAILED, updated_at=1e300)).decode()
+        body = record.encode(a_job(1, status=Status.FAILED, updated_at=1e300)).decode()
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE jobs SET body = ? WHERE job_id = 'j1'", (body,))
 
 
 @pytest.mark.parametrize("what", UNREADABLE)
 async def test_unreadable_row_in_a_list(store, path, what):
-    """It is set aside and reported; the list is right without it, and so is the count."""
+    """It is set aside and logged; list and count are right without it."""
     for number in range(3):
         await store.put(a_job(number, status=Status.FAILED))
     spoil(path, what)
@@ -141,7 +141,7 @@ async def test_unreadable_row_in_a_list(store, path, what):
 
 
 async def test_unreadable_row_in_a_full_store(store, path):
-    """It cannot be set aside now; the others are listed all the same."""
+    """It cannot be set aside now; the other jobs are listed anyway."""
     for number in range(3):
         await store.put(a_job(number))
     spoil(path, "no JSON")
@@ -152,7 +152,7 @@ async def test_unreadable_row_in_a_full_store(store, path):
     assert await store.get("j1") is None
 
 
-async def test_unreadable_row_asked_for(store, path):
+async def test_unreadable_row_by_id(store, path):
     await store.put(a_job(1, idempotency_key="k"))
     spoil(path, "no JSON")
     assert await store.get("j1") is None
@@ -174,7 +174,7 @@ async def test_unreadable_row_at_the_start(folder):
         assert await harness.store.get(bad) is None
 
 
-# --- what is forgotten when ---
+# --- pruning ---
 
 
 class Clocks:
@@ -192,7 +192,7 @@ class Clocks:
 
 
 async def life(path, clocks, *jobs):
-    """The store of one life, after ``jobs`` were stored; with what it forgets of 90 days and older."""
+    """Run the store once, add ``jobs``, and prune those of 90 days and older."""
     store = JobStore(path, clocks.service_clock())
     await store.open()
     for job in jobs:
@@ -203,8 +203,8 @@ async def life(path, clocks, *jobs):
     return left
 
 
-async def test_a_clock_that_is_a_year_ahead(path):
-    """One start with it deletes nothing, not even when jobs end meanwhile; nor does its way back."""
+async def test_wall_clock_a_year_ahead(path):
+    """One start with it prunes nothing, even if jobs end meanwhile; nor does the clock's correction."""
     clocks = Clocks()
     ended = [a_job(number, status=Status.FAILED) for number in range(5)]
     assert await life(path, clocks, *ended) == 5
@@ -216,8 +216,8 @@ async def test_a_clock_that_is_a_year_ahead(path):
     assert await life(path, clocks) == 6
 
 
-async def test_history_ages_while_the_service_runs(path):
-    """Also over restarts and short times between them; what has not ended is never forgotten."""
+async def test_history_ages_by_uptime(path):
+    """Also across restarts with short downtimes; unfinished jobs are never pruned."""
     clocks = Clocks()
     jobs = [a_job(number, status=status) for number, status in enumerate(Status)]
     store = JobStore(path, clocks.service_clock())
@@ -240,8 +240,8 @@ async def test_history_ages_while_the_service_runs(path):
     await store.aclose()
 
 
-async def test_pruning_in_small_steps_while_serving(folder, monkeypatch):
-    """More than one step is due: they are taken one after the other, and jobs run meanwhile."""
+async def test_prune_in_small_steps_while_serving(folder, monkeypatch):
+    """Several steps are due: they run one after the other, and jobs run meanwhile."""
     monkeypatch.setattr(supervisor_module, "_PRUNE_STEP", 10)
     monkeypatch.setattr(supervisor_module, "_PRUNE_PAUSE", 0.001)
     harness = Harness(folder)

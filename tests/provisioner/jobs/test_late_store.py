@@ -1,4 +1,4 @@
-"""A store that does not answer, or answers late: what was refused must not exist, what was accepted is not lost."""
+"""A store that answers late or never: a refused job must not exist, an accepted one must not be lost."""
 
 import sqlite3
 from contextlib import closing
@@ -31,12 +31,12 @@ async def store(path):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Deadlines of the store that a test can wait for."""
+    """Shorten the store's deadlines."""
     monkeypatch.setattr(store_module, "TIMEOUT", 0.05)
 
 
 async def writer_idle(store):
-    """Wait until the writer's thread has nothing left to do."""
+    """Wait until the writer's thread is idle."""
     async with store._writing:
         pass
 
@@ -49,7 +49,7 @@ def ids_on_disk(path):
 @pytest.mark.parametrize("at", ["BEGIN", "INSERT", "COMMIT"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_add_that_expires_is_withdrawn(store, path, short, at, after):
-    """Wherever the thread hangs, the job is not on disk once the disk answers again."""
+    """Wherever the thread hangs, the job is not on disk after the disk answers again."""
     frozen = FrozenConnection(store)
     frozen.freeze(at, after=after)
     with pytest.raises(UnavailableError, match=r"could not store the job within 0\.05 s"):
@@ -63,7 +63,7 @@ async def test_add_that_expires_is_withdrawn(store, path, short, at, after):
     assert (await store.page(JobFilter(), 0, 10))[1] == 1
 
 
-async def test_add_that_expires_in_the_queue_never_begins(store, path, short):
+async def test_add_that_expires_in_the_queue(store, path, short):
     """The writer is busy for longer than the deadline: the second job is refused, the first one is stored."""
     frozen = FrozenConnection(store)
     frozen.freeze()
@@ -76,8 +76,8 @@ async def test_add_that_expires_in_the_queue_never_begins(store, path, short):
     assert ids_on_disk(path) == ["j1"]
 
 
-async def test_add_that_fails_leaves_nothing_in_the_log(store, path):
-    """What a failed commit may have written is deleted by the next change."""
+async def test_failed_add_leaves_nothing_in_the_log(store, path):
+    """The next change deletes what a failed commit may have written."""
     await store.put(a_job(1))
     store._withdrawn.add("j1")
     assert await store.get("j1") is None
@@ -87,12 +87,12 @@ async def test_add_that_fails_leaves_nothing_in_the_log(store, path):
 
 
 async def test_key_of_a_withdrawn_job(store, short):
-    """A withdrawn job is on disk for a moment: its key must not be answered with it."""
+    """A withdrawn job is briefly on disk, but a request with its key must not get it."""
     frozen = FrozenConnection(store)
     frozen.freeze("COMMIT", after=True)
     with pytest.raises(UnavailableError):
         await store.add(a_job(1, idempotency_key="k"))
-    assert await store.get("j1") is None  # a reader sees the row already
+    assert await store.get("j1") is None  # readers see the row already
     found = []
     async with trio.open_nursery() as nursery:
 
@@ -119,7 +119,7 @@ async def test_reads_do_not_wait_for_writes(store):
 
 
 async def test_writes_do_not_wait_for_reads(store, monkeypatch):
-    """Lists that take long hold neither a change nor a look-up, and only so many of them may wait."""
+    """Slow lists delay neither changes nor look-ups, and the number that may wait is limited."""
     release = trio.Event()
     hanging = []
 
@@ -143,8 +143,8 @@ async def test_writes_do_not_wait_for_reads(store, monkeypatch):
 
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_files_deleted_under_the_store(store, path, suffix, replaced):
-    """A change that goes into a deleted file is refused, and readiness says so."""
+async def test_store_whose_files_are_deleted(store, path, suffix, replaced):
+    """A change to a deleted file fails, and readiness says so."""
     victim = path.with_name(path.name + suffix)
     victim.unlink()
     if replaced:
@@ -154,8 +154,8 @@ async def test_files_deleted_under_the_store(store, path, suffix, replaced):
     assert "removed or replaced" in await store.check()
 
 
-async def test_another_process_holds_the_lock(store, path, monkeypatch):
-    """The wait for the lock is bounded, nothing is left, and lists go on meanwhile."""
+async def test_write_while_another_process_has_lock(store, path, monkeypatch):
+    """The wait for the lock is bounded, nothing is left behind, and lists work meanwhile."""
     store._db.execute("PRAGMA busy_timeout = 50")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -169,7 +169,7 @@ async def test_another_process_holds_the_lock(store, path, monkeypatch):
     assert ids_on_disk(path) == ["j2"]
 
 
-async def test_many_checks_are_one_write(store):
+async def test_repeated_checks_write_once(store):
     """Readiness checks, which need no credential, do not delay submits."""
     verdicts, statements = [], []
     store._db.set_trace_callback(statements.append)
@@ -188,7 +188,7 @@ async def test_many_checks_are_one_write(store):
 
 
 async def test_submit_that_expires_runs_nothing(folder, short):
-    """503, and neither now nor after a restart a job; the name is free; the same key makes a job later."""
+    """503, and no job now or after a restart; the name is free, and the same key makes a job later."""
     harness = Harness(folder)
     async with harness.running():
         frozen = FrozenConnection(harness.store)
@@ -206,15 +206,15 @@ async def test_submit_that_expires_runs_nothing(folder, short):
         assert (await harness.store.page(JobFilter(), 0, 10))[1] == 1
 
 
-async def test_submit_at_the_very_deadline_is_whole(folder, short, monkeypatch):
-    """The commit lands as the deadline passes: then the job is stored, accepted and run."""
+async def test_submit_stored_at_the_deadline(folder, short, monkeypatch):
+    """The commit succeeds as the deadline passes: the job is stored, accepted and run."""
     harness = Harness(folder)
     async with harness.running():
         decide = store_module._Offer.decide
         landed = []
 
         def late(offer, *, stored):
-            if not stored:  # the loop gives up: the thread was a moment quicker
+            if not stored:  # the deadline passes just after the thread has stored it
                 landed.append(decide(offer, stored=True))
             return decide(offer, stored=stored)
 
@@ -228,8 +228,8 @@ async def test_submit_at_the_very_deadline_is_whole(folder, short, monkeypatch):
         assert (await harness.ended(job_id)).status is Status.COMPLETED
 
 
-async def test_a_client_that_hangs_up_while_the_store_works(folder):
-    """The job is accepted all the same: stored and queued."""
+async def test_submit_by_a_client_that_hangs_up(folder):
+    """The job is accepted anyway: stored and queued."""
     harness = Harness(folder)
     harness.source.steps.hang_at = "stat"
     async with harness.running():
@@ -245,8 +245,8 @@ async def test_a_client_that_hangs_up_while_the_store_works(folder):
         assert harness.supervisor.active_ids == {job.job_id}
 
 
-async def test_limits_count_jobs_on_their_way_to_the_disk(folder):
-    """Submits that wait for the store hold their volume's name and their place in the queue already."""
+async def test_limits_count_jobs_being_stored(folder):
+    """Submits that wait for the store already hold their volume's name and a place in the queue."""
     harness = Harness(folder)
     harness.jobs = msgspec.structs.replace(harness.jobs, max_queued=1)
     async with harness.running():

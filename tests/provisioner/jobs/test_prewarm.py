@@ -1,4 +1,4 @@
-"""Prewarmed images are asked for at the start and on schedule, behind everybody else."""
+"""Prewarmed images are fetched at the start and on schedule, with the lowest priority."""
 
 import trio
 import trio.testing
@@ -12,7 +12,7 @@ HOUR = 3600
 
 
 class Submitted(list):
-    """Takes what a supervisor would; refuses the first ``refusals`` of it."""
+    """Stands in for a supervisor; refuses the first ``refusals`` submits."""
 
     def __init__(self, refusals=0):
         self.refusals = refusals
@@ -33,27 +33,27 @@ async def run_for(seconds, submitted, images):
         await prewarm(submitted, images)
 
 
-async def test_each_image_at_the_start_and_then_on_its_own_schedule(autojump_clock):
+async def test_prewarm_at_start_and_on_schedule(autojump_clock):
     submitted = Submitted()
     await run_for(2.5 * HOUR, submitted, [an_image("a"), an_image("b", 2 * HOUR)])
-    asked = sorted((round(at), spec.image_url[-7]) for at, spec, _ in submitted)
+    asked = sorted((round(at), spec.image_url.text[-7]) for at, spec, _ in submitted)
     assert asked == [(0, "a"), (0, "b"), (HOUR, "a"), (2 * HOUR, "a"), (2 * HOUR, "b")]
 
 
-async def test_they_wait_behind_everybody_and_make_no_volume(autojump_clock):
+async def test_prewarm_job_has_lowest_priority(autojump_clock):
     submitted = Submitted()
     await run_for(1, submitted, [an_image()])
     ((_, spec, principal),) = submitted
     assert (spec.priority, spec.volume_name, principal) == (-1000, None, "prewarm")
 
 
-async def test_a_refusal_is_tried_again_sooner(autojump_clock):
+async def test_prewarm_retries_after_a_refusal(autojump_clock):
     submitted = Submitted(refusals=1)
     await run_for(HOUR - 1, submitted, [an_image()])
     assert [round(at) for at, *_ in submitted] == [0, 300]
 
 
-async def test_no_images_means_no_work():
+async def test_prewarm_without_images():
     submitted = Submitted()
     await prewarm(submitted, [])
     assert submitted == []

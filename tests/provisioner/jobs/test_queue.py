@@ -1,4 +1,4 @@
-"""The line for slots: priority, then who came first; leaving it; and its end."""
+"""The queue of waiting jobs: order, discarding and stopping."""
 
 import gc
 import weakref
@@ -23,7 +23,7 @@ async def drain(line):
     return got
 
 
-async def test_priority_then_arrival():
+async def test_queue_by_priority_then_arrival():
     line = PriorityQueue()
     for name, priority in [("a", 0), ("b", 5), ("c", 0), ("d", -1), ("e", 5)]:
         line.put(Item(name, priority), priority)
@@ -31,7 +31,7 @@ async def test_priority_then_arrival():
 
 
 @given(st.lists(st.tuples(st.integers(-2, 2), st.booleans()), max_size=12))
-def test_discarded_item_is_never_served(people):
+def test_discarded_item_is_not_served(people):
     async def main():
         line, items = PriorityQueue(), []
         for number, (priority, _) in enumerate(people):
@@ -51,7 +51,7 @@ def test_discarded_item_is_never_served(people):
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-async def test_several_wait_and_each_gets_one():
+async def test_queue_serves_each_waiter_once():
     line, got = PriorityQueue(), []
 
     async def wait():
@@ -80,7 +80,7 @@ async def test_stopped_queue_serves_no_items(autojump_clock):
 
 
 def test_discarded_items_are_freed():
-    """Submit and cancel while every slot is busy: nothing of it stays."""
+    """Submit and cancel while every worker is busy: no memory is kept."""
     line = PriorityQueue()
     first = Item("first", 0)
     line.put(first, 0)

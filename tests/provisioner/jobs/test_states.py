@@ -1,13 +1,14 @@
-"""The life of a job: every event in every status, and what an end is called."""
+"""The states of a job: every event in every status, and the status at the end."""
 
 import msgspec
 import pytest
 
-from provisioner.contracts import ProvisionedBy, Volume
+from provisioner.contracts import GIB, Checksum, ImageUrl, ProvisionedBy, Volume
 from provisioner.contracts.errors import ConvertError, RollbackError
-from provisioner.jobs.job import Job, JobSpec, after_restart, conclude, describe
+from provisioner.jobs.job import Job, after_restart, conclude, describe
+from provisioner.jobs.record import fingerprint
 from provisioner.jobs.states import Event, ImpossibleTransitionError, Status, after
-from provisioner.pipeline.plan import Outcome
+from provisioner.pipeline.job_run import JobSpec, Outcome
 
 P, R = Status.PENDING, Status.RUNNING
 ALLOWED = {
@@ -37,7 +38,7 @@ def test_ended_status_is_final():
 
 
 def a_job(status=R, attempts=1):
-    spec = JobSpec(image_url="https://x/y", volume_name="web01", volume_size_gb=1, target="main")
+    spec = JobSpec(image_url=ImageUrl.parse("https://x/y"), volume_name="web01", size_bytes=GIB, target="main")
     return Job(job_id="j", spec=spec, status=status, created_at=1.0, updated_at=2.0, attempts=attempts)
 
 
@@ -50,8 +51,8 @@ OUTCOME = Outcome(True, "/cache/x", Volume("web01", "main", "/dev/x", 5), Provis
         (OUTCOME, None, False, False, Status.COMPLETED, None),
         (OUTCOME, None, True, True, Status.COMPLETED, None),
         (OUTCOME, RollbackError("late"), True, False, Status.COMPLETED, None),
-        (None, RollbackError("stuck"), False, False, Status.FAILED, "stuck; it is tried again at the next start"),
-        (None, RollbackError("stuck"), True, True, Status.FAILED, "stuck; it is tried again at the next start"),
+        (None, RollbackError("stuck"), False, False, Status.FAILED, "stuck; it is retried at the next start"),
+        (None, RollbackError("stuck"), True, True, Status.FAILED, "stuck; it is retried at the next start"),
         (None, None, True, False, Status.CANCELLED, None),
         (None, ConvertError("x"), True, True, Status.CANCELLED, None),
         (None, None, False, True, P, None),
@@ -61,7 +62,7 @@ OUTCOME = Outcome(True, "/cache/x", Volume("web01", "main", "/dev/x", 5), Provis
     ],
 )  # fmt: skip
 def test_conclude_by_outcome_and_error(outcome, error, cancelled, interrupted, status, words):
-    """What stands counts first, then what could not be undone, then who wanted it to end."""
+    """A made volume counts first, then a failed rollback, then a cancel, then an interruption."""
     ended = conclude(
         a_job(), outcome, error, cancel_requested=cancelled, interrupted=interrupted, staged=True, timings={}, now=9.0
     )
@@ -71,7 +72,7 @@ def test_conclude_by_outcome_and_error(outcome, error, cancelled, interrupted, s
     assert (ended.volume is not None) == (outcome is not None)
 
 
-def test_an_error_names_the_roll_back_only_where_there_was_one():
+def test_describe_names_rollback_if_staged():
     assert describe(ConvertError("broke"), staged=False) == "broke"
     assert "secret" not in describe(ValueError("secret"), staged=False)
 
@@ -94,22 +95,22 @@ def test_after_restart_by_status_and_policy(status, on_restart, attempts, become
     assert words is None or words in job.error
 
 
-def test_a_volume_that_was_committed_just_before_the_end_counts():
+def test_after_restart_with_a_committed_volume():
     volume = Volume("web01", "main", "/dev/vg/web01", 2**30)
     job = after_restart(a_job(R, 3), Outcome(None, None, volume, ProvisionedBy.CLONE), "fail", 3, 9.0)
     assert (job.status, job.error, job.volume.name) == (Status.COMPLETED, None, "web01")
 
 
-def test_the_fingerprint_is_of_all_that_was_asked():
+def test_fingerprint_covers_every_field():
     spec = a_job().spec
-    assert spec.fingerprint == msgspec.structs.replace(spec).fingerprint
+    assert fingerprint(spec) == fingerprint(msgspec.structs.replace(spec))
     others = {
-        "volume_size_gb": 2,
+        "size_bytes": 2 * GIB,
         "priority": 1,
-        "checksum": "x",
+        "checksum": Checksum("sha256", "0" * 64),
         "correlation_id": "c",
-        "image_url": "z",
+        "image_url": ImageUrl.parse("https://x/y?z"),
         "target": "t",
     }
-    prints = {msgspec.structs.replace(spec, **{key: value}).fingerprint for key, value in others.items()}
-    assert len(prints | {spec.fingerprint}) == len(others) + 1
+    prints = {fingerprint(msgspec.structs.replace(spec, **{key: value})) for key, value in others.items()}
+    assert len(prints | {fingerprint(spec)}) == len(others) + 1

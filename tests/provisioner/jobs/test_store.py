@@ -1,19 +1,19 @@
-"""Jobs on disk: what went in comes out, in pages and by filters, also in the next life."""
+"""Jobs on disk: they are read back as stored, by page and filter, also after a restart."""
 
-import msgspec
 import pytest
 import trio
 
+from provisioner.contracts import GIB, Checksum, ImageUrl
 from provisioner.contracts.errors import UnavailableError
-from provisioner.jobs import Job, JobFilter, JobSpec, JobStore, Status
+from provisioner.jobs import Job, JobFilter, JobSpec, JobStore, Status, record
 from provisioner.jobs.job import VolumeInfo
 
 
 def a_job(number, **more):
     spec = JobSpec(
-        image_url="https://x/ü.raw",
+        image_url=ImageUrl.parse("https://x/%C3%BC.raw?signature=y"),
         volume_name=f"v{number % 3}",
-        volume_size_gb=1,
+        size_bytes=GIB,
         target="t",
         correlation_id=f"c{number % 2}",
     )
@@ -35,8 +35,8 @@ async def store(tmp_path):
     await made.aclose()
 
 
-async def test_a_job_comes_back_as_it_was(store, tmp_path):
-    """Every field of it, and after a restart; nobody else may read the file."""
+async def test_stored_job_is_read_back_equal(store, tmp_path):
+    """Every field, also after a restart; other users cannot read the file."""
     volume = VolumeInfo(name="v", path="/dev/v", size_bytes=2**40, target="t", provisioned_by="clone")
     job = a_job(
         1, status=Status.COMPLETED, attempts=2, request_id="r", principal="p", idempotency_key="p\nk", cache_hit=True,
@@ -52,7 +52,7 @@ async def test_a_job_comes_back_as_it_was(store, tmp_path):
     assert (tmp_path / "state" / "jobs.sqlite").stat().st_mode & 0o077 == 0
 
 
-async def test_putting_again_changes_it_and_keeps_its_place(store):
+async def test_put_again_keeps_its_place(store):
     for number in range(3):
         await store.put(a_job(number))
     await store.put(a_job(0, status=Status.RUNNING, updated_at=99.0))
@@ -84,7 +84,7 @@ async def test_pages_and_filters(store, wanted, expected):
         assert count == len(ids)
 
 
-async def test_the_newest_job_of_a_key(store):
+async def test_by_key_returns_the_newest_job(store):
     await store.put(a_job(1, idempotency_key="k"))
     await store.put(a_job(2, idempotency_key="k"))
     await store.put(a_job(3, idempotency_key="other"))
@@ -92,7 +92,7 @@ async def test_the_newest_job_of_a_key(store):
     assert await store.by_key("none") is None
 
 
-async def test_many_at_once(store):
+async def test_concurrent_puts(store):
     """One connection, many tasks."""
     async with trio.open_nursery() as nursery:
         for number in range(30):
@@ -100,7 +100,7 @@ async def test_many_at_once(store):
     assert (await store.page(JobFilter(), 0, 1))[1] == 30
 
 
-async def test_a_put_that_is_cancelled_is_done_or_not_begun(store):
+async def test_put_that_is_cancelled(store):
     with trio.CancelScope() as scope:
         scope.cancel()
         await store.put(a_job(1))
@@ -108,16 +108,16 @@ async def test_a_put_that_is_cancelled_is_done_or_not_begun(store):
     assert await store.check() is None
 
 
-async def test_open_where_a_directory_is(tmp_path):
-    """A store that cannot be opened says so."""
+async def test_open_if_path_is_a_directory(tmp_path):
+    """The error names the path."""
     path = tmp_path / "jobs.sqlite"
     path.mkdir()
     with pytest.raises(UnavailableError, match=r"the job store .*jobs\.sqlite cannot be used"):
         await JobStore(path).open()
 
 
-async def test_a_store_that_breaks_later(store):
-    """Read-only, gone: one error of ours, and the check reports it, too."""
+async def test_store_that_becomes_unusable(store):
+    """UnavailableError, and the check reports it too."""
     await store.put(a_job(1))
     store._db.execute("PRAGMA query_only = 1")
     with pytest.raises(UnavailableError, match="readonly"):
@@ -130,5 +130,32 @@ async def test_a_store_that_breaks_later(store):
     assert await store.check() is None
 
 
-async def test_a_row_keeps_to_what_a_job_is(store):
-    assert msgspec.json.decode(msgspec.json.encode(a_job(1)), type=Job) == a_job(1)
+OLD_RECORD = (
+    '{"job_id":"j","spec":{"image_url":"https://x/y?z","image_type":"raw","volume_name":"v","volume_size_gb":2,'
+    '"target":"t","checksum":"sha256:%s","correlation_id":"c","priority":3,"allowed_sources":["s"]},"status":"pending",'
+    '"created_at":1.5,"updated_at":2.0,"attempts":0,"request_id":null,"principal":null,"idempotency_key":null,'
+    '"cache_hit":null,"image_path":null,"error":null,"volume":null,"timings":null}' % ("ab" * 32)
+)
+
+
+def test_record_keeps_its_format():
+    """A record of the previous version is read, and written again byte for byte."""
+    job = record.decode(OLD_RECORD.encode())
+    assert job.spec == JobSpec(
+        image_url=ImageUrl.parse("https://x/y?z"),
+        image_format="raw",
+        volume_name="v",
+        size_bytes=2 * GIB,
+        target="t",
+        checksum=Checksum("sha256", "ab" * 32),
+        correlation_id="c",
+        priority=3,
+        allowed_sources=("s",),
+    )
+    assert record.encode(job).decode() == OLD_RECORD
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", OLD_RECORD.replace("https://x", "no url"), OLD_RECORD.replace("ab", "x")])
+def test_record_without_a_valid_spec(body):
+    with pytest.raises(ValueError, match=r"."):
+        record.decode(body.encode())

@@ -1,4 +1,4 @@
-"""A cached image that rots never becomes a volume: the job that finds it drops it and fetches it anew."""
+"""A cached image damaged on disk never becomes a volume: the job drops it and downloads it again."""
 
 import gzip
 import hashlib
@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from lvp_convert_native import NativeConverter, NativeSettings
-from provisioner.contracts import BackEndContext, Placement
+from provisioner.contracts import BackEndContext, Checksum, Placement
 from provisioner.contracts.errors import RemoteUnavailableError
 from provisioner.contracts.testing import FakeCloneTarget, FakeConverter, FakeSource, FakeTarget
 from provisioner.jobs import Status
@@ -20,7 +20,7 @@ WEB02 = msgspec.structs.replace(SPEC, volume_name="web02")
 
 
 def rot(harness):
-    """Another byte in the one cached image; size and times stay."""
+    """Change a byte of the only cached image; keep its size and times."""
     (entry,) = harness.cache.entries()
     path = Path(harness.cache.path(entry))
     status = path.stat()
@@ -57,8 +57,8 @@ async def test_damaged_image_is_downloaded_again(folder, converter):
 
 
 @pytest.mark.parametrize("placement", [Placement.SWAP, Placement.IN_PLACE])
-async def test_nothing_is_committed_if_it_cannot_be_fetched(folder, converter, placement):
-    """The old volume stays as it is, also where it would be overwritten."""
+async def test_damaged_image_cannot_be_downloaded(folder, converter, placement):
+    """The old volume stays unchanged, even if it would be overwritten in place."""
     harness = Harness(folder, converter=converter, target=FakeTarget(folder / "main", name="main", replace=placement))
     async with harness.running():
         await harness.run(WEB02)
@@ -73,9 +73,9 @@ async def test_nothing_is_committed_if_it_cannot_be_fetched(folder, converter, p
         harness.assert_nothing_left()
 
 
-async def test_no_base_is_made_of_it(folder, converter):
+async def test_damaged_image_makes_no_base(folder, converter):
     harness = Harness(folder, converter=converter, target=FakeCloneTarget(folder / "main", name="main"))
-    fetch = msgspec.structs.replace(SPEC, volume_name=None, volume_size_gb=None, target=None)
+    fetch = msgspec.structs.replace(SPEC, volume_name=None, size_bytes=0, target=None)
     async with harness.running():
         await harness.run(fetch)
         rot(harness)
@@ -85,9 +85,9 @@ async def test_no_base_is_made_of_it(folder, converter):
         harness.assert_nothing_left()
 
 
-async def test_a_damaged_compressed_image(folder, converter):
+async def test_damaged_compressed_image(folder, converter):
     packed = gzip.compress(IMAGE, 0)
-    spec = msgspec.structs.replace(WEB02, checksum=f"sha256:{hashlib.sha256(packed).hexdigest()}")
+    spec = msgspec.structs.replace(WEB02, checksum=Checksum("sha256", hashlib.sha256(packed).hexdigest()))
     harness = Harness(folder, converter=converter, source=FakeSource({URL: packed}))
     async with harness.running():
         await harness.run(msgspec.structs.replace(spec, volume_name="web01"))
@@ -98,8 +98,8 @@ async def test_a_damaged_compressed_image(folder, converter):
         harness.assert_nothing_left()
 
 
-async def test_checksums_of_the_wrong_length(folder, converter):
-    """They are made again."""
+async def test_chunk_checksums_of_wrong_length(folder, converter):
+    """They are computed again."""
     harness = Harness(folder, converter=converter)
     async with harness.running():
         await harness.run()
@@ -112,8 +112,8 @@ async def test_checksums_of_the_wrong_length(folder, converter):
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-async def test_an_image_from_before_there_were_checksums(folder, converter, damaged):
-    """It is hashed at its first use, and has them from then on."""
+async def test_image_without_chunk_checksums(folder, converter, damaged):
+    """It is hashed at its first use and has chunk checksums from then on."""
     harness = Harness(folder, converter=converter)
     async with harness.running():
         await harness.run()

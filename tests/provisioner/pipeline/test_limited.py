@@ -1,18 +1,19 @@
-"""A caller limited to some sources: no checksum gives it another source's image, cached or made a base meanwhile."""
+"""A caller limited to some sources: no checksum gives it another source's image from the cache or from a base."""
 
 import hashlib
 
 import msgspec
 import pytest
 
-from provisioner.contracts import MIB
+from provisioner.contracts import MIB, Checksum
 from provisioner.contracts.testing import FakeCloneTarget, FakeImage
 from provisioner.jobs import Status
-from tests.cancellation.harness import OTHER_IMAGE, OTHER_SPEC, OTHER_URL, SPEC, URL, Harness
+from provisioner.jobs.record import fingerprint
+from tests.cancellation.harness import OTHER_IMAGE, OTHER_SPEC, SPEC, URL, Harness
 
-SECRET = f"sha256:{hashlib.sha256(OTHER_IMAGE).hexdigest()}"
-# What the caller asks for: a url of its own source, and the digest of the other source's image.
-LIMITED = msgspec.structs.replace(SPEC, image_type="qcow2", checksum=SECRET, allowed_sources=["main"])
+SECRET = Checksum("sha256", hashlib.sha256(OTHER_IMAGE).hexdigest())
+# The caller's request: a url of its own source, and the digest of the other source's image.
+LIMITED = msgspec.structs.replace(SPEC, image_format="qcow2", checksum=SECRET, allowed_sources=("main",))
 ON_MAIN = msgspec.structs.replace(OTHER_SPEC, target="main")
 
 
@@ -27,11 +28,11 @@ def harness(request, folder):
 
 
 @pytest.mark.parametrize("how", ["request", "checksum file"])
-@pytest.mark.parametrize("allowed", [["main"], ["https://images.example.com/"]])
-async def test_the_digest_of_another_source(harness, how, allowed):
+@pytest.mark.parametrize("allowed", [("main",), ("https://images.example.com/",)])
+async def test_limited_caller_and_foreign_digest(harness, how, allowed):
     spec = msgspec.structs.replace(LIMITED, allowed_sources=allowed)
     if how == "checksum file":
-        harness.source.images[f"{URL}.sha256"] = FakeImage(SECRET[7:].encode())
+        harness.source.images[f"{URL}.sha256"] = FakeImage(SECRET.hex.encode())
         spec = msgspec.structs.replace(spec, checksum=None)
     async with harness.running():
         assert (await harness.run(ON_MAIN)).status is Status.COMPLETED
@@ -41,8 +42,8 @@ async def test_the_digest_of_another_source(harness, how, allowed):
         harness.assert_nothing_left()
 
 
-async def test_an_image_that_both_sources_have(harness):
-    """Downloaded once from its own source, which shows that the caller may have it; then it is a hit."""
+async def test_limited_caller_and_image_of_two_sources(harness):
+    """It is downloaded once from the caller's own source, which shows that it may have it; then it is a hit."""
     harness.source.images[URL] = FakeImage(OTHER_IMAGE)
     async with harness.running():
         await harness.run(ON_MAIN)
@@ -56,16 +57,18 @@ async def test_an_image_that_both_sources_have(harness):
         harness.assert_nothing_left()
 
 
-@pytest.mark.parametrize("allowed", [None, ["main", "other"], ["https://other.example.com/"]])
-async def test_a_caller_that_may(harness, allowed):
+@pytest.mark.parametrize("allowed", [None, ("main", "other"), ("https://other.example.com/",)])
+async def test_caller_that_may_use_both_sources(harness, allowed):
     async with harness.running():
         await harness.run(ON_MAIN)
-        job = await harness.run(msgspec.structs.replace(LIMITED, image_url=OTHER_URL, allowed_sources=allowed))
+        job = await harness.run(
+            msgspec.structs.replace(LIMITED, image_url=OTHER_SPEC.image_url, allowed_sources=allowed)
+        )
         assert (job.status, job.cache_hit) == (Status.COMPLETED, True)
         assert len(harness.other_source.opens) == 1
 
 
-def test_limits_are_no_part_of_the_request():
-    """A repeat under the same Idempotency-Key is the same request, whatever the limits are by then."""
-    assert LIMITED.fingerprint == msgspec.structs.replace(LIMITED, allowed_sources=None).fingerprint
-    assert SPEC.fingerprint == "fee776bf1c572f5c1fd1c3bfdf610f39deca088ffe5afff4ed4c7a596ad1a2b0"
+def test_fingerprint_without_limits():
+    """A repeat under the same Idempotency-Key is the same request, even if the limits have changed."""
+    assert fingerprint(LIMITED) == fingerprint(msgspec.structs.replace(LIMITED, allowed_sources=None))
+    assert fingerprint(SPEC) == "fee776bf1c572f5c1fd1c3bfdf610f39deca088ffe5afff4ed4c7a596ad1a2b0"

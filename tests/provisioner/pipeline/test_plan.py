@@ -2,22 +2,22 @@
 
 import pytest
 
-from provisioner.contracts import GIB, Checksum, Placement, VolumeUser
+from provisioner.contracts import GIB, Checksum, ImageUrl, Placement, VolumeUser
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
 from provisioner.contracts.testing import FakeConverter
 from provisioner.download.inspection import ImageInfo
+from provisioner.pipeline.job_run import JobRun, JobSpec
 from provisioner.pipeline.plan import (
-    Request,
     check_checksum,
     check_fits,
     check_image,
     check_users,
     data_bytes,
     may_overlap,
-    stage_request,
 )
 
-REQUEST = Request("job-1", "https://x/y.raw", "raw", "web01", 10 * GIB, "main", None, 5.0)
+URL = ImageUrl.parse("https://x/y.raw?signature=secret")
+SPEC = JobSpec(image_url=URL, image_format="raw", volume_name="web01", size_bytes=10 * GIB, target="main")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ REQUEST = Request("job-1", "https://x/y.raw", "raw", "web01", 10 * GIB, "main", 
         ("qcow2", ImageInfo("vmdk", GIB), 999, ImageFormatError),
     ],
 )
-def test_what_may_be_put_on_a_volume(declared, info, file_size, result):
+def test_check_image(declared, info, file_size, result):
     if isinstance(result, type):
         with pytest.raises(result):
             check_image(info, declared, file_size, 10 * GIB)
@@ -46,7 +46,7 @@ def test_what_may_be_put_on_a_volume(declared, info, file_size, result):
         assert check_image(info, declared, file_size, 10 * GIB) == result
 
 
-def test_the_size_to_ask_for_is_told():
+def test_check_fits_names_the_size_to_ask_for():
     check_fits(2 * GIB, 2 * GIB)
     with pytest.raises(ImageTooLargeError, match="ask for 3 GiB or more"):
         check_fits(2 * GIB + 1, 2 * GIB)
@@ -58,37 +58,37 @@ def test_the_size_to_ask_for_is_told():
 @pytest.mark.parametrize("hit", [False, True])
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("size_known", [False, True])
-def test_when_conversion_may_begin_before_the_image_is_verified(placement, hit, streams, size_known):
-    """Never in place, whatever else holds; and only where there is anything to gain."""
+def test_may_overlap(placement, hit, streams, size_known):
+    """Never in place, and only if it saves time."""
     may = may_overlap(FakeConverter(streams=streams), placement, hit=hit, size_known=size_known)
     assert may == (streams and size_known and not hit and placement is not Placement.IN_PLACE)
 
 
-def test_checksums_are_asked_for_where_the_config_wants_them():
-    check_checksum(None, "https://x/y", required=False)
-    check_checksum(Checksum("sha256", "0" * 64), "https://x/y", required=True)
-    with pytest.raises(ChecksumMissingError, match="no checksum is known for https://x/y"):
-        check_checksum(None, "https://x/y", required=True)
+def test_check_checksum_if_required():
+    check_checksum(None, URL, required=False)
+    check_checksum(Checksum("sha256", "0" * 64), URL, required=True)
+    with pytest.raises(ChecksumMissingError, match=r"no checksum is known for https://x/y\.raw:"):
+        check_checksum(None, URL, required=True)
 
 
-def test_users_are_named():
+def test_check_users_names_them():
     check_users("web01", [])
     with pytest.raises(VolumeInUseError, match="web01 is in use by domain db1, process qemu"):
         check_users("web01", [VolumeUser("domain", "db1"), VolumeUser("process", "qemu")])
 
 
 @pytest.mark.parametrize(
-    ("image_type", "file_size", "expected"),
+    ("image_format", "file_size", "expected"),
     [("qcow2", 3 * GIB, 3 * GIB), ("qcow2", 9 * GIB, 8 * GIB), ("qcow2", None, None), ("raw", 8 * GIB, None)],
 )
-def test_a_file_tells_how_much_will_be_written_where_it_leaves_its_holes_out(image_type, file_size, expected):
-    assert data_bytes(image_type, file_size, 8 * GIB) == expected
+def test_data_bytes_by_format(image_format, file_size, expected):
+    assert data_bytes(image_format, file_size, 8 * GIB) == expected
 
 
-def test_what_a_target_is_asked_for():
-    asked = stage_request(REQUEST, None)
+def test_stage_request():
+    asked = JobRun("job-1", 5.0, SPEC).stage_request()
     assert (asked.name, asked.size_bytes, asked.job_id, asked.provenance.image_digest) == (
         "web01", 10 * GIB, "job-1", None,
     )  # fmt: skip
-    base = stage_request(REQUEST, "sha256:x", name="raw", size=7)
+    base = JobRun("job-1", 5.0, SPEC).stage_request("sha256:x", name="raw", size_bytes=7)
     assert (base.name, base.size_bytes, base.provenance.image_digest) == ("raw", 7, "sha256:x")

@@ -1,4 +1,4 @@
-"""Progress is honest: the stage furthest behind, a percent that never falls, bytes of that stage."""
+"""Progress: the stage furthest behind, its bytes, and a percent that never falls."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,12 +16,12 @@ class Clock:
         return self.now
 
 
-def test_a_job_that_waits():
+def test_snapshot_of_a_waiting_job():
     shot = Progress().snapshot()
     assert (shot.stage, shot.percent, shot.bytes_total, shot.eta_sec) == (Stage.QUEUED, 0.0, 0, None)
 
 
-def test_bytes_percent_and_eta_are_the_running_stage_s():
+def test_snapshot_of_the_running_stage():
     clock = Clock()
     progress, there = Progress(clock), [0]
     progress.begin(Stage.DOWNLOADING, 1000, lambda: there[0])
@@ -32,7 +32,7 @@ def test_bytes_percent_and_eta_are_the_running_stage_s():
     assert 1 < shot.percent < 50
 
 
-def test_overlapping_stages_report_the_one_furthest_behind():
+def test_snapshot_of_overlapping_stages():
     progress = Progress()
     progress.begin(Stage.DOWNLOADING, 100)
     progress.begin(Stage.CONVERTING, 100)
@@ -43,14 +43,14 @@ def test_overlapping_stages_report_the_one_furthest_behind():
     assert (shot.stage, shot.bytes_processed) == (Stage.CONVERTING, 90)
 
 
-def test_a_stage_without_a_length_moves_nothing_until_it_ends():
+def test_percent_of_a_stage_without_length():
     progress = Progress()
     progress.begin(Stage.DOWNLOADING, 0, lambda: 12345)
     shot = progress.snapshot()
     assert (shot.percent, shot.bytes_processed, shot.bytes_total, shot.eta_sec) == (1.0, 12345, 0, None)
 
 
-def test_all_stages_ended_is_100_percent():
+def test_percent_after_all_stages():
     progress = Progress()
     for stage in STAGES:
         progress.begin(stage)
@@ -60,8 +60,8 @@ def test_all_stages_ended_is_100_percent():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["begin", "advance", "end"]), st.sampled_from(STAGES), st.integers(0, 200))))
-def test_percent_never_falls_and_never_passes_its_bounds(steps):
-    """Whatever order stages begin, go on and end in, also again."""
+def test_percent_never_falls(steps):
+    """In whatever order stages begin, advance and end, even repeatedly."""
     progress, last = Progress(Clock()), 0.0
     for what, stage, number in steps:
         if what == "begin":
@@ -73,7 +73,7 @@ def test_percent_never_falls_and_never_passes_its_bounds(steps):
         last = shot.percent
 
 
-def test_bytes_told_late_do_not_turn_it_back():
+def test_advance_out_of_order():
     """Threads report out of order."""
     progress = Progress()
     progress.begin(Stage.CONVERTING, 100)

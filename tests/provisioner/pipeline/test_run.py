@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC240 - small files of a test
-"""Jobs through the pipeline: what is staged, what is refused before, and what stands at the end."""
+"""Jobs through the pipeline: what is refused, what is staged, and the volume at the end."""
 
 import hashlib
 import struct
@@ -11,15 +11,17 @@ import msgspec
 import pytest
 import trio
 
-from provisioner.contracts import GIB, MIB, VolumeUser
+from lvp_source_http import HttpSettings, HttpSource
+from provisioner.contracts import GIB, MIB, BackEndContext, Checksum, ImageUrl, VolumeUser
 from provisioner.contracts.errors import NoSpaceError
 from provisioner.contracts.testing import FakeCloneTarget, FakeConverter, FakeImage, FakeSource, FakeTarget
 from provisioner.contracts.types import Placement
 from provisioner.jobs import Status
 from tests.cancellation.harness import DIGEST, IMAGE, OLD, SPEC, URL, Harness
+from tests.servers.raw import holds, raw_server
 
 WEB02 = msgspec.structs.replace(SPEC, volume_name="web02")
-WRONG = f"sha256:{'0' * 64}"
+WRONG = Checksum("sha256", "0" * 64)
 
 
 def hex_digest(data):
@@ -30,7 +32,7 @@ def qcow2(size):
     return struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, size).ljust(64 * 1024, b"\0")
 
 
-async def test_a_volume_is_the_image_and_zeros_after_it(folder):
+async def test_volume_has_the_image_and_zeros(folder):
     harness = Harness(folder)
     async with harness.running():
         job = await harness.run()
@@ -45,9 +47,8 @@ async def test_a_volume_is_the_image_and_zeros_after_it(folder):
 
 
 @pytest.mark.parametrize("tail", [True, False])
-async def test_tail_is_zeroed_on_a_reused_device(folder, monkeypatch, tail):
-    """On a device that holds a pattern: zeros to its end, unless the target was told to keep what is there."""
-    monkeypatch.setattr("provisioner.jobs.job.GIB", 4 * MIB)
+async def test_tail_is_zeroed_on_a_reused_device(folder, tail):
+    """The rest of a used device is zeroed, unless the target keeps stale data."""
     harness = Harness(folder, target=FakeTarget(folder / "main", name="main", stale=True))
     stage = harness.target.stage
 
@@ -62,7 +63,7 @@ async def test_tail_is_zeroed_on_a_reused_device(folder, monkeypatch, tail):
 
     harness.target.stage = stage_as_told
     async with harness.running():
-        assert (await harness.run()).status is Status.COMPLETED
+        assert (await harness.run(msgspec.structs.replace(SPEC, size_bytes=4 * MIB))).status is Status.COMPLETED
         data = (harness.target.folder / "web01").read_bytes()
         assert len(data) == 4 * MIB
         assert data[: len(IMAGE)] == IMAGE
@@ -81,10 +82,10 @@ async def test_tail_is_zeroed_on_a_reused_device(folder, monkeypatch, tail):
         (b"LUKS\xba\xbe\0\1".ljust(MIB, b"\0"), "raw", "LUKS"),
     ],
 )
-async def test_nothing_is_staged_for_an_image_that_cannot_be_it(folder, image, declared, words):
-    """The header is enough; also from the cache."""
+async def test_unsuitable_image_is_not_staged(folder, image, declared, words):
+    """The header suffices, also for a cached image."""
     harness = Harness(folder, source=FakeSource({URL: image}))
-    spec = msgspec.structs.replace(SPEC, image_type=declared, checksum=None)
+    spec = msgspec.structs.replace(SPEC, image_format=declared, checksum=None)
     harness.source.images[f"{URL}.sha256"] = FakeImage(hex_digest(image).encode())
     async with harness.running():
         for _ in range(2):
@@ -92,7 +93,7 @@ async def test_nothing_is_staged_for_an_image_that_cannot_be_it(folder, image, d
             assert job.status is Status.FAILED
             assert words in job.error
             assert "stage" not in harness.target.steps.log
-            assert "removed" not in job.error  # nothing was staged, so nothing was taken back
+            assert "removed" not in job.error  # nothing was staged, so nothing was rolled back
         assert harness.volume() is None
         harness.assert_nothing_left()
 
@@ -102,8 +103,8 @@ async def test_nothing_is_staged_for_an_image_that_cannot_be_it(folder, image, d
 
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("placement", [Placement.SWAP, Placement.IN_PLACE])
-async def test_a_mismatch_found_after_everything_was_converted_is_rolled_back(folder, streams, placement):
-    """The digest comes last and counts first; in place nothing was written before it."""
+async def test_digest_mismatch_after_conversion(folder, streams, placement):
+    """A mismatch found last rolls everything back; in place nothing is written before the digest matched."""
     harness = Harness(
         folder,
         target=FakeTarget(folder / "main", name="main", replace=placement),
@@ -122,12 +123,12 @@ async def test_a_mismatch_found_after_everything_was_converted_is_rolled_back(fo
         harness.assert_nothing_left()
 
 
-async def test_conversion_goes_on_while_the_image_comes(folder, monkeypatch):
+async def test_conversion_overlaps_download(folder, monkeypatch):
     """The first blocks are on the device while the last bytes are still on the server."""
     harness = Harness(folder, converter=FakeConverter(block_size=16 * 1024))
     harness.source.chunk_size = 16 * 1024
     harness.source.at_byte, harness.source.steps.hang_at = len(IMAGE) - 1, "byte"
-    # What is small in the image here is large in life: the waker's step, and what the inspector wants to see.
+    # The test's image is smaller than the real wake step and inspection window.
     monkeypatch.setattr("provisioner.download.growing_file.WAKE_STEP", 1)
     monkeypatch.setattr("provisioner.download.inspection.WINDOW", 64 * 1024)
     async with harness.running():
@@ -141,7 +142,7 @@ async def test_conversion_goes_on_while_the_image_comes(folder, monkeypatch):
         harness.assert_nothing_left()
 
 
-async def test_the_digest_may_come_long_before_the_converter_ends(folder):
+async def test_digest_known_before_conversion_ends(folder):
     harness = Harness(folder)
     harness.converter.steps.hang_at = "flush"
     async with harness.running():
@@ -154,17 +155,17 @@ async def test_the_digest_may_come_long_before_the_converter_ends(folder):
         harness.assert_nothing_left()
 
 
-async def test_an_image_of_unknown_size_is_taken_whole(folder):
+async def test_image_of_unknown_size(folder):
     harness = Harness(folder, source=FakeSource({URL: FakeImage(IMAGE, size=None)}))
     async with harness.running():
         assert (await harness.run()).status is Status.COMPLETED
         assert harness.volume() == IMAGE
 
 
-async def test_a_cache_only_job_touches_no_target(folder):
+async def test_fetch_touches_no_target(folder):
     harness = Harness(folder)
     async with harness.running():
-        job = await harness.run(msgspec.structs.replace(SPEC, volume_name=None, volume_size_gb=None, target=None))
+        job = await harness.run(msgspec.structs.replace(SPEC, volume_name=None, size_bytes=0, target=None))
         assert job.status is Status.COMPLETED
         assert job.volume is None
         assert Path(job.image_path).read_bytes() == IMAGE
@@ -176,8 +177,8 @@ async def test_a_cache_only_job_touches_no_target(folder):
 
 @pytest.mark.parametrize("when", ["before", "at commit"])
 @pytest.mark.parametrize("who", ["guard", "kernel"])
-async def test_a_volume_in_use_is_not_touched(folder, when, who):
-    """Asked before anything is fetched, and again when all is ready."""
+async def test_volume_in_use_is_not_touched(folder, when, who):
+    """Checked before anything is downloaded, and again before the commit."""
     harness = Harness(folder)
     harness.put_old_volume()
 
@@ -220,7 +221,7 @@ def clone_harness(folder):
     return Harness(folder, target=FakeCloneTarget(folder / "main", name="main"))
 
 
-async def test_the_first_copy_makes_the_base_and_later_ones_ask_nobody(folder):
+async def test_first_copy_makes_the_base(folder):
     harness = clone_harness(folder)
     async with harness.running():
         first = await harness.run()
@@ -235,7 +236,7 @@ async def test_the_first_copy_makes_the_base_and_later_ones_ask_nobody(folder):
         harness.assert_nothing_left()
 
 
-async def test_two_jobs_at_once_make_one_base(folder):
+async def test_concurrent_jobs_make_one_base(folder):
     harness = clone_harness(folder)
     async with harness.running():
         ids = [await harness.submit(), await harness.submit(WEB02)]
@@ -245,7 +246,7 @@ async def test_two_jobs_at_once_make_one_base(folder):
         assert harness.volume() == harness.volume("web02") == IMAGE
 
 
-async def test_who_waits_for_a_base_makes_it_when_its_maker_is_cancelled(folder):
+async def test_base_after_its_maker_is_cancelled(folder):
     harness = clone_harness(folder)
     harness.converter.steps.hang_at = "flush"
     async with harness.running():
@@ -270,8 +271,8 @@ async def test_base_with_a_wrong_digest_is_not_made(folder):
         harness.assert_nothing_left()
 
 
-async def test_what_can_only_be_overwritten_is_copied_where_others_are_cloned(folder):
-    """Also where the base is known, and its image is no longer looked for."""
+async def test_in_place_volume_is_copied_not_cloned(folder):
+    """Also if the base is known and its image is not looked up any more."""
     harness = Harness(folder, target=FakeCloneTarget(folder / "main", name="main", replace=Placement.IN_PLACE))
     harness.put_old_volume()
     async with harness.running():
@@ -285,7 +286,7 @@ async def test_what_can_only_be_overwritten_is_copied_where_others_are_cloned(fo
 
 
 @pytest.mark.parametrize("step", ["stage_base", "stage_clone"])
-async def test_no_room_for_a_clone_is_no_reason_to_copy_where_a_copy_needs_more(folder, step):
+async def test_no_room_for_a_clone(folder, step):
     full = NoSpaceError("the pool is full")
     harness = Harness(folder, target=FakeCloneTarget(folder / "main", name="main", fail_at={step: full}))
     harness.put_old_volume()
@@ -297,14 +298,14 @@ async def test_no_room_for_a_clone_is_no_reason_to_copy_where_a_copy_needs_more(
         harness.assert_nothing_left()
 
 
-async def test_a_clone_too_small_for_its_base_is_refused(folder):
+async def test_clone_smaller_than_its_base(folder):
     harness = Harness(
         folder, source=FakeSource({URL: qcow2(2 * GIB)}), target=FakeCloneTarget(folder / "main", name="main")
     )
-    digest = f"sha256:{hex_digest(qcow2(2 * GIB))}"
-    spec = msgspec.structs.replace(SPEC, image_type="qcow2", checksum=digest)
+    digest = Checksum("sha256", hex_digest(qcow2(2 * GIB)))
+    spec = msgspec.structs.replace(SPEC, image_format="qcow2", checksum=digest)
     async with harness.running():
-        assert (await harness.run(msgspec.structs.replace(spec, volume_size_gb=2))).status is Status.COMPLETED
+        assert (await harness.run(msgspec.structs.replace(spec, size_bytes=2 * GIB))).status is Status.COMPLETED
         job = await harness.run(msgspec.structs.replace(spec, volume_name="web02"))
         assert "ask for 2 GiB or more" in job.error
         assert harness.volume("web02") is None
@@ -315,9 +316,26 @@ async def test_image_without_required_checksum(folder, where):
     images = {URL: IMAGE, **({f"{URL}.sha256": DIGEST[7:].encode()} if where == "sidecar" else {})}
     harness = Harness(folder, source=FakeSource(images))
     async with harness.running():
-        job = await harness.run(msgspec.structs.replace(SPEC, checksum=DIGEST if where == "request" else None))
+        job = await harness.run(msgspec.structs.replace(SPEC, checksum=SPEC.checksum if where == "request" else None))
         if where == "nowhere":
             assert "no checksum is known" in job.error
             assert harness.volume() is None
         else:
             assert job.status is Status.COMPLETED
+
+
+async def test_url_is_not_parsed_again(folder, monkeypatch):
+    """From submit to commit the url is carried as an ImageUrl."""
+    async with raw_server(holds(IMAGE)) as server:
+        source = HttpSource(HttpSettings(urls=[server.url]), BackEndContext("http", folder))
+        harness = Harness(folder, source=source)
+        spec = msgspec.structs.replace(SPEC, image_url=ImageUrl.parse(f"{server.url}/disk?signature=x"))
+        parsed = []
+        monkeypatch.setattr(ImageUrl, "parse", lambda url: url if isinstance(url, ImageUrl) else parsed.append(url))
+        async with harness.running():
+            active = harness.supervisor._workers.active[await harness.submit(spec)]
+            await active.ended.wait()
+            assert active.job.status is Status.COMPLETED
+        await source.aclose()
+        assert parsed == []
+        assert {request.target for request in server.requests} == {"/disk?signature=x"}

@@ -292,7 +292,7 @@ async def test_redirects_checked_and_limited():
 
     places = {"/round": "/round", "/relative": "b#part", "/b": "file:///etc/passwd", "/": "http://169.254.169.254/"}
     async with raw_server(answer) as server:
-        web = transport(lambda url: url.startswith(server.url))
+        web = transport(lambda url: url.text.startswith(server.url))
         with pytest.raises(SourceError, match="more than 5 times"):
             await web.stat(f"{server.url}/round")
         assert len(server.requests) == 6
@@ -302,9 +302,15 @@ async def test_redirects_checked_and_limited():
             await web.stat(f"{server.url}/")
 
 
+@pytest.mark.parametrize("url", ["no url", "file:///pub", "http://me:secret@127.0.0.1/pub"])
+async def test_invalid_url_is_not_fetched(url):
+    with pytest.raises(UrlNotAllowedError, match=r"^the url belongs to no configured source$"):
+        await transport().stat(url)
+
+
 async def test_prepare_after_redirect():
     def sign(_method, url, headers):
-        signed.append(url)
+        signed.append(url.text)
         return {**headers, "X-Signed": "yes"}
 
     for everywhere, expected in ((False, False), (True, True)):

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trustme
 
-from provisioner.contracts import HttpOptions, HttpTransport, RemoteImage
+from provisioner.contracts import HttpOptions, HttpTransport, ImageUrl, RemoteImage
 from provisioner.contracts.errors import RemoteUnavailableError
 from provisioner.download import checksums, read_ahead
 from provisioner.download.fetch import fetch
@@ -253,8 +253,9 @@ async def test_trickling_download_uses_up_retries(tmp_path):
 async def test_trickling_checksum_file(monkeypatch):
     monkeypatch.setattr(checksums, "MAX_SECONDS", SHORT)
     async with raw_server(drips(response("200 OK\nContent-Length: 1000000"))) as server:
+        url = ImageUrl.parse(f"{server.url}/disk?signature=x")
         with pytest.raises(RemoteUnavailableError, match=r"disk\.sha256 was not received within 0.3 s"):
-            await checksums.discover(Web(min_rate=0, stall_timeout=60), f"{server.url}/disk?signature=x")
+            await checksums.discover(Web(min_rate=0, stall_timeout=60), url)
 
 
 async def test_trickling_read_ahead(tmp_path, monkeypatch):

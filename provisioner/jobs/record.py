@@ -1,0 +1,91 @@
+"""A job as the store keeps it: JSON with the API's names and units. Owns that format; parses urls and checksums.
+
+A change of these fields needs a migration in ``database``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import msgspec
+
+from provisioner.contracts import GIB, Checksum, ImageUrl
+from provisioner.contracts.errors import InvalidRequestError
+from provisioner.jobs.job import Job
+from provisioner.pipeline.job_run import JobSpec
+
+# A page of the history names a few images many times.
+_parse_url = lru_cache(maxsize=256)(ImageUrl.parse)
+_parse_checksum = lru_cache(maxsize=256)(Checksum.parse)
+
+
+class SpecRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's spec in the store. The order of the fields is that of the stored JSON."""
+
+    image_url: str
+    image_type: str = "qcow2"
+    volume_name: str | None = None
+    volume_size_gb: int | None = None
+    target: str | None = None
+    checksum: str | None = None
+    correlation_id: str | None = None
+    priority: int = 0
+    allowed_sources: list[str] | None = None
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> SpecRecord:
+        """Return the record of ``spec``."""
+        return cls(
+            image_url=spec.image_url.text,
+            image_type=spec.image_format,
+            volume_name=spec.volume_name,
+            volume_size_gb=spec.size_bytes // GIB or None,
+            target=spec.target,
+            checksum=str(spec.checksum) if spec.checksum else None,
+            correlation_id=spec.correlation_id,
+            priority=spec.priority,
+            allowed_sources=None if spec.allowed_sources is None else list(spec.allowed_sources),
+        )
+
+    def spec(self) -> JobSpec:
+        """Return the spec. Raises InvalidRequestError."""
+        return JobSpec(
+            image_url=_parse_url(self.image_url),
+            image_format=self.image_type,
+            volume_name=self.volume_name,
+            size_bytes=(self.volume_size_gb or 0) * GIB,
+            target=self.target,
+            checksum=_parse_checksum(self.checksum) if self.checksum else None,
+            correlation_id=self.correlation_id,
+            priority=self.priority,
+            allowed_sources=None if self.allowed_sources is None else tuple(self.allowed_sources),
+        )
+
+
+class JobRecord(Job, frozen=True, kw_only=True):
+    """A job in the store."""
+
+    spec: SpecRecord  # type: ignore[assignment]
+
+
+def encode(job: Job) -> bytes:
+    """Return the job as JSON."""
+    return msgspec.json.encode({**msgspec.structs.asdict(job), "spec": SpecRecord.of(job.spec)})
+
+
+def decode(body: bytes) -> Job:
+    """Return the job. Raises ValueError (msgspec's errors are such) or RecursionError for anything else."""
+    found = msgspec.json.decode(body, type=JobRecord)
+    try:
+        spec = found.spec.spec()
+    except InvalidRequestError as error:
+        raise ValueError(error.message) from error
+    return Job(**{**msgspec.structs.asdict(found), "spec": spec})
+
+
+def fingerprint(spec: JobSpec) -> str:
+    """Return a digest that is equal for equal requests, to compare under an idempotency key."""
+    request = msgspec.structs.asdict(SpecRecord.of(spec))
+    del request["allowed_sources"]
+    return hashlib.sha256(msgspec.json.encode(request)).hexdigest()

@@ -1,0 +1,80 @@
+"""One run of a job: what was asked for, how far it is, and what it made. Values only; ``run`` does the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from provisioner.contracts import Checksum, ImageUrl, Provenance, StageRequest
+from provisioner.pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from provisioner.contracts import ProvisionedBy, Volume
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks for, parsed. If ``volume_name`` is None, the image is only fetched into the cache.
+
+    ``size_bytes`` is 0 for such a fetch. ``allowed_sources`` is not part of the request: it is what the client's limits
+    allowed when it submitted the job, None if they allow all.
+    """
+
+    image_url: ImageUrl
+    image_format: str = "qcow2"
+    volume_name: str | None = None
+    size_bytes: int = 0
+    target: str | None = None
+    checksum: Checksum | None = None
+    correlation_id: str | None = None
+    priority: int = 0
+    allowed_sources: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a completed job made. ``volume`` and ``provisioned_by`` are None for a fetch into the cache.
+
+    ``cache_hit`` and ``image_path`` are None if a restart lost them.
+    """
+
+    cache_hit: bool | None
+    image_path: str | None
+    volume: Volume | None = None
+    provisioned_by: ProvisionedBy | None = None
+
+
+@dataclass(slots=True, eq=False)
+class JobRun:
+    """A job while it runs. ``outcome`` is set at the moment it is irrevocable, whatever happens afterwards.
+
+    ``checksum`` is the client's own until the pipeline has looked for one beside the image.
+    """
+
+    job_id: str
+    created_at: float
+    spec: JobSpec
+    progress: Progress = field(default_factory=Progress)
+    outcome: Outcome | None = None
+    checksum: Checksum | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.checksum = self.spec.checksum
+
+    def stage_request(
+        self,
+        image_digest: str | None = None,
+        *,
+        name: str | None = None,
+        size_bytes: int | None = None,
+        data_bytes: int | None = None,
+    ) -> StageRequest:
+        """Return the stage request for the job's volume; ``name`` and ``size_bytes`` override the volume's.
+
+        ``data_bytes`` is how much of it will be written, if known.
+        """
+        spec = self.spec
+        # A volume outlives its job: the query, which may hold a signature, is not written into its tags.
+        provenance = Provenance(self.job_id, spec.image_url.without_query, image_digest, self.created_at)
+        return StageRequest(name or spec.volume_name or "", size_bytes or spec.size_bytes, provenance, data_bytes)
