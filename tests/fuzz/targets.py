@@ -15,6 +15,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import httpx
 import trio
+from werkzeug.datastructures import MultiDict
 
 from lvp_convert_native import NativeConverter, NativeSettings
 from lvp_source_http import HttpSettings, HttpSource
@@ -126,8 +127,9 @@ def read_requests(data: bytes) -> None:
             asked = schemas.read_body(data, kind)
             assert asked.spec().image_url
             assert len(asked.image_url) <= 4096
-    query = dict(httpx.QueryParams(data.decode("utf-8", errors="replace")))
+    query = MultiDict(httpx.QueryParams(data.decode("utf-8", errors="replace")).multi_items())
     with suppress(InvalidRequestError):
+        schemas.check_query(query, schemas.JobPage)
         page = schemas.read_query(query, schemas.JobPage)
         assert 1 <= page.limit <= 1000
         assert page.wanted() is not None

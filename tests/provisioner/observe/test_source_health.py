@@ -6,11 +6,12 @@ from contextlib import suppress
 
 import trio
 
+from provisioner.contracts import ImageUrl
 from provisioner.contracts.errors import RemoteNotFoundError, RemoteUnavailableError
 from provisioner.contracts.testing import FakeSource
 from provisioner.observe.source_health import HUNG_AFTER, REMEMBERED, SourceHealth
 
-URL = "https://images.example.org/a.raw"
+URL = ImageUrl.parse("https://images.example.org/a.raw")
 
 
 class Server:
@@ -18,7 +19,7 @@ class Server:
 
     def __init__(self, *ends):
         self.ends = list(ends)
-        self.inner = FakeSource({URL: b"x" * 10})
+        self.inner = FakeSource({URL.text: b"x" * 10})
 
     def __getattr__(self, name):
         return getattr(self.inner, name)
