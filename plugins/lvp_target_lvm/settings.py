@@ -33,7 +33,7 @@ class LvmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     only_own: bool = False
     # A volume whose size differs by more, in percent, was probably made for something else: the name may be mistyped.
     size_tolerance_percent: float = 5.0
-    # Folder of the program `lvm`; if empty, the system's usual folders.
+    # Folder that contains the program `lvm`. If empty, it is searched for in the system's usual folders.
     tool_path: str = ""
     # A report takes well under a second, unless it waits for a device that hangs.
     report_timeout: Duration = Duration(30)

@@ -31,7 +31,7 @@ def check_cross_site(method: str, media_type: str, headers: Headers, scheme: str
     site = headers.get("Sec-Fetch-Site", "same-origin")
     origin = headers.get("Origin")
     if site not in _OWN_SITE or (origin is not None and not is_own_origin(origin, scheme, headers.get("Host", ""))):
-        raise ForbiddenError("the request comes from a web page of another site")
+        raise ForbiddenError("the request comes from a page on another site")
     if media_type in _FORM_TYPES:
         raise UnsupportedMediaTypeError("send application/json, or no content type if there is no body")
 

@@ -1,4 +1,4 @@
-"""Events for the audit log: requests, refused handshakes, ended jobs. Limits the lines of failed authentications.
+"""Events for the audit log: requests, refused handshakes, ended jobs. Limits the log lines for failed authentications.
 
 Failed authentications are counted per address. Above the limit the address gets 429 and no further lines, so that
 failures cannot fill the disk.

@@ -80,7 +80,7 @@ def read_file(file: Path) -> Mapping[str, str]:
     except OSError as error:
         raise _wrong(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8
-        raise _wrong(f"{file} is not TOML: {error}") from error
+        raise _wrong(f"{file} is not valid TOML: {error}") from error
     for key, value in document.items():
         if key not in ENVIRONMENT:
             close = difflib.get_close_matches(key, ENVIRONMENT, n=1)

@@ -69,8 +69,8 @@ class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     revoked_certificates: list[str] = msgspec.field(default_factory=list)
     # Jobs that a caller may have pending or running, unless its own entry sets a limit.
     max_jobs: Annotated[int, Meta(ge=1)] | None = None
-    # Failed authentications of one address per minute before the answer is 429. A mistyping user or a script with
-    # an old token stays below; a guessing attacker does not.
+    # How often an address may fail to authenticate within a minute; further failures get 429. Enough for a mistyping
+    # user or a script with an old token, too few for an attacker who guesses.
     max_failures: Annotated[int, Meta(ge=1)] = 20
     # At the first start, write an operator token to this file (mode 0600) for a client on the same host.
     client_token: AbsolutePath | None = None

@@ -42,11 +42,11 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+        raise ConfigError(f"{path} is not valid UTF-8 (byte {error.start})") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: is not TOML: its values are nested too deeply") from error
+        raise ConfigError(f"{path} is not valid TOML: its values are nested too deeply") from error
 
 
 def parse(document: Mapping[str, Any], origin: str) -> Config:

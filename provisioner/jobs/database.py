@@ -144,7 +144,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Return whether SQLite reports the file itself as broken, rather than full, locked or unreadable for now."""
+    """Return whether SQLite reports the file itself as broken, rather than a full disk, a lock or a read error."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 

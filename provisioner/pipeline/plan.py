@@ -34,7 +34,7 @@ def check_fits(virtual_size: int, size_bytes: int) -> None:
 
 
 def decompressed_limit(spec: JobSpec) -> int:
-    """Return the most bytes an image may decompress to: the volume's size, plus room for the format's tables."""
+    """Return the maximum decompressed size of an image: the volume's size, plus room for the format's tables."""
     return spec.size_bytes if spec.image_format == "raw" else spec.size_bytes * 9 // 8 + 64 * MIB
 
 

@@ -77,7 +77,7 @@ def _load(server: ServerSettings) -> ssl.SSLContext | None:
         return _make_context(server)
     except OSError as error:  # ssl.SSLError is one
         reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error)
-        raise ConfigError(f"TLS cannot be set up from {', '.join(files)}: {_plain(reason)}") from error
+        raise ConfigError(f"TLS cannot be set up with {', '.join(files)}: {_plain(reason)}") from error
 
 
 def _make_context(server: ServerSettings) -> ssl.SSLContext | None:

@@ -78,7 +78,7 @@ def _certificate(pem: bytes, now: float) -> str:
 def _authorities(pem: bytes, now: float) -> str:
     """Check a file of CAs: one of several may have expired, all must not."""
     if b"PRIVATE KEY-----" in pem:
-        raise ValueError("contains a private key; name the CA's certificate alone")
+        raise ValueError("contains a private key; it must contain only the CA's certificate")
     return _valid_until(max(one.not_valid_after_utc.timestamp() for one in _load(pem)), now)
 
 

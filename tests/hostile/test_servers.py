@@ -218,7 +218,7 @@ def test_name_of_this_host(host, servers, name):
 
 def test_name_of_a_metadata_service(host):
     job = host.ask("http://169.254.43518/latest/meta-data", "raw", checksum=digest(b"x"))
-    assert "169.254.169.254, a link-local address" in job["error"], job
+    assert "169.254.169.254 (a link-local address)" in job["error"], job
     host.check_unchanged()
 
 

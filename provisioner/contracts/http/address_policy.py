@@ -74,7 +74,7 @@ def permitted(host: str, address: Address, allowed: Sequence[Network]) -> bool:
 
 
 def networks(texts: Iterable[str]) -> list[Network]:
-    """Parse networks of the configuration, such as ``127.0.0.0/8`` or one address. Raises ValueError."""
+    """Parse configured networks, such as ``127.0.0.0/8``, or single addresses. Raises ValueError."""
     return [ipaddress.ip_network(text) for text in texts]
 
 

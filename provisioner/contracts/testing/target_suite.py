@@ -31,7 +31,7 @@ DIGEST = "sha256:" + "ab" * 32
 
 
 class BlockTargetConformance:
-    """Tests for a block target: subclass it as ``Test...`` and override ``make_target``.
+    """Conformance tests for a block target. Subclass it as ``Test...`` and override ``make_target``.
 
     The target must replace volumes by swapping. The suite uses the volumes ``web01`` and ``web02`` of ``size`` bytes.
     The tests of races with an open repeat it ``tries`` times.

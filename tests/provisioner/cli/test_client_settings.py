@@ -56,7 +56,7 @@ def test_resolve_url_forms(file, url):
         ('tokn = "x"', "unknown key 'tokn'; did you mean 'token'?"),
         ("colour = 1", f"unknown key 'colour'; allowed: {', '.join(ENVIRONMENT)}"),
         ("url = 8080", "url must be a non-empty string"),
-        ("url = ", "is not TOML"),
+        ("url = ", "is not valid TOML"),
         ('url = "https://host:port"', "must look like https://HOST:8080"),
         ('url = "host:8080"', "must look like https://HOST:8080"),
         ('token = "a"\ntoken_file = "b"', "remove one"),

@@ -175,7 +175,11 @@ def test_parse_long_value_is_truncated():
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"[server", "is not TOML"), (b"\xff\xfe", "is not UTF-8 text (byte 0)"), (None, "cannot be read: No such file")],
+    [
+        (b"[server", "is not valid TOML"),
+        (b"\xff\xfe", "is not valid UTF-8 (byte 0)"),
+        (None, "cannot be read: No such file"),
+    ],
 )
 def test_load_unreadable_file(tmp_path, content, words):
     path = tmp_path / "config.toml"
