@@ -1,6 +1,6 @@
 """The native converter: raw and qcow2 images onto volumes without a child process, also while they arrive.
 
-Owns reading both formats and the fast way onto a device; every other format is another converter's.
+Reads these two formats only, and owns the fast path onto a device.
 """
 
 from __future__ import annotations

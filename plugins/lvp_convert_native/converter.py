@@ -1,4 +1,4 @@
-"""The converter itself: opens image and device, picks the format's reader, sees the work to stable storage."""
+"""The converter: opens image and device, picks the reader for the format, and flushes to stable storage."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from lvp_convert_native.runs import RunQueue, RunReader
     from provisioner.contracts import BackEndContext, Device, ImageView
 
-# Closing a block device waits for what the page cache still holds of it.
+# Closing a block device waits until its dirty pages are written.
 CLOSE_DEADLINE = 30.0
-# Slower, one run of a thread would take longer than a cancel may.
+# At a lower rate a single run would take longer than a cancel may.
 LEAST_RATE = MIB
 
 
 class NativeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of ``plugin = "native"``.
 
-    ``threads``: each reads, inflates and writes one run at a time, in 6 MiB of memory. Four keep two cores busy
-    while others wait for the device (measured: two are a third slower where the device is the limit, six no
-    quicker); more help only where there are more cores to inflate with.
-    ``rate_limit``: bytes a second written to devices, for all conversions of the format together.
+    ``threads``: each reads, inflates and writes one run at a time, in 6 MiB of memory. Four threads keep two cores busy
+    while others wait for the device (measured: two are a third slower if the device is the limit, six are no
+    faster); more help only if there are more cores to inflate with.
+    ``rate_limit``: bytes per second written to devices, for all conversions together.
     """
 
     threads: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
@@ -61,23 +61,25 @@ class NativeConverter(Converter):
         self._rate_limiter = RateLimiter(settings.rate_limit)
 
     async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:
-        """See Converter."""
+        """Convert the image, as ``Converter.convert`` says."""
         async with _opened(view, device) as (image, sink):
             if not await self._shared(view, image, sink, report):
                 await self._copy(view, image, sink, report)
             await run_long(sink.flush)
 
     async def _shared(self, view: ImageView, image: ImageFile, sink: Sink, report: Callable[[int], None]) -> bool:
-        """A whole raw image beside its target on XFS or btrfs takes no copying at all."""
+        """Share the blocks of a complete raw image on the same XFS or btrfs; return False if impossible."""
         if view.format != "raw" or not image.complete:
             return False
         if shared := await run_long(sink.clone, image.fd, view.virtual_size):
-            await run_long(view.check_all, trio.from_thread.check_cancelled)  # nothing of it was read yet
+            await run_long(
+                view.check_all, trio.from_thread.check_cancelled
+            )  # its bytes have not been read and checked yet
             report(view.virtual_size)
         return shared
 
     async def _copy(self, view: ImageView, image: ImageFile, sink: Sink, report: Callable[[int], None]) -> None:
-        queue, reader = await run_long(_plan, view, image)  # it waits for tables that have not arrived
+        queue, reader = await run_long(_plan, view, image)  # it may wait for tables that have not arrived
         progress = Progress(report)
         await run_threads(
             self._threads,
@@ -86,14 +88,16 @@ class NativeConverter(Converter):
 
 
 def _plan(view: ImageView, image: ImageFile) -> tuple[RunQueue, Callable[[], RunReader]]:
-    """What to do, and a reader for each thread that does it."""
+    """Return the queue of runs and a function that makes a reader for each thread."""
     if view.format == "raw":
         return RawQueue(image, view.virtual_size), lambda: RawReader(image)
     if view.format != "qcow2":
         raise ConvertError(f"the native converter does not read {view.format} images")
     header = read_header(image)
     if header.size != view.virtual_size:
-        raise CorruptImageError(f"the header says {header.size} bytes of disk where {view.virtual_size} were expected")
+        raise CorruptImageError(
+            f"the header declares a disk of {header.size} bytes, but {view.virtual_size} were expected"
+        )
     return Qcow2Queue(image, header), lambda: Qcow2Reader(image, header)
 
 

@@ -1,4 +1,4 @@
-"""The image's file, as the converter's threads read it: own descriptor, waits for bytes that are still coming."""
+"""The image file as the converter's threads read it: a separate descriptor, and waits for bytes still to arrive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ImageFile:
     """Blocking reads of a view's file, from threads that ``trio.to_thread`` started.
 
-    It has an open file description of its own: looking for holes moves an offset, and the view's is not ours.
+    It has a separate open file description, because the search for holes moves the file offset.
     """
 
     def __init__(self, view: ImageView) -> None:
@@ -36,24 +36,24 @@ class ImageFile:
         os.close(self.fd)
 
     def wait(self, start: int, stop: int) -> None:
-        """Return when ``[start, stop)`` has arrived; costs nothing when it has. Raises what ended the download."""
+        """Return when ``[start, stop)`` has arrived. Raises the error that ended the download."""
         if not self.has(stop):
             trio.from_thread.run(self._view.arrived, start, stop)
 
     def has(self, stop: int) -> bool:
-        """Whether everything before ``stop`` has arrived."""
+        """Return whether everything before ``stop`` has arrived."""
         return self.complete or self._view.available >= stop
 
     def ahead(self, start: int, length: int) -> bytes | None:
-        """Exactly ``length`` bytes before their turn, where they can be had so."""
+        """Return exactly ``length`` bytes ahead of the download if the view can fetch them, else None."""
         return trio.from_thread.run(self._view.ahead, start, start + length)
 
     def spent(self, start: int, stop: int) -> None:
-        """Nobody reads ``[start, stop)`` again."""
+        """Tell the view that ``[start, stop)`` will not be read again."""
         self._view.spent(start, stop)
 
     def read(self, start: int, length: int) -> bytes:
-        """Exactly ``length`` bytes: fetched ahead where they can be, else waited for."""
+        """Return exactly ``length`` bytes: fetched ahead if possible, else after waiting for them."""
         if not self.has(start + length) and (early := self.ahead(start, length)) is not None:
             return early
         data = bytearray(length)
@@ -62,7 +62,7 @@ class ImageFile:
         return bytes(data)
 
     def read_into(self, into: memoryview, start: int) -> None:
-        """Fill ``into`` from ``start``; the bytes must have arrived. Those of a whole image are checked."""
+        """Fill ``into`` from ``start``; the bytes must have arrived. Bytes of a complete image are verified."""
         done = 0
         while done < len(into):
             try:
@@ -71,17 +71,17 @@ class ImageFile:
                 kind = DamagedImageError if error.errno == errno.EIO and self.complete else ConvertError
                 raise kind(f"cannot read the image at byte {start + done}: {error.strerror}") from error
             if count == 0:
-                raise CorruptImageError(f"the image ends too early: nothing at byte {start + done}")
+                raise CorruptImageError(f"the image is truncated: it ends at byte {start + done}")
             done += count
         self._view.check(start, into)
 
     def check_zeros(self, start: int, stop: int) -> None:
-        """Have a hole that is not read compared with what should be there."""
+        """Verify a hole that is skipped: it must have been zeros in the published image."""
         if self.complete:
             self._view.check_zeros(start, stop)
 
     def extents(self, stop: int) -> Iterator[tuple[int, int, bool]]:
-        """``(start, stop, is_data)`` in order, up to ``stop``, from the filesystem's own map. Complete files only."""
+        """Yield ``(start, stop, is_data)`` up to ``stop``, from the filesystem's map. For complete files only."""
         position = 0
         while position < stop:
             data = min(self._seek(position, os.SEEK_DATA, stop), stop)
@@ -97,5 +97,5 @@ class ImageFile:
         try:
             return os.lseek(self.fd, position, whence)
         except OSError as error:
-            nothing_follows = error.errno == errno.ENXIO  # else the filesystem keeps no map: all is data
+            nothing_follows = error.errno == errno.ENXIO  # otherwise the filesystem has no map, and everything is data
             return otherwise if nothing_follows or whence == os.SEEK_HOLE else position

@@ -1,4 +1,4 @@
-"""Reads runs of qcow2 clusters: plain ones as they stand, compressed ones inflated, each to exactly one cluster."""
+"""Reads runs of qcow2 clusters: plain ones unchanged, compressed ones inflated to exactly one cluster each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from lvp_convert_native.qcow2_header import Header
     from lvp_convert_native.runs import Run
 
-# Streams of one run usually stand in a row; they are read together. A single span is two clusters at most: 4 MiB.
+# The compressed clusters of a run are usually adjacent and are read together. One spans at most two clusters: 4 MiB.
 WINDOW = 2 * RUN_BYTES
 
 
 class Qcow2Reader:
-    """Reads runs of a qcow2 image for one thread. The runs come from a Mapper, which checked their entries."""
+    """Reads runs of a qcow2 image for one thread. The runs come from a ``Mapper``, which has checked their entries."""
 
     def __init__(self, image: ImageFile, header: Header) -> None:
         self._image = image
@@ -53,7 +53,7 @@ class Qcow2Reader:
             at = stop
 
     def _compressed(self, entries: array[int], at: int, into: memoryview) -> int:
-        """Inflate the compressed clusters from ``at`` on that one read can bring; return the index after the last."""
+        """Inflate compressed clusters from index ``at``, as many as one read covers; return the next index."""
         low, high = compressed_span(entries[at], self._header)
         spans = [(low, high)]
         for entry in entries[at + 1 :]:
@@ -66,6 +66,6 @@ class Qcow2Reader:
         self._image.read_into(window, low)
         size = self._header.cluster_size
         for index, (start, stop) in enumerate(spans, at):
-            target = into[index * size : (index + 1) * size]  # the last may be cut off at the disk's end
+            target = into[index * size : (index + 1) * size]  # the last cluster may be cut off at the end of the disk
             target[:] = self._inflate(window[start - low : stop - low])[: len(target)]
         return at + len(spans)

@@ -1,6 +1,6 @@
-"""The qcow2 header: read strictly, everything that is not plain data in this one file refused.
+"""The qcow2 header, parsed strictly: anything but plain data in this one file is rejected.
 
-A pure reading of bytes; the facts are those of QEMU's docs/interop/qcow2.txt, the limits those of its reader.
+Pure parsing. The facts are from QEMU's docs/interop/qcow2.txt, the limits are those of QEMU's reader.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_VIRTUAL_SIZE = 1 << 56
 
 
 class Compression(IntEnum):
-    """How compressed clusters are compressed."""
+    """The compression of compressed clusters."""
 
     ZLIB = 0
     ZSTD = 1
@@ -47,7 +47,7 @@ class Compression(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What of a header is needed to read the image. ``size`` is the virtual size, ``file_size`` the file's."""
+    """The header fields needed to read the image. ``size`` is the virtual size, ``file_size`` the size of the file."""
 
     version: int
     cluster_bits: int
@@ -58,17 +58,17 @@ class Header:
 
     @property
     def cluster_size(self) -> int:
-        """Bytes of a cluster."""
+        """Return the size of a cluster in bytes."""
         return 1 << self.cluster_bits
 
     @property
     def table_span(self) -> int:
-        """Bytes of the disk that one L2 table maps."""
+        """Return how many bytes of the disk one L2 table maps."""
         return 1 << (2 * self.cluster_bits - 3)
 
     @property
     def l1_entries(self) -> int:
-        """How many L1 entries the virtual size needs; the table may hold more."""
+        """Return how many L1 entries the virtual size needs; the table may have more."""
         return -(-self.size // self.table_span)
 
 
@@ -81,19 +81,19 @@ def read_header(image: ImageFile) -> Header:
 
 def _cluster_bits(start: bytes) -> int:
     if start[:4] != MAGIC:
-        raise ImageFormatError("the image is not qcow2: its first bytes are not those of a qcow2 header")
+        raise ImageFormatError("the image is not qcow2: it does not begin with a qcow2 header")
     if len(start) < _V2.size:
         raise CorruptImageError("the qcow2 image ends inside its header")
     version, cluster_bits = struct.unpack_from(">I", start, 4)[0], struct.unpack_from(">I", start, 20)[0]
     if version not in {2, 3}:
-        raise UnsafeImageError(f"the qcow2 image has version {version}; only 2 and 3 are read")
+        raise UnsafeImageError(f"the qcow2 image has version {version}; only versions 2 and 3 are supported")
     if not 9 <= cluster_bits <= 21:
-        raise CorruptImageError(f"the qcow2 header says clusters of 2^{cluster_bits} bytes; 2^9 to 2^21 are possible")
+        raise CorruptImageError(f"the qcow2 header declares clusters of 2^{cluster_bits} bytes; valid are 2^9 to 2^21")
     return int(cluster_bits)
 
 
 def parse_header(first: bytes, file_size: int) -> Header:
-    """Check the first cluster of a file (all of the file where that is shorter).
+    """Check the first cluster of a file (or the whole file, if it is shorter).
 
     Raises ImageFormatError, UnsafeImageError or CorruptImageError.
     """
@@ -115,25 +115,25 @@ def parse_header(first: bytes, file_size: int) -> Header:
 
 def _check_size(size: int) -> None:
     if size == 0 or size % 512:
-        raise CorruptImageError(f"the qcow2 header says a disk of {size} bytes, which is not a multiple of 512 above 0")
+        raise CorruptImageError(f"the qcow2 header declares a disk of {size} bytes, not a positive multiple of 512")
     if size > MAX_VIRTUAL_SIZE:
-        raise CorruptImageError(f"the qcow2 header says a disk of {size} bytes, more than the format can hold")
+        raise CorruptImageError(f"the qcow2 header declares a disk of {size} bytes, more than the format allows")
 
 
 def _version_3(first: bytes, cluster_size: int) -> tuple[int, Compression]:
-    """Length of the header and compression type of a version 3 image."""
+    """Return the header length and compression type of a version 3 image."""
     if len(first) < _V3_LENGTH:
         raise CorruptImageError("the qcow2 image ends inside its header")
     incompatible, _, _, refcount_order, length = _V3.unpack_from(first, _V2.size)
     _check_features(incompatible)
     if not _V3_LENGTH <= length <= cluster_size or length % 8:
         raise CorruptImageError(
-            f"the qcow2 header says it is {length} bytes long; {_V3_LENGTH} to one cluster is possible"
+            f"the qcow2 header declares a length of {length} bytes; it must be between {_V3_LENGTH} and one cluster"
         )
     if length > len(first):
         raise CorruptImageError("the qcow2 image ends inside its header")
     if refcount_order > 6:
-        raise CorruptImageError(f"the qcow2 header says reference counts of 2^{refcount_order} bits; 2^6 is the most")
+        raise CorruptImageError(f"the qcow2 header declares reference counts of 2^{refcount_order} bits, more than 2^6")
     kind = first[_COMPRESSION_AT] if length > _COMPRESSION_AT else 0
     if kind not in set(Compression):
         raise UnsafeImageError(f"the qcow2 image has the unknown compression type {kind}")
@@ -144,15 +144,15 @@ def _version_3(first: bytes, cluster_size: int) -> tuple[int, Compression]:
 
 def _check_features(incompatible: int) -> None:
     if incompatible & _DATA_FILE:
-        raise UnsafeImageError("the qcow2 image keeps its data in another file")
+        raise UnsafeImageError("the qcow2 image keeps its data in an external file")
     if incompatible & _EXTENDED_L2:
-        raise UnsafeImageError("the qcow2 image has extended L2 entries, which are not read")
+        raise UnsafeImageError("the qcow2 image has extended L2 entries, which are not supported")
     if incompatible & ~(_DIRTY | _CORRUPT | _COMPRESSION):
         raise UnsafeImageError(f"the qcow2 image has unknown features (incompatible bits {incompatible:#x})")
     if incompatible & _CORRUPT:
         raise CorruptImageError("the qcow2 image is marked corrupt; repair it with qemu-img check -r all")
-    # Only reference counts are stale in a dirty image, and those are not read here. But its writer died or
-    # still writes: nobody has said that the data is whole.
+    # In a dirty image only the reference counts are stale, and they are not read here. But its writer died or
+    # is still writing, so the data may be incomplete.
     if incompatible & _DIRTY:
         raise CorruptImageError(
             "the qcow2 image was not closed by its last writer; repair it with qemu-img check -r all"
@@ -160,7 +160,7 @@ def _check_features(incompatible: int) -> None:
 
 
 def _check_extensions(first: bytes, offset: int, cluster_size: int) -> None:
-    """Walk the header extensions. Unknown ones are fine; a data file or encryption is not, whatever the bits say."""
+    """Walk the header extensions. Unknown ones are ignored; a data file or encryption is always rejected."""
     while offset + _EXTENSION.size <= cluster_size:
         if offset + _EXTENSION.size > len(first):
             raise CorruptImageError("the qcow2 image ends inside its header")
@@ -169,7 +169,7 @@ def _check_extensions(first: bytes, offset: int, cluster_size: int) -> None:
         if kind == _EXT_END:
             return
         if length > cluster_size - offset:
-            raise CorruptImageError(f"a qcow2 header extension says it is {length} bytes long and passes the cluster")
+            raise CorruptImageError(f"a qcow2 header extension declares {length} bytes and exceeds the cluster")
         if kind == _EXT_DATA_FILE:
             raise UnsafeImageError("the qcow2 image names an external data file")
         if kind == _EXT_ENCRYPTION:
@@ -179,20 +179,20 @@ def _check_extensions(first: bytes, offset: int, cluster_size: int) -> None:
 
 def _check_l1(header: Header, count: int) -> None:
     if count * 8 > MAX_L1_BYTES:
-        raise CorruptImageError(f"the qcow2 header says an L1 table of {count} entries, over the limit of 32 MiB")
+        raise CorruptImageError(f"the qcow2 header declares an L1 table of {count} entries, over the limit of 32 MiB")
     if count < header.l1_entries:
-        raise CorruptImageError(f"the qcow2 L1 table has {count} entries where the disk needs {header.l1_entries}")
+        raise CorruptImageError(f"the qcow2 L1 table has {count} entries, but the disk needs {header.l1_entries}")
     _check_table("L1", header, header.l1_offset, count * 8)
 
 
 def _check_unread_tables(
     header: Header, refcounts: int, refcount_clusters: int, snapshots: int, snapshots_offset: int
 ) -> None:
-    """Reference counts and snapshots are not read; but what lies about them is not to be believed in the rest."""
+    """Check reference counts and snapshots, although they are not read: if they are wrong, the rest may be too."""
     if refcount_clusters * header.cluster_size > MAX_REFCOUNT_TABLE_BYTES:
-        raise CorruptImageError("the qcow2 header says a refcount table over the limit of 8 MiB")
+        raise CorruptImageError("the qcow2 header declares a refcount table over the limit of 8 MiB")
     if snapshots > MAX_SNAPSHOTS:
-        raise CorruptImageError(f"the qcow2 header says {snapshots} snapshots, over the limit of {MAX_SNAPSHOTS}")
+        raise CorruptImageError(f"the qcow2 header declares {snapshots} snapshots, over the limit of {MAX_SNAPSHOTS}")
     _check_table("refcount", header, refcounts, refcount_clusters * header.cluster_size)
     if snapshots:
         _check_table("snapshot", header, snapshots_offset, 40 * snapshots)
@@ -200,6 +200,6 @@ def _check_unread_tables(
 
 def _check_table(what: str, header: Header, offset: int, length: int) -> None:
     if offset % header.cluster_size or offset == 0:
-        raise CorruptImageError(f"the qcow2 {what} table is at byte {offset}, where no cluster begins")
+        raise CorruptImageError(f"the qcow2 {what} table is at byte {offset}, which is not the start of a cluster")
     if offset + length > header.file_size:
-        raise CorruptImageError(f"the qcow2 {what} table passes the end of the file")
+        raise CorruptImageError(f"the qcow2 {what} table extends beyond the end of the file")

@@ -1,8 +1,8 @@
-"""Which run of a qcow2 image comes next: tables are opened as they are needed, never all at once.
+"""Decides which run of a qcow2 image is next. Tables are opened as needed, never all at once.
 
-A whole image is worked off in the order of its disk. While an image arrives, tables and runs are taken in the
-order in which the last byte they need arrives: a table that comes late delays only what it maps, and is fetched
-ahead, where the view can, as soon as nothing else that is known can be worked on.
+A complete image is processed in the order of its disk. While an image arrives, tables and runs are taken in the
+order in which the last byte they need arrives: a table late in the file delays only what it maps. It is fetched
+ahead, if the view can do that, as soon as no other known run is ready.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from lvp_convert_native.image_file import ImageFile
     from lvp_convert_native.qcow2_header import Header
 
-# Of an image with more L2 tables than this (128 TiB in clusters of 64 KiB) the tables are taken in the order of
-# the disk even while it arrives: sorting them would take memory.
+# If an image has more L2 tables than this (128 TiB in clusters of 64 KiB), they are taken in the order of
+# the disk even while it arrives, because sorting them would take too much memory.
 MAX_SORTED = 262144
-# With so many runs waiting (about 15 MB), no further table is opened before some are done.
+# While this many runs wait (about 15 MB), no further table is opened.
 MAX_WAITING = 65536
 
 
@@ -37,7 +37,7 @@ class Qcow2Queue:
         self._in_file_order = not image.complete and header.l1_entries <= MAX_SORTED
         self._mapper = Mapper(header, streaming=self._in_file_order)
         self._lock = threading.Lock()
-        self._serial = 0  # settles ties in the heap
+        self._serial = 0  # breaks ties in the heap
         self._runs: list[tuple[int, int, Run]] = []
         l1 = entries(image.read(header.l1_offset, 8 * header.l1_entries))
         check_l1(l1, header)
@@ -46,7 +46,7 @@ class Qcow2Queue:
         self._not_ahead = -1
 
     def take(self) -> Run | None:
-        """The next run. Blocks while a table has not arrived, and the other threads with it: none has earlier work."""
+        """Return the next run. Until a needed table has arrived, all threads block: no earlier run is left."""
         with self._lock:
             while self._next_table is not None and not self._run_comes_first(self._next_table[0]):
                 _, index, offset = self._next_table
@@ -57,13 +57,13 @@ class Qcow2Queue:
             return heapq.heappop(self._runs)[2] if self._runs else None
 
     def _look_ahead(self) -> None:
-        """Nothing that is known can be worked on now: the next table may tell of something that can."""
+        """Fetch the next table ahead if no known run is ready: it may map one that is."""
         assert self._next_table is not None
         _, index, offset = self._next_table
         if offset in {0, self._not_ahead}:
             return
         table = self._image.ahead(offset, self._header.cluster_size)
-        if table is None:  # not asked for again: it comes soon, or has to be waited for
+        if table is None:  # not requested again: it arrives soon or must be waited for
             self._not_ahead = offset
             return
         self._next_table = next(self._tables, None)
@@ -73,7 +73,7 @@ class Qcow2Queue:
         return bool(self._runs) and (self._runs[0][0] <= table_key or len(self._runs) >= MAX_WAITING)
 
     def _places(self, l1: array[int]) -> Iterator[tuple[int, int, int]]:
-        """``(key, L1 index, offset)`` of every table, in the order they are to be opened; offset 0 for none."""
+        """Return ``(key, L1 index, offset)`` of every table, in the order of opening; offset 0 if there is no table."""
         places = (self._place(index, entry) for index, entry in enumerate(l1))
         return iter(sorted(places)) if self._in_file_order else places
 

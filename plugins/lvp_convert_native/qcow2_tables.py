@@ -1,4 +1,4 @@
-"""L1 and L2 tables of qcow2 as runs: pure functions over their bytes, every offset checked against the file."""
+"""Turns qcow2 L1 and L2 tables into runs. Pure; every offset is checked against the file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 OFFSET = 0x00FF_FFFF_FFFF_FE00
 COMPRESSED = 1 << 62
-ZERO = 1  # in standard entries only: in compressed ones bit 0 is part of the offset
+ZERO = 1  # only in standard entries; in compressed ones bit 0 belongs to the offset
 
-# While an image arrives, a run whose clusters lie further apart than this in the file is cut, so that the first
-# part need not wait for the second.
+# While an image arrives, runs are split at gaps in the file that are larger than this, so that the first
+# part does not wait for the second.
 JUMP = 1024**2
 
-# The least a compressed cluster can take: deflate packs 258 bytes in two bits at best, a zstd frame has a header,
-# a block header and a byte.
+# Minimum size of a compressed cluster: deflate packs at most 258 bytes into two bits; a zstd frame has a header,
+# a block header and one byte.
 _DEFLATE_BEST = 1032
 _ZSTD_LEAST = 8
 
@@ -39,12 +39,12 @@ def entries(table: bytes) -> array[int]:
 
 
 def is_data(entry: int) -> bool:
-    """Whether an L2 entry stands for bytes in the file (else for zeros)."""
+    """Return whether an L2 entry refers to bytes in the file (otherwise: zeros)."""
     return bool(entry & COMPRESSED or (entry & OFFSET and not entry & ZERO))
 
 
 def compressed_span(entry: int, header: Header) -> tuple[int, int]:
-    """``[start, stop)`` in the file that a compressed entry names; the stream may end before ``stop``."""
+    """Return the range ``[start, stop)`` of the file for a compressed entry; the stream may end before ``stop``."""
     bits = 62 - (header.cluster_bits - 8)
     start = entry & ((1 << bits) - 1)
     sectors = (entry & (COMPRESSED - 1)) >> bits
@@ -52,27 +52,27 @@ def compressed_span(entry: int, header: Header) -> tuple[int, int]:
 
 
 def table_offset(entry: int, index: int, header: Header) -> int:
-    """Where the L2 table of L1 entry ``index`` stands; 0 where there is none, and all it would map is zero."""
+    """Return the offset of the L2 table of L1 entry ``index``; 0 if there is none, and its range is all zeros."""
     offset = entry & OFFSET
     if offset and (offset % header.cluster_size or offset + header.cluster_size > header.file_size):
         raise CorruptImageError(
-            f"qcow2 L1 entry {index} names an L2 table at byte {offset}, outside the file's clusters"
+            f"qcow2 L1 entry {index} refers to an L2 table at byte {offset}, outside the file's clusters"
         )
     return offset
 
 
 def check_l1(l1: array[int], header: Header) -> None:
-    """An image of 32 MiB whose L1 entries all name one table would keep a processor busy for minutes."""
+    """Reject L1 tables that repeat L2 tables: a 32 MiB image of that kind would keep a processor busy for minutes."""
     tables = sum(1 for entry in l1 if entry & OFFSET)
     if tables * header.cluster_size > header.file_size:
-        raise CorruptImageError("the qcow2 L1 table names the same L2 tables again and again")
+        raise CorruptImageError("the qcow2 L1 table refers to the same L2 table several times")
 
 
 @dataclass(slots=True)
 class Mapper:
-    """Turns L2 tables into runs. One for an image: it counts what all tables together claim of the file.
+    """Turns the L2 tables of one image into runs, and sums up how much of the file all tables refer to.
 
-    ``streaming`` cuts runs where the clusters lie far apart in the file.
+    ``streaming``: split runs whose clusters are far apart in the file.
     """
 
     header: Header
@@ -80,13 +80,13 @@ class Mapper:
     _claimed: int = field(default=0, init=False)
 
     def runs(self, index: int, table: array[int]) -> Iterator[Run]:
-        """The runs of the L2 table of L1 entry ``index``, in the order of the disk."""
+        """Return the runs of the L2 table of L1 entry ``index``, in the order of the disk."""
         header = self.header
         first = index * header.table_span
         count = min(len(table), -(-(header.size - first) // header.cluster_size))
         table = table[:count]
         if header.version == 2 and any(entry & ZERO and not entry & COMPRESSED for entry in table):
-            raise CorruptImageError("the qcow2 image is of version 2 and has zero clusters, which came with version 3")
+            raise CorruptImageError("the qcow2 image has version 2 but zero clusters, which only version 3 has")
         self._claim(table)
         group = max(1, PAGE // header.cluster_size)
         for start, stop, has_data in _groups(table, group, RUN_BYTES // header.cluster_size):
@@ -100,16 +100,16 @@ class Mapper:
         return min(clusters * self.header.cluster_size, self.header.size - guest)
 
     def _claim(self, table: array[int]) -> None:
-        """Many entries that name the same bytes would blow a small file up to a full disk."""
+        """Reject tables that refer to more bytes than the file has: a small file could otherwise fill a disk."""
         compressed = sum(1 for entry in table if entry & COMPRESSED)
         plain = sum(1 for entry in table if entry & OFFSET and not entry & COMPRESSED)
         size = self.header.cluster_size
         zlib = self.header.compression is Compression.ZLIB
         self._claimed += plain * size + compressed * (max(size // _DEFLATE_BEST, 1) if zlib else _ZSTD_LEAST)
-        if self._claimed > self.header.file_size + size:  # the last cluster may be cut off at the disk's end
+        if self._claimed > self.header.file_size + size:  # the last cluster may be cut off at the end of the disk
             raise CorruptImageError(
-                "the qcow2 tables name more clusters than the file holds: it ends too early, or they name some "
-                "again and again"
+                "the qcow2 tables refer to more clusters than the file has: the file is truncated, or some clusters "
+                "are used more than once"
             )
 
     def _data(self, guest: int, part: array[int]) -> Iterator[Run]:
@@ -123,7 +123,7 @@ class Mapper:
             yield from self._scattered(guest, part)
 
     def _scattered(self, guest: int, part: array[int]) -> Iterator[Run]:
-        """Runs of clusters that are compressed or do not stand in a row."""
+        """Yield runs of clusters that are compressed or not adjacent."""
         size = self.header.cluster_size
         may_cut = self.streaming and size >= PAGE
         begin, low, high, last = 0, self.header.file_size, 0, None
@@ -154,17 +154,17 @@ class Mapper:
 
     def _check(self, start: int, stop: int) -> None:
         if start % self.header.cluster_size:
-            raise CorruptImageError(f"a qcow2 cluster is at byte {start}, where no cluster begins")
+            raise CorruptImageError(f"a qcow2 cluster is at byte {start}, which is not the start of a cluster")
         if stop > self.header.file_size:
             raise CorruptImageError(
-                f"the image ends too early: a qcow2 cluster is at byte {start} of {self.header.file_size}"
+                f"the image is truncated: a qcow2 cluster is at byte {start} of {self.header.file_size}"
             )
 
 
 def _groups(table: array[int], group: int, longest: int) -> Iterator[tuple[int, int, bool]]:
-    """``(start, stop, has_data)`` in clusters over the whole table, cut at groups of ``group`` clusters.
+    """Yield ``(start, stop, has_data)``, in clusters, for the whole table, split at groups of ``group`` clusters.
 
-    A group has data as soon as one of its clusters has. Stretches with data are cut at multiples of ``longest``.
+    A group has data if one of its clusters has. Ranges with data are split at multiples of ``longest``.
     """
     marks = bytes([1 if e & COMPRESSED or (e & OFFSET and not e & ZERO) else 0 for e in table])
     if group > 1:

@@ -1,4 +1,4 @@
-"""Splits raw images into runs. Skips the filesystem's holes if the file is complete."""
+"""Splits raw images into runs. Skips holes of a complete file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RawQueue:
 
     def __init__(self, image: ImageFile, size: int) -> None:
         if image.size < size:
-            raise CorruptImageError(f"the image ends too early: {image.size} of {size} bytes")
+            raise CorruptImageError(f"the image is truncated: {image.size} of {size} bytes")
         self._image = image
         extents = image.extents(size) if image.complete else [(0, size, True)]
         self._runs = raw_runs(extents, size)
@@ -49,7 +49,7 @@ class RawQueue:
         """Return the next run, or None at the end."""
         with self._lock:
             run = next(self._runs, None)
-        if run is not None and run.is_zero:  # a hole of the file: blocks may have been lost
+        if run is not None and run.is_zero:  # a hole may also be where blocks were lost
             self._image.check_zeros(run.guest, run.guest + run.length)
         return run
 

@@ -21,8 +21,8 @@ blocks of 4 KiB, and two threads never touch the same page."""
 class Run:
     """The bytes ``[guest, guest + length)`` of the disk inside the image.
 
-    Zeros where ``host`` and ``entries`` are None. Else ``host`` is the offset in the file where they stand in a
-    row, or ``entries`` are the L2 entries of their clusters. ``[low, need)`` of the file must have arrived
+    All zeros if ``host`` and ``entries`` are None. Otherwise either ``host`` is the offset of the bytes in the
+    file, or ``entries`` are the L2 entries of their clusters. ``[low, need)`` of the file must have arrived
     before the run can be read.
     """
 
@@ -35,7 +35,7 @@ class Run:
 
     @property
     def is_zero(self) -> bool:
-        """Whether the run is all zeros, so that nothing has to be read."""
+        """Return whether the run is all zeros, so that nothing is read."""
         return self.host is None and self.entries is None
 
 

@@ -40,7 +40,7 @@ def _writing(path: str) -> Iterator[None]:
 
 
 class Sink:
-    """Writes runs onto a device, from several threads at once as long as their pages differ. All of it blocks."""
+    """Writes runs to a device. Threads may write at the same time if their pages differ. Every method blocks."""
 
     def __init__(self, device: Device, size: int) -> None:
         self._path = device.path
@@ -58,7 +58,7 @@ class Sink:
         with _writing(self._path):
             room = blockdev.device_size(self._fd)
         if room < size:
-            raise ImageTooLargeError(f"the image's disk has {size} bytes and {self._path} only {room}")
+            raise ImageTooLargeError(f"the image's disk has {size} bytes, but {self._path} has only {room}")
 
     def _open_direct(self) -> int | None:
         with suppress(OSError):  # EINVAL: the filesystem has no direct I/O
@@ -84,7 +84,7 @@ class Sink:
         whole = 0 if self._direct is None else len(data) // PAGE * PAGE
         if whole and self._direct is not None:
             pwrite_all(self._direct, data[:whole], at)
-        if whole < len(data):  # the image's end inside a page
+        if whole < len(data):  # the image ends inside a page
             pwrite_all(self._fd, data[whole:], at + whole)
 
     def zero(self, start: int, stop: int, check: Callable[[], None]) -> None:
@@ -106,10 +106,10 @@ class Sink:
                 blockdev.zero_range(self._fd, begin, end)
 
     def clone(self, source: int, size: int) -> bool:
-        """Share the ``size`` bytes of the file ``source`` instead of copying them; False where that cannot be had."""
+        """Share ``size`` bytes of the file ``source`` instead of copying them; return False if that is not possible."""
         if blockdev.is_block_device(self._fd) or os.fstat(source).st_size != size:
             return False
-        with suppress(OSError):  # another filesystem, or one without shared extents
+        with suppress(OSError):  # a different filesystem, or one without reflinks
             fcntl.ioctl(self._fd, FICLONE, source)
             return True
         return False

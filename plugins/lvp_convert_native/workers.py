@@ -1,4 +1,4 @@
-"""Threads that read and write runs. No thread outlives the call, and the first failure stops all."""
+"""Threads that read and write runs. No thread outlives the call, and the first failure stops them all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lvp_convert_native.sink import Sink
     from provisioner.contracts import RateLimiter
 
-# The clusters of a run may lie anywhere; most of a longer stretch of the file belongs to other runs.
+# The clusters of a run may be scattered; most of a longer range of the file belongs to other runs.
 MAX_SPENT = 2 * RUN_BYTES
 
 
@@ -33,24 +33,24 @@ class Progress:
         self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
-        """Count ``count`` bytes more as done."""
+        """Add ``count`` processed bytes."""
         with self._lock:
             self._done += count
             self._report(self._done)
 
 
 class Inflating:
-    """Lets as many threads of this process inflate at once as there are processors.
+    """Limits how many threads of this process inflate at once to the number of processors.
 
-    More would only stand in the way of the loop, which needs a processor and the interpreter's lock in its turn;
-    threads that read and write wait for the device most of the time and are not counted.
+    More would only delay the event loop, which also needs a processor and the GIL. Threads that
+    read and write mostly wait for the device and are not limited.
     """
 
     def __init__(self) -> None:
         self._slots = threading.Semaphore(len(os.sched_getaffinity(0)))
 
     def read(self, reader: RunReader, run: Run, into: memoryview) -> None:
-        """Read ``run``; wait for a slot if it may have to be inflated."""
+        """Read ``run``; wait for a slot if it may need inflating."""
         if run.entries is None:
             reader.read(run, into)
         else:
@@ -67,7 +67,7 @@ def write_runs(
     rate_limiter: RateLimiter,
     progress: Progress,
 ) -> None:
-    """One thread's work, until the queue is empty. Raises trio.Cancelled between two runs."""
+    """Process runs in one thread until the queue is empty. Raises trio.Cancelled between two runs."""
     buffer = Buffer(RUN_BYTES)
     while True:
         trio.from_thread.check_cancelled()
@@ -87,8 +87,8 @@ def write_runs(
 
 
 async def run_threads(count: int, work: Callable[[], None]) -> None:
-    """Run ``work`` in ``count`` threads; raise the first ProvisionerError plainly, once all of them have ended."""
-    limiter = trio.CapacityLimiter(count)  # a conversion takes no thread from the others' pool
+    """Run ``work`` in ``count`` threads. Raises the first ProvisionerError, ungrouped, once all of them have ended."""
+    limiter = trio.CapacityLimiter(count)  # so that conversions do not use up the shared thread pool
     failures: list[ProvisionerError] = []
 
     async def one() -> None:

@@ -46,7 +46,7 @@ async def examine(settings: QemuSettings, view: ImageView) -> None:
         raise CorruptImageError("what qemu-img says of the image is too long to be that of an image") from error
     examine_description(about, view.virtual_size)
     if checked.status not in _SOUND:
-        raise CorruptImageError(f"the image contradicts itself or ends too early: {plain(checked.stderr)}")
+        raise CorruptImageError(f"the image contradicts itself or is truncated: {plain(checked.stderr)}")
 
 
 def examine_description(about: dict[str, object], virtual_size: int) -> None:
@@ -56,7 +56,7 @@ def examine_description(about: dict[str, object], virtual_size: int) -> None:
             raise UnsafeImageError(f"the image is not complete in itself ({key} in its description)")
     specific = about.get("format-specific")
     if isinstance(specific, dict) and "data-file" in specific.get("data", {}):
-        raise UnsafeImageError("the image keeps its data in another file")
+        raise UnsafeImageError("the image keeps its data in an external file")
     if about.get("virtual-size") != virtual_size:
         raise ImageFormatError(
             f"the image can be read in two ways: as a disk of {virtual_size} and of {about.get('virtual-size')} bytes"
