@@ -1,4 +1,4 @@
-"""The ``qemu-img`` converter: every format QEMU reads safely, onto a device, with QEMU's own code.
+"""The ``qemu-img`` converter: writes every format that QEMU reads safely onto a device, with QEMU's own code.
 
 ::
 
@@ -6,8 +6,8 @@
     qcow2 = "qemu-img"
     vmdk = "qemu-img"
 
-Images and devices are handed over as open descriptors, the format is always said, and no name that a program
-could read as a protocol or an option ever reaches the command line.
+Images and devices are passed as open descriptors and the format is always explicit. No name that could be parsed as a
+protocol or an option reaches the command line.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Builds qemu-img's command lines and parses its progress output. Pure: runs nothing.
 
-The source is described as JSON and the target as options: both name a driver for every layer, so that nothing
-is probed, and a descriptor's path below /proc, so that no image's or volume's name is ever parsed.
+The source is described as JSON and the target as options. Both name a driver for every layer, so that nothing is
+probed, and the /proc path of a descriptor, so that the name of an image or volume is never parsed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from lvp_convert_qemu.settings import QemuSettings
 
-# What the image format is called by us: QEMU's driver, and the options that keep it to the one file. The core
-# refuses images that name other files; should one come through, its backing file is not opened.
+# Image format -> QEMU's driver, with the options that restrict it to this one file. The core already rejects images
+# that refer to other files; if one gets through, its backing file is still not opened.
 _DRIVERS: Mapping[str, Mapping[str, object]] = {
     "raw": {"driver": "raw"},
     "qcow2": {"driver": "qcow2", "backing": None},
     "vmdk": {"driver": "vmdk", "backing": None},
-    # Sizes by the geometry differ from the size the image states.
+    # The size computed from the geometry differs from the size that the image declares.
     "vpc": {"driver": "vpc", "force_size_calc": "current_size"},
     "vhdx": {"driver": "vhdx"},
     "vdi": {"driver": "vdi"},
@@ -31,7 +31,7 @@ _DRIVERS: Mapping[str, Mapping[str, object]] = {
 FORMATS = frozenset(_DRIVERS)
 
 _PROGRESS = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
-# A progress mark is shorter than this; what is kept of an unfinished one.
+# The longest progress mark; this much is kept in case one is incomplete.
 _MARK_LENGTH = 32
 
 
@@ -51,11 +51,11 @@ def convert(
     reads_zero: bool,
     direct: bool,
 ) -> list[str]:
-    """Write the image behind ``fd`` onto the device behind ``device_fd``.
+    """Return the command that writes the image behind ``fd`` to the device behind ``device_fd``.
 
-    ``-n`` opens the target as it stands, ``-W`` with several coroutines writes out of order (three times
-    faster from compressed images), ``-t none`` goes past the page cache. The source stays cached: it has
-    just been written, and reading it uncached is two to three times slower.
+    ``-n`` uses the existing target, ``-W`` with several coroutines writes out of order (three times faster from
+    compressed images), ``-t none`` bypasses the page cache. The source is read through the cache: it has just been
+    written, and reading it uncached is two to three times slower.
     """
     driver = "host_device" if is_block else "file"
     return [
@@ -74,28 +74,28 @@ def info(settings: QemuSettings, fd: int, image_format: str) -> list[str]:
 
 
 def check(settings: QemuSettings, fd: int, image_format: str) -> list[str]:
-    """Check the tables of the image behind ``fd``; its data are not read."""
+    """Return the command that checks the tables of the image behind ``fd``; the data is not read."""
     return [*sandboxed(settings, [fd]), "check", source(fd, image_format)]
 
 
 def probe(settings: QemuSettings) -> list[str]:
-    """Print the layers of the sandbox that this host lacks, a line each, as ``name: reason``."""
+    """Return the command that prints a line ``name: reason`` for each layer of the sandbox that this host lacks."""
     return sandboxed(settings, [], mode="probe")
 
 
 def sandboxed(
     settings: QemuSettings, readable: Sequence[int], writable: Sequence[int] = (), *, mode: str | None = None
 ) -> list[str]:
-    """qemu-img without a reach beyond those descriptors (``sandbox``)."""
+    """Return the beginning of a command that confines qemu-img to these descriptors (``sandbox.py``)."""
     return [
-        # -I -S: it needs Python alone, and starts in half the time without the packages around it.
+        # -I -S: only the standard library is needed, and without site packages Python starts in half the time.
         sys.executable, "-I", "-S", str(Path(__file__).with_name("sandbox.py")), mode or settings.sandbox,
         str(int(settings.memory_limit)), ",".join(map(str, readable)), ",".join(map(str, writable)), settings.path,
     ]  # fmt: skip
 
 
 class Progress:
-    """Reads progress out of what qemu-img prints, in whatever pieces it comes; never falls."""
+    """Reads progress from the output of qemu-img, split anywhere. The progress never decreases."""
 
     def __init__(self, total: int, report: Callable[[int], None]) -> None:
         self._total = total

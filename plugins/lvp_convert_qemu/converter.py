@@ -1,4 +1,4 @@
-"""The converter itself: one qemu-img at a time and image, watched for progress."""
+"""The converter: one qemu-img process per image, monitored for progress."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ log = structlog.get_logger(__name__)
 
 _PROBE_TIMEOUT = 30.0
 _FIX = {
-    "files": "boot a kernel from 5.13 on with landlock in lsm=, and let the service's SystemCallFilter have landlock_*",
+    "files": "boot a kernel >= 5.13 with landlock in lsm=, and allow landlock_* in the service's SystemCallFilter",
     "network": "boot a kernel with CONFIG_SECCOMP_FILTER",
 }
 
 
 class QemuConverter(Converter):
-    """Runs ``qemu-img convert``. It reads images whole: the core gives it none that is still arriving."""
+    """Runs ``qemu-img convert``. It needs the whole image, so it waits for the download."""
 
     formats: ClassVar[frozenset[str]] = commands.FORMATS
 
@@ -45,14 +45,14 @@ class QemuConverter(Converter):
     async def convert(self, view: ImageView, device: Device, report: Callable[[int], None]) -> None:
         if view.virtual_size > device.size_bytes:
             raise ImageTooLargeError(
-                f"the image holds a disk of {view.virtual_size} bytes and the volume has {device.size_bytes}"
+                f"the image's disk has {view.virtual_size} bytes, but the volume has only {device.size_bytes}"
             )
         await view.arrived(0, view.size)
         await self._log_missing_layers()
         await examine(self._settings, view)
         async with _opened(device.path) as device_fd:
             await self._run(view, device, device_fd, report)
-            # qemu-img flushes at its end; this costs nothing then and holds whatever its version does.
+            # qemu-img flushes at the end, so this is free, but does not rely on the version.
             await run_long(_sync, device_fd)
 
     async def diagnose(self) -> Sequence[Finding]:
@@ -72,7 +72,7 @@ class QemuConverter(Converter):
                 log.warning("qemu-img runs without a layer of its sandbox", converter=self._name, layer=layer)
 
     async def _lacking(self) -> list[str]:
-        """The layers of the sandbox that this host lacks, each as ``name: reason``."""
+        """Return the layers of the sandbox that this host lacks, each as ``name: reason``."""
         argv = commands.probe(self._settings)
         return (await run_tool(argv, name="the sandbox of qemu-img", timeout=_PROBE_TIMEOUT)).stdout.splitlines()
 
@@ -99,7 +99,7 @@ class QemuConverter(Converter):
             except ToolError as error:
                 raise as_error(error) from error
         if watch.cancelled_caught:
-            raise ConvertError(f"qemu-img made no progress for {stall:g} s and was ended (stall_timeout)")
+            raise ConvertError(f"qemu-img made no progress for {stall:g} s and was stopped (stall_timeout)")
         progress.advance(view.virtual_size)
 
 
@@ -113,7 +113,7 @@ async def _opened(path: str) -> AsyncIterator[int]:
     try:
         yield fd
     finally:
-        with undoing(f"close {path}"):  # the last close of a block device writes back what is cached of it
+        with undoing(f"close {path}"):  # the last close of a block device writes its dirty pages
             await run_long(os.close, fd)
 
 
@@ -132,4 +132,4 @@ def _sync(device_fd: int) -> None:
     try:
         os.fdatasync(device_fd)
     except OSError as error:
-        raise ConvertError(f"the volume could not be brought to stable storage: {error.strerror}") from error
+        raise ConvertError(f"the volume could not be flushed to stable storage: {error.strerror}") from error

@@ -15,7 +15,7 @@ _MEMORY = re.compile(
 _IMAGE = re.compile(
     r"corrupt|truncated|Could not open|error while reading|[Ii]nvalid|[Uu]nsupported|not supported|too (?:big|large)"
 )
-# Our internal name of the image, which means nothing to the user.
+# The internal name of the image, which means nothing to users.
 _OURS = re.compile(r"'?json:\{.*?\}\}'?:?\s*|/proc/self/fd/\d+")
 
 
@@ -25,11 +25,11 @@ def as_error(error: ToolError) -> ProvisionerError:
     if error.status is None:
         return error
     if _FULL.search(said):
-        return NoSpaceError("no space was left while the image was written onto the volume")
+        return NoSpaceError("no space left while writing the image to the volume")
     if _MEMORY.search(said) or error.status == -6:  # glib aborts when out of memory
-        return ConvertError("qemu-img ran into its memory limit (memory_limit): the image asks for too much")
+        return ConvertError("qemu-img reached its memory limit (memory_limit); the image needs too much memory")
     if "error while writing" in said:
-        return ConvertError(f"writing onto the volume failed: {said}")
+        return ConvertError(f"writing to the volume failed: {said}")
     if _IMAGE.search(said):
         return CorruptImageError(f"the image cannot be read: {said}")
     return ConvertError(f"{error.message.partition(':')[0]}: {said}")

@@ -1,15 +1,15 @@
 """Drops a program's privileges, then becomes that program. Runs as a script and imports only the standard library.
 
-What reads a stranger's image gets: no socket of any kind, no file but the open ones it is handed and the system's
-programs and libraries, no capability but the one to open those files, no new privileges, and a bound on memory. Each
-layer needs something of the kernel; asked to ``probe``, it tells which of them this host lacks.
+A program that reads untrusted images gets no sockets, no files except the given descriptors and the system's programs
+and libraries, no capability except the one to open these files, no new privileges, and limited memory. Each layer needs
+kernel support; ``probe`` prints the layers that this host lacks.
 
 - **files, processes**: Landlock (Linux 5.13; it has to be in the kernel's ``lsm=`` list)
-- **network**: a seccomp filter that knows neither ``socket`` nor ``io_uring_setup`` (which could make sockets too).
-  A network namespace would do the same, but not in a service whose ``RestrictNamespaces`` forbids making one.
-- **privileges**: ``no_new_privs``, and capabilities given up before the program starts: with it they stay away
-- **memory**: a limit on the address space. Stacks and malloc arenas, which would fill it with pages never touched,
-  are kept small, so that it says something about memory.
+- **network**: a seccomp filter without ``socket`` and ``io_uring_setup`` (which can create sockets too). A network
+  namespace would do the same, but a service with ``RestrictNamespaces`` cannot create one.
+- **privileges**: ``no_new_privs``, and capabilities dropped before the program starts, so that it cannot regain them
+- **memory**: a limit on the address space. Stacks and malloc arenas are kept small, because they would use it up with
+  pages that are never touched.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# What the dynamic loader, and the libraries of qemu-img at their start, look into.
+# Read by the dynamic loader, and by the libraries of qemu-img when they start.
 READABLE = (
     "/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/gnutls", "/etc/crypto-policies", "/dev/urandom",
 )  # fmt: skip
@@ -38,7 +38,7 @@ _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
-# Every right of a file system that Landlock knows, by the version that brought it.
+# All file system rights of Landlock, by the version that introduced them.
 _HANDLED = {1: (1 << 13) - 1, 2: 1 << 13, 3: _TRUNCATE, 5: _IOCTL_DEV}
 _TCP = 0b11  # since 4: bind, connect
 _SCOPED = 0b11  # since 6: abstract unix sockets, signals to others
@@ -50,15 +50,15 @@ _KILL, _REFUSE, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-class _Missing(Exception):  # noqa: N818 - no fault: the host has no such thing
+class _Missing(Exception):  # noqa: N818 - not an error: the host lacks it
     """The host lacks a layer."""
 
 
 def main() -> None:
     """``sandbox.py best-effort|required|probe MEMORY READABLE WRITABLE PROGRAM [ARGUMENT...]``.
 
-    READABLE and WRITABLE are open descriptors, with commas between them. ``best-effort`` goes without what the host
-    lacks, ``required`` ends, ``probe`` prints it and ends.
+    READABLE and WRITABLE are comma-separated open descriptors. If the host lacks a layer, ``best-effort`` continues
+    without it, ``required`` exits with an error, and ``probe`` prints it and exits.
     """
     mode, memory, readable, writable, *command = sys.argv[1:]
     missing = dict(_sandboxed(int(memory), _numbers(readable), _numbers(writable), command[0]))
@@ -81,16 +81,16 @@ def _numbers(text: str) -> list[int]:
 def _sandboxed(
     memory: int, readable: Sequence[int], writable: Sequence[int], program: str
 ) -> Iterator[tuple[str, str]]:
-    """Take away layer after layer; those that could not be, with the reason."""
+    """Apply all layers; yield those that could not be applied, with the reason."""
     layers: dict[str, Callable[[], None]] = {
         "privileges": _drop_privileges,
         "files": lambda: _restrict_files(readable, writable, program),
         "network": _refuse_sockets,
-        "memory": lambda: _limit_memory(memory),  # last: it counts for this interpreter too
+        "memory": lambda: _limit_memory(memory),  # last: it also limits this interpreter
     }
-    for layer, take_away in layers.items():
+    for layer, apply in layers.items():
         try:
-            take_away()
+            apply()
         except (OSError, ValueError, _Missing) as error:
             yield layer, error.strerror or "" if isinstance(error, OSError) else str(error)
 
@@ -107,7 +107,7 @@ def _drop_privileges() -> None:
 def _restrict_files(readable: Sequence[int], writable: Sequence[int], program: str) -> None:
     version = libc.syscall(_CREATE_RULESET, None, 0, 1)
     if version < 1:
-        raise _Missing("the kernel has no Landlock, or the service's filter of system calls hides it")
+        raise _Missing("the kernel has no Landlock, or the service's system call filter blocks it")
     handled = sum(rights for since, rights in _HANDLED.items() if since <= version)
     attributes = struct.pack("QQQ", handled, _TCP, _SCOPED)[: 8 if version < 4 else 16 if version < 6 else 24]
     ruleset = _checked(libc.syscall(_CREATE_RULESET, attributes, len(attributes), 0))
@@ -119,7 +119,7 @@ def _restrict_files(readable: Sequence[int], writable: Sequence[int], program: s
     beside = os.path.dirname(os.path.dirname(real))  # noqa: PTH120 - pathlib takes longer to load than all of this
     for path in (*READABLE, real, f"{beside}/lib", f"{beside}/lib64"):
         _allow_path(ruleset, path, _EXECUTE | _READ_FILE)
-    _allow_path(ruleset, "/dev/null", _READ_FILE | _WRITE_FILE)  # where QEMU tries out what locks there are
+    _allow_path(ruleset, "/dev/null", _READ_FILE | _WRITE_FILE)  # QEMU tries here which locks are supported
     _checked(libc.syscall(_RESTRICT_SELF, ruleset, 0))
     os.close(ruleset)
 
@@ -140,7 +140,7 @@ def _allow(ruleset: int, fd: int, rights: int) -> None:
 def _refuse_sockets() -> None:
     machine = os.uname().machine
     if machine not in _CALLS:
-        raise _Missing(f"the numbers of system calls are not known for {machine}")
+        raise _Missing(f"system call numbers are not known for {machine}")
     architecture, *calls = _CALLS[machine]
     # Instructions of the classic packet filter: (code, jump if true, jump if false, constant).
     load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
@@ -149,7 +149,7 @@ def _refuse_sockets() -> None:
         (equal, 1, 0, architecture),
         (answer, 0, 0, _KILL),
         (load, 0, 0, 0),
-        (at_least, 0, 1, _X32),  # x86's second set of numbers for the same calls
+        (at_least, 0, 1, _X32),  # x32, a second set of numbers for the same calls
         (answer, 0, 0, _KILL),
     ]
     for number, error in zip(calls, (errno.EACCES, errno.ENOSYS), strict=True):

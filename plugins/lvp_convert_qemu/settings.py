@@ -14,20 +14,20 @@ class QemuSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: AbsolutePath = AbsolutePath("/usr/bin/qemu-img")
 
-    # Requests in flight. 8 to 16 measured best with out-of-order writes; 16 is all that qemu-img takes.
+    # Requests in flight. 8 to 16 measured best with out-of-order writes; qemu-img allows at most 16.
     coroutines: Annotated[int, msgspec.Meta(ge=1, le=16)] = 8
 
-    # Bytes a second, for each conversion.
+    # Bytes per second, for each conversion.
     rate_limit: ByteSize | None = None
 
-    # Whether qemu-img also runs on a host whose kernel lacks a layer of its sandbox. Images were inspected before,
-    # and some supported kernels come without Landlock: the log and ``lvp doctor`` say what is missing.
+    # Whether qemu-img may run if the kernel lacks a layer of its sandbox. Images are inspected before, and some
+    # supported kernels have no Landlock; the log and ``lvp doctor`` report missing layers.
     sandbox: Literal["best-effort", "required"] = "best-effort"
 
-    # Bound of its address space, against images made to exhaust the host (0: none). It needs far less (16 MiB for a
-    # cloud image), but threads' stacks and the tables of images of many TiB with small clusters count as well.
+    # Limit of its address space, against images made to exhaust the host (0: no limit). A cloud image needs 16 MiB;
+    # thread stacks and the tables of images of many TiB with small clusters come on top.
     memory_limit: ByteSize = ByteSize(2 * 1024**3)
 
-    # How long it may make no progress. It speaks once for each percent: on a slow disk that can take minutes
-    # for an image of terabytes.
+    # How long it may report no progress. It reports each percent, which for an image of terabytes on a slow disk can
+    # take minutes.
     stall_timeout: Duration = Duration(600)

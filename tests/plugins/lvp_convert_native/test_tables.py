@@ -124,7 +124,7 @@ def test_an_l2_table_must_be_a_cluster_of_the_file(entry):
 
 def test_an_l1_table_that_names_one_l2_table_again_and_again():
     check_l1(array("Q", [CLUSTER] * 10 + [0] * 50), a_header(file_size=10 * CLUSTER))
-    with pytest.raises(CorruptImageError, match="same L2 table several times|more than once"):
+    with pytest.raises(CorruptImageError, match="same L2 table several times"):
         check_l1(array("Q", [CLUSTER] * 11), a_header(file_size=10 * CLUSTER))
 
 
