@@ -19,7 +19,7 @@ help:
 	  'make test            run the whole test suite: lint, types, unit, servers, MinIO, LVM in a guest;' \
 	  '                     RELEASE=bookworm or trixie: the Debian of the guests (default: the one here)' \
 	  'make test-clean      run demo and test in a minimal Debian, as on a new machine; RELEASE as above' \
-	  'make test-short      run a part for a second release: unit, LVM smoke and conformance, the packages' \
+	  'make test-short      run a part for a second release: unit, LVM smoke and conformance, packages, libvirt' \
 	  'make check           run lint, types and unit tests: the quick inner loop' \
 	  'make test-minio      run only the tests that need a MinIO server' \
 	  'make test-guest      run only the tests that need the booted guest with LVM' \
@@ -74,12 +74,14 @@ test: setup-test lint wheel
 	@$(SUITES) \
 	  test-guest-lvm test-whole test-guest-service test-soak test-parts test-guest-package test-minio  # the long ones first
 
-# CI runs this on the second release, where only Python, LVM, libvirt and QEMU differ, not the project's own logic.
+# CI runs this on the second release, where only Python, LVM, libvirt and QEMU differ, not the project's own logic: the
+# tests of `make check`, packages and libvirt. `make test RELEASE=` runs everything there.
 test-short: setup-test wheel
 	@$(SUITES) test-short-guest test-guest-package test-short-here
 
 test-short-here: $(NEEDS)
-	@$(PYTEST) -q -m 'not minio' --ignore tests/guest $(addprefix --ignore ,$(filter-out tests/packaging,$(WHOLE)))
+	@$(PYTEST) -q -m 'not slow and not minio and not guest' --ignore tests/packaging tests
+	@$(PYTEST) -q -m 'not minio' tests/packaging tests/plugins/lvp_guard_libvirt
 
 test-short-guest: $(NEEDS) $(WHEEL)
 	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
