@@ -18,7 +18,34 @@ def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> N
             formatter.write(f"{'':>{formatter.current_indent}}{line}".rstrip() + "\n")
 
 
-class SectionedGroup(click.Group):
+# What people type who come from other tools -> the command here.
+_SYNONYMS = {"rm": "remove", "delete": "remove", "del": "remove", "ls": "list", "create": "submit", "start": "submit",
+             "status": "show", "get": "show", "info": "show", "stop": "cancel", "abort": "cancel", "validate": "check",
+             "fetch": "fetch", "pull": "fetch", "images": "cache", "image": "cache", "server": "serve"}  # fmt: skip
+
+
+class SuggestingGroup(click.Group):
+    """A group that names the nearest command if it does not know one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = self._nearest(ctx, args[0])
+            hint = f" Did you mean '{near}'?" if near else f" See '{ctx.command_path} --help'."
+            raise click.UsageError(f"No such command '{args[0]}'.{hint}", error.ctx) from None
+
+    def _nearest(self, ctx: click.Context, word: str) -> str | None:
+        from difflib import get_close_matches
+
+        names = self.list_commands(ctx)
+        synonym = _SYNONYMS.get(word, "")
+        return synonym if synonym in names else next(iter(get_close_matches(word, names, 1, 0.6)), None)
+
+
+class SectionedGroup(SuggestingGroup):
     """A root group whose help shows examples and lists the commands under headings.
 
     A command is the attribute ``NAME`` of the module ``provisioner.cli.NAME``. It is imported only when used:

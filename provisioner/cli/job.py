@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.formatting import printable, size, table
-from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,19 @@ patience_option = click.option(
 )
 
 
-@click.group()
+class WholeGib(click.ParamType[int]):
+    """A size in whole GiB, as the API takes it."""
+
+    name = "size_gb"
+
+    def convert(self, value: Any, _param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number, or fail with the form that is expected."""
+        if re.fullmatch("[0-9]{1,10}", str(value)) and int(value) > 0:
+            return int(value)
+        raise click.UsageError("SIZE_GB is a whole number of GiB, such as 20", ctx)
+
+
+@click.group(cls=SuggestingGroup)
 def job() -> None:
     """Create volumes from images."""
 
@@ -44,7 +57,7 @@ def job() -> None:
 )
 @click.argument("url")
 @click.argument("name")
-@click.argument("size_gb", type=click.IntRange(min=1))
+@click.argument("size_gb", type=WholeGib())
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
 @click.option("--target", metavar="NAME", help="Block target for the volume.  [default: the server's]")
 @click.option("--checksum", metavar="sha256:HEX", help="Expected digest; overrides checksum files beside the image.")

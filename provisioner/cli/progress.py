@@ -54,6 +54,12 @@ class Speed:
         return (last - first) / (stop - start) if stop > start and last > first else None
 
 
+def stage_percent(progress: Mapping[str, Any]) -> float | None:
+    """Return the percent of the bytes that are shown beside it, those of the current stage; None if not known."""
+    total = progress.get("bytes_total")
+    return min(100.0, 100 * progress.get("bytes_processed", 0) / total) if total else None
+
+
 def facts(progress: Mapping[str, Any], speed: float | None) -> list[str]:
     """Return bytes, speed and time left, as far as they are known."""
     words = []
@@ -97,11 +103,12 @@ class Lines:
             return
         progress = job.data.get("progress") or {}
         speed = self._speed.update(progress)
-        mark = (progress.get("stage"), int(progress.get("percent", 0) // 10))
+        percent = stage_percent(progress)
+        mark = (progress.get("stage"), int((percent or 0) // 10))
         if not progress or mark == self._last:
             return
         self._last = mark
-        line = f"{progress.get('stage')} {progress.get('percent', 0):.0f} %"
+        line = f"{progress.get('stage')}" if percent is None else f"{progress.get('stage')} {percent:.0f} %"
         click.echo(printable(", ".join([line, *facts(progress, speed)])))
         sys.stdout.flush()  # the reader of a pipe wants lines while the job runs
 
@@ -117,7 +124,7 @@ class Bar:
             SpinnerColumn(),
             TextColumn("{task.description:<14}", markup=False),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[percent]:>5}", markup=False),
             TextColumn("{task.fields[facts]}", markup=False),
             transient=True,
         )
@@ -136,11 +143,14 @@ class Bar:
             return
         progress = job.data.get("progress") or {}
         if self._task is None:
-            self._task = self._bar.add_task("", total=100, facts="")
+            self._task = self._bar.add_task("", total=None, percent="", facts="")
+        percent = stage_percent(progress)
         self._bar.update(
             self._task,
             description=printable(progress.get("stage", job.data.get("status"))).replace("_", " "),
-            completed=progress.get("percent", 0),
+            total=None if percent is None else 100,  # without a total the bar only moves to and fro
+            completed=percent or 0,
+            percent="" if percent is None else f"{percent:.0f} %",
             facts="  ".join(facts(progress, self._speed.update(progress))),
         )
         self._bar.start()  # not earlier: the bar must not show values that the server did not send

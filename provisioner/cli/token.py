@@ -11,7 +11,7 @@ import click
 
 from provisioner.cli.exit_status import CliError, cli_errors
 from provisioner.cli.formatting import table
-from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
 from provisioner.cli.host_config import CONFIG_HELP, chosen_file, load
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def token_place(
     return Place(TokenFile(path, keys or token_keys(config)), config)
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def token() -> None:
     """Make, list and revoke API tokens, and change their key, on the host of the server."""
 

@@ -60,8 +60,8 @@ def test_submit_wait(lvp, server, end, status, examples):
     assert ended.status == status
     assert ended.out.splitlines()[:3] == [
         f"job {JOB_ID}",
-        "queued 0 %",
-        "downloading 26 %, 128 KiB of 256 KiB, 29 s left",
+        "queued",
+        "downloading 50 %, 128 KiB of 256 KiB, 29 s left",
     ]
     assert examples["JobFailed"]["error"] in ended.err or status != 1
     assert len(ended.err.splitlines()) == (status != 0)
@@ -94,7 +94,7 @@ def test_watch_json_prints_each_change_once(lvp, server, examples):
         (["cache", "remove", CHECKSUM], "DELETE", f"/api/v1/cache/images/{CHECKSUM}", "CachedImageRemoved", 200),
         (["cache", "prune"], "POST", "/api/v1/cache/prune", "CachePruned", 200),
         (["volume", "list"], "GET", "/api/v1/volumes", "VolumePage", 200),
-        (["volume", "remove", "fast", "web-01"], "DELETE", "/api/v1/volumes/fast/web-01", "VolumeRemoved", 200),
+        (["volume", "remove", "-y", "fast", "web-01"], "DELETE", "/api/v1/volumes/fast/web-01", "VolumeRemoved", 200),
         (["health"], "GET", "/health", "HealthDegraded", 200),
         (["health", "--ready"], "GET", "/readyz", "Ready", 200),
     ],
@@ -153,7 +153,7 @@ def test_health_of_unreachable_server(lvp, server):
 
 
 def test_remove_quotes_name_in_path(lvp, server):
-    lvp("volume", "remove", "fast", "../jobs?x#y")
+    lvp("volume", "remove", "--yes", "fast", "../jobs?x#y")
     assert server.requests[0].path == "/api/v1/volumes/fast/..%2Fjobs%3Fx%23y"
 
 
@@ -184,7 +184,7 @@ def process(server, *args, **options):
 def test_watch_interrupted(home, server):
     server.on("GET", JOB_PATH, "JobRunning")
     with process(server, "job", "watch", JOB_ID, stdout=subprocess.PIPE) as child:
-        assert child.stdout.readline().startswith("downloading 26 %")
+        assert child.stdout.readline().startswith("downloading 50 %")
         child.send_signal(signal.SIGINT)
         _, err = child.communicate()
     assert child.returncode == 130
@@ -203,7 +203,7 @@ def test_watch_on_terminal(home, server):
         assert child.wait() == 0
         assert child.stderr.read() == ""
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
-    assert re.search(r"downloading +[━╸╺]+ +26 % +128 KiB of 256 KiB +29 s left", shown)
+    assert re.search(r"downloading +[━╸╺]+ +50 % +128 KiB of 256 KiB +29 s left", shown)
     assert "  0 %" not in shown  # the bar never shows a value that the server did not send
     assert shown.splitlines()[-1].startswith("completed: volume web-01")
 
