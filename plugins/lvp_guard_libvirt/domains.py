@@ -1,4 +1,4 @@
-"""Reads from domain descriptions which volumes domains use. Pure: XML in, names and paths out."""
+"""Reads from domain XML which volumes domains use. Pure: XML in, names and paths out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PoolVolume:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A domain and the local storage it names: paths, and volumes of pools."""
+    """A domain and the local storage it uses: paths, and volumes of pools."""
 
     uuid: str
     name: str

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from lvp_guard_libvirt.settings import GuardSettings
     from provisioner.contracts import BackEndContext, Volume
 
-# Descriptions per call: each is some 8 KiB, and a tool's output is kept up to 1 MiB.
-_AT_ONCE = 40
+# Domains per virsh call: the XML of one is some 8 KiB, and at most 1 MiB of a tool's output is kept.
+_BATCH = 40
 
 
 class LibvirtGuard(Guard):
@@ -39,13 +39,13 @@ class LibvirtGuard(Guard):
     async def _domains(self) -> list[Domain]:
         uuids = await self._uuids()
         found: list[Domain] = []
-        for start in range(0, len(uuids), _AT_ONCE):
-            # virsh continues if a domain is gone; its exit status is that of the last command.
-            lines = [f"dumpxml {uuid}" for uuid in uuids[start : start + _AT_ONCE]]
+        for start in range(0, len(uuids), _BATCH):
+            # virsh continues if a domain is gone. Its exit status is that of the last command, hence the echo.
+            lines = [f"dumpxml {uuid}" for uuid in uuids[start : start + _BATCH]]
             found += read_domains(await self._virsh.ask("; ".join([*lines, "echo"])))
         missing = set(uuids) - {domain.uuid for domain in found}
         if missing and missing & set(await self._uuids()):
-            raise TargetUnavailableError(f"libvirt does not describe the domain {min(missing)}")
+            raise TargetUnavailableError(f"libvirt did not return the XML of domain {min(missing)}")
         return found
 
     async def _uuids(self) -> list[str]:

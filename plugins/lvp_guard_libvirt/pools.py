@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PoolRefresher(Observer):
-    """Refreshes every configured pool; an event does not say which pool its volume is in."""
+    """Refreshes every configured pool, because an event does not name the pool of its volume."""
 
     def __init__(self, settings: PoolSettings, _context: BackEndContext) -> None:
         self._virsh = Virsh(settings)

@@ -10,7 +10,7 @@ from provisioner.contracts import AbsolutePath, Duration, refuse
 class ConnectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The connection to libvirt.
 
-    ``uri`` is a virsh connection URI; a socket elsewhere is ``qemu+unix:///system?socket=/run/libvirt/libvirt-sock``.
+    ``uri`` is a virsh connection URI, for another socket ``qemu+unix:///system?socket=/run/libvirt/libvirt-sock``.
     """
 
     uri: str = "qemu:///system"
@@ -34,7 +34,7 @@ class GuardSettings(ConnectionSettings, frozen=True, forbid_unknown_fields=True,
 
 
 class PoolSettings(ConnectionSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings of the observer ``libvirt-pools``. ``pools`` are the storage pools over the targets, by name."""
+    """Settings of the observer ``libvirt-pools``. ``pools`` are the names of the targets' storage pools."""
 
     pools: list[str]
 

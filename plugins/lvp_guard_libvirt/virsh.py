@@ -31,4 +31,4 @@ class Virsh:
         try:
             return (await run_tool(argv, timeout=settings.timeout)).stdout
         except ToolError as error:
-            raise TargetUnavailableError(f"libvirt at {settings.uri} does not say: {error.message}") from error
+            raise TargetUnavailableError(f"the call to libvirt at {settings.uri} failed: {error.message}") from error

@@ -20,9 +20,9 @@ _OWN = {"host", "range", "if-range", "accept-encoding", "connection", "content-l
 class HttpSettings(TransportSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of the source ``http``.
 
-    ``urls`` are the prefixes it serves, as ``https://images.example.com/pub/``; the host may begin with ``*.``
+    ``urls`` are the prefixes it serves, such as ``https://images.example.com/pub/``; the host may begin with ``*.``
     and the port may be ``*``. ``redirect_urls`` are further prefixes a server may redirect to; no credentials
-    are sent there. ``mirrors`` hold the same tree as the one entry of ``urls`` and are tried before it, in order;
+    are sent there. ``mirrors`` serve the same tree as the single entry of ``urls`` and are tried before it, in order;
     they are trusted like that entry, but no credentials are sent to them.
 
     Credentials are a ``bearer_token``, a ``username`` with a ``password``, ``headers`` (name to secret) or a
@@ -41,11 +41,11 @@ class HttpSettings(TransportSettings, frozen=True, forbid_unknown_fields=True, k
         yield from super().faults()
         yield from self._faults_of_urls()
         if (self.username is None) != (self.password is None):
-            yield "username and password go together"
+            yield "username and password must be set together"
         if ":" in (self.username or ""):
-            yield "username must not hold a colon"
+            yield "username must not contain a colon"
         if self.bearer_token and self.username:
-            yield "bearer_token and username exclude each other"
+            yield "set either bearer_token or username, not both"
         yield from self._faults_of_headers()
 
     def _faults_of_urls(self) -> Iterator[str]:
@@ -53,20 +53,20 @@ class HttpSettings(TransportSettings, frozen=True, forbid_unknown_fields=True, k
             yield "urls must name at least one prefix, such as 'https://images.example.com/'"
         for text in self.urls + self.redirect_urls + self.mirrors:
             if not _is_prefix(text):
-                yield f"'{text}' is not the prefix of an http or https url"
+                yield f"'{text}' is not a prefix of http or https URLs"
         if self.mirrors and (len(self.urls) != 1 or any("*" in text for text in self.urls + self.mirrors)):
-            yield "mirrors stand in for exactly one entry of urls, without '*'"
+            yield "mirrors need exactly one entry in urls, and no '*' in either"
 
     def _faults_of_headers(self) -> Iterator[str]:
         names = [name.lower() for name in self.headers]
         if self.bearer_token or self.username:
             names.append("authorization")
         if not all(re.fullmatch(r"[a-z0-9-]+", name) for name in names):
-            yield "headers holds a name that is none"
+            yield "headers contains an invalid header name"
         if len(set(names)) != len(names):
-            yield "headers holds a name twice"
+            yield "headers sets the same header twice"
         if not _OWN.isdisjoint(names):
-            yield "headers must leave Host, Range, If-Range and Accept-Encoding alone"
+            yield f"headers must not set any of {', '.join(sorted(_OWN))}"
 
 
 def _is_prefix(text: str) -> bool:

@@ -43,7 +43,7 @@ class HttpSource(ImageSource):
             try:
                 return replace(await self._transport.stat(place), url=url)
             except SourceError:
-                continue  # try the next one; only the last one's error is raised
+                continue  # try the next URL; only the error of the last one is raised
         return replace(await self._transport.stat(places[-1]), url=url)
 
     @asynccontextmanager

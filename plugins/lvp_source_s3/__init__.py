@@ -1,4 +1,4 @@
-"""Images from S3 and MinIO. Registers the back ends ``s3`` and ``minio``, which differ in their defaults only."""
+"""Images from S3 and MinIO. Registers the back ends ``s3`` and ``minio``, which differ only in their defaults."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

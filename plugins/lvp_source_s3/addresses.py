@@ -1,6 +1,6 @@
 """Maps an image URL to an S3 object and the URL to fetch it from. Pure; uses no credentials.
 
-A key is the url's path unquoted once, byte for byte: ``%20`` is a space, ``+`` is a plus sign, ``%25`` a percent
+A key is the URL's path unquoted once, byte for byte: ``%20`` is a space, ``+`` is a plus sign, ``%25`` a percent
 sign. It is sent quoted as signing requires (RFC 3986, ``/`` kept), so that client and server sign the same text.
 """
 

@@ -68,8 +68,8 @@ class Keys:
             except _UNUSABLE:
                 continue
         places = ", ".join(name for name, _ in self._providers)
-        # Omit the causes: some of the SDK's messages contain the token.
-        raise SourceError(f"no usable credentials for source {self._source} (looked in: {places})") from None
+        # Omit the causes: some messages of the SDK contain the token.
+        raise SourceError(f"no usable credentials for source {self._source} (tried: {places})") from None
 
 
 def _providers(settings: S3Settings) -> Sequence[tuple[str, Provider]]:
@@ -77,7 +77,7 @@ def _providers(settings: S3Settings) -> Sequence[tuple[str, Provider]]:
     found: list[tuple[str, Provider]] = []
     if kind in {"chain", "environment"}:
         amazon, minio = ("AWS_* variables", EnvAWSProvider()), ("MINIO_* variables", EnvMinioProvider())
-        # Try the service's own variables first, so that it is not sent the other's key.
+        # Try the service's own variables first, so that one service is not sent the other's key.
         found += [amazon, minio] if settings.endpoint is None else [minio, amazon]
     if kind in {"chain", "file"}:
         name = settings.credentials_file or "shared credentials file"

@@ -17,40 +17,40 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MEANING: dict[str, tuple[type[ProvisionerError], str]] = {
-    "NoSuchKey": (RemoteNotFoundError, "there is no such object in the bucket"),
-    "NoSuchVersion": (RemoteNotFoundError, "the bucket does not hold that version of the object"),
-    "NoSuchBucket": (RemoteNotFoundError, "there is no such bucket"),
-    "MethodNotAllowed": (RemoteNotFoundError, "that version of the object is a mark of its removal"),
+    "NoSuchKey": (RemoteNotFoundError, "no such object in the bucket"),
+    "NoSuchVersion": (RemoteNotFoundError, "no such version of the object in the bucket"),
+    "NoSuchBucket": (RemoteNotFoundError, "no such bucket"),
+    "MethodNotAllowed": (RemoteNotFoundError, "that version of the object is a delete marker"),
     "AccessDenied": (RemoteDeniedError, "{who} may not read it"),
-    "AllAccessDisabled": (RemoteDeniedError, "the bucket is closed for everyone"),
+    "AllAccessDisabled": (RemoteDeniedError, "all access to the bucket is disabled"),
     "InvalidAccessKeyId": (RemoteDeniedError, "the server does not know the access key of source {source}"),
     "SignatureDoesNotMatch": (
         RemoteDeniedError,
-        "the server does not accept the signature: the secret key of source {source} is wrong,"
-        " or a proxy changes the requests on their way",
+        "the server rejected the signature: the secret key of source {source} is wrong,"
+        " or a proxy changes the requests",
     ),
     "ExpiredToken": (RemoteDeniedError, "the session token of source {source} has expired"),
-    "InvalidToken": (RemoteDeniedError, "the server does not accept the session token of source {source}"),
-    "InvalidTokenId": (RemoteDeniedError, "the server does not accept the session token of source {source}"),
-    "RequestTimeTooSkewed": (RemoteDeniedError, "the clocks of this host and of the server are too far apart"),
-    "InvalidObjectState": (SourceError, "the object is archived and has to be restored first"),
-    "InvalidBucketName": (SourceError, "the server does not accept the bucket's name"),
-    "InternalError": (RemoteUnavailableError, "the server had an error of its own"),
-    "ServiceUnavailable": (RemoteUnavailableError, "the server cannot give it now"),
-    "SlowDown": (RemoteUnavailableError, "the server asks to slow down"),
-    "SlowDownRead": (RemoteUnavailableError, "the server asks to slow down"),
-    "RequestTimeout": (RemoteUnavailableError, "the server waited too long for the request"),
+    "InvalidToken": (RemoteDeniedError, "the server rejected the session token of source {source}"),
+    "InvalidTokenId": (RemoteDeniedError, "the server rejected the session token of source {source}"),
+    "RequestTimeTooSkewed": (RemoteDeniedError, "the clocks of this host and the server differ too much"),
+    "InvalidObjectState": (SourceError, "the object is archived and must be restored first"),
+    "InvalidBucketName": (SourceError, "the server rejected the bucket name"),
+    "InternalError": (RemoteUnavailableError, "internal error of the server"),
+    "ServiceUnavailable": (RemoteUnavailableError, "the service is temporarily unavailable"),
+    "SlowDown": (RemoteUnavailableError, "too many requests; the server asks to slow down"),
+    "SlowDownRead": (RemoteUnavailableError, "too many requests; the server asks to slow down"),
+    "RequestTimeout": (RemoteUnavailableError, "the server timed out waiting for the request"),
     "XMinioServerNotInitialized": (RemoteUnavailableError, "the server is still starting"),
 }
-# These tell the right region somewhere in the answer.
+# Responses with these codes may name the right region, in a header or in the body.
 _WRONG_REGION = {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraint"}
 
 
 def meaning(
     status: int, headers: Mapping[str, str], body: bytes, where: str, source: str, *, anonymous: bool
 ) -> ProvisionerError | None:
-    """The error for a refusal of the object at ``where``; None where its code says no more than its status."""
-    # No XML parser is let near a stranger's bytes for the sake of two words.
+    """Return the error for a failed request for ``where``; None if the code is missing or unknown."""
+    # Do not run an XML parser over untrusted bytes to read two elements.
     code = _element(body, "Code")
     if code is None:
         return None
@@ -66,7 +66,7 @@ def meaning(
 
 
 def _region(text: str) -> str | None:
-    """``text`` if it can be a region's name; a server may have put anything there."""
+    """Return ``text`` if it can be a region name, else None: the server may send anything."""
     return text if re.fullmatch(r"[a-z0-9-]{2,24}", text) else None
 
 

@@ -1,4 +1,4 @@
-"""What a table with ``plugin = "s3"`` or ``plugin = "minio"`` may say, and what fits together. Reads no file."""
+"""The settings of a table with ``plugin = "s3"`` or ``plugin = "minio"``, and their validation. Reads no file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 class S3Settings(TransportSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of the source ``s3``.
 
-    Without ``endpoint`` it is Amazon's, found by ``region`` (and by the url's own, where it names one), over both
-    internet protocols with ``dual_stack``. ``endpoint`` is another service's, as ``https://s3.example.com``, where
-    ``addressing`` says whether the bucket stands in the path or before the host (``virtual``). ``buckets``
-    (``name`` or ``name/prefix/``) narrow what it serves; none means all that the credentials reach.
+    Without ``endpoint`` the service is Amazon S3 in ``region``, or in the region that the URL names; ``dual_stack``
+    uses IPv4 and IPv6. ``endpoint`` is the URL of another service, such as ``https://s3.example.com``. ``addressing``
+    puts the bucket name in the ``path`` or in the host name (``virtual``). ``buckets`` (``name`` or
+    ``name/prefix/``) limit what the source serves; an empty list means everything the credentials can read.
 
-    Credentials are ``access_key`` and ``secret_key`` (with ``session_token``), references all of them; or what
-    ``credentials`` names: the ``environment`` (``AWS_ACCESS_KEY_ID``, ``MINIO_ACCESS_KEY`` and so on), a shared
-    credentials ``file`` (``credentials_file`` and ``profile``), the ``instance`` (web identity, container or
-    machine role), the ``chain`` of these three, or ``anonymous``.
+    Credentials are ``access_key`` and ``secret_key``, optionally with ``session_token``, all of them references; or
+    the place that ``credentials`` names: the ``environment`` (``AWS_ACCESS_KEY_ID``, ``MINIO_ACCESS_KEY`` and so
+    on), a shared credentials ``file`` (``credentials_file`` and ``profile``), the ``instance`` (web identity,
+    container or machine role), the ``chain`` of these three, or ``anonymous``.
     """
 
     endpoint: str | None = None
@@ -42,32 +42,32 @@ class S3Settings(TransportSettings, frozen=True, forbid_unknown_fields=True, kw_
     credentials: Credentials = "chain"
     credentials_file: AbsolutePath | None = None
     profile: str | None = None
-    # Whether s3://BUCKET/KEY is a url of this source when no bucket is listed; two sources cannot both have all.
+    # Whether the source serves every s3://BUCKET/KEY if no bucket is listed. Only one source can.
     bare_urls: bool = True
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
         if self.endpoint is not None and not _is_endpoint(self.endpoint):
-            yield "endpoint must be such as 'https://s3.example.com' or 'http://10.0.0.5:9000', without a path"
+            yield "endpoint must be a URL such as 'https://s3.example.com' or 'http://10.0.0.5:9000', without a path"
         if self.endpoint is not None and self.dual_stack:
-            yield "dual_stack is for Amazon's own endpoints, not for another endpoint"
+            yield "dual_stack works only without endpoint, that is with Amazon S3"
         if self.region is not None and not re.fullmatch(r"[a-z0-9-]{1,40}", self.region):
-            yield "region must be such as 'eu-central-1'"
+            yield "region must be a name such as 'eu-central-1'"
         for text in self.buckets:
             if not re.fullmatch(rf"{BUCKET}(/.*)?", text):
-                yield f"'{text}' is no bucket name, alone or followed by a prefix"
+                yield f"'{text}' must be a bucket name, or a bucket name and a prefix such as 'images/golden/'"
         if (self.access_key is None) != (self.secret_key is None):
-            yield "access_key and secret_key go together"
+            yield "access_key and secret_key must be set together"
         if self.session_token is not None and self.access_key is None:
-            yield "session_token goes with access_key and secret_key"
+            yield "session_token needs access_key and secret_key"
         if self.access_key is not None and self.credentials != "chain":
-            yield "credentials and access_key exclude each other"
+            yield "set either credentials or access_key, not both"
         if (self.credentials_file or self.profile) and (self.access_key or self.credentials not in {"chain", "file"}):
-            yield "credentials_file and profile are for credentials = 'file' or 'chain'"
+            yield "credentials_file and profile need credentials = 'file' or 'chain'"
 
 
 class MinioSettings(S3Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings of the source ``minio``: as ``s3``, with the endpoint given and the bucket in the path."""
+    """Settings of the source ``minio``: those of ``s3`` with a required ``endpoint`` and the bucket in the path."""
 
     endpoint: str
     addressing: Literal["auto", "path", "virtual"] = "path"

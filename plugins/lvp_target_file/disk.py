@@ -28,21 +28,22 @@ def opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def sync(directory: Path) -> None:
-    """Make renames and removals in ``directory`` survive a power cut."""
+    """Sync ``directory``, so that renames and removals in it survive a power failure."""
     with opened(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
         os.fsync(fd)
 
 
 @contextmanager
-def translated(doing: str, path: Path) -> Iterator[None]:
+def translated(action: str, path: Path) -> Iterator[None]:
     """Raise OSErrors of the block as NoSpaceError, TargetError or TargetUnavailableError."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise NoSpaceError(f"no space left to {doing} {path}") from error
+            raise NoSpaceError(f"no space left to {action} {path}") from error
         if error.errno in NO_ATTRIBUTES:
             raise TargetError(
-                f"the filesystem of {path.parent} has no user extended attributes; volumes cannot be told apart there"
+                f"the filesystem of {path.parent} does not support user extended attributes; "
+                "use ext4, xfs, btrfs or NFS 4.2"
             ) from error
-        raise TargetUnavailableError(f"could not {doing} {path}: {error.strerror}") from error
+        raise TargetUnavailableError(f"could not {action} {path}: {error.strerror}") from error

@@ -75,12 +75,12 @@ class Folder:
         self.owner = ""
 
     def claim(self) -> None:
-        """Keep other installations off until the lock is released. Raises TargetUnavailableError."""
+        """Lock the folder against other installations until the lock is released. Raises TargetUnavailableError."""
         self.check_there()
         self.owner = self.lock.take()
 
     def check_there(self) -> None:
-        """Raise TargetUnavailableError if the folder is missing: a mount that failed, say."""
+        """Raise TargetUnavailableError if the folder is missing, for example because a mount failed."""
         if not self.path.is_dir():
             raise TargetUnavailableError(f"the folder {self.path} is missing")
 
@@ -93,7 +93,7 @@ class Folder:
     def look(self, volume: str) -> Entry | None:
         """Return the entry at the volume's path, of any file type; None if there is none."""
         path = self.file_of(volume)
-        with translated("look at", path):
+        with translated("inspect", path):
             self.check_there()
             try:
                 status = path.lstat()
@@ -109,23 +109,23 @@ class Folder:
         return [entry for entry in entries if entry is not None and entry.provenance is not None]
 
     def capacity(self) -> Capacity:
-        with translated("measure", self.path):
-            about = os.statvfs(self.path)
-        return Capacity(about.f_blocks * about.f_frsize, about.f_bavail * about.f_frsize)
+        with translated("read the free space of", self.path):
+            status = os.statvfs(self.path)
+        return Capacity(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
 
     def check(self) -> None:
         """Check that the disk is writable; leave no file behind."""
-        with translated("write into", self.path):
+        with translated("write to", self.path):
             write_probe(self.path)
 
     def users(self, path: Path) -> list[VolumeUser]:
-        with translated("look who uses", path):
+        with translated("find the users of", path):
             return users_of(path)
 
     def make(self, request: StageRequest, *, allocate: bool, check: Callable[[], None]) -> None:
         """Create the staged file, all zeros. ``check`` may raise to stop the allocation."""
         staged, size = self.stage_of(request), request.size_bytes
-        with translated("make", staged):
+        with translated("create", staged):
             self.stages.mkdir(mode=0o700, parents=True, exist_ok=True)
             staged.unlink(missing_ok=True)  # left by an earlier attempt of this job
             with opened(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
@@ -160,15 +160,11 @@ class Folder:
     def diagnose(self, *, shared: bool = False) -> list[Finding]:
         """Return findings: the folder exists, is writable and supports extended attributes."""
         if not self.path.is_dir():
-            return [Finding(False, f"{self.path} is not a folder", "create it, or mount what belongs there")]
+            return [Finding(False, f"{self.path} is not a folder", "create it, or mount its filesystem")]
         return [
             *self._ownership(shared),
             _writable(self.path),
-            _finding(
-                _keeps_attributes(self.path),
-                f"the filesystem of {self.path} keeps user extended attributes",
-                "use ext4, xfs, btrfs or NFS 4.2",
-            ),
+            _attributes(self.path),
         ]
 
     def _ownership(self, shared: bool) -> list[Finding]:
@@ -177,7 +173,7 @@ class Folder:
             return [
                 Finding(
                     False,
-                    f"another installation works in {self.path} ({holder})",
+                    f"another installation is using {self.path} ({holder})",
                     "stop one of them, or set shared = true in both",
                 )
             ]
@@ -192,7 +188,7 @@ class Folder:
             Finding(
                 False,
                 f"{self.path} has {len(foreign)} staged volumes of another installation ({owners})",
-                "start that one; if its state directory is lost, run 'lvp recover --take-over'",
+                "start that installation; if its state directory is lost, run 'lvp recover --take-over'",
             )
         ]
 
@@ -202,7 +198,7 @@ def _writable(path: Path) -> Finding:
         write_probe(path)
     except OSError as error:
         return Finding(
-            False, f"{path} cannot be written: {error.strerror}", "give the service write access, or free space"
+            False, f"{path} cannot be written: {error.strerror}", "give the service write access, or free some space"
         )
     return Finding(True, f"{path} can be written")
 
@@ -212,7 +208,9 @@ def _link_new(staged: Path, final: Path) -> None:
     try:
         os.link(staged, final)
     except FileExistsError as error:
-        raise VolumeExistsError(f"a file {final.name} came up while the job ran; it is left alone") from error
+        raise VolumeExistsError(
+            f"the file {final.name} was created while the job was running; it was not changed"
+        ) from error
     staged.unlink()
 
 
@@ -232,15 +230,21 @@ def _read_mark(path: Path, volume: str, status: os.stat_result) -> Provenance | 
             return None
         raise
     except (msgspec.MsgspecError, RecursionError):
-        return None  # not written by us
+        return None  # not written by this service
     return mark.provenance if (mark.name, mark.inode) == (volume, status.st_ino) else None
 
 
-def _finding(ok: bool, what: str, fix: str) -> Finding:
-    return Finding(ok, what if ok else f"not so: {what}", "" if ok else fix)
+def _attributes(path: Path) -> Finding:
+    if _supports_attributes(path):
+        return Finding(True, f"the filesystem of {path} supports user extended attributes")
+    return Finding(
+        False,
+        f"the filesystem of {path} does not support user extended attributes",
+        "use ext4, xfs, btrfs or NFS 4.2",
+    )
 
 
-def _keeps_attributes(path: Path) -> bool:
+def _supports_attributes(path: Path) -> bool:
     try:
         os.getxattr(path, ATTRIBUTE)
     except OSError as error:

@@ -1,10 +1,10 @@
-"""Whether a file is open, who has it open, and whether it was opened since. Blocking: call it in a thread.
+"""Finds out whether a file is open, by which processes, and whether it is opened later. Blocking: call it in a thread.
 
-The kernel is asked with a write lease: it is granted only if no other open of the file exists, and so also knows of
-loop devices, mapped files and processes of other namespaces, which no walk over /proc sees. While the lease is held,
-an open of the file waits, and shows. The walk finds names for the error, and stands in if a filesystem has no leases
-or the file's owner forbids one (without CAP_LEASE only the owner may ask). QEMU's byte-range locks are looked at as
-well: on a network filesystem they show a guest of another host.
+The check takes a write lease. The kernel grants it only if the file is not open elsewhere, including by loop devices,
+mappings and processes of other namespaces, which a scan of /proc cannot see. While the lease is held, an open of the
+file waits and can be detected. The scan of /proc finds process names for the error message. It also replaces the lease
+if the filesystem has none or the file has another owner (without CAP_LEASE only the owner may take one). QEMU's
+byte-range locks are checked too: on a network filesystem they reveal a guest on another host.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ _F_SETSIG = 10
 _F_OFD_GETLK = 36
 _FLOCK = "hhqqi4x"
 
-# udev and indexers open a fresh file for a moment: a lease refused once says little.
+# udev and indexers open a new file briefly, so a lease that is refused once is retried.
 _TRIES = 3
 _PAUSE = 0.05
 
 
 class Hold:
-    """One file, looked at for openers from the moment it was found closed.
+    """A file that is watched for openers.
 
-    ``users`` are those that had it open then. ``fd`` is our own open of the file; it counts as none.
+    ``users`` are the processes that have it open; if there are any, it is not watched. ``fd`` is our own descriptor
+    of the file, which is not counted.
     """
 
     def __init__(self, path: Path, fd: int, users: list[VolumeUser], *, leased: bool = False) -> None:
@@ -47,24 +48,24 @@ class Hold:
         self._leased = leased
 
     def opened(self) -> list[VolumeUser]:
-        """Return what opened the file, or waits to open it, since it was found closed. Raises OSError."""
+        """Return the processes that opened the file since it was found closed, or wait to. Raises OSError."""
         if self._leased and fcntl.fcntl(self.fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK and not _is_locked(self.fd):
             return []
-        found = _walk_proc(os.fstat(self.fd), self.fd)
+        found = _scan_proc(os.fstat(self.fd), self.fd)
         if self._leased or _is_locked(self.fd):
             return found or [VolumeUser("process", "that opened it just now")]
         return found
 
 
 def users_of(path: Path) -> list[VolumeUser]:
-    """Return who has the file at ``path`` open; empty if it is closed. Raises OSError."""
+    """Return the processes that have the file at ``path`` open; empty if it is closed. Raises OSError."""
     with held(path) as hold:
         return hold.users
 
 
 @contextmanager
 def held(path: Path, flags: int = os.O_RDONLY) -> Iterator[Hold]:
-    """Hold the file at ``path``: if it is closed, an open of it shows until this is left, and waits if it has to.
+    """Watch the file at ``path``: if it is closed, an open of it during the block is detected, and waits if leased.
 
     ``flags`` are those of our own open. Raises OSError.
     """
@@ -73,7 +74,7 @@ def held(path: Path, flags: int = os.O_RDONLY) -> Iterator[Hold]:
         yield hold
     finally:
         if hold.fd >= 0:
-            os.close(hold.fd)  # gives the lease up; the last look may have found someone waiting for that
+            os.close(hold.fd)  # also releases the lease, which lets waiting opens continue
 
 
 def _held(path: Path, flags: int) -> Hold:
@@ -83,11 +84,11 @@ def _held(path: Path, flags: int) -> Hold:
             time.sleep(_PAUSE)
         try:
             fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except BlockingIOError:  # another has a lease on it
+        except BlockingIOError:  # another process has a lease on it
             continue
         try:
             refused = _is_locked(fd) or _lease_refused(fd)
-            busy = [] if refused is False else _walk_proc(os.fstat(fd), fd)
+            busy = [] if refused is False else _scan_proc(os.fstat(fd), fd)
         except BaseException:
             os.close(fd)
             raise
@@ -98,18 +99,18 @@ def _held(path: Path, flags: int) -> Hold:
 
 
 def _is_locked(fd: int) -> bool:
-    """Whether a write lock on the whole file would meet another's lock, as QEMU holds them."""
+    """Return whether another process, such as QEMU, has a byte-range lock on the file."""
     ask = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    with suppress(OSError):  # no locks there, so no one holds one
+    with suppress(OSError):  # the filesystem has no locks
         answer = fcntl.fcntl(fd, _F_OFD_GETLK, ask)
         return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
     return False
 
 
 def _lease_refused(fd: int) -> bool | None:
-    """Take a write lease, which lasts until ``fd`` is closed: False. None if there are no leases to be had."""
+    """Take a write lease until ``fd`` is closed. Return True if it is refused, None if leases are unavailable."""
     try:
-        # An open of the file while the lease is held makes the kernel signal us; the default signal kills.
+        # An open of a leased file makes the kernel signal us. The default signal would kill the process.
         fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError as error:
@@ -117,7 +118,7 @@ def _lease_refused(fd: int) -> bool | None:
     return False
 
 
-def _walk_proc(wanted: os.stat_result, own_fd: int) -> list[VolumeUser]:
+def _scan_proc(wanted: os.stat_result, own_fd: int) -> list[VolumeUser]:
     own = f"/proc/{os.getpid()}/fd/{own_fd}"
     return [
         VolumeUser("process", f"{_command(process)} ({process.name})")
@@ -127,7 +128,7 @@ def _walk_proc(wanted: os.stat_result, own_fd: int) -> list[VolumeUser]:
 
 
 def _has_open(process: Path, wanted: os.stat_result, own: str) -> bool:
-    with suppress(OSError):  # it ended, or is not ours to look into
+    with suppress(OSError):  # it ended, or we may not read it
         for fd in (process / "fd").iterdir():
             with suppress(OSError):
                 if str(fd) != own and os.path.samestat(fd.stat(), wanted):

@@ -1,8 +1,7 @@
-"""Names of the files below ``.lvp/stage``: what each is, whose it is, and which job's. Pure.
+"""Names of the files below ``.lvp/stage``: their kind, owner, job and volume. Pure.
 
-``@OWNER.JOB.VOLUME`` is under construction, ``@OWNER.old-JOB.VOLUME`` is the replaced volume until the new one is
-known to stand, ``@OWNER.gone-TOKEN.VOLUME`` is a volume being removed. Names without an owner are of a time before
-there were owners.
+``@OWNER.JOB.VOLUME`` is a staged volume, ``@OWNER.old-JOB.VOLUME`` a replaced volume that is kept until the swap is
+complete, ``@OWNER.gone-TOKEN.VOLUME`` a volume being removed. Earlier versions wrote names without an owner.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ OLD, GONE = "old-", "gone-"
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    """A file below ``.lvp/stage``. ``owner`` is empty if none is known; ``job`` is a token if it is being removed."""
+    """A file below ``.lvp/stage``. ``owner`` is empty if unknown; ``job`` is a token for a volume being removed."""
 
     path: Path
     owner: str
@@ -30,7 +29,7 @@ class StagedFile:
 
     @classmethod
     def read(cls, path: Path) -> StagedFile:
-        """Read the name of ``path``. Every name is accepted."""
+        """Return the file that the name of ``path`` describes. Every name is accepted."""
         match = _SHAPE.fullmatch(path.name)
         if match is None:
             return cls(path, "", "", path.name, "")
@@ -38,13 +37,13 @@ class StagedFile:
 
     @property
     def what(self) -> str:
-        """What it is, for a sentence."""
+        """A description for messages."""
         if self.kind == GONE:
             return f"volume {self.volume}, which was being removed"
         return f"the {'replaced' if self.kind == OLD else 'staged'} volume {self.volume} of job {self.job}"
 
 
 def staged_name(owner: str, job: str, volume: str, kind: str = "") -> str:
-    """The name of a file below ``.lvp/stage``."""
+    """Return the name of a file below ``.lvp/stage``."""
     prefix = f"@{owner}." if owner else ""
     return f"{prefix}{kind}{job}.{volume}"

@@ -1,4 +1,4 @@
-"""Checks names, and decides what happens to an existing volume. Pure."""
+"""Checks volume names and decides how a new volume is placed. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from lvp_target_file.folder import SUFFIX
-from provisioner.contracts import Placement
+from provisioner.contracts import GIB, Placement
 from provisioner.contracts.errors import NoSpaceError, VolumeExistsError, VolumeNameError
 
 if TYPE_CHECKING:
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from lvp_target_file.settings import FileSettings
     from provisioner.contracts import StageRequest
 
-# A file name holds 255 bytes; the staged one has the job's id (36) before the volume's name.
+# A file name has at most 255 bytes. A staged name puts the owner and the job's id (36) before the volume's name.
 MAX_NAME = 200
-# How far the size of a volume that is there may be from the one asked for, in parts of the latter.
+# The largest accepted difference between existing and requested size, as a fraction of the requested size.
 SIZE_TOLERANCE = 0.05
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.+-]{{0,{MAX_NAME - 1}}}")
 
@@ -25,15 +25,15 @@ def check_name(volume: str) -> None:
     """Raise VolumeNameError if ``volume`` is not a valid name."""
     if not _NAME.fullmatch(volume):
         raise VolumeNameError(
-            f"{volume[:80]!r} cannot be a volume's name: 1 to {MAX_NAME} letters, digits and any of '_.+-', "
-            "beginning with a letter or a digit"
+            f"{volume[:80]!r} is not a valid volume name: use 1 to {MAX_NAME} letters, digits and '_.+-', "
+            "starting with a letter or digit"
         )
 
 
 def place(request: StageRequest, old: Entry | None, free_bytes: int, settings: FileSettings) -> Placement:
-    """How ``request`` is placed where ``old`` stands and ``free_bytes`` are free.
+    """Return the placement for ``request`` with ``old`` as the existing entry and ``free_bytes`` of free space.
 
-    Raises VolumeExistsError or NoSpaceError. Whether ``old`` is in use is not looked at.
+    Raises VolumeExistsError or NoSpaceError. Does not check whether ``old`` is in use.
     """
     needed = _needed(request, settings)
     fits = needed <= free_bytes
@@ -41,28 +41,36 @@ def place(request: StageRequest, old: Entry | None, free_bytes: int, settings: F
         _check_replaceable(request, old, settings)
     if fits:
         return Placement.NEW if old is None else Placement.SWAP
-    fits_instead = old is not None and needed <= free_bytes + old.status.st_blocks * 512
-    if fits_instead and settings.replace == "in-place":
+    fits_in_place = old is not None and needed <= free_bytes + old.status.st_blocks * 512
+    if fits_in_place and settings.replace == "in-place":
         return Placement.IN_PLACE
-    raise NoSpaceError(f"volume {request.name} needs {needed} bytes and {settings.directory} has {free_bytes} free")
+    raise NoSpaceError(
+        f"volume {request.name} needs {needed / GIB:.2f} GiB, but {settings.directory} has "
+        f"{free_bytes / GIB:.2f} GiB free"
+    )
 
 
 def _needed(request: StageRequest, settings: FileSettings) -> int:
-    """How much must be free: all of it, or with ``overcommit`` what is going to be written as far as known."""
+    """Return the bytes that must be free: the full size or, with ``overcommit``, the image's data if known."""
     return (request.data_bytes or 0) if settings.overcommit and not settings.preallocate else request.size_bytes
 
 
 def _check_replaceable(request: StageRequest, old: Entry, settings: FileSettings) -> None:
     if not old.is_plain:
         raise VolumeExistsError(
-            f"{request.name}{SUFFIX} is there and is no regular file with a single name; it is left alone"
+            f"{request.name}{SUFFIX} already exists and is not a regular file with a single link; remove it or choose "
+            "another name"
         )
     if settings.replace == "refuse":
-        raise VolumeExistsError(f"volume {request.name} is there and this target replaces none")
+        raise VolumeExistsError(
+            f'volume {request.name} already exists, and the target\'s setting replace = "refuse" keeps it'
+        )
     if settings.only_own and old.provenance is None:
-        raise VolumeExistsError(f"volume {request.name} is there and this service did not make it")
+        raise VolumeExistsError(
+            f"volume {request.name} was not created by this service, and the target's setting only_own = true keeps it"
+        )
     if abs(old.status.st_size - request.size_bytes) > request.size_bytes * SIZE_TOLERANCE:
         raise VolumeExistsError(
-            f"volume {request.name} is there with {old.status.st_size} bytes, more than 5% off the "
-            f"{request.size_bytes} asked for"
+            f"volume {request.name} has {old.status.st_size / GIB:.2f} GiB, more than 5% off the requested "
+            f"{request.size_bytes / GIB:.2f} GiB; remove it or request its size"
         )

@@ -1,4 +1,4 @@
-"""The file target's settings, each default with its reason."""
+"""The settings of the file target, with reasons for the defaults."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ import msgspec
 class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keys of ``[targets.NAME]`` with ``plugin = "file"``.
 
-    ``directory``: where the volumes stand; absolute, must exist (it may be a mount that is not there yet).
+    ``directory`` is the folder of the volumes, an absolute path. It must exist, but may be mounted later.
     """
 
     directory: str
 
-    # Whether a missing folder is made at the start. Not by default: a mount that failed must not be written beneath.
+    # Whether to create a missing folder at the start. Off by default: if a mount failed, nothing may be written to
+    # its mount point.
     make_directory: bool = False
 
-    # What happens to a volume that is there. Swapping keeps the old one until the new one is complete.
-    # "in-place" swaps as well, and gives the old one's space away only where there is no room for both.
+    # What to do with an existing volume. "swap" keeps the old one until the new one is complete. "in-place" does the
+    # same if there is space for both, and overwrites the old one if not.
     replace: Literal["swap", "in-place", "refuse"] = "swap"
 
-    # Sparse files take what the image holds; allocating all at once is for folders where a guest must never
-    # meet a full filesystem.
+    # Whether to allocate the full size at once. A sparse file takes only the space of the image's data, but a guest
+    # may then run into a full filesystem.
     preallocate: bool = False
 
-    # Whether the full size must be free when the volume is made. A job that fails today is better than a guest
-    # that is paused at night because several sparse files grew into the same free space. With overcommit only
-    # what the image holds must fit; preallocated volumes always need all of it.
+    # Whether a volume may be created without its full size being free. Off by default: a job that fails now is better
+    # than a guest that is paused later because several sparse files grew into the same free space. With overcommit
+    # only the image's data must fit. Preallocated volumes always need their full size.
     overcommit: bool = False
 
-    # Whether only volumes that this service made may be replaced. Others may by default, if their size fits.
+    # Whether only volumes that this service created may be replaced. By default others may too, if their size fits.
     only_own: bool = False
 
-    # Whether other installations (state directories) may work in the folder at the same time, as on storage that
-    # several hosts share; each recovers only what it staged itself. By default a second one is taken for a mistake.
+    # Whether other installations (state directories) may use the folder at the same time, as on storage that several
+    # hosts share. Each recovers only what it staged itself. By default a second installation is refused.
     shared: bool = False
 
     def __post_init__(self) -> None:

@@ -1,9 +1,10 @@
-"""How a volume that is there gives way: swapped for a new one, removed, or taken over to be overwritten.
+"""Swaps an existing volume for a new one, removes it, or takes it over to be overwritten.
 
-The look for openers and the move are one. The volume's file is held (``holders``), so that an open of it waits and
-shows; it keeps a second name while the move is made; a last look follows, and a file that was opened in between gets
-its name back. A path that was looked up before the move may reach the file a moment after it, so the last look waits
-for that moment. An opener therefore has the old volume, and the move is refused, or it comes after the move.
+The check for openers and the move act as one step. The volume's file is held (``holders``), so that an open of it
+waits and is detected, and it keeps a second name during the move. A last check follows; if the file was opened in
+between, it gets its name back. A process that looked the path up before the move may open the file shortly after it, so
+the last check waits for that long. An opener thus either has the old volume, and the move is undone, or comes after
+the move.
 
 Everything here blocks: call it in a thread.
 """
@@ -29,24 +30,24 @@ if TYPE_CHECKING:
     from lvp_target_file.holders import Hold
     from provisioner.contracts import StageRequest, VolumeUser
 
-# Between looking a path up and opening what it leads to lie microseconds; a process that is preempted there runs again
-# within this, in seconds. An open of the volume waits as long at most.
+# Seconds. The kernel looks a path up and opens the file microseconds later; a process that is preempted in between runs
+# again within this time. It is also the longest that an open of the volume waits.
 _SETTLE = 0.02
 
 
 def refuse_if_used(volume: str, users: list[VolumeUser]) -> None:
     """Raise VolumeInUseError if there are ``users``."""
     if users:
-        raise VolumeInUseError(f"volume {volume} is in use by {', '.join(map(str, users[:5]))}; it is not touched")
+        raise VolumeInUseError(f"volume {volume} is in use by {', '.join(map(str, users[:5]))}; it was not changed")
 
 
 def swap(folder: Folder, request: StageRequest, over: Entry) -> None:
-    """Give the staged file the name of ``over``, whose file is left under ``old_of(request)``.
+    """Give the staged file the name of ``over``, and keep the file of ``over`` as ``old_of(request)``.
 
-    Raises VolumeInUseError or VolumeExistsError, and then all is as before.
+    If this raises VolumeInUseError or VolumeExistsError, nothing has changed.
     """
     staged, aside = folder.stage_of(request), old_of(folder, request)
-    discard(folder, StagedFile.read(aside))  # of an earlier attempt of this very job
+    discard(folder, StagedFile.read(aside))  # left by an earlier attempt of this job
     with _holding(over) as hold, translated("replace", over.path):
         os.link(over.path, aside)
         refuse_if_used(over.name, hold.opened())
@@ -68,9 +69,9 @@ def remove(folder: Folder, entry: Entry) -> None:
 
 
 def take_over(folder: Folder, request: StageRequest, entry: Entry) -> None:
-    """Make the volume's own file the staged one, all zeros: its content is gone.
+    """Make the volume's own file the staged file, zeroed; its content is lost.
 
-    Raises VolumeInUseError, and then all is as before.
+    If this raises VolumeInUseError, nothing has changed.
     """
     with _holding(entry, os.O_RDWR) as hold:
         _move_aside(folder, entry, hold, folder.stage_of(request))
@@ -80,14 +81,14 @@ def take_over(folder: Folder, request: StageRequest, entry: Entry) -> None:
 
 
 def old_of(folder: Folder, request: StageRequest) -> Path:
-    """Where the replaced volume's file stands until the new one is known to stand."""
+    """Return the path that keeps the replaced volume's file until the swap is complete."""
     return folder.stages / staged_name(folder.owner, request.job_id, request.name, OLD)
 
 
 def discard(folder: Folder, staged: StagedFile) -> bool:
-    """Remove a file below ``.lvp/stage``. False if it is not there.
+    """Remove a file below ``.lvp/stage``; return False if it does not exist.
 
-    A replaced or removed volume that is open after all is kept for its user. Raises VolumeInUseError.
+    Keep a replaced or removed volume that is open, and raise VolumeInUseError.
     """
     path = staged.path
     with translated("remove", path):
@@ -110,27 +111,27 @@ def _move_aside(folder: Folder, entry: Entry, hold: Hold, aside: Path) -> None:
         entry.path.rename(aside)
         time.sleep(_SETTLE)
         if users := hold.opened():
-            _give_back(aside, entry.path)
+            _restore_name(aside, entry.path)
             sync(folder.path)
             refuse_if_used(entry.name, users)
         sync(folder.path)
 
 
-def _give_back(aside: Path, path: Path) -> None:
+def _restore_name(aside: Path, path: Path) -> None:
     try:
         os.link(aside, path)
     except FileExistsError as error:
         raise TargetError(
-            f"volume {path.name} is in use and could not get its name back, which another file has now; it is {aside}"
+            f"volume {path.name} is in use, but another file has taken its name; the volume's file is now {aside}"
         ) from error
     aside.unlink()
 
 
 @contextmanager
 def _holding(entry: Entry, flags: int = os.O_RDONLY) -> Iterator[Hold]:
-    """Hold the file of ``entry``, found closed. Raises VolumeInUseError, or VolumeExistsError if it is another now."""
-    with translated("look who uses", entry.path), held(entry.path, flags) as hold:
+    """Hold the closed file of ``entry``. Raises VolumeInUseError, or VolumeExistsError if the file was replaced."""
+    with translated("find the users of", entry.path), held(entry.path, flags) as hold:
         refuse_if_used(entry.name, hold.users)
         if not os.path.samestat(os.fstat(hold.fd), entry.status):
-            raise VolumeExistsError(f"volume {entry.name} was replaced by something else while the job ran")
+            raise VolumeExistsError(f"volume {entry.name} was removed or replaced while the job was running")
         yield hold

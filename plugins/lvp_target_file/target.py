@@ -61,7 +61,8 @@ class FileTarget(BlockTarget):
         placement, old = await _in_thread(self._place, request)
         if placement is Placement.IN_PLACE and not verified:
             raise VolumeExistsError(
-                f"there is no room to keep volume {request.name} while it is replaced, and the image is not verified"
+                f"there is no room to stage a second volume {request.name}, and only an image verified beforehand may "
+                "overwrite it in place"
             )
         try:
             await _in_thread(self._make, request, placement, old)
@@ -89,10 +90,10 @@ class FileTarget(BlockTarget):
         self._folder.lock.release()
 
     def volume_of(self, entry: Entry) -> Volume:
-        """``entry`` as the core sees it."""
+        """Return ``entry`` as a volume."""
         return Volume(entry.name, self.name, str(entry.path), entry.status.st_size, entry.provenance)
 
-    # All below blocks and runs in threads.
+    # The methods below block and run in threads.
 
     def _place(self, request: StageRequest) -> tuple[Placement, Entry | None]:
         self.check_name(request.name)
@@ -117,7 +118,7 @@ class FileTarget(BlockTarget):
     def _remove(self, volume: str) -> None:
         entry = self._folder.look(volume)
         if entry is None or entry.provenance is None:
-            raise NotFoundError(f"target {self.name} has no volume {volume} that this service made")
+            raise NotFoundError(f"target {self.name} has no volume {volume} that this service created")
         self._folder.claim()
         swaps.remove(self._folder, entry)
 
@@ -126,11 +127,11 @@ class FileTarget(BlockTarget):
             self._folder.path.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._folder.claim()
         dead = [file for file in self._folder.staged() if file.job not in live_jobs]
-        sentences = [self._recovered(file, every_owner=every_owner) for file in dead]
-        return [sentence for sentence in sentences if sentence is not None]
+        actions = [self._recovered(file, every_owner=every_owner) for file in dead]
+        return [action for action in actions if action is not None]
 
     def _recovered(self, file: StagedFile, *, every_owner: bool) -> str | None:
-        """What was done about a file that no live job of ours owns; None if it is gone already."""
+        """Clean up a file that no live job owns. Return what was done, or None if the file is already gone."""
         if file.owner not in {"", self._folder.owner} and not every_owner:
             return f"left {file.what} alone: it belongs to another installation ({file.owner})"
         try:
@@ -140,7 +141,7 @@ class FileTarget(BlockTarget):
 
 
 class _Staged:
-    """A staged file. ``over`` is what it will replace, None where the name must be free."""
+    """A staged file. ``over`` is the volume that it will replace; None if the name must be free."""
 
     def __init__(self, target: FileTarget, folder: Folder, request: StageRequest, over: Entry | None) -> None:
         self.device = Device(str(folder.stage_of(request)), request.size_bytes, reads_zero=True)
@@ -153,7 +154,7 @@ class _Staged:
         request, over = self._request, self._over
         provenance = replace(request.provenance, image_digest=image_digest)
         if over is not None and not over.is_still(self._folder.look(request.name)):
-            raise VolumeExistsError(f"volume {request.name} was replaced by something else while the job ran")
+            raise VolumeExistsError(f"volume {request.name} was removed or replaced while the job was running")
         self._folder.finish(request, provenance, over)
         if over is None:
             self._folder.publish(request)

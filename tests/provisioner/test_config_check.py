@@ -126,7 +126,7 @@ image_type = "cow"
     report = check(write(files, text), files=False)
     expected = [
         "jobs.max_concurrent: found 0",
-        "sources.more: 'nonsense' is not the prefix of an http or https url",
+        "sources.more: 'nonsense' is not a prefix of http or https URLs",
         "sources.more: proxy must be a url",
         "sources.more.conections: unknown key; did you mean 'connections'?",
         'sources.more.stall_timeout: found "soon"',

@@ -1,4 +1,4 @@
-"""A libvirtd of the tests' own: a real one, whose folders nobody else sees, and whose guests run without KVM."""
+"""A real libvirtd for the tests, with private folders. Its guests run without KVM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-# In a mount namespace of its own the daemon finds empty folders where a host keeps its domains and pools.
+# The daemon runs in its own mount namespace, in which the folders of the host's domains and pools are empty.
 START = """
 set -e
 for folder in /run/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt /etc/libvirt; do
@@ -34,7 +34,7 @@ DOMAIN = """
 
 
 class Libvirt:
-    """The daemon, and the few calls the tests make of it."""
+    """A libvirtd, with the few calls that the tests need."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -106,7 +106,7 @@ def libvirt(daemon):
 
 @pytest.fixture
 def loop_device(image):
-    """``image`` as a block device."""
+    """Attach ``image`` to a loop device and return its path."""
     command = ["losetup", "--find", "--show", str(image)]
     device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     yield device

@@ -1,4 +1,4 @@
-"""What is read out of libvirt's descriptions."""
+"""Tests of reading domain and pool XML."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ LIVE = """
 """
 
 
-def test_every_place_a_domain_names_is_found():
+def test_read_domains_finds_all_storage():
     (domain,) = read_domains(LIVE)
     assert (domain.name, domain.uuid) == ("web & mail", "6695eb01-f6a4-8304-79aa-97f2502e193f")
     assert domain.paths == {"/dev/vg0/web-01", "/srv/base.qcow2", "/dev/vg0/web-02", "/dev/vg0/shared"}
     assert domain.pool_volumes == {PoolVolume("thin", "data")}
 
 
-def test_many_documents_one_after_the_other():
+def test_read_domains_several_documents():
     assert len(read_domains(f"{LIVE}\n\n{LIVE}\n")) == 2
     assert read_domains("\n") == []
 
 
 @pytest.mark.parametrize("broken", [LIVE[:-20], "<domain>", "error: &"])
-def test_half_a_description_is_no_answer(broken):
+def test_read_domains_malformed(broken):
     with pytest.raises(TargetUnavailableError, match="cannot parse"):
         read_domains(broken)
 
 
-def test_folder_of_a_pool():
+def test_pool_folder():
     assert pool_folder("<pool type='logical'><target><path>/dev/vg0</path></target></pool>") == "/dev/vg0"
     assert pool_folder("<pool type='rbd'><source/></pool>") is None

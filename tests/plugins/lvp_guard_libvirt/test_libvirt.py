@@ -24,7 +24,7 @@ def volume(path):
     return Volume("web-01", "files", str(path), 1024 * 1024)
 
 
-async def test_running_domain_is_named_and_one_that_is_shut_off_is_not(libvirt, image):
+async def test_users_running_domains_only(libvirt, image):
     libvirt.define("guest of web-01", f"<source file='{image}'/>")
     assert await guard(libvirt).users(volume(image)) == []
     libvirt.virsh("start", "guest of web-01")
@@ -36,13 +36,13 @@ async def test_running_domain_is_named_and_one_that_is_shut_off_is_not(libvirt, 
     assert await guard(libvirt).users(volume(image)) == []
 
 
-async def test_defined_domains_count_where_the_config_says_so(libvirt, image):
+async def test_users_with_defined_domains(libvirt, image):
     libvirt.define("shut-off", f"<source file='{image}'/>")
     assert await guard(libvirt, defined=True).users(volume(image)) == [VolumeUser("domain", "shut-off")]
 
 
-async def test_more_domains_than_are_asked_for_at_once(libvirt, image, monkeypatch):
-    monkeypatch.setattr("lvp_guard_libvirt.guard._AT_ONCE", 2)
+async def test_users_more_domains_than_a_batch(libvirt, image, monkeypatch):
+    monkeypatch.setattr("lvp_guard_libvirt.guard._BATCH", 2)
     for number in range(5):
         libvirt.define(f"guest-{number}", f"<source file='{image if number in {0, 4} else '/nonexistent'}'/>")
     users = await guard(libvirt, defined=True).users(volume(image))
@@ -55,7 +55,7 @@ def second_node(device, path):
     return path
 
 
-async def test_one_device_has_many_names(libvirt, loop_device, tmp_path):
+async def test_users_by_other_device_names(libvirt, loop_device, tmp_path):
     other = second_node(loop_device, tmp_path / "by-another-name")
     (tmp_path / "link").symlink_to(loop_device)
     libvirt.define("block", f"<source dev='{other}'/>", kind="block")
@@ -63,28 +63,28 @@ async def test_one_device_has_many_names(libvirt, loop_device, tmp_path):
         assert await guard(libvirt, defined=True).users(volume(name)) == [VolumeUser("domain", "block")]
 
 
-async def test_volume_of_a_storage_pool(libvirt, image):
+async def test_users_of_pool_volume(libvirt, image):
     libvirt.virsh("pool-create-as", "folder", "dir", "--target", str(image.parent))
     libvirt.define("by-pool", f"<source pool='folder' volume='{image.name}'/>", kind="volume")
     libvirt.virsh("start", "by-pool")
     assert await guard(libvirt).users(volume(image)) == [VolumeUser("domain", "by-pool")]
 
 
-async def test_pool_that_is_no_more_is_nobodys_veto(libvirt, image):
+async def test_users_pool_removed(libvirt, image):
     libvirt.define("forgotten", "<source pool='gone' volume='web-01'/>", kind="volume")
     assert await guard(libvirt, defined=True).users(volume(image)) == []
 
 
-async def test_no_answer_is_no_permission(libvirt, image, tmp_path):
-    away = LibvirtGuard(GuardSettings(uri=f"qemu+unix:///system?socket={tmp_path}/nobody"), CONTEXT)
-    with pytest.raises(TargetUnavailableError, match="does not say"):
+async def test_users_libvirt_unreachable(libvirt, image, tmp_path):
+    away = LibvirtGuard(GuardSettings(uri=f"qemu+unix:///system?socket={tmp_path}/no-socket"), CONTEXT)
+    with pytest.raises(TargetUnavailableError, match="the call to libvirt at"):
         await away.users(volume(image))
     absent = guard(libvirt, virsh=str(tmp_path / "virsh"))
     with pytest.raises(TargetUnavailableError, match="virsh could not be started"):
         await absent.users(volume(image))
 
 
-async def test_libvirt_that_hangs_is_given_up(tmp_path, image):
+async def test_users_libvirt_hangs(tmp_path, image):
     virsh = tmp_path / "virsh"
     virsh.write_text("#!/bin/sh\nexec tail -f /dev/null\n")
     virsh.chmod(0o755)
@@ -92,7 +92,7 @@ async def test_libvirt_that_hangs_is_given_up(tmp_path, image):
         await LibvirtGuard(GuardSettings(virsh=str(virsh), timeout=1), CONTEXT).users(volume(image))
 
 
-async def test_cancel_ends_the_question(tmp_path, image):
+async def test_users_cancelled(tmp_path, image):
     virsh, asked = tmp_path / "virsh", tmp_path / "asked"
     os.mkfifo(asked)
     virsh.write_text(f"#!/bin/sh\necho >{asked}\nexec tail -f /dev/null\n")
@@ -104,14 +104,14 @@ async def test_cancel_ends_the_question(tmp_path, image):
 
 
 def completed(**changes):
-    said = {
+    fields = {
         "job_id": "1", "status": "completed", "stage": "done", "percent": 100.0, "volume_name": "web-01",
         "image_url": "http://localhost/image", "correlation_id": None, "error": None, "at": 0.0,
     }  # fmt: skip
-    return JobEvent(**{**said, **changes})
+    return JobEvent(**{**fields, **changes})
 
 
-async def test_pool_shows_a_volume_that_was_made(libvirt, tmp_path):
+async def test_pool_refresh_shows_new_volume(libvirt, tmp_path):
     libvirt.virsh("pool-create-as", "volumes", "dir", "--target", str(tmp_path))
     (tmp_path / "web-01.raw").write_bytes(bytes(4096))
     observer = PoolRefresher(PoolSettings(uri=libvirt.uri, pools=["volumes"]), CONTEXT)
@@ -122,7 +122,7 @@ async def test_pool_shows_a_volume_that_was_made(libvirt, tmp_path):
     assert "web-01.raw" in libvirt.virsh("vol-list", "volumes")
 
 
-async def test_one_pool_that_is_missing_does_not_hide_the_others(libvirt, tmp_path):
+async def test_pool_refresh_one_pool_missing(libvirt, tmp_path):
     libvirt.virsh("pool-create-as", "volumes", "dir", "--target", str(tmp_path))
     (tmp_path / "web-01.raw").write_bytes(bytes(4096))
     observer = PoolRefresher(PoolSettings(uri=libvirt.uri, pools=["no-such-pool", "volumes"]), CONTEXT)
@@ -132,6 +132,6 @@ async def test_one_pool_that_is_missing_does_not_hide_the_others(libvirt, tmp_pa
 
 
 @pytest.mark.parametrize("wrong", [{"timeout": 0.5}, {"pools": []}, {"pools": [""]}])
-def test_impossible_settings(wrong):
+def test_invalid_settings(wrong):
     with pytest.raises(ValueError, match="must"):
         PoolSettings(**{"pools": ["vg0"], **wrong})

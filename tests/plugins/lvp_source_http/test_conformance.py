@@ -1,4 +1,4 @@
-"""The suite every image source must pass, against nginx (plain and TLS) and a server without ranges."""
+"""The conformance suite of image sources, with nginx (plain and TLS) and a server without range support."""
 
 import tempfile
 from contextlib import asynccontextmanager

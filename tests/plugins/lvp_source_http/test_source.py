@@ -33,7 +33,7 @@ def secret(tmp_path, text, name="secret"):
 
 
 async def fetch(image_source, url, path, **span):
-    """The url's bytes by way of ``save``, and where they began."""
+    """Fetch a URL with ``save``; return the bytes and their start offset."""
     with path.open("w+b") as file:
         async with image_source.open(ImageUrl.parse(url), **span) as stream:
             marks = []
@@ -53,7 +53,7 @@ def web(tmp_path):
         yield server
 
 
-async def test_an_image_comes_whole_from_nginx_over_http_and_tls_with_a_private_authority(web, tmp_path):
+async def test_fetch_over_http_and_private_tls(web, tmp_path):
     lab = source(tmp_path, [web.url, web.tls_url], ca_file=str(web.ca_file))
     for base in (web.url, web.tls_url):
         image = await lab.stat(ImageUrl.parse(f"{base}/disk.qcow2"))
@@ -66,27 +66,27 @@ async def test_an_image_comes_whole_from_nginx_over_http_and_tls_with_a_private_
     await lab.aclose()
 
 
-async def test_names_with_spaces_and_plus_signs_reach_the_server_as_they_are_quoted(web, tmp_path):
+async def test_stat_quoted_name(web, tmp_path):
     lab = source(tmp_path, [web.url])
     assert (await lab.stat(ImageUrl.parse(f"{web.url}/disk%20image+1.qcow2"))).size == len(CONTENT)
     await lab.aclose()
 
 
-async def test_an_empty_file_is_an_image_of_no_bytes(web, tmp_path):
+async def test_fetch_empty_file(web, tmp_path):
     lab = source(tmp_path, [web.url])
     assert (await lab.stat(ImageUrl.parse(f"{web.url}/empty"))).size == 0
     assert await fetch(lab, f"{web.url}/empty", tmp_path / "out") == (b"", 0)
     await lab.aclose()
 
 
-async def test_a_missing_image_is_said_to_be_missing(web, tmp_path):
+async def test_stat_missing_image(web, tmp_path):
     lab = source(tmp_path, [web.url])
     with pytest.raises(RemoteNotFoundError, match=r"none\.qcow2 does not exist"):
         await lab.stat(ImageUrl.parse(f"{web.url}/none.qcow2"))
     await lab.aclose()
 
 
-async def test_a_server_with_an_unknown_authority_is_refused_for_good(web, tmp_path):
+async def test_stat_untrusted_certificate(web, tmp_path):
     lab = source(tmp_path, [web.tls_url])
     with pytest.raises(SourceError, match="certificate is not trusted") as caught:
         await lab.stat(ImageUrl.parse(f"{web.tls_url}/disk.qcow2"))
@@ -94,7 +94,7 @@ async def test_a_server_with_an_unknown_authority_is_refused_for_good(web, tmp_p
     await lab.aclose()
 
 
-async def test_basic_login_from_a_secret_file(web, tmp_path):
+async def test_basic_auth_from_secret_file(web, tmp_path):
     url = f"{web.url}/basic/disk.qcow2"
     right = source(tmp_path, [web.url], username="lab", password=secret(tmp_path, "open sesame\n"))
     assert (await right.stat(ImageUrl.parse(url))).size == len(CONTENT)
@@ -107,7 +107,7 @@ async def test_basic_login_from_a_secret_file(web, tmp_path):
     await wrong.aclose()
 
 
-async def test_a_renewed_secret_counts_at_the_next_request(web, tmp_path):
+async def test_renewed_secret_is_used_at_once(web, tmp_path):
     url, password = f"{web.url}/basic/disk.qcow2", secret(tmp_path, "old")
     lab = source(tmp_path, [web.url], username="lab", password=password)
     with pytest.raises(RemoteDeniedError):
@@ -117,7 +117,7 @@ async def test_a_renewed_secret_counts_at_the_next_request(web, tmp_path):
     await lab.aclose()
 
 
-async def test_a_client_certificate_opens_the_door(web, tmp_path):
+async def test_client_certificate(web, tmp_path):
     certificate = tmp_path / "client.pem"
     web.ca.issue_cert("host.example.com").private_key_and_cert_chain_pem.write_to_path(certificate)
     url, trusted = f"{web.tls_url}/certificate/disk.qcow2", {"ca_file": str(web.ca_file)}
@@ -130,13 +130,13 @@ async def test_a_client_certificate_opens_the_door(web, tmp_path):
     await with_it.aclose()
 
 
-async def test_certificates_that_are_not_there_are_named(tmp_path):
+async def test_missing_ca_file_is_named(tmp_path):
     lab = source(tmp_path, ["https://127.0.0.1:1/"], ca_file="/nowhere/ca.pem")
     with pytest.raises(SourceError, match=r"/nowhere/ca\.pem.*No such file"):
         await lab.stat(ImageUrl.parse("https://127.0.0.1:1/x"))
 
 
-async def test_an_encrypted_client_key_is_refused_instead_of_asked_for(tmp_path):
+async def test_encrypted_client_key_fails(tmp_path):
     from cryptography.hazmat.primitives import serialization
 
     pem = trustme.CA().issue_cert("a.example.com").private_key_and_cert_chain_pem.bytes()
@@ -158,7 +158,7 @@ async def test_an_encrypted_client_key_is_refused_instead_of_asked_for(tmp_path)
         await lab.stat(ImageUrl.parse("https://127.0.0.1:1/x"))
 
 
-async def test_headers_and_bearer_tokens_go_to_the_own_urls_and_not_where_these_redirect_to(tmp_path):
+async def test_credentials_not_sent_after_redirect(tmp_path):
     moved = "302 Found\nLocation: {}/disk?signature=abc\nContent-Length: 0"
     async with raw_server(holds(CONTENT)) as store, raw_server(says(moved.format(store.url))) as front:
         lab = source(
@@ -175,7 +175,7 @@ async def test_headers_and_bearer_tokens_go_to_the_own_urls_and_not_where_these_
         await lab.aclose()
 
 
-async def test_a_redirect_out_of_what_is_configured_is_not_followed(tmp_path):
+async def test_redirect_outside_configured_urls(tmp_path):
     async with raw_server(holds(CONTENT)) as elsewhere:
         moved = says(f"302 Found\nLocation: {elsewhere.url}/disk\nContent-Length: 0")
         async with raw_server(moved) as front:
@@ -190,7 +190,7 @@ async def test_a_redirect_out_of_what_is_configured_is_not_followed(tmp_path):
             await open_to_it.aclose()
 
 
-async def test_a_url_of_nobody_is_refused_before_anything_is_sent(tmp_path):
+async def test_foreign_url_sends_no_request(tmp_path):
     async with raw_server(holds(CONTENT)) as server:
         lab = source(tmp_path, [f"{server.url}/pub"])
         for url in (f"{server.url}/public", f"{server.url}/", "http://127.0.0.1/pub"):
@@ -203,7 +203,7 @@ async def test_a_url_of_nobody_is_refused_before_anything_is_sent(tmp_path):
         assert server.requests == []
 
 
-async def test_mirrors_are_asked_in_order_and_the_origin_last(tmp_path):
+async def test_mirrors_in_order_then_origin(tmp_path):
     async with raw_server(says("503 Busy\nContent-Length: 0")) as busy, raw_server(holds(CONTENT)) as origin:
         lab = source(
             tmp_path,
@@ -220,7 +220,8 @@ async def test_mirrors_are_asked_in_order_and_the_origin_last(tmp_path):
         await lab.aclose()
 
 
-async def test_what_breaks_while_reading_from_a_mirror_is_not_taken_for_its_absence(tmp_path):
+async def test_mirror_fails_during_read(tmp_path):
+    """The error is raised; the origin is tried only if a mirror fails to open."""
     cut = says("200 OK\nContent-Length: 100", b"only this")
     async with raw_server(cut) as mirror, raw_server(holds(CONTENT)) as origin:
         lab = source(tmp_path, [origin.url], mirrors=[mirror.url])
@@ -230,7 +231,7 @@ async def test_what_breaks_while_reading_from_a_mirror_is_not_taken_for_its_abse
         await lab.aclose()
 
 
-async def test_a_proxy_is_asked_for_plain_http(tmp_path):
+async def test_proxy_for_plain_http(tmp_path):
     async with raw_server(holds(CONTENT)) as proxy:
         lab = source(
             tmp_path,
@@ -245,18 +246,18 @@ async def test_a_proxy_is_asked_for_plain_http(tmp_path):
         await lab.aclose()
 
 
-async def test_the_environments_proxy_counts_only_where_the_config_says_so(tmp_path, monkeypatch):
+async def test_environment_proxy_needs_trust_env(tmp_path, monkeypatch):
     async with raw_server(holds(CONTENT)) as proxy, raw_server(holds(b"direct")) as server:
         monkeypatch.setenv("http_proxy", proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
-        deaf, heeding = source(tmp_path, [server.url]), source(tmp_path, [server.url], trust_env=True)
-        assert (await deaf.stat(ImageUrl.parse(f"{server.url}/disk"))).size == len(b"direct")
-        assert (await heeding.stat(ImageUrl.parse(f"{server.url}/disk"))).size == len(CONTENT)
-        await deaf.aclose()
-        await heeding.aclose()
+        direct, proxied = source(tmp_path, [server.url]), source(tmp_path, [server.url], trust_env=True)
+        assert (await direct.stat(ImageUrl.parse(f"{server.url}/disk"))).size == len(b"direct")
+        assert (await proxied.stat(ImageUrl.parse(f"{server.url}/disk"))).size == len(CONTENT)
+        await direct.aclose()
+        await proxied.aclose()
 
 
-async def test_a_secret_that_is_not_there_or_not_fit_is_an_error_that_does_not_show_it(tmp_path, monkeypatch):
+async def test_unusable_secret_is_not_quoted(tmp_path, monkeypatch):
     monkeypatch.delenv("NO_SUCH", raising=False)
     for ref, words in (
         (SecretRef.parse("file:/nowhere/secret"), "/nowhere/secret cannot be read"),
@@ -270,7 +271,7 @@ async def test_a_secret_that_is_not_there_or_not_fit_is_an_error_that_does_not_s
         await lab.aclose()
 
 
-async def test_the_rate_limit_holds_for_all_transfers_together(tmp_path):
+async def test_rate_limit_is_shared_by_transfers(tmp_path):
     content = bytes(400_000)
     async with raw_server(holds(content)) as server:
         lab = source(tmp_path, [server.url], rate_limit=1_000_000)
@@ -283,6 +284,6 @@ async def test_the_rate_limit_holds_for_all_transfers_together(tmp_path):
         await lab.aclose()
 
 
-def test_making_a_source_touches_neither_disk_nor_network(tmp_path, monkeypatch):
+def test_create_source_without_io(tmp_path, monkeypatch):
     monkeypatch.setattr(ssl, "create_default_context", None)
     source(tmp_path, ["https://a.example.com/"], ca_file="/nowhere", bearer_token=SecretRef.parse("file:/nowhere"))

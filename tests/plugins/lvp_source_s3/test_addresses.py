@@ -27,7 +27,7 @@ AMAZON = S3Settings(region="eu-central-1")
         (AMAZON, "https://my.dotted.name.s3.eu-west-1.amazonaws.com/d", Place("my.dotted.name", "d", "eu-west-1", "")),
     ],
 )
-def test_every_form_of_url_names_its_object(settings, url, place):
+def test_place_of_url_forms(settings, url, place):
     found = place_of(ImageUrl.parse(url), settings)
     assert found is not None
     assert (found.bucket, found.key, found.region) == (place.bucket, place.key, place.region)
@@ -58,7 +58,7 @@ def test_every_form_of_url_names_its_object(settings, url, place):
         (AMAZON, "s3://images/disk?X-Amz-Signature=1"),
     ],
 )
-def test_what_is_not_plainly_its_own_is_not_owned(settings, url):
+def test_place_of_foreign_url(settings, url):
     assert place_of(ImageUrl.parse(url), settings) is None
 
 
@@ -94,7 +94,8 @@ def test_what_is_not_plainly_its_own_is_not_owned(settings, url):
         (S3Settings(endpoint="http://10.0.0.5:9000"), "s3://images/disk", "http://10.0.0.5:9000/images/disk"),
     ],
 )
-def test_the_url_to_fetch_is_quoted_as_it_is_signed_and_is_its_own_again(settings, url, address):
+def test_place_url_is_quoted_canonically(settings, url, address):
+    """The URL is quoted as it is signed, and parses back to the same place."""
     place = place_of(ImageUrl.parse(url), settings)
     assert place is not None
     assert place.url == address
@@ -102,14 +103,14 @@ def test_the_url_to_fetch_is_quoted_as_it_is_signed_and_is_its_own_again(setting
     assert again == place
 
 
-def test_a_presigned_url_is_left_exactly_as_it_is():
+def test_presigned_url_is_unchanged():
     url = "https://minio.example.com/images/a+b?X-Amz-Algorithm=A&X-Amz-Signature=abc"
     place = place_of(ImageUrl.parse(url), MINIO)
     assert place is not None
     assert (place.url, place.presigned) == (url, True)
 
 
-def test_listed_buckets_and_prefixes_are_all_there_is():
+def test_place_of_listed_buckets_only():
     settings = S3Settings(buckets=["images", "lab/golden/"])
     owned = ["s3://images/x", "s3://lab/golden/x", "https://lab.s3.amazonaws.com/golden/x", "s3://lab/%67olden/x"]
     foreign = ["s3://other/x", "s3://lab/x", "s3://lab/golden", "s3://lab/goldenx", "s3://images2/x"]

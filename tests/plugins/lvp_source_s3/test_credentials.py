@@ -28,7 +28,7 @@ def shown(keys):
     return found.access_key, found.secret_key, found.session_token
 
 
-def test_references_in_the_config_are_read_anew_each_time(tmp_path, monkeypatch):
+def test_references_are_read_every_time(tmp_path, monkeypatch):
     (tmp_path / "secret").write_text("one\n")
     monkeypatch.setenv("LAB_KEY", "key")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
@@ -43,7 +43,7 @@ def test_references_in_the_config_are_read_anew_each_time(tmp_path, monkeypatch)
     assert shown(keys) == ("key", "two", "token")
 
 
-def test_the_environment_of_the_own_kind_comes_first(monkeypatch):
+def test_environment_own_variables_first(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "amazon")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "t")
@@ -54,7 +54,7 @@ def test_the_environment_of_the_own_kind_comes_first(monkeypatch):
     assert shown(Keys(S3Settings(), "lab")) == ("amazon", "a", "t")
 
 
-def test_a_profile_of_a_shared_credentials_file(tmp_path):
+def test_credentials_file_profile(tmp_path):
     path = tmp_path / "credentials"
     path.write_text(
         "[default]\naws_access_key_id=d\naws_secret_access_key=x\n[lab]\naws_access_key_id=l\naws_secret_access_key=y"
@@ -63,7 +63,7 @@ def test_a_profile_of_a_shared_credentials_file(tmp_path):
     assert shown(minio(credentials_file=str(path), profile="lab")) == ("l", "y", None)
 
 
-def test_a_file_that_makes_no_sense_is_an_error_that_does_not_show_it(tmp_path):
+def test_malformed_file_is_not_quoted(tmp_path):
     path = tmp_path / "credentials"
     path.write_text("aws_secret_access_key = hunter2")
     with pytest.raises(SourceError, match="no usable credentials for source lab") as caught:
@@ -72,17 +72,17 @@ def test_a_file_that_makes_no_sense_is_an_error_that_does_not_show_it(tmp_path):
     assert str(path) in caught.value.message
 
 
-def test_nothing_anywhere_says_where_was_looked():
+def test_missing_credentials_lists_places():
     with pytest.raises(SourceError, match=r"MINIO_\* variables, AWS_\* variables, shared credentials file") as caught:
         minio().get()
     assert not caught.value.temporary
 
 
-def test_an_anonymous_source_has_none():
+def test_anonymous_source_has_no_keys():
     assert minio(credentials="anonymous").get() is None
 
 
-async def test_a_role_of_the_instance_is_kept_until_it_expires(monkeypatch):
+async def test_instance_role_is_cached(monkeypatch):
     answer = {"AccessKeyId": "role", "SecretAccessKey": "s", "Token": "t", "Expiration": "2999-01-01T00:00:00Z"}
     body = json.dumps(answer).encode()
     async with raw_server(says(f"200 OK\nContent-Length: {len(body)}", body)) as metadata:
@@ -93,7 +93,7 @@ async def test_a_role_of_the_instance_is_kept_until_it_expires(monkeypatch):
         assert len(metadata.requests) == 1
 
 
-async def test_a_web_identity_token_never_shows_in_an_error(monkeypatch, tmp_path):
+async def test_error_hides_the_token(monkeypatch, tmp_path):
     (tmp_path / "token").write_text("hunter2")
     async with raw_server(says("400 No\nContent-Length: 0")) as sts:
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{sts.url}/role")

@@ -24,10 +24,10 @@ def read(body, status=403, headers=None, *, anonymous=False):
         ("RequestTimeTooSkewed", RemoteDeniedError, False, "clocks"),
         ("InvalidObjectState", SourceError, False, "restored"),
         ("SlowDown", RemoteUnavailableError, True, "slow down"),
-        ("InternalError", RemoteUnavailableError, True, "error of its own"),
+        ("InternalError", RemoteUnavailableError, True, "internal error"),
     ],
 )
-def test_a_code_becomes_a_sentence(code, kind, temporary, words):
+def test_meaning_of_error_code(code, kind, temporary, words):
     error = read(xml(code))
     assert type(error) is kind
     assert error.temporary is temporary
@@ -35,7 +35,7 @@ def test_a_code_becomes_a_sentence(code, kind, temporary, words):
     assert code in error.message
 
 
-def test_an_anonymous_caller_is_called_one():
+def test_meaning_anonymous_caller():
     assert "without credentials" in read(xml("AccessDenied"), anonymous=True).message
 
 
@@ -46,12 +46,12 @@ def test_an_anonymous_caller_is_called_one():
         (xml("PermanentRedirect", "<Endpoint>x</Endpoint>"), {"x-amz-bucket-region": "eu-west-1"}),
     ],
 )
-def test_a_wrong_region_is_told_with_the_right_one(body, headers):
+def test_meaning_wrong_region(body, headers):
     error = read(body, 400, headers)
     assert 'set region = "eu-west-1" for source lab' in error.message
     assert not error.temporary
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>no</html>", xml("SomethingNew"), b"<Code>" + b"A" * 10_000, b"\xff\xfe"])
-def test_what_is_not_understood_is_left_to_the_status(body):
+def test_meaning_unknown_code_is_none(body):
     assert read(body) is None

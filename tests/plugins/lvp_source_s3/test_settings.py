@@ -10,7 +10,7 @@ def decode(kind, **table):
     return msgspec.convert(table, kind, dec_hook=lambda wanted, value: wanted.parse(value))
 
 
-def test_both_names_are_brought_with_their_own_defaults():
+def test_plugin_registers_both_back_ends():
     assert [back_end.name for back_end in lvp_image_sources()] == ["s3", "minio"]
     assert decode(S3Settings).addressing == "auto"
     assert decode(MinioSettings, endpoint="https://minio.example.com:9000").addressing == "path"
@@ -24,22 +24,22 @@ def test_both_names_are_brought_with_their_own_defaults():
         ({"endpoint": "https://key:secret@minio.example.com"}, "endpoint must be"),
         ({"endpoint": "https://minio.example.com", "dual_stack": True}, "dual_stack"),
         ({"region": "EU Central"}, "region"),
-        ({"buckets": ["Upper"]}, "'Upper' is no bucket"),
-        ({"access_key": REF}, "go together"),
-        ({"session_token": REF}, "goes with"),
-        ({"access_key": REF, "secret_key": REF, "credentials": "file"}, "exclude"),
-        ({"profile": "lab", "credentials": "environment"}, "are for"),
+        ({"buckets": ["Upper"]}, "'Upper' must be a bucket name"),
+        ({"access_key": REF}, "must be set together"),
+        ({"session_token": REF}, "session_token needs"),
+        ({"access_key": REF, "secret_key": REF, "credentials": "file"}, "not both"),
+        ({"profile": "lab", "credentials": "environment"}, "profile need"),
         ({"credentials": "magic"}, "magic"),
         ({"access_key": "AKIAINLINE", "secret_key": REF}, "never the secret itself"),
         ({"bucket": "x"}, "bucket"),
         ({"rate_limit": 1}, "at least 1KiB"),
     ],
 )
-def test_what_cannot_hold_is_refused_with_a_word_on_it(table, words):
+def test_invalid_settings(table, words):
     with pytest.raises(msgspec.ValidationError, match=words):
         decode(S3Settings, **table)
 
 
-def test_minio_needs_its_endpoint():
+def test_minio_needs_endpoint():
     with pytest.raises(msgspec.ValidationError, match="endpoint"):
         decode(MinioSettings)

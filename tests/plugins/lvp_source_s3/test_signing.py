@@ -1,4 +1,4 @@
-"""What goes over the wire, seen by a server that only listens."""
+"""The requests that an S3 source sends, as a test server receives them."""
 
 import re
 
@@ -25,7 +25,8 @@ def source_of(tmp_path):
     return make
 
 
-async def test_a_signature_names_key_day_and_region_and_covers_host_and_token(source_of):
+async def test_signature_scope_and_headers(source_of):
+    """The signature names the key, day and region, and covers the host and the session token."""
     async with raw_server(holds(b"abc")) as server:
         source = source_of(server, region="eu-west-1")
         assert (await source.stat(ImageUrl.parse(f"{server.url}/images/a+b"))).size == 3
@@ -41,7 +42,7 @@ async def test_a_signature_names_key_day_and_region_and_covers_host_and_token(so
         await source.aclose()
 
 
-async def test_a_redirect_to_another_host_gets_no_signature_because_it_is_not_followed(source_of):
+async def test_redirect_to_other_host_is_refused(source_of):
     async with raw_server(holds(b"abc")) as elsewhere:
         moved = f"307 On\nLocation: {elsewhere.url}/images/a\nContent-Length: 0"
         async with raw_server(says(moved)) as server:
@@ -52,7 +53,7 @@ async def test_a_redirect_to_another_host_gets_no_signature_because_it_is_not_fo
             await source.aclose()
 
 
-async def test_a_refusal_without_a_reason_is_still_a_refusal(source_of):
+async def test_denied_without_error_body(source_of):
     async with raw_server(says("403 No\nContent-Length: 0")) as server:
         source = source_of(server)
         with pytest.raises(RemoteDeniedError) as caught:

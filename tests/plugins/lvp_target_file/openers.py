@@ -1,11 +1,11 @@
-"""An opener that is woken between the file target's last look and its change."""
+"""An opener that runs between the file target's last check and its change."""
 
 import os
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 
 
 class Opener:
@@ -18,15 +18,15 @@ class Opener:
         self._thread = threading.Thread(target=self._open)
 
     def start(self):
-        """Return once the file is open, or its open waits in the kernel for a lease."""
+        """Return when the file is open, or when its open waits in the kernel for a lease."""
         self._thread.start()
         while self._thread.is_alive() and not self._waits():
             self._thread.join(0.001)
 
     def inode(self):
-        """What was opened, once the open came back; None if nothing was."""
-        self._thread.join(_PATIENCE)
-        assert not self._thread.is_alive(), "the open never came back"
+        """Wait for the open to return; return the inode of the opened file, or None if the file was missing."""
+        self._thread.join(_TIMEOUT)
+        assert not self._thread.is_alive(), "the open did not return"
         return None if self.fd is None else os.fstat(self.fd).st_ino
 
     def close(self):
@@ -45,7 +45,7 @@ class Opener:
 
 @contextmanager
 def opened_before_rename(volume, how=None):
-    """Have ``volume`` opened right before the first rename of its file, or over it; ``how`` is the path to open."""
+    """Open ``volume`` right before the first rename of its file, or over it; ``how`` is the path to open."""
     rename, opener = os.rename, Opener(how or volume.path)
 
     def gated(source, target):

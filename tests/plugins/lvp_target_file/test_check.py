@@ -1,4 +1,4 @@
-"""Whether the folder can be written now, as ``/readyz`` asks it."""
+"""Tests of the check that the folder can be written, which ``/readyz`` uses."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def target(tmp_path):
     return FileTarget(settings, BackEndContext("files", tmp_path))
 
 
-async def test_check_leaves_nothing(target, tmp_path):
+async def test_check_leaves_no_file(target, tmp_path):
     await target.check()
     assert list((tmp_path / "volumes").iterdir()) == []
 
 
-async def test_check_of_a_full_disk(target, monkeypatch):
+async def test_check_full_disk(target, monkeypatch):
     def full(_folder):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lvp_target_file.folder.write_probe", full)
-    with pytest.raises(TargetError, match="no space left to write into"):
+    with pytest.raises(TargetError, match="no space left to write to"):
         await target.check()
 
 
-async def test_check_of_a_missing_folder(target, tmp_path):
+async def test_check_missing_folder(target, tmp_path):
     (tmp_path / "volumes").rmdir()
     with pytest.raises(TargetError):
         await target.check()

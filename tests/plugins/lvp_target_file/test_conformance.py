@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC240 - small files of a test
-"""The file target keeps the promises of every block target."""
+"""The conformance suite of block targets, run with the file target."""
 
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,7 +27,9 @@ class FileTargetConformance(BlockTargetConformance):
     async def opening_midway(self, target, volume):
         with opened_before_rename(volume) as opener:
             yield
-            assert opener.inode() == Path(volume.path).stat().st_ino, "the opener has the volume that stands"
+            assert opener.inode() == Path(volume.path).stat().st_ino, (
+                "the opener does not have the volume that was kept"
+            )
 
 
 class TestFileTargetConforms(FileTargetConformance):
@@ -39,7 +41,7 @@ class TestPreallocatingFileTargetConforms(FileTargetConformance):
 
 
 class TestWithoutLeasesConforms(FileTargetConformance):
-    """A filesystem that has no leases, or a file of another user without CAP_LEASE."""
+    """A filesystem without leases, or a file of another user without CAP_LEASE."""
 
     @pytest.fixture(autouse=True)
     def _no_leases(self, monkeypatch):

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC221, ASYNC240 - small files of a test
-"""Every step made to fail, to be cancelled, and to be the last before the power goes."""
+"""Each step of a job fails, is cancelled, or is the last before a power failure."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from provisioner.contracts import BackEndContext
 from provisioner.contracts.errors import ProvisionerError
 from provisioner.contracts.testing import a_request
 
-# What changes the disk, in the modules under test. A step is one call of one of these.
+# The functions by which the modules under test change the disk. A step is one call of one of them.
 ACTS = ("open", "ftruncate", "setxattr", "fsync", "fchown", "link", "rename", "unlink")
 OLD, NEW = b"old", b"new"
 
@@ -35,7 +35,7 @@ async def provision(target, data, job_id):
 
 
 def count_down(steps, end):
-    """Wrap the acts so that ``end`` is called at step number ``steps`` (from 0), and only there."""
+    """Wrap the acts so that ``end`` is called only at step number ``steps``, counted from 0."""
     left = [steps]
 
     def wrap(act):
@@ -53,7 +53,7 @@ def count_down(steps, end):
 
 @pytest.fixture
 def restored_os(monkeypatch):
-    """Give back the real functions of ``os`` after the test."""
+    """Restore the functions of ``os`` after the test."""
     for name in ACTS:
         monkeypatch.setattr(os, name, getattr(os, name))
 
@@ -63,7 +63,7 @@ def staged_files(folder):
 
 
 async def assert_whole(folder, replaced):
-    """The old state or the new one, and nothing besides."""
+    """Assert that the folder is in the old state or the new one, with nothing else; return the content."""
     target = make_target(folder)
     await target.recover(frozenset())
     assert staged_files(folder) == []
@@ -80,7 +80,7 @@ async def assert_whole(folder, replaced):
 
 @pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize("step", range(24))
-async def test_any_step_may_fail(tmp_path, restored_os, monkeypatch, replaced, step):
+async def test_provision_step_fails(tmp_path, restored_os, monkeypatch, replaced, step):
     if replaced:
         await provision(make_target(tmp_path), OLD, "job-old")
     failed = []
@@ -103,7 +103,7 @@ async def test_any_step_may_fail(tmp_path, restored_os, monkeypatch, replaced, s
 
 @pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize("step", range(4))
-async def test_any_step_may_be_cancelled(tmp_path, monkeypatch, replaced, step):
+async def test_provision_step_cancelled(tmp_path, monkeypatch, replaced, step):
     if replaced:
         await provision(make_target(tmp_path), OLD, "job-old")
     scope, calls, in_thread = trio.CancelScope(), [], trio.to_thread.run_sync
@@ -120,12 +120,12 @@ async def test_any_step_may_be_cancelled(tmp_path, monkeypatch, replaced, step):
     monkeypatch.undo()
     assert staged_files(tmp_path) == []
     content = await assert_whole(tmp_path, replaced)
-    assert content == (NEW if step >= 2 else OLD if replaced else None)  # 0 places, 1 makes, 2 commits, 3 tidies up
+    assert content == (NEW if step >= 2 else OLD if replaced else None)  # 0 places, 1 makes, 2 commits, 3 cleans up
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_the_power_may_go_at_any_step(tmp_path, replaced):
-    """A process for each step: it is gone before it could undo anything."""
+async def test_provision_step_power_failure(tmp_path, replaced):
+    """One process for each step, which exits before it can undo anything."""
     folders = [tmp_path / str(step) for step in range(40)]
     for folder in folders:
         folder.mkdir()
@@ -145,7 +145,7 @@ async def test_the_power_may_go_at_any_step(tmp_path, replaced):
 
 
 def provision_and_lose_power(folder, step):
-    """In a child of this process, which has no threads yet: provision, and end without a word at ``step``."""
+    """Provision in a forked child that exits abruptly at ``step``. Forking is safe: there are no threads yet."""
     pid = os.fork()
     if pid == 0:
         count_down(step, lambda: os._exit(86))

@@ -1,4 +1,4 @@
-"""Who has a file open, as the kernel sees it."""
+"""Tests of finding the processes that have a file open, with the real kernel."""
 
 import fcntl
 import mmap
@@ -19,26 +19,26 @@ def image(tmp_path):
     return path
 
 
-def test_nobody(image):
+def test_users_of_closed_file(image):
     assert users_of(image) == []
 
 
 @pytest.mark.parametrize("mode", ["rb", "r+b"])
-def test_an_open_file_is_in_use(image, mode):
+def test_users_of_open_file(image, mode):
     with image.open(mode):
         (user,) = users_of(image)
     assert f"({os.getpid()})" in user.name
     assert users_of(image) == []
 
 
-def test_a_mapped_file_is_in_use(image):
+def test_users_of_mapped_file(image):
     with image.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
         file.close()
         assert users_of(image) != []
     assert users_of(image) == []
 
 
-def test_a_file_under_a_loop_device_is_in_use(image):
+def test_users_of_loop_device_file(image):
     loop = subprocess.run(
         ["losetup", "--find", "--show", "--read-only", image], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -48,7 +48,7 @@ def test_a_file_under_a_loop_device_is_in_use(image):
         subprocess.run(["losetup", "--detach", loop], check=True)
 
 
-def test_a_lock_as_qemu_takes_it_is_seen(image):
+def test_is_locked_by_qemu_lock(image):
     lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 100, 1, 0)
     with image.open("rb") as holder, image.open("rb") as asker:
         assert not holders._is_locked(asker.fileno())
@@ -56,20 +56,20 @@ def test_a_lock_as_qemu_takes_it_is_seen(image):
         assert holders._is_locked(asker.fileno())
 
 
-def test_a_file_open_only_for_a_moment_is_not_in_use(image, monkeypatch):
+def test_users_of_briefly_open_file(image, monkeypatch):
     with image.open("rb") as file:
         monkeypatch.setattr("time.sleep", lambda _: file.close())
         assert users_of(image) == []
 
 
-def test_without_leases_the_process_list_decides(image, monkeypatch):
+def test_users_of_file_without_leases(image, monkeypatch):
     monkeypatch.setattr(holders, "_lease_refused", lambda fd: None)
     assert users_of(image) == []
     with image.open("rb"):
         assert f"({os.getpid()})" in users_of(image)[0].name
 
 
-def test_a_failed_look_is_no_answer(image):
+def test_users_of_missing_file(image):
     image.unlink()
     with pytest.raises(FileNotFoundError):
         users_of(image)

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC240 - small files of a test
-"""Two installations over one folder."""
+"""Tests of two installations that use one folder."""
 
 import subprocess
 import sys
@@ -38,8 +38,8 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
-async def test_a_second_daemon_is_refused(folder, tmp_path):
-    """By recovery, stage and remove, while the first lives; once it is killed, no one has to tidy up."""
+async def test_second_installation_is_refused(folder, tmp_path):
+    """Recovery and staging fail while the first runs. After it is killed, recovery works without a cleanup."""
     command = [sys.executable, "-c", HOLD, str(folder), str(tmp_path / "one")]
     first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
     assert first.stdout.readline() == "held\n"
@@ -49,7 +49,7 @@ async def test_a_second_daemon_is_refused(folder, tmp_path):
         await second.recover(frozenset())
     with pytest.raises(TargetUnavailableError, match=refusal):
         async with second.stage(a_request(), verified=True):
-            raise AssertionError("another daemon works there")
+            raise AssertionError("another daemon uses the folder")
     (finding,) = [finding for finding in await second.diagnose() if not finding.ok]
     assert f"process {first.pid}" in finding.what
     assert "shared = true" in finding.fix
@@ -59,7 +59,7 @@ async def test_a_second_daemon_is_refused(folder, tmp_path):
     assert list(await second.recover(frozenset())) == []
 
 
-async def test_targets_of_one_installation_share_a_folder(folder, tmp_path):
+async def test_two_targets_of_one_installation(folder, tmp_path):
     first, second = make_target(folder, tmp_path / "one"), make_target(folder, tmp_path / "one")
     await first.recover(frozenset())
     await second.recover(frozenset())
@@ -71,7 +71,7 @@ async def test_targets_of_one_installation_share_a_folder(folder, tmp_path):
     await other.recover(frozenset())
 
 
-async def test_installations_may_share_if_both_say_so(folder, tmp_path):
+async def test_shared_folder(folder, tmp_path):
     one, two = (make_target(folder, tmp_path / name, shared=True) for name in ("one", "two"))
     async with one.stage(a_request(), verified=True) as staged:
         (sentence,) = await two.recover(frozenset())
@@ -86,14 +86,14 @@ async def test_installations_may_share_if_both_say_so(folder, tmp_path):
         await third.recover(frozenset())
 
 
-async def test_the_same_job_of_two_installations_stages_twice(folder, tmp_path):
-    """A state directory that was copied has the same jobs."""
+async def test_shared_folder_same_job_id(folder, tmp_path):
+    """A copied state directory has the same job ids."""
     one, two = (make_target(folder, tmp_path / name, shared=True) for name in ("one", "two"))
     async with one.stage(a_request(), verified=True) as first, two.stage(a_request(), verified=True) as second:
         assert first.device.path != second.device.path
 
 
-async def test_doctor_tells_of_staged_volumes_of_a_lost_installation(folder, tmp_path):
+async def test_diagnose_lost_installation(folder, tmp_path):
     lost = make_target(folder, tmp_path / "lost")
     abandoned = lost.stage(a_request(), verified=True)
     await abandoned.__aenter__()
@@ -108,14 +108,14 @@ async def test_doctor_tells_of_staged_volumes_of_a_lost_installation(folder, tmp
     await abandoned.__aexit__(None, None, None)
 
 
-async def test_a_missing_folder_is_not_an_empty_one(tmp_path):
-    """Its mount may come later, with staged volumes on it: the recovery stays due."""
+async def test_recover_missing_folder(tmp_path):
+    """The recovery fails, because the folder may be mounted later with staged volumes in it."""
     with pytest.raises(TargetUnavailableError, match="missing"):
         await make_target(tmp_path / "not-mounted", tmp_path / "state").recover(frozenset())
     assert not (tmp_path / "not-mounted").exists()
 
 
-async def test_a_folder_made_at_the_start_is_claimed(tmp_path):
+async def test_recover_creates_and_claims_folder(tmp_path):
     target = make_target(tmp_path / "new", tmp_path / "state", make_directory=True)
     assert list(await target.recover(frozenset())) == []
     assert Path(tmp_path / "new" / ".lvp" / "lock").exists()

@@ -1,4 +1,4 @@
-"""What becomes of a volume that is there, as a table."""
+"""Tests of names and of the placement decision."""
 
 import os
 from dataclasses import replace
@@ -16,7 +16,7 @@ FILE, FOLDER, LINK = 0o100600, 0o040700, 0o120777
 
 
 def entry(size=10 * GIB, *, mode=FILE, links=1, ours=True, allocated=0):
-    """An entry with made-up facts: (mode, ino, dev, nlink, uid, gid, size, times..., blocks)."""
+    """Return an entry with a made-up status: (mode, ino, dev, nlink, uid, gid, size, times..., blocks)."""
     numbers = (mode, 1, 1, links, 0, 0, size, 0, 0, 0)
     status = os.stat_result(numbers, {"st_blocks": allocated // 512})
     return Entry("web01", None, status, a_provenance() if ours else None)
@@ -63,13 +63,13 @@ def test_placement(old, free, options, expected):
 
 
 @pytest.mark.parametrize("name", ["a", "0", "web01", "Web-01_x.raw+1", "a" * MAX_NAME])
-def test_names_it_can_have(name):
+def test_check_name_valid(name):
     check_name(name)
 
 
 @pytest.mark.parametrize(
     "name", ["", ".lvp", "-a", "_a", "a/b", "a\n", "a\0", "a b", "a" * (MAX_NAME + 1), "\u0661", "a:b"]
 )
-def test_names_it_cannot_have(name):
+def test_check_name_invalid(name):
     with pytest.raises(VolumeNameError, match="letters, digits"):
         check_name(name)

@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC230, ASYNC240 - small files of a test
-"""Openers at the worst moments, and what a crash leaves of a swap or a removal."""
+"""Tests of openers during a swap or removal, and of recovery after a crash."""
 
 import os
 from contextlib import contextmanager
@@ -35,10 +35,10 @@ def files_below(folder):
 
 @contextmanager
 def opened_after_rename(volume):
-    """Have the old file opened after it lost its name, as by an opener that had looked its path up before.
+    """Open the old file after its rename, like an opener that looked its path up before.
 
-    The kernel looks a path up, then opens what it leads to. Opening the same file under the name it is kept under
-    stages a swap between the two.
+    The kernel looks a path up, then opens the file. To simulate a swap between the two, open the file under the name
+    that it was moved to.
     """
     rename, inode = os.rename, Path(volume.path).stat().st_ino
     openers = []
@@ -52,7 +52,7 @@ def opened_after_rename(volume):
 
     os.rename = gated
     try:
-        yield lambda: openers[0].inode()  # noqa: PLW0108 - there is none yet
+        yield lambda: openers[0].inode()  # noqa: PLW0108 - the list is still empty
     finally:
         os.rename = rename
         openers[0].close()
@@ -66,8 +66,8 @@ def _with_and_without_leases(request, monkeypatch):
 
 @pytest.mark.usefixtures("_with_and_without_leases")
 @pytest.mark.parametrize("attempt", range(20))
-async def test_a_late_opener_gets_its_volume_back(tmp_path, attempt):
-    """It had looked the path up before the swap and opens the file after it, within the moment that is waited for."""
+async def test_swap_undone_for_late_opener(tmp_path, attempt):
+    """The opener looked the path up before the swap and opens the file during the wait after it."""
     target = make_target(tmp_path)
     old = await provision(target, b"old")
     before = Path(old.path).stat()
@@ -82,7 +82,7 @@ async def test_a_late_opener_gets_its_volume_back(tmp_path, attempt):
 
 
 @pytest.mark.usefixtures("_with_and_without_leases")
-async def test_a_late_opener_keeps_what_is_removed(tmp_path):
+async def test_remove_undone_for_late_opener(tmp_path):
     target = make_target(tmp_path)
     old = await provision(target, b"old")
     with opened_after_rename(old) as opened_inode:
@@ -100,8 +100,8 @@ def _opened_before_rename(volume):
 
 
 @pytest.mark.parametrize("opened", [_opened_before_rename, opened_after_rename])
-async def test_an_opener_keeps_what_is_overwritten(tmp_path, monkeypatch, opened):
-    """Overwriting in place destroys the content: not a byte of it goes while the volume is open."""
+async def test_take_over_undone_for_opener(tmp_path, monkeypatch, opened):
+    """Overwriting in place destroys the content, so it must not start while the volume is open."""
     target = make_target(tmp_path, replace="in-place")
     old = await provision(target, b"old")
     monkeypatch.setattr("lvp_target_file.folder.Folder.capacity", lambda self: Capacity(2 * SIZE, SIZE - 4096))
@@ -113,7 +113,7 @@ async def test_an_opener_keeps_what_is_overwritten(tmp_path, monkeypatch, opened
     assert await target.find("web01") == old
 
 
-async def test_an_opener_after_the_swap_gets_the_new_volume(tmp_path):
+async def test_open_after_swap_gets_new_volume(tmp_path):
     target = make_target(tmp_path)
     old = await provision(target, b"old")
     rename, openers = os.rename, []
@@ -133,8 +133,8 @@ async def test_an_opener_after_the_swap_gets_the_new_volume(tmp_path):
     openers[0].close()
 
 
-async def test_an_open_that_ends_in_time_does_not_refuse_the_swap(tmp_path, monkeypatch):
-    """A pool refresh opens every file for a moment."""
+async def test_swap_despite_brief_open(tmp_path, monkeypatch):
+    """A pool refresh opens every file briefly."""
     target = make_target(tmp_path)
     old = await provision(target, b"old")
     async with target.stage(a_request(job_id="job-2"), verified=True) as staged:
@@ -145,8 +145,8 @@ async def test_an_open_that_ends_in_time_does_not_refuse_the_swap(tmp_path, monk
 
 
 @pytest.mark.parametrize("kind", ["old-", "gone-"])
-async def test_recovery_keeps_an_aside_file_that_is_open(tmp_path, kind):
-    """The service died in the moment of a swap, and an opener had been late."""
+async def test_recover_keeps_open_aside_file(tmp_path, kind):
+    """The service crashed during a swap, while a late opener had the old file."""
     target = make_target(tmp_path)
     await provision(target, b"new")
     aside = tmp_path / ".lvp" / "stage" / f"{kind}job-9.web01"
@@ -160,7 +160,7 @@ async def test_recovery_keeps_an_aside_file_that_is_open(tmp_path, kind):
     assert files_below(tmp_path) == []
 
 
-async def test_a_retried_job_keeps_an_aside_file_that_is_open(tmp_path):
+async def test_retried_job_keeps_open_aside_file(tmp_path):
     target = make_target(tmp_path)
     volume = await provision(target, b"old")
     async with target.stage(a_request(job_id="job-2"), verified=True) as staged:
@@ -173,8 +173,8 @@ async def test_a_retried_job_keeps_an_aside_file_that_is_open(tmp_path):
     assert files_below(tmp_path) == []
 
 
-async def test_recovery_drops_the_second_name_of_an_open_volume(tmp_path):
-    """The service died between the old volume's second name and the swap: the volume stands, and may be in use."""
+async def test_recover_drops_extra_link_of_volume(tmp_path):
+    """The service crashed after the old volume got a second name. The volume is still in place and may be in use."""
     target = make_target(tmp_path)
     volume = await provision(target, b"old")
     (tmp_path / ".lvp" / "stage" / "old-job-9.web01").hardlink_to(volume.path)
@@ -184,7 +184,7 @@ async def test_recovery_drops_the_second_name_of_an_open_volume(tmp_path):
     assert files_below(tmp_path) == []
 
 
-async def test_a_removal_survives_a_crash_after_the_rename(tmp_path, monkeypatch):
+async def test_recover_completes_removal(tmp_path, monkeypatch):
     target = make_target(tmp_path)
     await provision(target, b"old")
 
@@ -203,7 +203,7 @@ async def test_a_removal_survives_a_crash_after_the_rename(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["", "old-", "gone-"])
-def test_a_staged_name_is_read_back(kind, tmp_path):
+def test_staged_name_round_trip(kind, tmp_path):
     job = "0a1b2c3d" if kind == "gone-" else "f81d4fae-7dec-11d0-a765-00a0c91e6bf6"
     owner, volume = "0123456789ab", "v" * (MAX_NAME - 4) + ".a.b"
     name = staged_name(owner, job, volume, kind)
@@ -216,6 +216,6 @@ def test_a_staged_name_is_read_back(kind, tmp_path):
     ("name", "owner", "job", "volume"),
     [("job-1.web01", "", "job-1", "web01"), ("junk", "", "junk", ""), ("@x.y", "", "@x", "y")],
 )
-def test_any_name_can_be_read(name, owner, job, volume, tmp_path):
+def test_read_other_names(name, owner, job, volume, tmp_path):
     file = StagedFile.read(tmp_path / name)
     assert (file.owner, file.job, file.volume) == (owner, job, volume)

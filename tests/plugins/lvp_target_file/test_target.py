@@ -1,5 +1,5 @@
 # ruff: noqa: ASYNC230, ASYNC240 - small files of a test
-"""What is the file target's own: attributes on files, odd files in the way, giving up the old one's space."""
+"""Tests of what only the file target does: extended attributes, unusual files, overwriting in place."""
 
 import errno
 import os
@@ -47,13 +47,13 @@ def staged_files(folder):
     return sorted(path.name for path in (folder / ".lvp" / "stage").iterdir())
 
 
-def test_the_plugin_brings_one_target():
+def test_plugin_registers_one_target():
     (back_end,) = lvp_block_targets()
     assert (back_end.name, back_end.create, back_end.settings) == ("file", FileTarget, FileSettings)
 
 
 @pytest.mark.parametrize(
-    ("table", "complaint"),
+    ("table", "words"),
     [
         ({"directory": "images"}, "absolute"),
         ({}, "directory"),
@@ -61,12 +61,12 @@ def test_the_plugin_brings_one_target():
         ({"directory": "/x", "prealocate": True}, "prealocate"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(table, complaint):
-    with pytest.raises(msgspec.ValidationError, match=complaint):
+def test_invalid_settings(table, words):
+    with pytest.raises(msgspec.ValidationError, match=words):
         msgspec.convert(table, FileSettings)
 
 
-async def test_a_volume_is_a_sparse_file_nobody_else_may_read(tmp_path):
+async def test_volume_is_sparse_and_private(tmp_path):
     volume = await provision(make_target(tmp_path))
     status = (tmp_path / "web01.raw").stat()
     assert volume.path == str(tmp_path / "web01.raw")
@@ -77,12 +77,12 @@ async def test_a_volume_is_a_sparse_file_nobody_else_may_read(tmp_path):
     assert visible(tmp_path) == ["web01.raw"]
 
 
-async def test_a_preallocated_volume_has_its_space(tmp_path):
+async def test_preallocated_volume(tmp_path):
     await provision(make_target(tmp_path, preallocate=True))
     assert (tmp_path / "web01.raw").stat().st_blocks * 512 >= SIZE
 
 
-async def test_a_replaced_volume_keeps_owner_and_mode(tmp_path):
+async def test_replace_keeps_owner_and_mode(tmp_path):
     target = make_target(tmp_path)
     volume = await provision(target)
     Path(volume.path).chmod(0o640)
@@ -93,7 +93,7 @@ async def test_a_replaced_volume_keeps_owner_and_mode(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["symlink", "dangling", "folder", "fifo", "hard link"])
-async def test_what_is_no_plain_file_is_left_alone(tmp_path, kind):
+async def test_unusual_file_is_not_changed(tmp_path, kind):
     path, other = tmp_path / "web01.raw", tmp_path / "other"
     if kind != "dangling":
         other.write_bytes(bytes(SIZE))
@@ -113,7 +113,8 @@ async def test_what_is_no_plain_file_is_left_alone(tmp_path, kind):
     assert os.path.samestat(path.lstat(), before)
 
 
-async def test_a_volume_somebody_else_made_is_found_and_replaced_but_not_listed_or_removed(tmp_path):
+async def test_foreign_volume(tmp_path):
+    """A volume that another program created is found and replaced, but not listed or removed."""
     (tmp_path / "web01.raw").write_bytes(b"theirs".ljust(SIZE, b"\0"))
     target = make_target(tmp_path)
     found = await target.find("web01")
@@ -127,7 +128,7 @@ async def test_a_volume_somebody_else_made_is_found_and_replaced_but_not_listed_
 
 
 @pytest.mark.parametrize("way", ["renamed", "copied back", "made anew"])
-async def test_a_file_that_only_looks_like_ours_is_not(tmp_path, way):
+async def test_moved_mark_is_not_ours(tmp_path, way):
     target = make_target(tmp_path)
     volume = await provision(target)
     mark = os.getxattr(volume.path, ATTRIBUTE)
@@ -146,7 +147,7 @@ async def test_a_file_that_only_looks_like_ours_is_not(tmp_path, way):
 
 
 @pytest.mark.parametrize("mark", [b"{broken", b'{"?":' + b"[" * 3000])
-async def test_an_attribute_that_is_not_ours_to_read_means_not_ours(mark, tmp_path):
+async def test_malformed_mark_is_not_ours(mark, tmp_path):
     (tmp_path / "web01.raw").write_bytes(bytes(SIZE))
     os.setxattr(tmp_path / "web01.raw", ATTRIBUTE, mark)
     found = await make_target(tmp_path).find("web01")
@@ -154,7 +155,7 @@ async def test_an_attribute_that_is_not_ours_to_read_means_not_ours(mark, tmp_pa
     assert found.provenance is None
 
 
-async def test_an_endless_url_is_cut_and_not_fatal(tmp_path):
+async def test_long_url_is_cut(tmp_path):
     request = a_request()
     request = replace(request, provenance=replace(request.provenance, image_url="https://example.com/" + "x" * 4000))
     await provision(make_target(tmp_path), request)
@@ -164,7 +165,7 @@ async def test_an_endless_url_is_cut_and_not_fatal(tmp_path):
     assert found.provenance.image_url.startswith("https://example.com/xxx")
 
 
-async def test_a_filesystem_without_attributes_is_refused_before_any_work(tmp_path, monkeypatch):
+async def test_stage_without_attributes(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
@@ -175,31 +176,31 @@ async def test_a_filesystem_without_attributes_is_refused_before_any_work(tmp_pa
     assert staged_files(tmp_path) == []
 
 
-async def test_a_folder_that_is_not_there_is_not_an_empty_one(tmp_path):
+async def test_missing_folder_fails(tmp_path):
     target = make_target(tmp_path / "not-mounted")
     for ask in (lambda: target.find("web01"), target.list, target.capacity, lambda: target.placement(a_request())):
         with pytest.raises(TargetUnavailableError, match="not-mounted"):
             await ask()
 
 
-async def test_a_file_that_came_up_while_the_job_ran_is_left_alone(tmp_path):
+async def test_commit_name_taken_meanwhile(tmp_path):
     async with make_target(tmp_path).stage(a_request(), verified=True) as staged:
         (tmp_path / "web01.raw").write_bytes(b"theirs")
-        with pytest.raises(VolumeExistsError, match="came up"):
+        with pytest.raises(VolumeExistsError, match="was created while"):
             await staged.commit(None)
     assert (tmp_path / "web01.raw").read_bytes() == b"theirs"
     assert staged_files(tmp_path) == []
 
 
 @pytest.mark.parametrize("new", [None, b"theirs"])
-async def test_a_volume_replaced_while_the_job_ran_is_left_alone(tmp_path, new):
+async def test_commit_volume_replaced_meanwhile(tmp_path, new):
     target = make_target(tmp_path)
     await provision(target)
     async with target.stage(a_request(job_id="job-2"), verified=True) as staged:
         (tmp_path / "web01.raw").rename(tmp_path / "aside")
         if new is not None:
             (tmp_path / "web01.raw").write_bytes(new)
-        with pytest.raises(VolumeExistsError, match="replaced by something else"):
+        with pytest.raises(VolumeExistsError, match="removed or replaced"):
             await staged.commit(None)
     assert visible(tmp_path) == (["aside"] if new is None else ["aside", "web01.raw"])
 
@@ -214,13 +215,13 @@ async def an_old_one(folder):
     (folder / "web01.raw").write_bytes(b"old" * (SIZE // 3) + b"ol")
 
 
-async def test_in_place_gives_up_the_old_volume_for_a_verified_image_only(tmp_path, without_room):
+async def test_in_place_needs_verified_image(tmp_path, without_room):
     await an_old_one(tmp_path)
     target = make_target(tmp_path, replace="in-place")
     assert await target.placement(a_request()) is Placement.IN_PLACE
-    with pytest.raises(VolumeExistsError, match="not verified"):
+    with pytest.raises(VolumeExistsError, match="verified beforehand"):
         async with target.stage(a_request(), verified=False):
-            raise AssertionError("nothing could bring the old content back")
+            raise AssertionError("the old content would be lost")
     assert (tmp_path / "web01.raw").read_bytes().startswith(b"oldold")
     async with target.stage(a_request(), verified=True) as staged:
         assert staged.device.reads_zero
@@ -232,7 +233,7 @@ async def test_in_place_gives_up_the_old_volume_for_a_verified_image_only(tmp_pa
     assert visible(tmp_path) == ["web01.raw"]
 
 
-async def test_in_place_cut_short_leaves_no_half_volume(tmp_path, without_room):
+async def test_in_place_without_commit(tmp_path, without_room):
     await an_old_one(tmp_path)
     target = make_target(tmp_path, replace="in-place")
     async with target.stage(a_request(), verified=True):
@@ -241,7 +242,7 @@ async def test_in_place_cut_short_leaves_no_half_volume(tmp_path, without_room):
     assert staged_files(tmp_path) == []
 
 
-async def test_swap_never_gives_up_the_old_volume(tmp_path, without_room):
+async def test_swap_without_room(tmp_path, without_room):
     await an_old_one(tmp_path)
     with pytest.raises(NoSpaceError):
         async with make_target(tmp_path).stage(a_request(), verified=True):
@@ -249,7 +250,7 @@ async def test_swap_never_gives_up_the_old_volume(tmp_path, without_room):
     assert (tmp_path / "web01.raw").read_bytes().startswith(b"oldold")
 
 
-async def test_the_error_names_who_has_it_open(tmp_path):
+async def test_in_use_error_names_process(tmp_path):
     volume = await provision(make_target(tmp_path))
     with Path(volume.path).open("rb") as file:
         child = await trio.lowlevel.open_process(["tail", "-f", "/dev/null"], stdin=file)
@@ -261,7 +262,7 @@ async def test_the_error_names_who_has_it_open(tmp_path):
         await child.wait()
 
 
-async def test_recovery_finishes_a_commit_cut_between_its_two_names(tmp_path):
+async def test_recover_commit_between_link_and_unlink(tmp_path):
     target = make_target(tmp_path)
     volume = await provision(target)
     (tmp_path / ".lvp/stage/job-1.web01").hardlink_to(volume.path)
@@ -270,7 +271,7 @@ async def test_recovery_finishes_a_commit_cut_between_its_two_names(tmp_path):
     assert Path(volume.path).stat().st_nlink == 1
 
 
-async def test_a_staged_file_of_an_earlier_attempt_is_in_nobodys_way(tmp_path):
+async def test_stage_replaces_earlier_attempt(tmp_path):
     target = make_target(tmp_path)
     await provision(target)
     (tmp_path / ".lvp/stage/job-2.web02").write_bytes(b"stale")
@@ -279,7 +280,7 @@ async def test_a_staged_file_of_an_earlier_attempt_is_in_nobodys_way(tmp_path):
         assert file.read(5) == b"new\0\0"
 
 
-async def test_a_cancel_while_space_is_allocated_leaves_nothing(tmp_path, monkeypatch):
+async def test_cancel_during_allocation(tmp_path, monkeypatch):
     scope, steps = trio.CancelScope(), []
 
     def cancel_in_the_first(*args):
@@ -290,16 +291,16 @@ async def test_a_cancel_while_space_is_allocated_leaves_nothing(tmp_path, monkey
     monkeypatch.setattr("lvp_target_file.folder._ALLOCATE_STEP", MIB)
     with scope:
         async with make_target(tmp_path, preallocate=True).stage(a_request(), verified=True):
-            raise AssertionError("the job was cancelled before")
+            raise AssertionError("the job was cancelled during the allocation")
     assert scope.cancelled_caught
     assert len(steps) == 1
     assert staged_files(tmp_path) == []
 
 
-async def test_diagnosis_says_what_stands_in_the_way(tmp_path, monkeypatch):
+async def test_diagnose(tmp_path, monkeypatch):
     assert all(finding.ok and not finding.fix for finding in await make_target(tmp_path).diagnose())
     (gone,) = await make_target(tmp_path / "gone").diagnose()
     assert not gone.ok
     assert gone.fix
-    monkeypatch.setattr("lvp_target_file.folder._keeps_attributes", lambda path: False)
+    monkeypatch.setattr("lvp_target_file.folder._supports_attributes", lambda path: False)
     assert [finding.ok for finding in await make_target(tmp_path).diagnose()] == [True, False]
