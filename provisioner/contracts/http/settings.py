@@ -51,9 +51,9 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         if self.proxy is not None and not re.fullmatch(r"https?://[^/@?#\s]+/?", self.proxy):
             yield "proxy must be a url such as 'http://proxy.example.com:3128', without a user name"
         if self.proxy and self.trust_env:
-            yield "proxy and trust_env exclude each other"
+            yield "proxy and trust_env must not both be set"
         if (self.proxy_username is None) != (self.proxy_password is None):
-            yield "proxy_username and proxy_password go together"
+            yield "proxy_username and proxy_password must be set together"
         if not 1 <= self.connections <= 1000:
             yield "connections must be 1 to 1000"
         if self.connect_timeout <= 0 or self.stall_timeout <= 0:
