@@ -88,8 +88,8 @@ class ImageCache:
             )
         except OSError as error:
             raise CacheError(f"the cache directory {self._directory} cannot be used: {error.strerror}") from error
-        self._catalog.load(files.entries, files.urls)
         try:
+            self._catalog.load(files.entries, files.urls)
             await self._downloads.run(files.partials, task_status)
         finally:
             files.index.close()

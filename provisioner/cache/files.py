@@ -43,14 +43,18 @@ class CacheFiles:
         """Open the directory. ``report(what, file)`` is called for files that an earlier run left behind."""
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._directory = directory
-        self.index = Index(directory)
-        self.partials = Partials(directory / ".lvp" / "partial", report)
-        self.entries, self.urls = self.index.load()
         # Digests whose files are gone but whose rows could not be deleted. The next start drops such rows.
         self._stale_rows: set[str] = set()
-        for entry in self.index.adopt(self.entries, time.time()):
-            self.entries[entry.sha256] = entry
-            report("added an unknown image file to the index", entry.file_name)
+        self.index = Index(directory)
+        try:
+            self.partials = Partials(directory / ".lvp" / "partial", report)
+            self.entries, self.urls = self.index.load()
+            for entry in self.index.adopt(self.entries, time.time()):
+                self.entries[entry.sha256] = entry
+                report("added an unknown image file to the index", entry.file_name)
+        except BaseException:
+            self.index.close()
+            raise
 
     def publish(
         self,

@@ -37,6 +37,7 @@ class Readers:
 
     def open(self, path: Path) -> None:
         """Connect. Blocks; raises sqlite3.Error."""
+        self._closed = False
         for _ in range(int(self._limiter.total_tokens)):
             self._idle.append(connect(path))
 

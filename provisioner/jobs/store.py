@@ -81,14 +81,18 @@ class JobStore:
 
     def _open(self) -> None:
         db = self._db = open_database(self._path)
-        self._clock.resume(*db.execute("SELECT seconds, wall FROM service_clock").fetchone())
-        self._transact(lambda _: None)  # the first write creates the write-ahead log
-        for name in (self._path.name, f"{self._path.name}-wal"):
-            path = self._path.with_name(name)
-            if path.exists():
-                self._files[path] = _identity(path)
-        for readers in (self._lookups, self._lists, self._deep):
-            readers.open(self._path)
+        try:
+            self._clock.resume(*db.execute("SELECT seconds, wall FROM service_clock").fetchone())
+            self._transact(lambda _: None)  # the first write creates the write-ahead log
+            for name in (self._path.name, f"{self._path.name}-wal"):
+                path = self._path.with_name(name)
+                if path.exists():
+                    self._files[path] = _identity(path)
+            for readers in (self._lookups, self._lists, self._deep):
+                readers.open(self._path)
+        except BaseException:
+            self._close()
+            raise
 
     # --- changes ---
 

@@ -119,8 +119,10 @@ class Harness:
         """Open the store without running the daemon."""
         store = JobStore(self.folder / "jobs.sqlite")
         await store.open()
-        yield store
-        await store.aclose()
+        try:
+            yield store
+        finally:
+            await store.aclose()
 
     async def submit(self, spec=SPEC, key=None):
         job = await self.supervisor.submit(spec, request_id="r", principal=None, idempotency_key=key)

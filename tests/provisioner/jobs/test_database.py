@@ -52,6 +52,25 @@ def version_0(path, jobs=()):
     return db
 
 
+def watched_connections(monkeypatch):
+    """The connections that are opened from now on, each with ``closed``."""
+    made, connect = [], sqlite3.connect
+
+    class Watched(sqlite3.Connection):
+        closed = False
+
+        def close(self):
+            self.closed = True
+            super().close()
+
+    def watched(*arguments, **options):
+        made.append(connect(*arguments, **options, factory=Watched))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", watched)
+    return made
+
+
 async def opened(path):
     store = JobStore(path)
     await store.open()
@@ -232,7 +251,9 @@ async def test_locked_database_is_not_damaged(path, monkeypatch):
     await (await opened(path)).aclose()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
+    made = watched_connections(monkeypatch)
     with pytest.raises(UnavailableError, match="locked"):
         await JobStore(path).open()
     other.close()
     assert kept(path) == []
+    assert [connection.closed for connection in made] == [True] * len(made) != []

@@ -51,33 +51,37 @@ def test_pages_match_a_list(changes, data):
     async def main(folder):
         store = JobStore(Path(folder) / "jobs.sqlite")
         await store.open()
-        expected = {}
-        for number, status, volume, correlation, gone in changes:
-            job = a_job(number)
-            spec = msgspec.structs.replace(job.spec, volume_name=volume, correlation_id=correlation)
-            if number in expected:  # the spec never changes
-                spec = expected[number].spec
-            expected[number] = msgspec.structs.replace(job, spec=spec, status=status)
-            await store.put(expected[number])
-            if gone in expected and gone != number:
-                await store._write(lambda db, gone=gone: db.execute("DELETE FROM jobs WHERE job_id = ?", (f"j{gone}",)))
-                del expected[gone]
-        newest_first = list(expected.values())[::-1]
-        for status in (None, "failed", "pending", "nonsense"):
-            for volume in (None, "a", "b"):
-                for correlation in (None, "a", "b"):
-                    matching = [
-                        job
-                        for job in newest_first
-                        if status in {None, job.status.value}
-                        and volume in {None, job.spec.volume_name}
-                        and correlation in {None, job.spec.correlation_id}
-                    ]
-                    wanted = JobFilter(status=status, volume_name=volume, correlation_id=correlation)
-                    offset, limit = data.draw(st.integers(0, 11)), data.draw(st.integers(1, 11))
-                    jobs, count = await store.page(wanted, offset, limit)
-                    assert (jobs, count) == (matching[offset : offset + limit], len(matching))
-        await store.aclose()
+        try:
+            expected = {}
+            for number, status, volume, correlation, gone in changes:
+                job = a_job(number)
+                spec = msgspec.structs.replace(job.spec, volume_name=volume, correlation_id=correlation)
+                if number in expected:  # the spec never changes
+                    spec = expected[number].spec
+                expected[number] = msgspec.structs.replace(job, spec=spec, status=status)
+                await store.put(expected[number])
+                if gone in expected and gone != number:
+                    await store._write(
+                        lambda db, gone=gone: db.execute("DELETE FROM jobs WHERE job_id = ?", (f"j{gone}",))
+                    )
+                    del expected[gone]
+            newest_first = list(expected.values())[::-1]
+            for status in (None, "failed", "pending", "nonsense"):
+                for volume in (None, "a", "b"):
+                    for correlation in (None, "a", "b"):
+                        matching = [
+                            job
+                            for job in newest_first
+                            if status in {None, job.status.value}
+                            and volume in {None, job.spec.volume_name}
+                            and correlation in {None, job.spec.correlation_id}
+                        ]
+                        wanted = JobFilter(status=status, volume_name=volume, correlation_id=correlation)
+                        offset, limit = data.draw(st.integers(0, 11)), data.draw(st.integers(1, 11))
+                        jobs, count = await store.page(wanted, offset, limit)
+                        assert (jobs, count) == (matching[offset : offset + limit], len(matching))
+        finally:  # Hypothesis ends some examples early
+            await store.aclose()
 
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
