@@ -181,7 +181,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "job_id": job.job_id,
         "status": job.status,
         "created_at": timestamp(job.created_at),
-        "updated_at": timestamp(job.updated_at),
+        "updated_at": timestamp(max(job.updated_at, snapshot.changed_at if snapshot else 0.0)),
         "image_url": spec.image_url.text if job.principal == reader else _without_query(spec.image_url.text),
         **{name: value for name, value in optional.items() if value is not None},
     }
@@ -189,7 +189,9 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
 
 def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:
     if job.status is Status.COMPLETED:
-        return {"stage": "finalizing", "percent": 100, "eta_sec": 0}
+        total = job.bytes_total or (job.volume.size_bytes if job.volume else 0)
+        done = {"bytes_processed": total, "bytes_total": total} if total else {}
+        return {"stage": "finalizing", "percent": 100, **done, "eta_sec": 0}
     if snapshot is None:
         return None
     body: dict[str, Any] = {"stage": snapshot.stage, "percent": snapshot.percent}

@@ -77,7 +77,7 @@ class Pipeline:
     async def _use(self, run: JobRun, image: CachedImage) -> None:
         if run.spec.volume_name is None:
             entry = await verified(image, run.progress)
-            run.outcome = Outcome(image.hit, self.cache.path(entry))
+            run.outcome = Outcome(image.hit, self.cache.path(entry), bytes_total=entry.size)
             return
         info = await image.info()
         if info.compression is None:
@@ -143,7 +143,7 @@ class Pipeline:
         async with target.stage_clone(base, run.stage_request(base.digest)) as staged:
             run.progress.end(Stage.ALLOCATING)
             volume = await commit(staged, base.digest, run, target, self.check_guards)
-            run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE)
+            run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE, base.size_bytes)
 
     def _may_use(self, spec: JobSpec) -> Callable[[str], bool] | None:
         """Return a check whether the job may use an image from some url, or None if its caller is not limited.
