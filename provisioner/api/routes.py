@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+import structlog
 import trio
 from quart import Blueprint, Response, g, request
 
@@ -172,6 +173,7 @@ async def _accept(services: Services, body: schemas.JobRequest | schemas.FetchRe
         principal=g.principal.id,
         idempotency_key=key,
         max_jobs=g.principal.limits.max_jobs,
+        request=msgspec.to_builtins(body),
     )
     g.about["job_id"] = job.job_id
     return answer({"job_id": job.job_id}, 202, {"Location": f"/api/v1/jobs/{job.job_id}"})
@@ -219,6 +221,7 @@ async def _body(kind: type[S]) -> S:
     correlation_id: Any = getattr(body, "correlation_id", None)
     if not g.request_id_given and isinstance(correlation_id, str) and is_sane_id(correlation_id):
         g.request_id = correlation_id
+        structlog.contextvars.bind_contextvars(request_id=correlation_id)
     return body
 
 

@@ -176,15 +176,36 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "error": job.error,
         "volume": job.volume,
         "timings": job.timings,
+        "submitted_by": job.principal,
+        "waiting_for": snapshot.waiting_for if snapshot else None,
     }
+    image_url = spec.image_url.text if job.principal == reader else _without_query(spec.image_url.text)
     return {
         "job_id": job.job_id,
         "status": job.status,
         "created_at": timestamp(job.created_at),
         "updated_at": timestamp(max(job.updated_at, snapshot.changed_at if snapshot else 0.0)),
-        "image_url": spec.image_url.text if job.principal == reader else _without_query(spec.image_url.text),
+        "image_url": image_url,
+        "attempts": job.attempts,
+        "request": {"image_url": image_url, **_request(job)},
         **{name: value for name, value in optional.items() if value is not None},
     }
+
+
+def _request(job: Job) -> dict[str, Any]:
+    """Return what the client asked for, except the url. A job without a stored request: what was made of it."""
+    if job.request is not None:
+        return {name: value for name, value in job.request.items() if name != "correlation_id"}
+    spec = job.spec
+    fields = {
+        "volume_name": spec.volume_name,
+        "volume_size_gb": spec.size_bytes // GIB or None,
+        "image_type": spec.image_format,
+        "target": spec.target,
+        "checksum": str(spec.checksum) if spec.checksum else None,
+        "priority": spec.priority,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:

@@ -23,7 +23,8 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """An accepted job. Times in seconds since the epoch; ``attempts`` counts starts; ``timings``: seconds per stage.
 
-    ``bytes_total``: the bytes that a completed job wrote or fetched, None for one that an older version stored.
+    ``bytes_total``: the bytes that a completed job wrote or fetched; ``request``: the fields of the client's request
+    except its url, which ``spec`` has. Both are None for a job that an older version stored.
     """
 
     job_id: str
@@ -41,6 +42,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     volume: VolumeInfo | None = None
     timings: dict[str, float] | None = None
     bytes_total: int | None = None
+    request: dict[str, str | int] | None = None
 
     def started(self, now: float) -> Job:
         """Return the job as running."""

@@ -32,7 +32,7 @@ from provisioner.jobs.states import Status
 from provisioner.jobs.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from provisioner.config import JobSettings
     from provisioner.jobs.notify import Notifier
@@ -151,8 +151,11 @@ class Supervisor:
         principal: str | None,
         idempotency_key: str | None,
         max_jobs: int | None = None,
+        request: Mapping[str, str | int] | None = None,
     ) -> Job:
         """Accept a job; it is on disk when this returns. ``max_jobs``: the most the principal may have active.
+
+        ``request``: the fields of the client's request, for readers of the job.
 
         Raises InvalidRequestError and its subclasses, ConflictError, TooManyRequestsError, UnavailableError.
         """
@@ -168,6 +171,7 @@ class Supervisor:
             request_id=request_id,
             principal=principal,
             idempotency_key=key,
+            request=None if request is None else {name: request[name] for name in request if name != "image_url"},
         )
         if key is None:
             return await self._accept(job, max_jobs)

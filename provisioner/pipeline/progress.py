@@ -47,7 +47,8 @@ _MIN_ELAPSED = 0.3
 class Snapshot:
     """Progress at one moment: ``percent`` of the whole job, bytes of the stage; ``eta_sec`` is None while unknown.
 
-    ``changed_at`` is the wall clock's time of the last change, 0 before the first.
+    ``changed_at`` is the wall clock's time of the last change, 0 before the first. ``waiting_for`` is the last
+    temporary error while a source is asked again.
     """
 
     stage: Stage
@@ -57,6 +58,7 @@ class Snapshot:
     eta_sec: float | None
     cache_hit: bool | None = None
     changed_at: float = 0.0
+    waiting_for: str | None = None
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Progress:
     on_stage: Callable[[Stage], None] = lambda _stage: None
     cache_hit: bool | None = None  # None until known
     wall_clock: Callable[[], float] = time.time
+    waiting_for: Callable[[], str | None] = lambda: None
     _changed_at: float = 0.0
     _probed: tuple[Stage, int] | None = None
     _running: dict[Stage, _Activity] = field(default_factory=dict)
@@ -97,6 +100,7 @@ class Progress:
     def restart(self) -> None:
         """Start over and discard the stages so far. The percent does not fall."""
         self._running.clear()
+        self.waiting_for = lambda: None
         self.begin(Stage.CHECKING_CACHE)
 
     def advance(self, stage: Stage, done: int) -> None:
@@ -147,7 +151,7 @@ class Progress:
         stage = self.stage
         activity = self._running.get(stage)
         if activity is None:
-            return Snapshot(stage, 0.0, 0, 0, None, self.cache_hit)
+            return Snapshot(stage, 0.0, 0, 0, None, self.cache_hit, waiting_for=self.waiting_for())
         total, done = activity.total, activity.done
         if activity.probe is not None and self._probed != (stage, done):  # a probe cannot report when it moved
             self._probed, self._changed_at = (stage, done), self.wall_clock()
@@ -155,7 +159,8 @@ class Progress:
         start = _ENDS[_ORDER[max(0, _ORDER.index(stage) - 1)]]
         self._percent = max(self._percent, start + (_ENDS[stage] - start) * fraction)
         eta = self._eta(activity)
-        return Snapshot(stage, round(self._percent, 1), done, total, eta, self.cache_hit, self._changed_at)
+        percent, waiting_for = round(self._percent, 1), self.waiting_for()
+        return Snapshot(stage, percent, done, total, eta, self.cache_hit, self._changed_at, waiting_for)
 
     def _eta(self, activity: _Activity) -> float | None:
         """Return the seconds left of the stage at its average rate so far; later stages are not included."""
