@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
     from werkzeug.datastructures import MultiDict
 
+    from provisioner.auth.authenticator import Principal
     from provisioner.cache import Entry
     from provisioner.contracts import Volume
     from provisioner.jobs import Job
     from provisioner.pipeline.progress import Snapshot
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+# Fields of a request that a job shows beside it.
+_ELSEWHERE = {"image_url", "correlation_id"}
 
 Url = Annotated[str, Meta(min_length=1, max_length=4096)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -187,19 +191,23 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "updated_at": timestamp(max(job.updated_at, snapshot.changed_at if snapshot else 0.0)),
         "image_url": image_url,
         "attempts": job.attempts,
-        "request": {"image_url": image_url, **_request(job)},
+        "request": {
+            "image_url": image_url,
+            **{key: value for key, value in asked(job).items() if key not in _ELSEWHERE},
+        },
         **{name: value for name, value in optional.items() if value is not None},
     }
 
 
-def _request(job: Job) -> dict[str, Any]:
+def asked(job: Job) -> dict[str, str | int]:
     """Return what the client asked for, except the url. A job without a stored request: what was made of it."""
     if job.request is not None:
-        return {name: value for name, value in job.request.items() if name != "correlation_id"}
+        return job.request
     spec = job.spec
     fields = {
         "volume_name": spec.volume_name,
         "volume_size_gb": spec.size_bytes // GIB or None,
+        "correlation_id": spec.correlation_id,
         "image_type": spec.image_format,
         "target": spec.target,
         "checksum": str(spec.checksum) if spec.checksum else None,
@@ -221,6 +229,18 @@ def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:
     if snapshot.eta_sec is not None:
         body["eta_sec"] = round(snapshot.eta_sec)
     return body
+
+
+def principal_body(principal: Principal) -> dict[str, Any]:
+    """Return who the caller is and what it may do; absent limits do not exist."""
+    body = {
+        "principal": principal.id,
+        "name": principal.name,
+        "role": principal.role,
+        "via": principal.via,
+        "limits": msgspec.to_builtins(principal.limits),
+    }
+    return body if principal.expires_at is None else {**body, "expires_at": timestamp(principal.expires_at)}
 
 
 def image_changed_body(status: str, entry: Entry) -> dict[str, Any]:

@@ -101,6 +101,8 @@ async def running(
         auth=auth or AuthSettings(),
         server=server or ServerSettings(),
         jobs=jobs or JobSettings(),
+        sources={"http": {"plugin": "http"}},
+        targets={"fake": {"plugin": "file"}, **{one.name: {"plugin": "thin-lvm"} for one in more_targets}},
         cache=CacheSettings(
             min_free=ByteSize(0),
             max_size=ByteSize(cache_size),

@@ -109,7 +109,7 @@ class Recorder:
 async def record():
     """All examples of api.yaml as the app answers them now."""
     to = Recorder()
-    for part in (_requests, _jobs, _failures, _cache, _volumes, _limits, _health, _errors):
+    for part in (_requests, _jobs, _failures, _cache, _volumes, _host, _limits, _health, _errors):
         await part(to)
     return to.examples
 
@@ -129,6 +129,7 @@ async def _jobs(to):
         job_id = (await (await service.submit(full)).get_json())["job_id"]
         await to.keep("JobPending", await service.call("GET", f"/api/v1/jobs/{job_id}"))
         await to.keep("VolumeBusy", await service.submit(full), 409)
+        await to.keep("RetryTooEarly", await service.call("POST", f"/api/v1/jobs/{job_id}/retry"), 409)
         await service.submit({**full, "volume_name": "web-02"})
         await to.keep("JobListPage", await service.call("GET", "/api/v1/jobs?limit=1"))
     async with to.service() as service:
@@ -191,6 +192,19 @@ async def _volumes(to):
         service.target.in_use.clear()
         await to.keep("VolumeRemoved", await service.call("DELETE", volume))
         await to.keep("VolumeUnknown", await service.call("DELETE", volume), 404)
+
+
+async def _host(to):
+    async with to.service(work=False) as service:
+        await to.keep("TargetList", await service.call("GET", "/api/v1/targets"))
+        await to.keep("SourceList", await service.call("GET", "/api/v1/sources"))
+        await to.keep("Whoami", await service.call("GET", "/api/v1/whoami"))
+        token = service.tokens.create("ci", "operator", time.time() + 3600, Limits(volumes=["ci-*"], max_jobs=4))
+        sent = {"X-API-Token": token}
+        await to.keep("WhoamiLimited", await service.call("GET", "/api/v1/whoami", role=None, headers=sent))
+    async with to.service(work=False) as service:
+        service.target.steps.fail_at["capacity"] = TargetUnavailableError("volume group vg0 does not exist")
+        await to.keep("TargetUnhealthy", await service.call("GET", "/api/v1/targets"))
 
 
 async def _limits(to):
