@@ -49,6 +49,7 @@ ROLES: dict[str, Role] = {
 }
 # The query parameters of each route; a route that is not listed has none.
 QUERIES: dict[str, type[msgspec.Struct]] = {
+    "v1.submit_job": schemas.SubmitQuery,
     "v1.list_jobs": schemas.JobPage,
     "v1.list_images": schemas.Page,
     "v1.list_volumes": schemas.Page,
@@ -77,7 +78,11 @@ def make_blueprint(services: Services) -> Blueprint:
 def _add_jobs(api: Blueprint, services: Services) -> None:
     @api.post("/jobs", provide_automatic_options=False)
     async def submit_job() -> Response:
-        return _accepted(await submission.submit(services, await _body(schemas.JobRequest)))
+        query = schemas.read_query(request.args, schemas.SubmitQuery)
+        body = await _body(schemas.JobRequest)
+        if query.dry_run:
+            return answer(schemas.plan_body(*await submission.dry_run(services, body)))
+        return _accepted(await submission.submit(services, body))
 
     @api.get("/jobs", provide_automatic_options=False)
     async def list_jobs() -> Response:

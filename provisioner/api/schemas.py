@@ -11,17 +11,20 @@ from msgspec import Meta
 from provisioner.api.field_errors import describe
 from provisioner.contracts import GIB, Checksum, ImageUrl
 from provisioner.contracts.errors import InvalidRequestError
+from provisioner.contracts.redaction import redact
 from provisioner.jobs import JobFilter, JobSpec, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from werkzeug.datastructures import MultiDict
 
     from provisioner.auth.authenticator import Principal
     from provisioner.cache import Entry
     from provisioner.contracts import Volume
+    from provisioner.contracts.errors import ProvisionerError
     from provisioner.jobs import Job
+    from provisioner.pipeline.dry_run import Plan
     from provisioner.pipeline.progress import Snapshot
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -83,6 +86,12 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
     offset: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class SubmitQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of POST /jobs."""
+
+    dry_run: bool = False
 
 
 class JobPage(Page, frozen=True, kw_only=True):
@@ -229,6 +238,15 @@ def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:
     if snapshot.eta_sec is not None:
         body["eta_sec"] = round(snapshot.eta_sec)
     return body
+
+
+def plan_body(plan: Plan, refusals: Iterable[ProvisionerError]) -> dict[str, Any]:
+    """Return what a job would do, with every reason why it would be refused or fail."""
+    reasons = [
+        {"error": error.category if error.code < 500 else "job would fail", "message": redact(error.message)}
+        for error in refusals
+    ]
+    return {**msgspec.to_builtins(plan), "refusals": reasons}
 
 
 def principal_body(principal: Principal) -> dict[str, Any]:

@@ -10,11 +10,18 @@ from quart import g, request
 
 from provisioner.api import schemas
 from provisioner.auth import authorization
-from provisioner.contracts.errors import ConflictError, ForbiddenError, InvalidRequestError, SourceError
+from provisioner.contracts.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidRequestError,
+    ProvisionerError,
+    SourceError,
+)
 from provisioner.contracts.urls import ImageUrl
+from provisioner.pipeline.dry_run import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from provisioner.api.services import Services
     from provisioner.contracts import Checksum
@@ -24,6 +31,30 @@ if TYPE_CHECKING:
 async def submit(services: Services, body: schemas.JobRequest | schemas.FetchRequest) -> Job:
     """Submit the job of a request body."""
     return await _submit(services, body.spec(), msgspec.to_builtins(body))
+
+
+async def dry_run(services: Services, body: schemas.JobRequest) -> tuple[Plan, list[ProvisionerError]]:
+    """Return what the job would do, and why it would be refused. Changes nothing.
+
+    A request beyond the caller's limits learns that alone: neither the source nor the target is asked.
+    """
+    spec = body.spec()
+    g.about = {"volume": body.volume_name}
+    refusals = list(_outside_limits(services, spec))
+    if refusals:
+        return Plan(image_url=spec.image_url.without_query), refusals
+    allowed = g.principal.limits.sources
+    if allowed is not None:
+        spec = msgspec.structs.replace(spec, allowed_sources=tuple(allowed))
+    return await services.supervisor.dry_run(spec, g.principal.id, g.principal.limits.max_jobs)
+
+
+def _outside_limits(services: Services, spec: JobSpec) -> Iterator[ProvisionerError]:
+    for check in (_check_source, _check_image, _check_volume):
+        try:
+            check(services, spec)
+        except ProvisionerError as error:
+            yield error
 
 
 async def retry(services: Services, job_id: str) -> Job:
@@ -68,10 +99,21 @@ async def _submit(services: Services, spec: JobSpec, asked: Mapping[str, Any]) -
 
 def check_limits(services: Services, spec: JobSpec) -> None:
     """Raise ForbiddenError if the caller's limits do not cover the job, InvalidRequestError if the job is invalid."""
+    for check in (_check_source, _check_image, _check_volume):
+        check(services, spec)
+
+
+def _check_source(services: Services, spec: JobSpec) -> None:
     g.about["source"] = spec.image_url.origin
     authorization.check_source(g.principal, spec.image_url, source_name(services, spec.image_url))
+
+
+def _check_image(services: Services, spec: JobSpec) -> None:
     if spec.checksum is not None:  # the cache finds an image by digest, from any source
         image_within_limits(services, spec.checksum)
+
+
+def _check_volume(services: Services, spec: JobSpec) -> None:
     if spec.volume_name is not None:
         target = services.back_ends.target(spec.target).name
         g.about["target"] = target

@@ -60,7 +60,7 @@ class Pipeline:
         check_checksum(run.checksum, spec.image_url, required=self.require_checksum)
         if await self._clone_known(run):
             return
-        expectation = Expectation(remote=remote, checksum=run.checksum, may_use=self._may_use(spec))
+        expectation = Expectation(remote=remote, checksum=run.checksum, may_use=self.may_use(spec))
         try:
             await self._with_image(run, source, expectation)
         except DamagedImageError:  # found in the cache, which has dropped it
@@ -121,7 +121,7 @@ class Pipeline:
         spec, checksum = run.spec, run.checksum
         if spec.volume_name is None or checksum is None or checksum.algorithm != "sha256":
             return False
-        may_use = self._may_use(spec)
+        may_use = self.may_use(spec)
         entry = self.cache.find(checksum, spec.image_url.text, None, may_use)
         if may_use is not None and entry is None:  # first show that the caller's own source has the image
             return False
@@ -149,7 +149,7 @@ class Pipeline:
             volume = await commit(staged, base.digest, run, target, self.check_guards)
             run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE, base.size_bytes)
 
-    def _may_use(self, spec: JobSpec) -> Callable[[str], bool] | None:
+    def may_use(self, spec: JobSpec) -> Callable[[str], bool] | None:
         """Return a check whether the job may use an image from some url, or None if its caller is not limited.
 
         A checksum alone must not give a limited caller an image of a source that it may not use.

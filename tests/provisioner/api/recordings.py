@@ -109,7 +109,7 @@ class Recorder:
 async def record():
     """All examples of api.yaml as the app answers them now."""
     to = Recorder()
-    for part in (_requests, _jobs, _failures, _cache, _volumes, _host, _limits, _health, _errors):
+    for part in (_requests, _jobs, _plans, _failures, _cache, _volumes, _host, _limits, _health, _errors):
         await part(to)
     return to.examples
 
@@ -151,6 +151,17 @@ async def _jobs(to):
         await to.keep("JobCompleted", await service.call("GET", f"/api/v1/jobs/{done['job_id']}"))
         await to.keep("CancelTooLate", await service.call("POST", f"/api/v1/jobs/{done['job_id']}/cancel"), 400)
         await to.keep("JobNotFound", await service.call("GET", f"/api/v1/jobs/{UNKNOWN}"), 404)
+
+
+async def _plans(to):
+    path = "/api/v1/jobs?dry_run=true"
+    async with to.service() as service:
+        await to.keep("PlanDownload", await service.call("POST", path, json=JOB))
+        await service.done(JOB)
+        await to.keep("PlanReplace", await service.call("POST", path, json=JOB))
+        service.target.in_use.add("web-01")
+        refused = {**JOB, "volume_size_gb": 1}
+        await to.keep("PlanRefused", await service.call("POST", path, json=refused))
 
 
 async def _failures(to):
