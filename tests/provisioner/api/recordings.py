@@ -73,7 +73,8 @@ def fixed(value, folder):
         text = text.replace(found, known)
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2024-01-14T10:30:00Z", text)
     text = re.sub(r"on \d{4}-\d\d-\d\d, in \d+ days", "on 2024-01-20, in 5 days", text)
-    text = re.sub(r'("bytes_total": \d+, "eta_sec": )[1-9]\d*', r"\g<1>29", text)
+    running = r'("percent": (?!100,)[\d.]+, "bytes_processed": \d+, "bytes_total": \d+, "eta_sec": )\d+'
+    text = re.sub(running, r"\g<1>29", text)
     text = re.sub(r'("uptime": )"[^"]+"', r'\1"2h30m45s"', text)
     value = json.loads(text)
     if "timings" in value:  # stages overlap: in which order they begin, and whether a failure stops the last, varies
@@ -255,6 +256,9 @@ async def _health(to):
         text = await (await service.call("GET", "/metrics", role=None)).get_data(as_text=True)
         wanted = r"^libvirt_volume_provisioner_(?:requests_total\{.*202.*|jobs_total\{.*completed.*|active_jobs) .*\n"
         to.examples["Metrics"] = "".join(re.findall(wanted, text, re.MULTILINE))
+        accept = {"Accept": "application/openmetrics-text"}
+        text = await (await service.call("GET", "/metrics", role=None, headers=accept)).get_data(as_text=True)
+        to.examples["MetricsOpen"] = "".join([*re.findall(wanted, text, re.MULTILINE), "# EOF\n"])
     async with to.service(work=False) as service:
         service.target.steps.fail_at["capacity"] = TargetUnavailableError("volume group vg0 does not exist")
         await to.keep("NotReady", await service.call("GET", "/readyz", role=None), 503)
