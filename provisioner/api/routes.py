@@ -80,7 +80,7 @@ def _add_jobs(api: Blueprint, services: Services) -> None:
     async def submit_job() -> Response:
         query = schemas.read_query(request.args, schemas.SubmitQuery)
         body = await _body(schemas.JobRequest)
-        if query.dry_run:
+        if query.dry_run == "true":
             return answer(schemas.plan_body(*await submission.dry_run(services, body)))
         return _accepted(await submission.submit(services, body))
 

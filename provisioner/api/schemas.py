@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -91,7 +91,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 class SubmitQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Query of POST /jobs."""
 
-    dry_run: bool = False
+    dry_run: Literal["true", "false"] = "false"
 
 
 class JobPage(Page, frozen=True, kw_only=True):
