@@ -72,6 +72,7 @@ def test_no_key_without_value():
 def test_wrong_example_is_rejected():
     """The check of examples covers references, formats and enums."""
     job = {"job_id": "x", "status": "done", "created_at": "yesterday", "updated_at": "2024-01-14T10:30:00Z"}
+    job |= {"request": {"image_url": "https://x/y"}, "attempts": 1}
     assert len(faults({"$ref": "#/components/schemas/Job"}, job)) == 3
 
 

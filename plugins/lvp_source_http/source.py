@@ -37,6 +37,9 @@ class HttpSource(ImageSource):
     def owns(self, url: ImageUrl) -> bool:
         return _covered(url, self._own)
 
+    def prefixes(self) -> Sequence[str]:
+        return self._settings.urls
+
     async def stat(self, url: ImageUrl) -> RemoteImage:
         places = self._places(url)
         for place in places[:-1]:

@@ -18,7 +18,7 @@ from provisioner.contracts import BackEndContext, HttpTransport, ImageSource, Re
 from provisioner.contracts.errors import UrlNotAllowedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from lvp_source_s3.settings import S3Settings
     from provisioner.contracts import ImageStream, ImageUrl
@@ -40,6 +40,13 @@ class S3Source(ImageSource):
 
     def owns(self, url: ImageUrl) -> bool:
         return place_of(url, self._settings) is not None
+
+    def prefixes(self) -> Sequence[str]:
+        settings = self._settings
+        if settings.buckets:
+            return [f"s3://{text}" if "/" in text else f"s3://{text}/" for text in settings.buckets]
+        endpoint = [] if settings.endpoint is None else [settings.endpoint.rstrip("/") + "/"]
+        return [*(["s3://"] if settings.bare_urls else []), *endpoint]
 
     async def stat(self, url: ImageUrl) -> RemoteImage:
         return replace(await self._transport.stat(self._place(url).url), url=url)

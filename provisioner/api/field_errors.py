@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 import msgspec
 
@@ -41,5 +41,7 @@ def _must(message: str, field: str, kind: type[msgspec.Struct]) -> str:
 
 def _choices(field: str, kind: type[msgspec.Struct]) -> list[str]:
     hint = next(one.type for one in msgspec.structs.fields(kind) if one.name == field)
+    if get_origin(hint) is Literal:
+        return [str(value) for value in get_args(hint)]
     kinds: list[type[Enum]] = [one for one in (hint, *get_args(hint)) if hasattr(one, "__members__")]
     return [str(member.value) for member in kinds[0]]

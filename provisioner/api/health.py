@@ -7,14 +7,14 @@ import time
 from typing import TYPE_CHECKING
 
 import trio
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from provisioner import __version__
 from provisioner.api import schemas
 from provisioner.api.readiness import Readiness
 from provisioner.api.routes import answer
 from provisioner.observe import logs
-from provisioner.observe.metrics import CONTENT_TYPE
+from provisioner.observe.metrics import negotiate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,7 +58,10 @@ def make_blueprint(services: Services) -> Blueprint:
 
     @service.get("/metrics", provide_automatic_options=False)
     async def metrics() -> Response:
-        return Response(await page.text(), 200, content_type=CONTENT_TYPE)
+        content_type = negotiate(request.accept_mimetypes)
+        response = Response(await page.text(content_type), 200, content_type=content_type)
+        response.headers["Vary"] = "Accept"
+        return response
 
     return service
 
@@ -70,16 +73,18 @@ class _Page:
         self._services, self._readiness = services, readiness
         self._rendering = trio.Lock()
         self._thread = trio.CapacityLimiter(1)  # separate, so that busy threads elsewhere cannot delay it
-        self._text, self._at = b"", -math.inf
+        self._texts: dict[str, tuple[bytes, float]] = {}  # by content type
 
-    async def text(self) -> bytes:
-        """Return the text, at most a second old."""
+    async def text(self, content_type: str) -> bytes:
+        """Return the text in that form, at most a second old."""
         async with self._rendering:
-            if trio.current_time() - self._at >= PAGE_KEPT:
+            text, at = self._texts.get(content_type, (b"", -math.inf))
+            if trio.current_time() - at >= PAGE_KEPT:
                 await self._measure()
-                self._text = await trio.to_thread.run_sync(self._services.metrics.render, limiter=self._thread)
-                self._at = trio.current_time()
-            return self._text
+                render = self._services.metrics.render
+                text = await trio.to_thread.run_sync(render, content_type, limiter=self._thread)
+                self._texts[content_type] = text, trio.current_time()
+            return text
 
     async def _measure(self) -> None:
         """Update the gauges that are not updated elsewhere."""

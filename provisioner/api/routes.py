@@ -6,19 +6,21 @@ import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+import structlog
 import trio
 from quart import Blueprint, Response, g, request
 
-from provisioner.api import schemas
+from provisioner.api import schemas, submission
+from provisioner.api.back_end_listing import BackEndListing
 from provisioner.api.volume_listing import VolumeListing
 from provisioner.auth import authorization
-from provisioner.contracts import Checksum, ImageUrl
-from provisioner.contracts.errors import InvalidRequestError, SourceError, UnsupportedMediaTypeError
+from provisioner.contracts import Checksum
+from provisioner.contracts.errors import UnsupportedMediaTypeError
 
 if TYPE_CHECKING:
     from provisioner.api.services import Services
     from provisioner.config import Role
-    from provisioner.jobs import JobSpec
+    from provisioner.jobs import Job
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -31,6 +33,7 @@ ROLES: dict[str, Role] = {
     "v1.list_jobs": "viewer",
     "v1.get_job": "viewer",
     "v1.cancel_job": "operator",
+    "v1.retry_job": "operator",
     "v1.list_images": "viewer",
     "v1.remove_image": "admin",
     "v1.pin_image": "operator",
@@ -40,9 +43,13 @@ ROLES: dict[str, Role] = {
     "v1.prune_cache": "admin",
     "v1.list_volumes": "viewer",
     "v1.remove_volume": "admin",
+    "v1.list_targets": "viewer",
+    "v1.list_sources": "viewer",
+    "v1.whoami": "viewer",
 }
 # The query parameters of each route; a route that is not listed has none.
 QUERIES: dict[str, type[msgspec.Struct]] = {
+    "v1.submit_job": schemas.SubmitQuery,
     "v1.list_jobs": schemas.JobPage,
     "v1.list_images": schemas.Page,
     "v1.list_volumes": schemas.Page,
@@ -64,13 +71,18 @@ def make_blueprint(services: Services) -> Blueprint:
     _add_jobs(api, services)
     _add_cache(api, services)
     _add_volumes(api, services)
+    _add_host(api, services)
     return api
 
 
 def _add_jobs(api: Blueprint, services: Services) -> None:
     @api.post("/jobs", provide_automatic_options=False)
     async def submit_job() -> Response:
-        return await _accept(services, await _body(schemas.JobRequest))
+        query = schemas.read_query(request.args, schemas.SubmitQuery)
+        body = await _body(schemas.JobRequest)
+        if query.dry_run == "true":
+            return answer(schemas.plan_body(*await submission.dry_run(services, body)))
+        return _accepted(await submission.submit(services, body))
 
     @api.get("/jobs", provide_automatic_options=False)
     async def list_jobs() -> Response:
@@ -94,6 +106,10 @@ def _add_jobs(api: Blueprint, services: Services) -> None:
         job = await services.supervisor.cancel(job_id)
         return answer({"status": job.status, "job_id": job.job_id})
 
+    @api.post("/jobs/<job_id>/retry", provide_automatic_options=False)
+    async def retry_job(job_id: str) -> Response:
+        return _accepted(await submission.retry(services, job_id))
+
 
 def _add_cache(api: Blueprint, services: Services) -> None:
     @api.get("/cache/images", provide_automatic_options=False)
@@ -107,27 +123,31 @@ def _add_cache(api: Blueprint, services: Services) -> None:
 
     @api.delete("/cache/images/<checksum>", provide_automatic_options=False)
     async def remove_image(checksum: str) -> Response:
-        entry = await services.cache.remove(_image_within_limits(services, Checksum.parse(checksum)))
+        entry = await services.cache.remove(submission.image_within_limits(services, Checksum.parse(checksum)))
         return answer(schemas.image_changed_body("removed", entry))
 
     @api.put("/cache/images/<checksum>/pin", provide_automatic_options=False)
     async def pin_image(checksum: str) -> Response:
-        entry = await services.cache.pin(_image_within_limits(services, Checksum.parse(checksum)), pinned=True)
+        entry = await services.cache.pin(
+            submission.image_within_limits(services, Checksum.parse(checksum)), pinned=True
+        )
         return answer(schemas.image_changed_body("pinned", entry))
 
     @api.delete("/cache/images/<checksum>/pin", provide_automatic_options=False)
     async def unpin_image(checksum: str) -> Response:
-        entry = await services.cache.pin(_image_within_limits(services, Checksum.parse(checksum)), pinned=False)
+        entry = await services.cache.pin(
+            submission.image_within_limits(services, Checksum.parse(checksum)), pinned=False
+        )
         return answer(schemas.image_changed_body("unpinned", entry))
 
     @api.post("/cache/images/<checksum>/verify", provide_automatic_options=False)
     async def verify_image(checksum: str) -> Response:
-        entry, intact = await services.cache.verify(_image_within_limits(services, Checksum.parse(checksum)))
+        entry, intact = await services.cache.verify(submission.image_within_limits(services, Checksum.parse(checksum)))
         return answer(schemas.image_changed_body("intact" if intact else "removed", entry))
 
     @api.post("/cache/fetch", provide_automatic_options=False)
     async def fetch_image() -> Response:
-        return await _accept(services, await _body(schemas.FetchRequest))
+        return _accepted(await submission.submit(services, await _body(schemas.FetchRequest)))
 
     @api.post("/cache/prune", provide_automatic_options=False)
     async def prune_cache() -> Response:
@@ -155,58 +175,24 @@ def _add_volumes(api: Blueprint, services: Services) -> None:
         return answer({"status": "removed", "target": target, "name": name})
 
 
-async def _accept(services: Services, body: schemas.JobRequest | schemas.FetchRequest) -> Response:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
-        raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
-    about = {"volume": getattr(body, "volume_name", None), "target": getattr(body, "target", None)}
-    g.about = {name: value for name, value in about.items() if value}
-    spec = body.spec()
-    _check_limits(services, spec)
-    allowed = g.principal.limits.sources
-    if allowed is not None:  # checked again when the job looks in the cache, whose images may have changed
-        spec = msgspec.structs.replace(spec, allowed_sources=tuple(allowed))
-    job = await services.supervisor.submit(
-        spec,
-        request_id=g.request_id,
-        principal=g.principal.id,
-        idempotency_key=key,
-        max_jobs=g.principal.limits.max_jobs,
-    )
-    g.about["job_id"] = job.job_id
+def _add_host(api: Blueprint, services: Services) -> None:
+    listing = BackEndListing(services)
+
+    @api.get("/targets", provide_automatic_options=False)
+    async def list_targets() -> Response:
+        return answer({"targets": await listing.targets()})
+
+    @api.get("/sources", provide_automatic_options=False)
+    async def list_sources() -> Response:
+        return answer({"sources": listing.sources()})
+
+    @api.get("/whoami", provide_automatic_options=False)
+    async def whoami() -> Response:
+        return answer(schemas.principal_body(g.principal))
+
+
+def _accepted(job: Job) -> Response:
     return answer({"job_id": job.job_id}, 202, {"Location": f"/api/v1/jobs/{job.job_id}"})
-
-
-def _check_limits(services: Services, spec: JobSpec) -> None:
-    """Raise ForbiddenError if the caller's limits do not cover the job, InvalidRequestError if the job is invalid."""
-    g.about["source"] = spec.image_url.origin
-    authorization.check_source(g.principal, spec.image_url, _source_name(services, spec.image_url))
-    if spec.checksum is not None:  # the cache finds an image by digest, from any source
-        _image_within_limits(services, spec.checksum)
-    if spec.volume_name is not None:
-        target = services.back_ends.target(spec.target).name
-        g.about["target"] = target
-        authorization.check_volume(g.principal, target, spec.volume_name)
-
-
-def _source_name(services: Services, image_url: ImageUrl) -> str:
-    source = services.back_ends.source_for(image_url)
-    return next(name for name, one in services.back_ends.sources.items() if one is source)
-
-
-def _image_within_limits(services: Services, checksum: Checksum) -> str:
-    """Return the digest if the caller's limits cover the image. Raises ForbiddenError, InvalidRequestError."""
-    digest = str(checksum)
-    g.about = {**g.get("about", {}), "image": digest}
-    entry = next((one for one in services.cache.entries() if digest in {one.digest, f"sha512:{one.sha512}"}), None)
-    if entry is not None and g.principal.limits.sources is not None:
-        image_url = ImageUrl.parse(entry.url)
-        try:
-            source = _source_name(services, image_url)
-        except SourceError:  # its source is no longer configured
-            source = None
-        authorization.check_source(g.principal, image_url, source)
-    return digest
 
 
 async def _body(kind: type[S]) -> S:
@@ -219,6 +205,7 @@ async def _body(kind: type[S]) -> S:
     correlation_id: Any = getattr(body, "correlation_id", None)
     if not g.request_id_given and isinstance(correlation_id, str) and is_sane_id(correlation_id):
         g.request_id = correlation_id
+        structlog.contextvars.bind_contextvars(request_id=correlation_id)
     return body
 
 

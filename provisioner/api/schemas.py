@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -11,19 +11,26 @@ from msgspec import Meta
 from provisioner.api.field_errors import describe
 from provisioner.contracts import GIB, Checksum, ImageUrl
 from provisioner.contracts.errors import InvalidRequestError
+from provisioner.contracts.redaction import redact
 from provisioner.jobs import JobFilter, JobSpec, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from werkzeug.datastructures import MultiDict
 
+    from provisioner.auth.authenticator import Principal
     from provisioner.cache import Entry
     from provisioner.contracts import Volume
+    from provisioner.contracts.errors import ProvisionerError
     from provisioner.jobs import Job
+    from provisioner.pipeline.dry_run import Plan
     from provisioner.pipeline.progress import Snapshot
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+# Fields of a request that a job shows beside it.
+_ELSEWHERE = {"image_url", "correlation_id"}
 
 Url = Annotated[str, Meta(min_length=1, max_length=4096)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -79,6 +86,12 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
     offset: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class SubmitQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of POST /jobs."""
+
+    dry_run: Literal["true", "false"] = "false"
 
 
 class JobPage(Page, frozen=True, kw_only=True):
@@ -176,20 +189,47 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "error": job.error,
         "volume": job.volume,
         "timings": job.timings,
+        "submitted_by": job.principal,
+        "waiting_for": snapshot.waiting_for if snapshot else None,
     }
+    image_url = spec.image_url.text if job.principal == reader else _without_query(spec.image_url.text)
     return {
         "job_id": job.job_id,
         "status": job.status,
         "created_at": timestamp(job.created_at),
-        "updated_at": timestamp(job.updated_at),
-        "image_url": spec.image_url.text if job.principal == reader else _without_query(spec.image_url.text),
+        "updated_at": timestamp(max(job.updated_at, snapshot.changed_at if snapshot else 0.0)),
+        "image_url": image_url,
+        "attempts": job.attempts,
+        "request": {
+            "image_url": image_url,
+            **{key: value for key, value in asked(job).items() if key not in _ELSEWHERE},
+        },
         **{name: value for name, value in optional.items() if value is not None},
     }
 
 
+def asked(job: Job) -> dict[str, str | int]:
+    """Return what the client asked for, except the url. A job without a stored request: what was made of it."""
+    if job.request is not None:
+        return job.request
+    spec = job.spec
+    fields = {
+        "volume_name": spec.volume_name,
+        "volume_size_gb": spec.size_bytes // GIB or None,
+        "correlation_id": spec.correlation_id,
+        "image_type": spec.image_format,
+        "target": spec.target,
+        "checksum": str(spec.checksum) if spec.checksum else None,
+        "priority": spec.priority,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:
     if job.status is Status.COMPLETED:
-        return {"stage": "finalizing", "percent": 100, "eta_sec": 0}
+        total = job.bytes_total or (job.volume.size_bytes if job.volume else 0)
+        done = {"bytes_processed": total, "bytes_total": total} if total else {}
+        return {"stage": "finalizing", "percent": 100, **done, "eta_sec": 0}
     if snapshot is None:
         return None
     body: dict[str, Any] = {"stage": snapshot.stage, "percent": snapshot.percent}
@@ -198,6 +238,27 @@ def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:
     if snapshot.eta_sec is not None:
         body["eta_sec"] = round(snapshot.eta_sec)
     return body
+
+
+def plan_body(plan: Plan, refusals: Iterable[ProvisionerError]) -> dict[str, Any]:
+    """Return what a job would do, with every reason why it would be refused or fail."""
+    reasons = [
+        {"error": error.category if error.code < 500 else "job would fail", "message": redact(error.message)}
+        for error in refusals
+    ]
+    return {**msgspec.to_builtins(plan), "refusals": reasons}
+
+
+def principal_body(principal: Principal) -> dict[str, Any]:
+    """Return who the caller is and what it may do; absent limits do not exist."""
+    body = {
+        "principal": principal.id,
+        "name": principal.name,
+        "role": principal.role,
+        "via": principal.via,
+        "limits": msgspec.to_builtins(principal.limits),
+    }
+    return body if principal.expires_at is None else {**body, "expires_at": timestamp(principal.expires_at)}
 
 
 def image_changed_body(status: str, entry: Entry) -> dict[str, Any]:

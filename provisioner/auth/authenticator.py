@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,12 +29,13 @@ _RANK: dict[str, int] = {"viewer": 0, "operator": 1, "admin": 2}
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller. ``via`` is ``certificate`` or ``token``."""
+    """An authenticated caller. ``via`` is ``certificate`` or ``token``; ``expires_at`` is None if it never expires."""
 
     name: str
     role: Role
     via: str
     limits: Limits = Limits()  # noqa: RUF009 - frozen
+    expires_at: float | None = None
 
     @property
     def id(self) -> str:
@@ -92,21 +94,22 @@ class Authenticator:
     def _by_certificate(self, certificate: PeerCertificate | None) -> Principal | None:
         if certificate is None:
             return None
+        end = certificate.not_after if math.isfinite(certificate.not_after) else None
         for name in certificate.names:
             grant = self._settings.grant(name)
             if grant is not None:
-                return Principal(name, grant.role, "certificate", self._with_defaults(grant))
+                return Principal(name, grant.role, "certificate", self._with_defaults(grant), end)
         role = self._settings.default_certificate_role
         if role == "none":
             return None
         name = certificate.names[0] if certificate.names else "unnamed"
-        return Principal(name, role, "certificate", self._with_defaults(Limits()))
+        return Principal(name, role, "certificate", self._with_defaults(Limits()), end)
 
     def _by_token(self, token: str | None, now: float) -> Principal | None:
         record = self._tokens.authenticate(token, now) if token else None
         if record is None:
             return None
-        return Principal(record.name, record.role, "token", self._with_defaults(record.limits))
+        return Principal(record.name, record.role, "token", self._with_defaults(record.limits), record.expires_at)
 
     def _with_defaults(self, limits: Limits) -> Limits:
         if limits.max_jobs is not None or self._settings.max_jobs is None:

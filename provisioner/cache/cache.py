@@ -217,6 +217,10 @@ class ImageCache:
         async with self._changing:
             await self._space.make(wanted, self._downloads.left_over, self._downloads.sweep)
 
+    async def check_room(self, wanted: int) -> None:
+        """Raise CacheFullError if ``wanted`` more bytes do not fit even after evictions. Evicts nothing."""
+        await self._space.check(wanted, self._downloads.left_over())
+
     # --- for the API ---
 
     def entries(self) -> list[Entry]:

@@ -100,6 +100,10 @@ class Download(CachedImage):
         return self.growing_file.available
 
     @property
+    def waiting_for(self) -> str | None:
+        return None if self.ended.is_set() else self.growing_file.waiting_for
+
+    @property
     def fd(self) -> int:
         return self.growing_file.fd
 

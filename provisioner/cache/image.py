@@ -57,6 +57,11 @@ class CachedImage(ABC):
     def fd(self) -> int:
         """Return the file's descriptor, for ``os.pread`` only."""
 
+    @property
+    def waiting_for(self) -> str | None:
+        """Return the last temporary error while the source is asked again, or None."""
+        return None
+
     async def checked(self) -> None:
         """Verify a whole cached image against its checksums before it is read. Raises DamagedImageError."""
 

@@ -83,6 +83,12 @@ class Space:
             stuck |= {entry.sha256 for entry in victims} - {entry.sha256 for entry in gone}
             needed, free = await self._needed(wanted, left_over())
 
+    async def check(self, wanted: int, left_over: int) -> None:
+        """Raise CacheFullError if ``make`` could not make room for ``wanted`` bytes now. Removes nothing."""
+        needed, free = await self._needed(wanted, left_over)
+        if choose_victims(self._catalog.evictable(), needed - left_over) is None:
+            raise self._full(wanted, free, None)
+
     async def _needed(self, wanted: int, left_over: int) -> tuple[int, int]:
         free = await self.free_bytes()
         needed = bytes_over(

@@ -42,7 +42,7 @@ class _Root(SectionedGroup):
 @click.group(
     cls=_Root,
     sections={
-        "Commands for clients (talk to a server)": ["job", "cache", "volume", "health"],
+        "Commands for clients (talk to a server)": ["job", "cache", "volume", "target", "source", "whoami", "health"],
         "Commands for the host (where the server runs)": [
             "serve",
             "config",

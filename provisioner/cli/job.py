@@ -64,6 +64,7 @@ def job() -> None:
 @click.option("--correlation-id", metavar="ID", help="Your own id, shown in the job and the logs.")
 @click.option("--priority", type=int, metavar="N", help="Queued jobs with a higher priority run first.  [default: 0]")
 @click.option("--idempotency-key", metavar="KEY", help="Repeating the request with the same key returns the same job.")
+@click.option("--dry-run", is_flag=True, help="Only show what the job would do, and why it would be refused.")
 @click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
 @patience_option
 @json_option
@@ -73,6 +74,7 @@ def submit(
     name: str,
     size_gb: int,
     idempotency_key: str | None,
+    dry_run: bool,
     wait: bool,
     patience: float,
     as_json: bool,
@@ -100,6 +102,11 @@ def submit(
         "priority": priority,
     }
     client = connect(connection)
+    if dry_run:
+        from provisioner.cli.plan import show_plan
+
+        show_plan(client, wanted, as_json=as_json)
+        return
     start(client, path("jobs"), wanted, idempotency_key, wait=wait, patience=patience, as_json=as_json)
 
 
@@ -239,3 +246,22 @@ def cancel(job_id: object, as_json: bool, **connection: str | None) -> None:
 
     answer = client.post(path("jobs", str(job_id), "cancel"), limit=CANCEL_TIMEOUT)
     click.echo(answer.text if as_json else f"job {job_id} is cancelled and rolled back")
+
+
+@job.command(cls=SectionedCommand, examples=["lvp job retry f47ac10b-58cc-4372-a567-0e02b2c3d479 --wait"])
+@click.argument("job_id", metavar="ID", type=click.UUID)
+@click.option("--idempotency-key", metavar="KEY", help="Repeating the request with the same key returns the same job.")
+@click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
+@patience_option
+@json_option
+@connection_options
+def retry(
+    job_id: object, idempotency_key: str | None, wait: bool, patience: float, as_json: bool, **connection: str | None
+) -> None:
+    """Submit the request of the job ID again, as a new job. The job must have ended.
+
+    Prints the new job's id. With --wait it works as in lvp job submit.
+    """
+    client = connect(connection)
+    where = path("jobs", str(job_id), "retry")
+    start(client, where, {}, idempotency_key, wait=wait, patience=patience, as_json=as_json)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from provisioner.contracts.types import RemoteImage
@@ -55,6 +55,10 @@ class ImageSource(ABC):
     @abstractmethod
     def owns(self, url: ImageUrl) -> bool:
         """Return whether this source is configured for ``url``. Pure and fast; False if in doubt."""
+
+    def prefixes(self) -> Sequence[str]:
+        """Return the beginnings of the urls it owns, for people. Without secrets; empty if it does not say."""
+        return ()
 
     @abstractmethod
     async def stat(self, url: ImageUrl) -> RemoteImage:

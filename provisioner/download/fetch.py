@@ -36,14 +36,27 @@ def pause_after(failures: int, jitter: Callable[[], float] = random.random) -> f
     return float(longest * (0.5 + 0.5 * jitter()))
 
 
-async def with_retries(work: Callable[[], Awaitable[T]], attempts: int) -> T:
-    """Call ``work`` until it succeeds, with growing pauses after temporary errors. Raises the last SourceError."""
+async def with_retries(
+    work: Callable[[], Awaitable[T]], attempts: int, waiting: Callable[[str | None], None] = lambda _: None
+) -> T:
+    """Call ``work`` until it succeeds, with growing pauses after temporary errors. Raises the last SourceError.
+
+    ``waiting`` is called with the error's message before each pause, and with None at the end.
+    """
+    try:
+        return await _with_retries(work, attempts, waiting)
+    finally:
+        waiting(None)
+
+
+async def _with_retries(work: Callable[[], Awaitable[T]], attempts: int, waiting: Callable[[str | None], None]) -> T:
     for failures in range(1, attempts):
         try:
             return await work()
         except SourceError as error:
             if not error.temporary:
                 raise
+            waiting(error.message)
             pause = pause_after(failures)
             log.warning("request to the image source failed, retrying", reason=error.message, pause=round(pause, 2))
         await trio.sleep(pause)
@@ -73,6 +86,7 @@ async def fetch(
             if not error.temporary or isinstance(error, RemoteChangedError) or failures >= attempts:
                 raise
             pause = pause_after(failures)
+            growing_file.waiting_for = error.message
             log.warning(
                 "download interrupted", reason=error.message, at_byte=growing_file.available, pause=round(pause, 2)
             )
@@ -92,6 +106,7 @@ async def _try_once(
             nonlocal mark
             if image.size is not None and end > image.size:
                 raise RemoteChangedError(f"the server announced {image.size} bytes but sends more")
+            growing_file.waiting_for = None
             received(end - mark)
             mark = end
             growing_file.advance(end)

@@ -23,6 +23,7 @@ class GrowingFile:
         self.fd = fd
         self.size: int | None = None  # set when the file is complete
         self.limit = limit  # bytes reserved for it; a longer body fails the download
+        self.waiting_for: str | None = None  # the last temporary error, until bytes arrive again
         self.hashed = 0  # the hashing thread no longer needs the bytes before this offset; updated in steps
         self._available = 0
         self._error: BaseException | None = None
@@ -51,6 +52,7 @@ class GrowingFile:
 
     def finish(self) -> None:
         """Report that the file is complete and ends at ``available``."""
+        self.waiting_for = None
         with self._changed:
             self.size = self._available
             self._changed.notify_all()

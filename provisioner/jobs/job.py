@@ -21,7 +21,11 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """An accepted job. Times in seconds since the epoch; ``attempts`` counts starts; ``timings``: seconds per stage."""
+    """An accepted job. Times in seconds since the epoch; ``attempts`` counts starts; ``timings``: seconds per stage.
+
+    ``bytes_total``: the bytes that a completed job wrote or fetched; ``request``: the fields of the client's request
+    except its url, which ``spec`` has. Both are None for a job that an older version stored.
+    """
 
     job_id: str
     spec: JobSpec
@@ -37,6 +41,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     volume: VolumeInfo | None = None
     timings: dict[str, float] | None = None
+    bytes_total: int | None = None
+    request: dict[str, str | int] | None = None
 
     def started(self, now: float) -> Job:
         """Return the job as running."""
@@ -54,6 +60,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             cache_hit=outcome.cache_hit,
             image_path=outcome.image_path,
             timings=timings,
+            bytes_total=outcome.bytes_total,
             volume=None
             if volume is None or outcome.provisioned_by is None
             else VolumeInfo(

@@ -18,6 +18,8 @@ from provisioner.pipeline.job_run import JobSpec
 # A page of the history names a few images many times.
 _parse_url = lru_cache(maxsize=256)(ImageUrl.parse)
 _parse_checksum = lru_cache(maxsize=256)(Checksum.parse)
+# Fields that earlier versions did not have. They are left out when empty.
+_LATER = frozenset({"bytes_total", "request"})
 
 
 class SpecRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +73,9 @@ class JobRecord(Job, frozen=True, kw_only=True):
 
 def encode(job: Job) -> bytes:
     """Return the job as JSON."""
-    return msgspec.json.encode({**msgspec.structs.asdict(job), "spec": SpecRecord.of(job.spec)})
+    fields = {**msgspec.structs.asdict(job), "spec": SpecRecord.of(job.spec)}
+    kept = {name: value for name, value in fields.items() if name not in _LATER or value is not None}
+    return msgspec.json.encode(kept)
 
 
 def decode(body: bytes) -> Job:

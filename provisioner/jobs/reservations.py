@@ -35,11 +35,15 @@ class Reservations:
     def __init__(self) -> None:
         self._held: dict[tuple[str, str], Reservation] = {}
 
-    def reserve(self, target: str, volume_name: str, holder: Callable[[], str]) -> Reservation:
-        """Take the name. ``holder`` returns the message for requests refused meanwhile. Raises ConflictError."""
+    def check(self, target: str, volume_name: str) -> None:
+        """Raise ConflictError if the name is held. Takes nothing."""
         held = self._held.get((target, volume_name))
         if held is not None:
             raise ConflictError(held.holder())
+
+    def reserve(self, target: str, volume_name: str, holder: Callable[[], str]) -> Reservation:
+        """Take the name. ``holder`` returns the message for requests refused meanwhile. Raises ConflictError."""
+        self.check(target, volume_name)
         made = self._held[target, volume_name] = Reservation(self, target, volume_name, holder)
         return made
 

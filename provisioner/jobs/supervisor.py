@@ -30,14 +30,16 @@ from provisioner.jobs.recovery import OvertakenError, Recovery
 from provisioner.jobs.reservations import Reservations
 from provisioner.jobs.states import Status
 from provisioner.jobs.workers import Workers
+from provisioner.pipeline.dry_run import DryRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from provisioner.config import JobSettings
     from provisioner.jobs.notify import Notifier
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
+    from provisioner.pipeline.dry_run import Plan
     from provisioner.pipeline.job_run import JobSpec
     from provisioner.pipeline.progress import Snapshot
     from provisioner.pipeline.run import Pipeline
@@ -151,8 +153,11 @@ class Supervisor:
         principal: str | None,
         idempotency_key: str | None,
         max_jobs: int | None = None,
+        request: Mapping[str, str | int] | None = None,
     ) -> Job:
         """Accept a job; it is on disk when this returns. ``max_jobs``: the most the principal may have active.
+
+        ``request``: the fields of the client's request, for readers of the job.
 
         Raises InvalidRequestError and its subclasses, ConflictError, TooManyRequestsError, UnavailableError.
         """
@@ -168,6 +173,7 @@ class Supervisor:
             request_id=request_id,
             principal=principal,
             idempotency_key=key,
+            request=None if request is None else {name: request[name] for name in request if name != "image_url"},
         )
         if key is None:
             return await self._accept(job, max_jobs)
@@ -178,6 +184,23 @@ class Supervisor:
         if fingerprint(earlier.spec) != fingerprint(spec):
             raise ConflictError(f"the Idempotency-Key was used for another request, job {earlier.job_id}")
         return earlier
+
+    async def dry_run(self, spec: JobSpec, principal: str, max_jobs: int | None) -> tuple[Plan, list[ProvisionerError]]:
+        """Return what ``submit`` would do, and every reason why it would refuse the job or the job would fail."""
+        dry_run = DryRun(self._pipeline, spec)
+        target = spec.target or self._pipeline.back_ends.default_target
+        for check in (
+            self._check_draining,
+            lambda: self._reservations.check(target, spec.volume_name or ""),
+            self._check_queue,
+            lambda: self._check_share(principal, max_jobs),
+        ):
+            try:
+                check()
+            except ProvisionerError as error:
+                dry_run.refusals.append(error)
+        await dry_run.run()
+        return dry_run.plan, dry_run.refusals
 
     async def _accept(self, job: Job, max_jobs: int | None) -> Job:
         """Accept the job. Nothing is awaited between the checks, which take the volume's name, and the store."""
@@ -195,8 +218,7 @@ class Supervisor:
 
     def _admit(self, job: Job, max_jobs: int | None) -> ActiveJob:
         """Check the limits and reserve the volume's name, in one step without an await."""
-        if self.draining:
-            raise UnavailableError("the service is stopping and takes no new jobs")
+        self._check_draining()
         active = ActiveJob.reserving(job, self._reservations)
         try:
             self._check_queue()
@@ -217,6 +239,10 @@ class Supervisor:
         target = back_ends.target(spec.target)
         target.check_name(spec.volume_name)
         return msgspec.structs.replace(spec, target=target.name)
+
+    def _check_draining(self) -> None:
+        if self.draining:
+            raise UnavailableError("the service is stopping and takes no new jobs")
 
     def _check_queue(self) -> None:
         waiting = self._workers.waiting + len(self._accepting)

@@ -15,18 +15,24 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from provisioner import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 PREFIX = "libvirt_volume_provisioner"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_TYPE = openmetrics.CONTENT_TYPE_LATEST
 _REQUEST_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 _JOB_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+# A second series for each counter and histogram, which Prometheus ignores unless told otherwise.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -142,6 +148,16 @@ class Metrics:
         for stage, spent in (stages or {}).items():
             self.stage_seconds.labels(stage).observe(spent)
 
-    def render(self) -> bytes:
-        """Return all metrics in the Prometheus text format."""
-        return generate_latest(self.registry)
+    def render(self, content_type: str = CONTENT_TYPE) -> bytes:
+        """Return all metrics in the Prometheus text format, or in OpenMetrics."""
+        return (openmetrics.generate_latest if content_type == OPENMETRICS_TYPE else generate_latest)(self.registry)
+
+
+def negotiate(accept: Iterable[tuple[str, float]]) -> str:
+    """Return the content type for an Accept header's types and qualities: OpenMetrics only if it is preferred."""
+    best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for name, quality in accept:
+        kind = name.partition(";")[0].strip().lower()
+        best[kind] = max(best.get(kind, 0.0), quality)
+    wanted = best["application/openmetrics-text"]
+    return OPENMETRICS_TYPE if wanted > 0 and wanted >= best["text/plain"] else CONTENT_TYPE

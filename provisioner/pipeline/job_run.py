@@ -36,13 +36,15 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome:
     """What a completed job made. ``volume`` and ``provisioned_by`` are None for a fetch into the cache.
 
-    ``cache_hit`` and ``image_path`` are None if a restart lost them.
+    ``cache_hit``, ``image_path`` and ``bytes_total``, the bytes of the image that were written or fetched, are None if
+    a restart lost them.
     """
 
     cache_hit: bool | None
     image_path: str | None
     volume: Volume | None = None
     provisioned_by: ProvisionedBy | None = None
+    bytes_total: int | None = None
 
 
 @dataclass(slots=True, eq=False)

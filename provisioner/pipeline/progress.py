@@ -45,7 +45,11 @@ _MIN_ELAPSED = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Progress at one moment: ``percent`` of the whole job, bytes of the stage; ``eta_sec`` is None while unknown."""
+    """Progress at one moment: ``percent`` of the whole job, bytes of the stage; ``eta_sec`` is None while unknown.
+
+    ``changed_at`` is the wall clock's time of the last change, 0 before the first. ``waiting_for`` is the last
+    temporary error while a source is asked again.
+    """
 
     stage: Stage
     percent: float
@@ -53,6 +57,8 @@ class Snapshot:
     bytes_total: int
     eta_sec: float | None
     cache_hit: bool | None = None
+    changed_at: float = 0.0
+    waiting_for: str | None = None
 
 
 @dataclass(slots=True)
@@ -75,6 +81,10 @@ class Progress:
     clock: Callable[[], float] = time.monotonic
     on_stage: Callable[[Stage], None] = lambda _stage: None
     cache_hit: bool | None = None  # None until known
+    wall_clock: Callable[[], float] = time.time
+    waiting_for: Callable[[], str | None] = lambda: None
+    _changed_at: float = 0.0
+    _probed: tuple[Stage, int] | None = None
     _running: dict[Stage, _Activity] = field(default_factory=dict)
     _percent: float = 0.0
 
@@ -84,23 +94,27 @@ class Progress:
         ``probe`` returns how many are done, for stages that do not call ``advance``.
         """
         self._running[stage] = _Activity(self.clock(), total, probe)
+        self._changed_at = self.wall_clock()
         self.on_stage(self.stage)
 
     def restart(self) -> None:
         """Start over and discard the stages so far. The percent does not fall."""
         self._running.clear()
+        self.waiting_for = lambda: None
         self.begin(Stage.CHECKING_CACHE)
 
     def advance(self, stage: Stage, done: int) -> None:
         """Record that ``done`` bytes of a stage are processed in total."""
         activity = self._running[stage]
-        activity.reported = max(activity.reported, done)
+        if done > activity.reported:
+            activity.reported, self._changed_at = done, self.wall_clock()
 
     def end(self, stage: Stage) -> None:
         """End a stage."""
         activity = self._running[stage]
         activity.probe, activity.reported = None, max(activity.done, activity.total)
         activity.ended = self.clock()
+        self._changed_at = self.wall_clock()
         self.on_stage(self.stage)
 
     def processed(self, stage: Stage) -> int:
@@ -137,12 +151,16 @@ class Progress:
         stage = self.stage
         activity = self._running.get(stage)
         if activity is None:
-            return Snapshot(stage, 0.0, 0, 0, None, self.cache_hit)
+            return Snapshot(stage, 0.0, 0, 0, None, self.cache_hit, waiting_for=self.waiting_for())
         total, done = activity.total, activity.done
+        if activity.probe is not None and self._probed != (stage, done):  # a probe cannot report when it moved
+            self._probed, self._changed_at = (stage, done), self.wall_clock()
         fraction = 1.0 if activity.ended is not None else min(1.0, done / total) if total else 0.0
         start = _ENDS[_ORDER[max(0, _ORDER.index(stage) - 1)]]
         self._percent = max(self._percent, start + (_ENDS[stage] - start) * fraction)
-        return Snapshot(stage, round(self._percent, 1), done, total, self._eta(activity), self.cache_hit)
+        eta = self._eta(activity)
+        percent, waiting_for = round(self._percent, 1), self.waiting_for()
+        return Snapshot(stage, percent, done, total, eta, self.cache_hit, self._changed_at, waiting_for)
 
     def _eta(self, activity: _Activity) -> float | None:
         """Return the seconds left of the stage at its average rate so far; later stages are not included."""

@@ -7,6 +7,7 @@ or a cancel at any await rolls back exactly what was done.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -15,6 +16,7 @@ import trio
 from provisioner.cache import Expectation
 from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy
 from provisioner.contracts.errors import DamagedImageError, InvalidRequestError, NoSpaceError, SourceError
+from provisioner.contracts.redaction import redact
 from provisioner.download.checksums import discover
 from provisioner.download.fetch import with_retries
 from provisioner.pipeline.copy import Copying, commit, verified
@@ -51,13 +53,14 @@ class Pipeline:
         await self._check_target(run)
         source = self.back_ends.source_for(spec.image_url)
         attempts = self.cache.attempts
-        remote = await with_retries(lambda: source.stat(spec.image_url), attempts)
+        waits = partial(_wait, run)
+        remote = await with_retries(lambda: source.stat(spec.image_url), attempts, waits)
         if run.checksum is None:
-            run.checksum = await with_retries(lambda: discover(source, spec.image_url), attempts)
+            run.checksum = await with_retries(lambda: discover(source, spec.image_url), attempts, waits)
         check_checksum(run.checksum, spec.image_url, required=self.require_checksum)
         if await self._clone_known(run):
             return
-        expectation = Expectation(remote=remote, checksum=run.checksum, may_use=self._may_use(spec))
+        expectation = Expectation(remote=remote, checksum=run.checksum, may_use=self.may_use(spec))
         try:
             await self._with_image(run, source, expectation)
         except DamagedImageError:  # found in the cache, which has dropped it
@@ -70,6 +73,7 @@ class Pipeline:
         async with self.cache.image(source, expectation) as image:
             run.progress.end(Stage.CHECKING_CACHE)
             run.progress.cache_hit = image.hit
+            run.progress.waiting_for = lambda: _redacted(image.waiting_for)
             if not image.hit:
                 run.progress.begin(Stage.DOWNLOADING, expectation.remote.size or 0, lambda: image.available)
             await self._use(run, image)
@@ -77,7 +81,7 @@ class Pipeline:
     async def _use(self, run: JobRun, image: CachedImage) -> None:
         if run.spec.volume_name is None:
             entry = await verified(image, run.progress)
-            run.outcome = Outcome(image.hit, self.cache.path(entry))
+            run.outcome = Outcome(image.hit, self.cache.path(entry), bytes_total=entry.size)
             return
         info = await image.info()
         if info.compression is None:
@@ -117,7 +121,7 @@ class Pipeline:
         spec, checksum = run.spec, run.checksum
         if spec.volume_name is None or checksum is None or checksum.algorithm != "sha256":
             return False
-        may_use = self._may_use(spec)
+        may_use = self.may_use(spec)
         entry = self.cache.find(checksum, spec.image_url.text, None, may_use)
         if may_use is not None and entry is None:  # first show that the caller's own source has the image
             return False
@@ -143,9 +147,9 @@ class Pipeline:
         async with target.stage_clone(base, run.stage_request(base.digest)) as staged:
             run.progress.end(Stage.ALLOCATING)
             volume = await commit(staged, base.digest, run, target, self.check_guards)
-            run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE)
+            run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE, base.size_bytes)
 
-    def _may_use(self, spec: JobSpec) -> Callable[[str], bool] | None:
+    def may_use(self, spec: JobSpec) -> Callable[[str], bool] | None:
         """Return a check whether the job may use an image from some url, or None if its caller is not limited.
 
         A checksum alone must not give a limited caller an image of a source that it may not use.
@@ -184,6 +188,16 @@ class Pipeline:
         if volume is not None:
             for guard in self.back_ends.guards.values():
                 check_users(volume_name, await guard.users(volume))
+
+
+def _wait(run: JobRun, error: str | None) -> None:
+    """Show readers of the job for which error it waits."""
+    run.progress.waiting_for = lambda: _redacted(error)
+
+
+def _redacted(error: str | None) -> str | None:
+    """Return an error without the query of any url in it, which may be a signature."""
+    return None if error is None else redact(error)
 
 
 async def _only_in_place(target: CloneTarget, run: JobRun) -> bool:

@@ -1,8 +1,8 @@
 import pytest
 
-from lvp_source_s3 import MinioSettings, S3Settings
+from lvp_source_s3 import MinioSettings, S3Settings, S3Source
 from lvp_source_s3.addresses import Place, place_of
-from provisioner.contracts import ImageUrl
+from provisioner.contracts import BackEndContext, ImageUrl
 
 MINIO = MinioSettings(endpoint="https://minio.example.com")
 AMAZON = S3Settings(region="eu-central-1")
@@ -115,3 +115,15 @@ def test_place_of_listed_buckets_only():
     owned = ["s3://images/x", "s3://lab/golden/x", "https://lab.s3.amazonaws.com/golden/x", "s3://lab/%67olden/x"]
     foreign = ["s3://other/x", "s3://lab/x", "s3://lab/golden", "s3://lab/goldenx", "s3://images2/x"]
     assert [place_of(ImageUrl.parse(url), settings) is not None for url in owned + foreign] == [True] * 4 + [False] * 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "prefixes"),
+    [
+        (AMAZON, ["s3://"]),
+        (MinioSettings(endpoint="http://10.0.0.5:9000"), ["http://10.0.0.5:9000/"]),
+        (S3Settings(buckets=["images", "lab/golden/"]), ["s3://images/", "s3://lab/golden/"]),
+    ],
+)
+def test_prefixes_of_a_source(settings, prefixes, tmp_path):
+    assert S3Source(settings, BackEndContext("s3", tmp_path)).prefixes() == prefixes

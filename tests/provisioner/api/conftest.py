@@ -93,6 +93,7 @@ async def running(
     audit=None,
     more_targets=(),
     prewarm=(),
+    download_attempts=1,
 ):
     """Run a service. Without ``work`` its jobs stay pending."""
     config = Config(
@@ -100,8 +101,13 @@ async def running(
         auth=auth or AuthSettings(),
         server=server or ServerSettings(),
         jobs=jobs or JobSettings(),
+        sources={"http": {"plugin": "http"}},
+        targets={"fake": {"plugin": "file"}, **{one.name: {"plugin": "thin-lvm"} for one in more_targets}},
         cache=CacheSettings(
-            min_free=ByteSize(0), max_size=ByteSize(cache_size), download_attempts=1, prewarm=list(prewarm)
+            min_free=ByteSize(0),
+            max_size=ByteSize(cache_size),
+            download_attempts=download_attempts,
+            prewarm=list(prewarm),
         ),
     )
     source = FakeSource({URL: IMAGE, f"{URL}.sha256": SUMS})

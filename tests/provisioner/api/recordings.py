@@ -73,7 +73,8 @@ def fixed(value, folder):
         text = text.replace(found, known)
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2024-01-14T10:30:00Z", text)
     text = re.sub(r"on \d{4}-\d\d-\d\d, in \d+ days", "on 2024-01-20, in 5 days", text)
-    text = re.sub(r'("bytes_total": \d+, "eta_sec": )\d+', r"\g<1>29", text)
+    running = r'("percent": (?!100,)[\d.]+, "bytes_processed": \d+, "bytes_total": \d+, "eta_sec": )\d+'
+    text = re.sub(running, r"\g<1>29", text)
     text = re.sub(r'("uptime": )"[^"]+"', r'\1"2h30m45s"', text)
     value = json.loads(text)
     if "timings" in value:  # stages overlap: in which order they begin, and whether a failure stops the last, varies
@@ -109,7 +110,7 @@ class Recorder:
 async def record():
     """All examples of api.yaml as the app answers them now."""
     to = Recorder()
-    for part in (_requests, _jobs, _failures, _cache, _volumes, _limits, _health, _errors):
+    for part in (_requests, _jobs, _plans, _failures, _cache, _volumes, _host, _limits, _health, _errors):
         await part(to)
     return to.examples
 
@@ -129,6 +130,7 @@ async def _jobs(to):
         job_id = (await (await service.submit(full)).get_json())["job_id"]
         await to.keep("JobPending", await service.call("GET", f"/api/v1/jobs/{job_id}"))
         await to.keep("VolumeBusy", await service.submit(full), 409)
+        await to.keep("RetryTooEarly", await service.call("POST", f"/api/v1/jobs/{job_id}/retry"), 409)
         await service.submit({**full, "volume_name": "web-02"})
         await to.keep("JobListPage", await service.call("GET", "/api/v1/jobs?limit=1"))
     async with to.service() as service:
@@ -150,6 +152,17 @@ async def _jobs(to):
         await to.keep("JobCompleted", await service.call("GET", f"/api/v1/jobs/{done['job_id']}"))
         await to.keep("CancelTooLate", await service.call("POST", f"/api/v1/jobs/{done['job_id']}/cancel"), 400)
         await to.keep("JobNotFound", await service.call("GET", f"/api/v1/jobs/{UNKNOWN}"), 404)
+
+
+async def _plans(to):
+    path = "/api/v1/jobs?dry_run=true"
+    async with to.service() as service:
+        await to.keep("PlanDownload", await service.call("POST", path, json=JOB))
+        await service.done(JOB)
+        await to.keep("PlanReplace", await service.call("POST", path, json=JOB))
+        service.target.in_use.add("web-01")
+        refused = {**JOB, "volume_size_gb": 1}
+        await to.keep("PlanRefused", await service.call("POST", path, json=refused))
 
 
 async def _failures(to):
@@ -193,6 +206,19 @@ async def _volumes(to):
         await to.keep("VolumeUnknown", await service.call("DELETE", volume), 404)
 
 
+async def _host(to):
+    async with to.service(work=False) as service:
+        await to.keep("TargetList", await service.call("GET", "/api/v1/targets"))
+        await to.keep("SourceList", await service.call("GET", "/api/v1/sources"))
+        await to.keep("Whoami", await service.call("GET", "/api/v1/whoami"))
+        token = service.tokens.create("ci", "operator", time.time() + 3600, Limits(volumes=["ci-*"], max_jobs=4))
+        sent = {"X-API-Token": token}
+        await to.keep("WhoamiLimited", await service.call("GET", "/api/v1/whoami", role=None, headers=sent))
+    async with to.service(work=False) as service:
+        service.target.steps.fail_at["capacity"] = TargetUnavailableError("volume group vg0 does not exist")
+        await to.keep("TargetUnhealthy", await service.call("GET", "/api/v1/targets"))
+
+
 async def _limits(to):
     async with to.service(work=False, jobs=JobSettings(max_queued=1)) as service:
         await service.submit(JOB)
@@ -230,6 +256,9 @@ async def _health(to):
         text = await (await service.call("GET", "/metrics", role=None)).get_data(as_text=True)
         wanted = r"^libvirt_volume_provisioner_(?:requests_total\{.*202.*|jobs_total\{.*completed.*|active_jobs) .*\n"
         to.examples["Metrics"] = "".join(re.findall(wanted, text, re.MULTILINE))
+        accept = {"Accept": "application/openmetrics-text"}
+        text = await (await service.call("GET", "/metrics", role=None, headers=accept)).get_data(as_text=True)
+        to.examples["MetricsOpen"] = "".join([*re.findall(wanted, text, re.MULTILINE), "# EOF\n"])
     async with to.service(work=False) as service:
         service.target.steps.fail_at["capacity"] = TargetUnavailableError("volume group vg0 does not exist")
         await to.keep("NotReady", await service.call("GET", "/readyz", role=None), 503)

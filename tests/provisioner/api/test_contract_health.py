@@ -180,7 +180,7 @@ async def test_readyz_warns_of_sources(service):
 async def test_metrics_are_rendered_once_a_second(service, monkeypatch):
     rendered = []
     real = service.services.metrics.render
-    monkeypatch.setattr(service.services.metrics, "render", lambda: rendered.append(1) or real())
+    monkeypatch.setattr(service.services.metrics, "render", lambda _type: rendered.append(1) or real())
     monkeypatch.setattr("provisioner.api.health.PAGE_KEPT", 3600.0)
     async with trio.open_nursery() as nursery:
         for _ in range(50):

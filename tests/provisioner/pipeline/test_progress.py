@@ -90,3 +90,22 @@ def test_on_stage_is_called_for_each_stage():
         progress.end(stage)
     assert told[0] is Stage.DOWNLOADING
     assert told[-1] is Stage.VERIFYING
+
+
+def test_changed_at_moves_with_progress_only():
+    wall, there = Clock(), [0]
+    progress = Progress(wall_clock=wall)
+    assert progress.snapshot().changed_at == 0.0
+    wall.now = 1.0
+    progress.begin(Stage.DOWNLOADING, 1000, lambda: there[0])
+    wall.now = 2.0
+    there[0] = 10
+    assert progress.snapshot().changed_at == 2.0
+    wall.now = 3.0
+    assert progress.snapshot().changed_at == 2.0
+    progress.end(Stage.DOWNLOADING)
+    assert progress.snapshot().changed_at == 3.0
+    progress.begin(Stage.CONVERTING, 1000)
+    for wall.now, done in ((4.0, 5), (5.0, 5), (6.0, 4)):
+        progress.advance(Stage.CONVERTING, done)
+    assert progress.snapshot().changed_at == 4.0

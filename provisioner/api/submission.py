@@ -1,0 +1,141 @@
+"""Submits jobs for a request: checks the caller's limits anew, for new requests and for retries alike."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from quart import g, request
+
+from provisioner.api import schemas
+from provisioner.auth import authorization
+from provisioner.contracts.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidRequestError,
+    ProvisionerError,
+    SourceError,
+)
+from provisioner.contracts.urls import ImageUrl
+from provisioner.pipeline.dry_run import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from provisioner.api.services import Services
+    from provisioner.contracts import Checksum
+    from provisioner.jobs import Job, JobSpec
+
+
+async def submit(services: Services, body: schemas.JobRequest | schemas.FetchRequest) -> Job:
+    """Submit the job of a request body."""
+    return await _submit(services, body.spec(), msgspec.to_builtins(body))
+
+
+async def dry_run(services: Services, body: schemas.JobRequest) -> tuple[Plan, list[ProvisionerError]]:
+    """Return what the job would do, and why it would be refused. Changes nothing.
+
+    A request beyond the caller's limits learns that alone: neither the source nor the target is asked.
+    """
+    spec = body.spec()
+    g.about = {"volume": body.volume_name}
+    refusals = list(_outside_limits(services, spec))
+    if refusals:
+        return Plan(image_url=spec.image_url.without_query), refusals
+    allowed = g.principal.limits.sources
+    if allowed is not None:
+        spec = msgspec.structs.replace(spec, allowed_sources=tuple(allowed))
+    return await services.supervisor.dry_run(spec, g.principal.id, g.principal.limits.max_jobs)
+
+
+def _outside_limits(services: Services, spec: JobSpec) -> Iterator[ProvisionerError]:
+    for check in (_check_source, _check_image, _check_volume):
+        try:
+            check(services, spec)
+        except ProvisionerError as error:
+            yield error
+
+
+async def retry(services: Services, job_id: str) -> Job:
+    """Submit the request of a job that has ended once more, as the caller's own.
+
+    Raises JobNotFoundError; ConflictError while the job is active; ForbiddenError if its url may be another caller's
+    secret.
+    """
+    g.about = {"job_id": job_id}
+    job, _ = await services.supervisor.find(job_id)
+    if not job.status.ended:
+        raise ConflictError(f"job {job_id} is still {job.status}; it can be retried when it has ended")
+    asked = schemas.asked(job)
+    if job.spec.image_url.query and job.principal != g.principal.id:
+        raise ForbiddenError("the image's url has a query that only the job's submitter may use; submit a new job")
+    target = job.spec.target if "target" in asked else None
+    spec = msgspec.structs.replace(job.spec, target=target, allowed_sources=None)
+    return await _submit(services, spec, asked)
+
+
+async def _submit(services: Services, spec: JobSpec, asked: Mapping[str, Any]) -> Job:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
+    about = {"volume": spec.volume_name, "target": asked.get("target")}
+    g.about = {name: value for name, value in about.items() if value}
+    check_limits(services, spec)
+    allowed = g.principal.limits.sources
+    if allowed is not None:  # checked again when the job looks in the cache, whose images may have changed
+        spec = msgspec.structs.replace(spec, allowed_sources=tuple(allowed))
+    job = await services.supervisor.submit(
+        spec,
+        request_id=g.request_id,
+        principal=g.principal.id,
+        idempotency_key=key,
+        max_jobs=g.principal.limits.max_jobs,
+        request=asked,
+    )
+    g.about["job_id"] = job.job_id
+    return job
+
+
+def check_limits(services: Services, spec: JobSpec) -> None:
+    """Raise ForbiddenError if the caller's limits do not cover the job, InvalidRequestError if the job is invalid."""
+    for check in (_check_source, _check_image, _check_volume):
+        check(services, spec)
+
+
+def _check_source(services: Services, spec: JobSpec) -> None:
+    g.about["source"] = spec.image_url.origin
+    authorization.check_source(g.principal, spec.image_url, source_name(services, spec.image_url))
+
+
+def _check_image(services: Services, spec: JobSpec) -> None:
+    if spec.checksum is not None:  # the cache finds an image by digest, from any source
+        image_within_limits(services, spec.checksum)
+
+
+def _check_volume(services: Services, spec: JobSpec) -> None:
+    if spec.volume_name is not None:
+        target = services.back_ends.target(spec.target).name
+        g.about["target"] = target
+        authorization.check_volume(g.principal, target, spec.volume_name)
+
+
+def source_name(services: Services, image_url: ImageUrl) -> str:
+    """Return the name of the source that owns the url. Raises UrlNotAllowedError."""
+    source = services.back_ends.source_for(image_url)
+    return next(name for name, one in services.back_ends.sources.items() if one is source)
+
+
+def image_within_limits(services: Services, checksum: Checksum) -> str:
+    """Return the digest if the caller's limits cover the image. Raises ForbiddenError, InvalidRequestError."""
+    digest = str(checksum)
+    g.about = {**g.get("about", {}), "image": digest}
+    entry = next((one for one in services.cache.entries() if digest in {one.digest, f"sha512:{one.sha512}"}), None)
+    if entry is not None and g.principal.limits.sources is not None:
+        image_url = ImageUrl.parse(entry.url)
+        try:
+            source = source_name(services, image_url)
+        except SourceError:  # its source is no longer configured
+            source = None
+        authorization.check_source(g.principal, image_url, source)
+    return digest

@@ -1,0 +1,40 @@
+"""``lvp target``: list the block targets of a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from provisioner.cli.connection import connect, connection_options, json_option, path
+from provisioner.cli.formatting import size, table
+from provisioner.cli.help_page import SectionedCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@click.group()
+def target() -> None:
+    """Show the block targets of a server."""
+
+
+@target.command("list", cls=SectionedCommand, examples=["lvp target list"])
+@json_option
+@connection_options
+def list_targets(as_json: bool, **connection: str | None) -> None:
+    """List the block targets: plugin, space, thin pool use and health. A * marks the default."""
+    answer = connect(connection).get(path("targets"))
+    if as_json:
+        click.echo(answer.text)
+        return
+    rows = [_row(entry) for entry in answer.data["targets"]]
+    click.echo(table(["TARGET", "PLUGIN", "FREE", "SIZE", "POOL", "HEALTH"], rows))
+
+
+def _row(entry: Mapping[str, Any]) -> list[object]:
+    free, total = (size(entry[key]) if key in entry else "" for key in ("free_bytes", "size_bytes"))
+    fill = entry.get("thin_pool") or {}
+    pool = ", ".join(f"{key.removesuffix('_percent')} {value:.0f} %" for key, value in fill.items())
+    name = entry["name"] + (" *" if entry["default"] else "")
+    return [name, entry["plugin"], free, total, pool, entry.get("reason", "ok")]

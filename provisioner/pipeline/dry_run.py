@@ -1,0 +1,162 @@
+"""Finds out what a job would do, without doing it: asks the source, the cache and the target, and changes nothing."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import trio
+
+from provisioner.contracts import CloneTarget, Placement, ProvisionedBy
+from provisioner.contracts.errors import ImageFormatError, ProvisionerError, UnavailableError
+from provisioner.download.checksums import discover
+from provisioner.pipeline.job_run import JobRun
+from provisioner.pipeline.plan import check_checksum, check_fits, data_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provisioner.cache import Entry
+    from provisioner.contracts import BlockTarget, Checksum, Volume
+    from provisioner.pipeline.job_run import JobSpec
+    from provisioner.pipeline.run import Pipeline
+
+# Seconds for the source, and for the target. A client waits for the answer.
+SOURCE_TIMEOUT = 15.0
+TARGET_TIMEOUT = 10.0
+
+
+class ReplacedVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """The volume that the new one would replace. ``ours``: this service made it."""
+
+    name: str
+    path: str
+    size_bytes: int
+    ours: bool
+
+
+class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a job would do now. What is None is unknown because of a refusal, or does not apply.
+
+    ``download_bytes`` and ``space_needed_bytes`` are what the cache and the target must have room for.
+    """
+
+    image_url: str
+    source: str | None = None
+    image_size_bytes: int | None = None
+    download_bytes: int | None = None
+    checksum: str | None = None
+    checksum_from: Literal["request", "server"] | None = None
+    cache_hit: bool | None = None
+    volume_name: str | None = None
+    volume_size_bytes: int | None = None
+    target: str | None = None
+    placement: Placement | None = None
+    provisioned_by: ProvisionedBy | None = None
+    replaces: ReplacedVolume | None = None
+    space_needed_bytes: int | None = None
+    space_free_bytes: int | None = None
+
+
+class DryRun:
+    """One dry run. ``refusals`` are the reasons why the job would not be accepted, or would fail."""
+
+    def __init__(self, pipeline: Pipeline, spec: JobSpec) -> None:
+        self._pipeline, self._spec = pipeline, spec
+        self._checksum: Checksum | None = spec.checksum
+        self._entry: Entry | None = None
+        self.refusals: list[ProvisionerError] = []
+        self.plan = Plan(
+            image_url=spec.image_url.without_query, volume_name=spec.volume_name, volume_size_bytes=spec.size_bytes
+        )
+
+    async def run(self) -> None:
+        """Fill in the plan and the refusals."""
+        with self._noting("the source", SOURCE_TIMEOUT):
+            await self._image()
+        with self._noting():
+            self._pipeline.back_ends.converter(self._spec.image_format)
+        with self._noting("the target", TARGET_TIMEOUT):
+            await self._volume(self._pipeline.back_ends.target(self._spec.target))
+
+    @contextmanager
+    def _noting(self, what: str = "", limit: float = TARGET_TIMEOUT) -> Iterator[None]:
+        """Note an error of the block as a refusal. ``what`` answers within ``limit`` seconds, or that is one."""
+        try:
+            with trio.fail_after(limit):
+                yield
+        except ProvisionerError as error:
+            self.refusals.append(error)
+        except trio.TooSlowError:
+            self.refusals.append(UnavailableError(f"{what} did not answer within {limit:g} s"))
+
+    async def _image(self) -> None:
+        plan, spec, pipeline = self.plan, self._spec, self._pipeline
+        source = pipeline.back_ends.source_for(spec.image_url)
+        plan.source = next(name for name, one in pipeline.back_ends.sources.items() if one is source)
+        remote = await source.stat(spec.image_url)
+        plan.image_size_bytes = remote.size
+        if self._checksum is None:
+            self._checksum = await discover(source, spec.image_url)
+        if self._checksum is not None:
+            plan.checksum = str(self._checksum)
+            plan.checksum_from = "server" if spec.checksum is None else "request"
+        check_checksum(self._checksum, spec.image_url, required=pipeline.require_checksum)
+        may_use = pipeline.may_use(spec)
+        self._entry = pipeline.cache.find(self._checksum, spec.image_url.text, remote.version, may_use)
+        plan.cache_hit = self._entry is not None
+        if self._entry is None:
+            plan.download_bytes = remote.size
+            if remote.size is not None:
+                await pipeline.cache.check_room(remote.size)
+            return
+        plan.download_bytes, plan.image_size_bytes = 0, self._entry.size
+        if self._entry.format != spec.image_format:
+            raise ImageFormatError(f"the image was declared as {spec.image_format} but is {self._entry.format}")
+        if self._entry.virtual_size is not None:
+            check_fits(self._entry.virtual_size, spec.size_bytes)
+
+    async def _volume(self, target: BlockTarget) -> None:
+        plan, name = self.plan, self._spec.volume_name
+        assert name is not None, "a dry run is of a job with a volume"
+        plan.target = target.name
+        target.check_name(name)
+        old = await target.find(name)
+        plan.replaces = None if old is None else _replaced(old)
+        capacity = await target.capacity()
+        plan.space_free_bytes = capacity.free_bytes
+        with self._noting():
+            await self._pipeline.check_guards(target, name)
+        has_base = await self._find_base(target)
+        data = data_bytes(self._spec.image_format, plan.image_size_bytes, self._spec.size_bytes)
+        on_demand = capacity.data_percent is not None  # a thin pool allocates what is written
+        with self._noting():
+            request = JobRun("dry-run", 0.0, self._spec).stage_request(data_bytes=data)
+            plan.placement = await target.placement(request)
+        in_place = plan.placement is Placement.IN_PLACE
+        clones = isinstance(target, CloneTarget) and not in_place
+        plan.provisioned_by = ProvisionedBy.CLONE if clones else ProvisionedBy.COPY
+        fresh = data if on_demand and data is not None else self._spec.size_bytes
+        plan.space_needed_bytes = 0 if in_place or (has_base and clones and on_demand) else fresh
+
+    async def _find_base(self, target: BlockTarget) -> bool:
+        """Return whether the target has the image already, so that nothing is downloaded."""
+        checksum, spec = self._checksum, self._spec
+        if not isinstance(target, CloneTarget) or checksum is None or checksum.algorithm != "sha256":
+            return False
+        if self._pipeline.may_use(spec) is not None and self._entry is None:
+            return False
+        base = await target.base(str(checksum), spec.image_format)
+        if base is None:
+            return False
+        self.plan.cache_hit, self.plan.download_bytes = True, 0
+        with self._noting():
+            check_fits(base.size_bytes, spec.size_bytes)
+        return True
+
+
+def _replaced(volume: Volume) -> ReplacedVolume:
+    return ReplacedVolume(
+        name=volume.name, path=volume.path, size_bytes=volume.size_bytes, ours=volume.provenance is not None
+    )
