@@ -10,7 +10,7 @@ import pytest
 if importlib.util.find_spec("hypothesis"):  # not installed in the guest, whose tests do not use it
     import hypothesis
 
-    # No deadline, because the machine may be busy; the same examples in each run, because a test must not depend on luck.
+    # No deadline, because the machine may be busy; the same examples in each run, so that none depends on luck.
     hypothesis.settings.register_profile("ours", deadline=None, max_examples=50, derandomize=True)
     hypothesis.settings.load_profile("ours")
 # A shell that runs the tests in the background makes them and their children ignore SIGINT.
