@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -41,6 +42,9 @@ GROWTH_THREADS = 8
 
 def main() -> int:
     options = arguments()
+    # However it is stopped, its servers and mounts go too. A shell's background would ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="lvp-soak-"))
     done: Counter[str] = Counter()
     try:

@@ -108,7 +108,7 @@ def test_check_unknown_plugin(run, config_file):
     [
         ("CLIENT_CA_CERT=ca.pem", "server.client_ca: found "),
         ("LVM_VG=a/b", "targets.a/b: volume_group 'a/b' is not a valid name"),
-        ("MINIO_ENDPOINT=https://m/path", "sources.minio: endpoint must be such as"),
+        ("MINIO_ENDPOINT=https://m/path", "sources.minio: endpoint must be a URL such as"),
         ("SERVER_KEY=/k", "but not both; add SERVER_CERT and SERVER_KEY"),
     ],
 )
