@@ -106,8 +106,10 @@ def start(
     body = {key: value for key, value in wanted.items() if value is not None}
     answer = client.submit(where, body, idempotency_key or str(uuid.uuid4()))
     job_id = str(answer.data["job_id"])
-    if as_json:
+    if as_json and not wait:
         click.echo(answer.text)
+    elif as_json:
+        pass  # only job objects go to standard output
     elif wait:
         click.echo(f"job {printable(job_id)}")
     else:
@@ -163,8 +165,10 @@ def list_jobs(
 
 
 def _row(entry: Mapping[str, Any]) -> list[object]:
+    from provisioner.cli.progress import headline
+
     progress = entry.get("progress") or {}
-    running = f"{progress.get('stage')} {progress.get('percent', 0):.0f} %" if entry["status"] == "running" else ""
+    running = headline(progress) if entry["status"] == "running" and progress else ""
     volume = entry.get("volume_name") or (entry.get("volume") or {}).get("name")
     return [entry["job_id"], entry["status"], running, volume, entry["created_at"], entry.get("image_url")]
 

@@ -60,11 +60,18 @@ def test_submit_wait(lvp, server, end, status, examples):
     assert ended.status == status
     assert ended.out.splitlines()[:3] == [
         f"job {JOB_ID}",
-        "queued 0 %",
-        "downloading 26 %, 128 KiB of 256 KiB, 29 s left",
+        "queued",
+        "downloading 50 %, 128 KiB of 256 KiB, 29 s left",
     ]
     assert examples["JobFailed"]["error"] in ended.err or status != 1
     assert len(ended.err.splitlines()) == (status != 0)
+
+
+def test_submit_wait_json_prints_only_jobs(lvp, server, examples):
+    server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)
+    server.on("GET", JOB_PATH, "JobRunning", "JobCompleted")
+    ended = lvp(*SUBMIT, "--wait", "--json")
+    assert [json.loads(line) for line in ended.out.splitlines()] == [examples["JobRunning"], examples["JobCompleted"]]
 
 
 def test_watch_completed_job(lvp, server):
@@ -175,16 +182,16 @@ def test_wrong_usage_sends_no_request(lvp, server, args):
     assert ended.err.startswith("Usage:")
 
 
-def process(server, *args, **options):
-    env = {**os.environ, "LVP_URL": server.url, "LVP_TOKEN": "s3cret", "TERM": "xterm", "COLUMNS": "100"}
+def process(server, *args, stdout, **environment):
+    env = {**os.environ, "LVP_URL": server.url, "LVP_TOKEN": "s3cret", "TERM": "xterm", "COLUMNS": "100", **environment}
     command = [sys.executable, "-m", "provisioner.cli", *args]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
 def test_watch_interrupted(home, server):
     server.on("GET", JOB_PATH, "JobRunning")
     with process(server, "job", "watch", JOB_ID, stdout=subprocess.PIPE) as child:
-        assert child.stdout.readline().startswith("downloading 26 %")
+        assert child.stdout.readline().startswith("downloading 50 %")
         child.send_signal(signal.SIGINT)
         _, err = child.communicate()
     assert child.returncode == 130
@@ -203,9 +210,28 @@ def test_watch_on_terminal(home, server):
         assert child.wait() == 0
         assert child.stderr.read() == ""
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
-    assert re.search(r"downloading +[━╸╺]+ +26 % +128 KiB of 256 KiB +29 s left", shown)
+    assert re.search(r"downloading +[━╸╺]+ +50 % +128 KiB of 256 KiB +29 s left", shown)
     assert "  0 %" not in shown  # the bar never shows a value that the server did not send
     assert shown.splitlines()[-1].startswith("completed: volume web-01")
+
+
+@pytest.mark.parametrize(
+    ("environment", "escapes"), [({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, True)], ids=["dumb", "no-color"]
+)
+def test_watch_on_plain_terminal(home, server, environment, escapes):
+    """A dumb terminal gets lines without control sequences; NO_COLOR keeps the bar but has no colours."""
+    server.on("GET", JOB_PATH, *["JobRunning"] * 4, "JobCompleted")
+    ours, theirs = os.openpty()
+    with (
+        process(server, "job", "watch", JOB_ID, stdout=theirs, **environment) as child,
+        os.fdopen(ours, "rb", buffering=0) as screen,
+    ):
+        os.close(theirs)
+        seen = b"".join(iter(lambda: read_terminal(screen), b""))
+        assert (child.wait(), child.stderr.read()) == (0, "")
+    assert b"downloading" in seen
+    assert (b"\x1b" in seen) == escapes
+    assert not re.search(rb"\x1b\[[0-9;]*3[0-9](;|m)", seen)
 
 
 def read_terminal(screen):
