@@ -9,7 +9,7 @@ import click
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.exit_status import CliError
 from provisioner.cli.formatting import printable, size, table
-from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
 from provisioner.cli.job import patience_option, print_if_more, start
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _VERIFY_LIMIT = 3600.0
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def cache() -> None:
     """Manage the images in a server's cache."""
 

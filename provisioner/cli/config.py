@@ -9,14 +9,14 @@ import click
 
 from provisioner.cli import paths
 from provisioner.cli.exit_status import cli_errors
-from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
 from provisioner.cli.host_config import host_config, system_config
 
 if TYPE_CHECKING:
     from provisioner.registry import Registry
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def config() -> None:
     """Check a server's configuration, show it with every default, or import one."""
 

@@ -9,7 +9,7 @@ import click
 
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.formatting import printable, size, table
-from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,20 @@ patience_option = click.option(
 )
 
 
-@click.group()
+class _Gibibytes(click.ParamType[int]):
+    """A positive whole number."""
+
+    name = "integer"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        del param
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
+            raise click.UsageError(f"SIZE_GB is a whole number of GiB, such as 20; found {text!r}", ctx)
+        return int(text)
+
+
+@click.group(cls=SuggestingGroup)
 def job() -> None:
     """Create volumes from images."""
 
@@ -44,7 +57,7 @@ def job() -> None:
 )
 @click.argument("url")
 @click.argument("name")
-@click.argument("size_gb", type=click.IntRange(min=1))
+@click.argument("size_gb", type=_Gibibytes())
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
 @click.option("--target", metavar="NAME", help="Block target for the volume.  [default: the server's]")
 @click.option("--checksum", metavar="sha256:HEX", help="Expected digest; overrides checksum files beside the image.")

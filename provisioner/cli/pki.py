@@ -12,7 +12,7 @@ import click
 from provisioner.cli import paths
 from provisioner.cli.exit_status import cli_errors
 from provisioner.cli.formatting import table
-from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ def issue_options(days: int, what: str) -> Callable[[F], F]:
     return add
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def pki() -> None:
     """Make and list certificates for mutual TLS, from a small CA of your own.
 

@@ -10,14 +10,14 @@ import click
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.exit_status import CliError, ExitStatus
 from provisioner.cli.formatting import printable, size, table
-from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
 from provisioner.cli.job import print_if_more
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def volume() -> None:
     """List and remove the volumes a server made."""
 
@@ -62,10 +62,13 @@ def _show(page: Mapping[str, Any]) -> None:
     print_if_more(page, len(rows))
 
 
-@volume.command(cls=SectionedCommand, examples=["lvp volume remove fast web-01"])
+@volume.command(
+    cls=SectionedCommand,
+    examples=["lvp volume remove fast web-01", "lvp volume remove fast web-01 --yes    # in a script"],
+)
 @click.argument("target")
 @click.argument("name")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask. Without a terminal, the command never asks.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask; needed without a terminal.")
 @json_option
 @connection_options
 def remove(target: str, name: str, yes: bool, as_json: bool, **connection: str | None) -> None:
@@ -73,7 +76,9 @@ def remove(target: str, name: str, yes: bool, as_json: bool, **connection: str |
 
     The server must have made the volume, and it must not be in use.
     """
-    if not yes and sys.stdin.isatty():
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError(f"nothing was removed: without a terminal, removing {name} from {target} needs --yes")
+    if not yes:
         click.confirm(f"Remove volume {name} and its data from {target}?", abort=True, err=True)
     client = connect(connection)
     answer = client.delete(path("volumes", target, name))

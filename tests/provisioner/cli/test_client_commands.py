@@ -101,7 +101,13 @@ def test_watch_json_prints_each_change_once(lvp, server, examples):
         (["cache", "remove", CHECKSUM], "DELETE", f"/api/v1/cache/images/{CHECKSUM}", "CachedImageRemoved", 200),
         (["cache", "prune"], "POST", "/api/v1/cache/prune", "CachePruned", 200),
         (["volume", "list"], "GET", "/api/v1/volumes", "VolumePage", 200),
-        (["volume", "remove", "fast", "web-01"], "DELETE", "/api/v1/volumes/fast/web-01", "VolumeRemoved", 200),
+        (
+            ["volume", "remove", "fast", "web-01", "--yes"],
+            "DELETE",
+            "/api/v1/volumes/fast/web-01",
+            "VolumeRemoved",
+            200,
+        ),
         (["health"], "GET", "/health", "HealthDegraded", 200),
         (["health", "--ready"], "GET", "/readyz", "Ready", 200),
     ],
@@ -160,7 +166,7 @@ def test_health_of_unreachable_server(lvp, server):
 
 
 def test_remove_quotes_name_in_path(lvp, server):
-    lvp("volume", "remove", "fast", "../jobs?x#y")
+    lvp("volume", "remove", "fast", "../jobs?x#y", "--yes")
     assert server.requests[0].path == "/api/v1/volumes/fast/..%2Fjobs%3Fx%23y"
 
 
@@ -180,6 +186,39 @@ def test_wrong_usage_sends_no_request(lvp, server, args):
     ended = lvp(*args)
     assert (ended.status, server.requests) == (2, [])
     assert ended.err.startswith("Usage:")
+
+
+def test_volume_remove_without_terminal_needs_yes(lvp, server):
+    ended = lvp("volume", "remove", "fast", "web-01")
+    assert (ended.status, server.requests) == (2, [])
+    assert "needs --yes" in ended.err
+
+
+@pytest.mark.parametrize("size", ["20G", "0", "1.5", "-3"])
+def test_submit_with_invalid_size(lvp, server, size):
+    ended = lvp("job", "submit", "https://x/y", "web-01", "--", size)
+    assert (ended.status, server.requests) == (2, [])
+    assert "SIZE_GB is a whole number of GiB, such as 20" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["jobs", "list"], "did you mean job?"),
+        (["volumes"], "did you mean volume?"),
+        (["volume", "rm", "a", "b"], "did you mean remove?"),
+        (["job", "ls"], "did you mean list?"),
+        (["cache", "delete", "x"], "did you mean remove?"),
+        (["job", "submti"], "did you mean submit?"),
+        (["--url", "http://x", "job", "list"], "--url comes after the command: lvp job list --url"),
+        (["job", "--token=x", "list"], "--token comes after the command: lvp job list --token"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_near_miss_is_answered_with_a_suggestion(lvp, server, args, words):
+    ended = lvp(*args)
+    assert (ended.status, server.requests) == (2, [])
+    assert words in ended.err
 
 
 def process(server, *args, stdout, **environment):
