@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hmac
 import os
+import re
 import secrets
 import threading
 import time
@@ -223,6 +224,11 @@ class TokenFile:
                 self._keys_at.keep(needed)
         finally:
             os.close(lock)
+
+
+def is_name(text: str) -> bool:
+    """Return whether ``text`` may name a token, in a log line as in a table."""
+    return re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text) is not None
 
 
 def _has_expired(record: TokenRecord, now: float) -> bool:

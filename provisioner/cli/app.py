@@ -17,22 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-# Those of every client command; see ``provisioner.cli.connection``, whose import would slow down --help.
-_CONNECTION_FLAGS = {"--url", "--token", "--token-file", "--ca", "--cert", "--key", "--json"}
-
-
 class _Root(SectionedGroup):
     """A root group that reports system errors itself; click would end silently on a broken pipe."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        try:
-            with system_errors():  # --help and --version are printed here
-                return super().make_context(*args, **kwargs)
-        except click.NoSuchOption as error:
-            if error.option_name in _CONNECTION_FLAGS:
-                words = f"{error.option_name} belongs after the command, such as 'lvp job list {error.option_name} ...'"
-                raise click.UsageError(words, error.ctx) from None
-            raise
+        with system_errors():  # --help and --version are printed here
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         with system_errors():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,31 +19,36 @@ def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> N
             formatter.write(f"{'':>{formatter.current_indent}}{line}".rstrip() + "\n")
 
 
-# What people type who come from other tools -> the command here.
-_SYNONYMS = {"rm": "remove", "delete": "remove", "del": "remove", "ls": "list", "create": "submit", "start": "submit",
-             "status": "show", "get": "show", "info": "show", "stop": "cancel", "abort": "cancel", "validate": "check",
-             "fetch": "fetch", "pull": "fetch", "images": "cache", "image": "cache", "server": "serve"}  # fmt: skip
+# Names of other tools' commands, and ours.
+_SYNONYMS = {"rm": "remove", "delete": "remove", "del": "remove", "ls": "list", "get": "show", "stop": "cancel"}
+# As ``connection.connection_options`` adds them; importing that module here would slow every start.
+_CONNECTION_OPTIONS = {"--url", "--token", "--token-file", "--ca", "--cert", "--key"}
 
 
 class SuggestingGroup(click.Group):
-    """A group that names the nearest command if it does not know one."""
+    """A group that answers an unknown command with the one that was probably meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name not in _CONNECTION_OPTIONS:
+                raise
+            command = "lvp job list"
+            raise click.UsageError(
+                f"{error.option_name} comes after the command: {command} {error.option_name} ...", ctx
+            ) from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            near = self._nearest(ctx, args[0])
-            hint = f" Did you mean '{near}'?" if near else f" See '{ctx.command_path} --help'."
-            raise click.UsageError(f"No such command '{args[0]}'.{hint}", error.ctx) from None
-
-    def _nearest(self, ctx: click.Context, word: str) -> str | None:
-        from difflib import get_close_matches
-
-        names = self.list_commands(ctx)
-        synonym = _SYNONYMS.get(word, "")
-        return synonym if synonym in names else next(iter(get_close_matches(word, names, 1, 0.6)), None)
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            known = self.list_commands(ctx)
+            meant = [_SYNONYMS[name]] if _SYNONYMS.get(name) in known else difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {meant[0]}?" if meant else f"the commands are {', '.join(known)}"
+            raise click.UsageError(f"there is no command {name!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
 
 
 class SectionedGroup(SuggestingGroup):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +30,17 @@ patience_option = click.option(
 )
 
 
-class WholeGib(click.ParamType[int]):
-    """A size in whole GiB, as the API takes it."""
+class _Gibibytes(click.ParamType[int]):
+    """A positive whole number."""
 
-    name = "size_gb"
+    name = "integer"
 
-    def convert(self, value: Any, _param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number, or fail with the form that is expected."""
-        if re.fullmatch("[0-9]{1,10}", str(value)) and int(value) > 0:
-            return int(value)
-        raise click.UsageError("SIZE_GB is a whole number of GiB, such as 20", ctx)
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        del param
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
+            raise click.UsageError(f"SIZE_GB is a whole number of GiB, such as 20; found {text!r}", ctx)
+        return int(text)
 
 
 @click.group(cls=SuggestingGroup)
@@ -57,7 +57,7 @@ def job() -> None:
 )
 @click.argument("url")
 @click.argument("name")
-@click.argument("size_gb", type=WholeGib())
+@click.argument("size_gb", type=_Gibibytes())
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
 @click.option("--target", metavar="NAME", help="Block target for the volume.  [default: the server's]")
 @click.option("--checksum", metavar="sha256:HEX", help="Expected digest; overrides checksum files beside the image.")
@@ -126,8 +126,10 @@ def start(
     body = {key: value for key, value in wanted.items() if value is not None}
     answer = client.submit(where, body, idempotency_key or str(uuid.uuid4()))
     job_id = str(answer.data["job_id"])
-    if as_json:
+    if as_json and not wait:
         click.echo(answer.text)
+    elif as_json:
+        pass  # only job objects go to standard output
     elif wait:
         click.echo(f"job {printable(job_id)}")
     else:
@@ -183,8 +185,10 @@ def list_jobs(
 
 
 def _row(entry: Mapping[str, Any]) -> list[object]:
+    from provisioner.cli.progress import headline
+
     progress = entry.get("progress") or {}
-    running = f"{progress.get('stage')} {progress.get('percent', 0):.0f} %" if entry["status"] == "running" else ""
+    running = headline(progress) if entry["status"] == "running" and progress else ""
     volume = entry.get("volume_name") or (entry.get("volume") or {}).get("name")
     return [entry["job_id"], entry["status"], running, volume, entry["created_at"], entry.get("image_url")]
 

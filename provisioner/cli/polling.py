@@ -55,6 +55,7 @@ def poll(client: Client, job_id: str, patience: RetryWindow) -> Iterator[Answer]
 
 def _poll_once(client: Client, job_id: str, patience: RetryWindow) -> Answer:
     away_since = None
+    reported = None
     pause = FIRST_RETRY
     while True:
         try:
@@ -64,12 +65,22 @@ def _poll_once(client: Client, job_id: str, patience: RetryWindow) -> Answer:
                 raise
             if away_since is None:
                 away_since = patience.now()
-                words = f"{error.cause}; the job continues there, retrying for {span(patience.limit)}."
-                click.echo(printable(words), err=True)
             elif patience.now() - away_since >= patience.limit:
                 raise
+            state = "server is stopping" if _is_stopping(error) else "server not answering"
+            if state != reported:
+                reported = state
+                left = span(max(0.0, away_since + patience.limit - patience.now()))
+                click.echo(
+                    printable(f"{state}, retrying for {left}; the job continues there ({error.cause})"), err=True
+                )
         patience.sleep(pause)
         pause = min(pause * 2, LONGEST_RETRY)
+
+
+def _is_stopping(error: ApiError | UnreachableError) -> bool:
+    """Return whether the service itself answers that it is stopping."""
+    return isinstance(error, ApiError) and error.code == 503 and "the service is stopping" in error.message
 
 
 def wait_for(client: Client, job_id: str, display: Display, patience: RetryWindow) -> None:

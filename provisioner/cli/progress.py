@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 # The speed is averaged over this many polls, so one slow response does not make it jump.
 SPEED_SAMPLES = 12
+# Columns of the stage's name and of the bar.
+STAGE_WIDTH = 14
+MIN_BAR, MAX_BAR = 5, 40
 
 
 class Display(Protocol):
@@ -55,9 +59,19 @@ class Speed:
 
 
 def stage_percent(progress: Mapping[str, Any]) -> float | None:
-    """Return the percent of the bytes that are shown beside it, those of the current stage; None if not known."""
+    """Return how much of the stage's bytes are done, or None if the stage counts no bytes.
+
+    The API's ``percent`` is that of the whole job, which would contradict the bytes beside it.
+    """
     total = progress.get("bytes_total")
-    return min(100.0, 100 * progress.get("bytes_processed", 0) / total) if total else None
+    return min(100.0, 100 * (progress.get("bytes_processed") or 0) / total) if total else None
+
+
+def headline(progress: Mapping[str, Any]) -> str:
+    """Return the stage and, if it counts bytes, its percent: ``downloading 50 %``."""
+    percent = stage_percent(progress)
+    stage = str(progress.get("stage"))
+    return stage if percent is None else f"{stage} {int(percent)} %"
 
 
 def facts(progress: Mapping[str, Any], speed: float | None) -> list[str]:
@@ -103,28 +117,25 @@ class Lines:
             return
         progress = job.data.get("progress") or {}
         speed = self._speed.update(progress)
-        percent = stage_percent(progress)
-        mark = (progress.get("stage"), int((percent or 0) // 10))
+        mark = (progress.get("stage"), int((stage_percent(progress) or 0) // 10))
         if not progress or mark == self._last:
             return
         self._last = mark
-        line = f"{progress.get('stage')}" if percent is None else f"{progress.get('stage')} {percent:.0f} %"
-        click.echo(printable(", ".join([line, *facts(progress, speed)])))
+        click.echo(printable(", ".join([headline(progress), *facts(progress, speed)])))
         sys.stdout.flush()  # the reader of a pipe wants lines while the job runs
 
 
 class Bar:
-    """A progress bar on a terminal, which is replaced by the result."""
+    """A progress bar on a terminal, which is replaced by the result. One line at any width from 40 columns."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self._speed = Speed()
+        self._gauge = BarColumn()
         self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:<14}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[percent]:>5}", markup=False),
+            TextColumn("{task.description}", markup=False),
+            self._gauge,
             TextColumn("{task.fields[facts]}", markup=False),
             transient=True,
         )
@@ -143,17 +154,24 @@ class Bar:
             return
         progress = job.data.get("progress") or {}
         if self._task is None:
-            self._task = self._bar.add_task("", total=None, percent="", facts="")
+            self._task = self._bar.add_task("", total=100, facts="")
         percent = stage_percent(progress)
-        self._bar.update(
-            self._task,
-            description=printable(progress.get("stage", job.data.get("status"))).replace("_", " "),
-            total=None if percent is None else 100,  # without a total the bar only moves to and fro
-            completed=percent or 0,
-            percent="" if percent is None else f"{percent:.0f} %",
-            facts="  ".join(facts(progress, self._speed.update(progress))),
-        )
+        stage = printable(progress.get("stage", job.data.get("status"))).replace("_", " ")
+        known = [] if percent is None else [f"{int(percent):>3} %"]
+        text, gauge = fit([*known, *facts(progress, self._speed.update(progress))], self._bar.console.width)
+        self._gauge.bar_width = gauge
+        self._bar.update(self._task, description=f"{stage:<{STAGE_WIDTH}}", completed=percent or 0, facts=text)
         self._bar.start()  # not earlier: the bar must not show values that the server did not send
+
+
+def fit(words: list[str], columns: int) -> tuple[str, int]:
+    """Return the leading ``words`` that fit beside the stage, and the width of the bar in the room left."""
+    room = columns - STAGE_WIDTH - 3  # a blank between the parts, and the last column stays empty
+    kept = list(words)
+    while kept and len("  ".join(kept)) + MIN_BAR > room:
+        kept.pop()
+    text = "  ".join(kept)
+    return text, max(MIN_BAR, min(MAX_BAR, room - len(text)))
 
 
 class Objects(Lines):
@@ -168,4 +186,5 @@ def display(*, as_json: bool) -> Display:
     """Return the display that fits standard output."""
     if as_json:
         return Objects()
-    return Bar() if sys.stdout.isatty() else Lines()
+    # A dumb terminal cannot redraw a line.
+    return Bar() if sys.stdout.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"} else Lines()

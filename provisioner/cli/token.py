@@ -17,7 +17,7 @@ from provisioner.cli.host_config import CONFIG_HELP, chosen_file, load
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.auth.tokens import TokenFile
+    from provisioner.auth.tokens import TokenFile, TokenRecord
     from provisioner.config import Config, Limits, Role
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -119,8 +119,11 @@ def create(
     token can be limited to some volumes, targets and sources.
     """
     with cli_errors():
+        from provisioner.auth.tokens import is_name
         from provisioner.config import check_limits
 
+        if not is_name(name):
+            raise click.UsageError("NAME must have 1 to 64 letters, digits, '.', '_' or '-'")
         expires_at, limits = _expiry(expires), _limits(volumes, targets, sources, max_jobs)
         place = token_place(token_file, config_file, key_file, create=True)
         if place.config is not None:
@@ -170,24 +173,57 @@ def _expiry(expires: str | None) -> float | None:
 
 
 @token.command("list", cls=SectionedCommand, examples=["lvp token list"])
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @place_options
-def list_tokens(token_file: Path | None, config_file: Path | None, key_file: Path | None) -> None:
+def list_tokens(as_json: bool, token_file: Path | None, config_file: Path | None, key_file: Path | None) -> None:
     """List the tokens: name, role, times and limits, never the token itself.
 
-    The time of last use is accurate to about ten minutes.
+    The time of last use is accurate to about ten minutes. Expired tokens are marked.
     """
     with cli_errors():
         records = token_place(token_file, config_file, key_file).store.list()
+    now = time.time()
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"tokens": [_object(record, now) for record in records]}))
+        return
     rows = [
         [
             record.name,
             record.role,
-            *map(_when, (record.created_at, record.expires_at, record.last_used_at)),
+            _when(record.created_at),
+            f"{_when(record.expires_at)} (expired)" if _has_expired(record, now) else _when(record.expires_at),
+            _when(record.last_used_at),
             _format_limits(record.limits),
         ]
         for record in records
     ]
     click.echo(table(["NAME", "ROLE", "CREATED", "EXPIRES", "LAST USED", "LIMITS"], rows))
+
+
+def _has_expired(record: TokenRecord, now: float) -> bool:
+    return record.expires_at is not None and record.expires_at <= now
+
+
+def _object(record: TokenRecord, now: float) -> dict[str, object]:
+    """Return a token as JSON, without its digest and the fields that do not apply."""
+    limits = record.limits
+    optional = {
+        "expires_at": _when(record.expires_at),
+        "last_used_at": _when(record.last_used_at),
+        "volumes": limits.volumes,
+        "targets": limits.targets,
+        "sources": limits.sources,
+        "max_jobs": limits.max_jobs,
+    }
+    return {
+        "name": record.name,
+        "role": record.role,
+        "created_at": _when(record.created_at),
+        "expired": _has_expired(record, now),
+        **{key: value for key, value in optional.items() if value is not None},
+    }
 
 
 def _format_limits(limits: Limits) -> str | None:

@@ -64,11 +64,11 @@ def _show(page: Mapping[str, Any]) -> None:
 
 @volume.command(
     cls=SectionedCommand,
-    examples=["lvp volume remove fast web-01", "lvp volume remove --yes fast web-01"],
+    examples=["lvp volume remove fast web-01", "lvp volume remove fast web-01 --yes    # in a script"],
 )
 @click.argument("target")
 @click.argument("name")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask; required without a terminal.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask; needed without a terminal.")
 @json_option
 @connection_options
 def remove(target: str, name: str, yes: bool, as_json: bool, **connection: str | None) -> None:
@@ -76,9 +76,9 @@ def remove(target: str, name: str, yes: bool, as_json: bool, **connection: str |
 
     The server must have made the volume, and it must not be in use.
     """
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError(f"nothing was removed: without a terminal, removing {name} from {target} needs --yes")
     if not yes:
-        if not sys.stdin.isatty():
-            raise CliError("nothing was removed: without a terminal to ask on, give --yes", ExitStatus.USAGE)
         click.confirm(f"Remove volume {name} and its data from {target}?", abort=True, err=True)
     client = connect(connection)
     answer = client.delete(path("volumes", target, name))

@@ -67,6 +67,13 @@ def test_submit_wait(lvp, server, end, status, examples):
     assert len(ended.err.splitlines()) == (status != 0)
 
 
+def test_submit_wait_json_prints_only_jobs(lvp, server, examples):
+    server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)
+    server.on("GET", JOB_PATH, "JobRunning", "JobCompleted")
+    ended = lvp(*SUBMIT, "--wait", "--json")
+    assert [json.loads(line) for line in ended.out.splitlines()] == [examples["JobRunning"], examples["JobCompleted"]]
+
+
 def test_watch_completed_job(lvp, server):
     server.on("GET", JOB_PATH, "JobCompleted")
     assert lvp("job", "watch", JOB_ID).out == (
@@ -94,7 +101,13 @@ def test_watch_json_prints_each_change_once(lvp, server, examples):
         (["cache", "remove", CHECKSUM], "DELETE", f"/api/v1/cache/images/{CHECKSUM}", "CachedImageRemoved", 200),
         (["cache", "prune"], "POST", "/api/v1/cache/prune", "CachePruned", 200),
         (["volume", "list"], "GET", "/api/v1/volumes", "VolumePage", 200),
-        (["volume", "remove", "-y", "fast", "web-01"], "DELETE", "/api/v1/volumes/fast/web-01", "VolumeRemoved", 200),
+        (
+            ["volume", "remove", "fast", "web-01", "--yes"],
+            "DELETE",
+            "/api/v1/volumes/fast/web-01",
+            "VolumeRemoved",
+            200,
+        ),
         (["health"], "GET", "/health", "HealthDegraded", 200),
         (["health", "--ready"], "GET", "/readyz", "Ready", 200),
     ],
@@ -153,7 +166,7 @@ def test_health_of_unreachable_server(lvp, server):
 
 
 def test_remove_quotes_name_in_path(lvp, server):
-    lvp("volume", "remove", "--yes", "fast", "../jobs?x#y")
+    lvp("volume", "remove", "fast", "../jobs?x#y", "--yes")
     assert server.requests[0].path == "/api/v1/volumes/fast/..%2Fjobs%3Fx%23y"
 
 
@@ -175,10 +188,43 @@ def test_wrong_usage_sends_no_request(lvp, server, args):
     assert ended.err.startswith("Usage:")
 
 
-def process(server, *args, **options):
-    env = {**os.environ, "LVP_URL": server.url, "LVP_TOKEN": "s3cret", "TERM": "xterm", "COLUMNS": "100"}
+def test_volume_remove_without_terminal_needs_yes(lvp, server):
+    ended = lvp("volume", "remove", "fast", "web-01")
+    assert (ended.status, server.requests) == (2, [])
+    assert "needs --yes" in ended.err
+
+
+@pytest.mark.parametrize("size", ["20G", "0", "1.5", "-3"])
+def test_submit_with_invalid_size(lvp, server, size):
+    ended = lvp("job", "submit", "https://x/y", "web-01", "--", size)
+    assert (ended.status, server.requests) == (2, [])
+    assert "SIZE_GB is a whole number of GiB, such as 20" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["jobs", "list"], "did you mean job?"),
+        (["volumes"], "did you mean volume?"),
+        (["volume", "rm", "a", "b"], "did you mean remove?"),
+        (["job", "ls"], "did you mean list?"),
+        (["cache", "delete", "x"], "did you mean remove?"),
+        (["job", "submti"], "did you mean submit?"),
+        (["--url", "http://x", "job", "list"], "--url comes after the command: lvp job list --url"),
+        (["job", "--token=x", "list"], "--token comes after the command: lvp job list --token"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_near_miss_is_answered_with_a_suggestion(lvp, server, args, words):
+    ended = lvp(*args)
+    assert (ended.status, server.requests) == (2, [])
+    assert words in ended.err
+
+
+def process(server, *args, stdout, **environment):
+    env = {**os.environ, "LVP_URL": server.url, "LVP_TOKEN": "s3cret", "TERM": "xterm", "COLUMNS": "100", **environment}
     command = [sys.executable, "-m", "provisioner.cli", *args]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
 def test_watch_interrupted(home, server):
@@ -206,6 +252,25 @@ def test_watch_on_terminal(home, server):
     assert re.search(r"downloading +[━╸╺]+ +50 % +128 KiB of 256 KiB +29 s left", shown)
     assert "  0 %" not in shown  # the bar never shows a value that the server did not send
     assert shown.splitlines()[-1].startswith("completed: volume web-01")
+
+
+@pytest.mark.parametrize(
+    ("environment", "escapes"), [({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, True)], ids=["dumb", "no-color"]
+)
+def test_watch_on_plain_terminal(home, server, environment, escapes):
+    """A dumb terminal gets lines without control sequences; NO_COLOR keeps the bar but has no colours."""
+    server.on("GET", JOB_PATH, *["JobRunning"] * 4, "JobCompleted")
+    ours, theirs = os.openpty()
+    with (
+        process(server, "job", "watch", JOB_ID, stdout=theirs, **environment) as child,
+        os.fdopen(ours, "rb", buffering=0) as screen,
+    ):
+        os.close(theirs)
+        seen = b"".join(iter(lambda: read_terminal(screen), b""))
+        assert (child.wait(), child.stderr.read()) == (0, "")
+    assert b"downloading" in seen
+    assert (b"\x1b" in seen) == escapes
+    assert not re.search(rb"\x1b\[[0-9;]*3[0-9](;|m)", seen)
 
 
 def read_terminal(screen):

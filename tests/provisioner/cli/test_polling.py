@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from provisioner.cli.client import ApiError, Client
+from provisioner.cli.client import Answer, ApiError, Client
 from provisioner.cli.client_settings import ClientSettings
 from provisioner.cli.polling import LONGEST_PAUSE, LONGEST_RETRY, RetryWindow, poll
-from provisioner.cli.progress import Speed
+from provisioner.cli.progress import Lines, Speed, fit
 from provisioner.cli.transport import UnreachableError
 
 JOB_ID = "f47ac10b-58cc-4372-a567-0e02b2c3d479"  # as in api.yaml's examples
@@ -49,9 +49,11 @@ def test_poll_across_restart(client, server, capsys):
     clock = Clock({1: server.stop, 4: comes_back})
     assert statuses(client, clock) == ["running", "pending", "completed"]
     err = capsys.readouterr().err
-    assert err.count("\n") == 1  # reported once, not at every attempt
-    assert "nothing listens at" in err
-    assert "retrying for 2 min 00 s" in err
+    first, second, _ = err.splitlines()  # each change of state once, not at every attempt
+    assert first.startswith(
+        "server not answering, retrying for 2 min 00 s; the job continues there (nothing listens at"
+    )
+    assert second.startswith("server is stopping, retrying for 1 min 5")
 
 
 def test_poll_gives_up(client, server):
@@ -97,3 +99,19 @@ def test_speed_per_stage():
 
 def test_speed_without_bytes(examples):
     assert Speed().update(examples["JobPending"]["progress"]) is None
+
+
+def test_percent_belongs_to_the_bytes(examples, capsys):
+    """The API's percent is that of the whole job; beside a stage's bytes it would be wrong."""
+    progress = {"stage": "converting", "percent": 75.0, "bytes_processed": 512, "bytes_total": 2048}
+    Lines().show(Answer("", {**examples["JobRunning"], "progress": progress}))
+    assert capsys.readouterr().out == "converting 25 %, 512 B of 2 KiB\n"
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120, 200])
+def test_bar_fits_the_terminal(columns):
+    words = [" 50 %", "1023 MiB of 1023 GiB", "1023 MiB/s", "59 min 59 s left"]
+    text, gauge = fit(words, columns)
+    assert text.startswith(" 50 %")
+    assert 14 + 1 + gauge + 1 + len(text) < columns
+    assert columns < 120 or text == "  ".join(words)

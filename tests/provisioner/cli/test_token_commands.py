@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -64,3 +65,23 @@ def test_token_with_other_key_file(run, home, file):
     token = run("token", "create", "ci", "--token-file", file, "--key-file", home / "k").out.strip()
     assert TokenFile(file).authenticate(token, time.time()) is None
     assert TokenFile(file, KeyFile(home / "k")).authenticate(token, time.time()).name == "ci"
+
+
+@pytest.mark.parametrize("name", ["a b", "", "x" * 65, "ä", "a/b", "a\n"])
+def test_token_with_invalid_name(run, file, name):
+    ended = run("token", "create", "--token-file", file, "--", name)
+    assert ended.status == 2
+    assert "NAME must have 1 to 64 letters" in ended.err
+    assert not file.exists()
+
+
+def test_token_list_marks_expired(run, file):
+    TokenFile(file).create("old", "viewer", time.time() - 1)
+    TokenFile(file).create("new", "admin", limits=Limits(max_jobs=2))
+    new, old = sorted(run("token", "list", "--token-file", file).out.splitlines()[1:])
+    assert "Z (expired)" in old
+    assert "expired" not in new
+    listed = json.loads(run("token", "list", "--json", "--token-file", file).out)["tokens"]
+    assert {one["name"]: one["expired"] for one in listed} == {"old": True, "new": False}
+    assert listed[1]["max_jobs"] == 2
+    assert "digest" not in listed[0]
