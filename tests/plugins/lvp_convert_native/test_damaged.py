@@ -47,7 +47,7 @@ async def convert(bench, path, kind, sums):
     return out.read_bytes()
 
 
-async def test_a_right_image(bench, image):
+async def test_intact_image(bench, image):
     path, kind = image
     assert await convert(bench, path, kind, sums_of(path)) == bench.as_qemu_reads_it(path, kind)
 

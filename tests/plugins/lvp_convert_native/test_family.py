@@ -34,7 +34,7 @@ async def test_version_2(bench, pack):
 @pytest.mark.parametrize("preallocation", ["off", "metadata", "falloc", "full"])
 @pytest.mark.parametrize("cluster_size", [512, 65536])
 @pytest.mark.parametrize("stale", [False, True])
-async def test_an_image_nobody_wrote_to(bench, preallocation, cluster_size, stale):
+async def test_empty_image(bench, preallocation, cluster_size, stale):
     image = bench.folder / "image.qcow2"
     options = f"preallocation={preallocation},cluster_size={cluster_size}"
     bench.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, image, 3 * MIB)
@@ -66,7 +66,7 @@ def scribbled(bench, seed, *, cluster_size, size=12 * MIB):
 
 @pytest.mark.parametrize("cluster_size", [512, 4096, 65536, 524288])
 @pytest.mark.parametrize("seed", range(4))
-async def test_an_image_a_guest_wrote_to(bench, seed, cluster_size):
+async def test_image_written_by_guest(bench, seed, cluster_size):
     image = scribbled(bench, seed, cluster_size=cluster_size)
     assert await bench.convert(image, 12 * MIB, stale=bool(seed % 2)) == bench.as_qemu_reads_it(image)
 
@@ -80,7 +80,7 @@ async def test_a_long_header(bench):
 
 
 @pytest.mark.parametrize("kind", sorted(PACKED))
-async def test_cut_short_anywhere_is_corrupt_or_whole(bench, kind):
+async def test_truncated_image_is_corrupt(bench, kind):
     """Whatever is left of an image, nothing but the whole disk counts as success."""
     disk = bench.disk(2 * MIB, 7)
     options = ["compression_type=zstd"] if kind == "zstd" else []
@@ -109,7 +109,7 @@ async def test_onto_a_block_device(bench, loop_device, sector, kind):
         assert file.read() == b"\xa5" * (8 * MIB - size)
 
 
-async def test_a_device_too_small_is_not_touched(bench, loop_device):
+async def test_device_too_small(bench, loop_device):
     device = loop_device(MIB, 512)
     with pytest.raises(ImageTooLargeError):
         await bench.convert(bench.disk(2 * MIB), 2 * MIB, "raw", stale=True, path=device)

@@ -34,7 +34,7 @@ async def convert(made, image, folder, report=lambda _done: None):
         await made.convert(view, make_device(folder, view.size), report)
 
 
-async def test_data_counts_and_holes_do_not(tmp_path, image, monkeypatch):
+async def test_holes_do_not_count(tmp_path, image, monkeypatch):
     booked = []
     monkeypatch.setattr(RateLimiter, "reserve", lambda _rate_limiter, size: booked.append(size) or 0.0)
     await convert(converter(tmp_path, 100 * MIB), image, tmp_path)
@@ -52,6 +52,6 @@ async def test_a_cancel_ends_the_wait(tmp_path, image, monkeypatch):
         nursery.cancel_scope.cancel()
 
 
-def test_a_rate_that_would_hold_a_cancel_up_is_refused():
+def test_rate_limit_too_low_to_cancel():
     with pytest.raises(msgspec.ValidationError, match="at least 1MiB"):
         msgspec.convert({"rate_limit": 1024}, NativeSettings, dec_hook=lambda kind, value: kind(value))

@@ -15,7 +15,7 @@ def extents(draw):
 
 
 @given(extents())
-def test_runs_cover_the_disk_once_in_pages_and_lose_no_data(case):
+def test_runs_cover_disk_once_in_pages(case):
     given_extents, size = case
     runs = list(raw_runs(given_extents, size))
     assert [run.guest for run in runs[1:]] == [run.guest + run.length for run in runs[:-1]]

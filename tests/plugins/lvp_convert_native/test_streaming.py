@@ -33,7 +33,7 @@ def with_its_tables_last(data):
     return body + data + table.ljust(CLUSTER, b"\0")
 
 
-async def test_a_table_that_comes_last(bench, tmp_path, one_thread):
+async def test_late_table(bench, tmp_path, one_thread):
     data = b"".join(bytes([1 + i]) * CLUSTER for i in range(40))
     content = with_its_tables_last(data)
     (tmp_path / "late.qcow2").write_bytes(content)
@@ -49,7 +49,7 @@ async def test_a_table_that_comes_last(bench, tmp_path, one_thread):
     assert (tmp_path / "device").read_bytes() == turned == bench.as_qemu_reads_it(tmp_path / "late.qcow2")
 
 
-async def test_a_table_that_comes_last_is_fetched_ahead(tmp_path, one_thread):
+async def test_late_table_is_fetched_ahead(tmp_path, one_thread):
     """Half of the data is on the device before its table has come by itself."""
     data = b"".join(bytes([1 + i]) * CLUSTER for i in range(128))
     content = with_its_tables_last(data)
@@ -72,7 +72,7 @@ async def test_a_table_that_comes_last_is_fetched_ahead(tmp_path, one_thread):
 
 
 @pytest.mark.parametrize("pack", [False, True])
-async def test_what_has_arrived_is_on_the_device(bench, tmp_path, one_thread, pack):
+async def test_arrived_bytes_are_written(bench, tmp_path, one_thread, pack):
     """Half of the file is half of the disk, but for the run under way."""
     size = 32 * MIB
     disk = tmp_path / "disk.raw"
@@ -94,7 +94,7 @@ async def test_what_has_arrived_is_on_the_device(bench, tmp_path, one_thread, pa
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
-async def test_the_download_s_end_is_the_conversion_s(bench, tmp_path, kind):
+async def test_failed_download_fails_conversion(bench, tmp_path, kind):
     """With every thread waiting, the one error of the download comes out plainly, not as a group."""
     disk = bench.disk(16 * MIB)
     content = (disk if kind == "raw" else bench.qcow2(disk)).read_bytes()

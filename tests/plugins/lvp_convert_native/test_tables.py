@@ -50,42 +50,42 @@ def test_clusters_in_a_row_are_one_run():
     assert (zeros.guest, zeros.length, zeros.is_zero) == (10 * CLUSTER, 54 * CLUSTER, True)
 
 
-def test_a_run_ends_at_a_multiple_of_its_greatest_length():
+def test_run_ends_at_multiple_of_maximum():
     per_run = RUN_BYTES // CLUSTER
     first, second, _ = runs(0, *((5 + i) * CLUSTER for i in range(40)))[1:]
     assert (first.length, second.guest) == ((per_run - 1) * CLUSTER, RUN_BYTES)
 
 
-def test_both_kinds_of_zero_cluster_and_no_cluster_are_zeros():
+def test_zero_and_unallocated_clusters_are_zeros():
     (run,) = runs(0, 1, 7 * CLUSTER | 1, COPIED | 1)
     assert run.is_zero
     assert run.length == 64 * CLUSTER
 
 
-def test_bit_0_of_a_compressed_entry_is_part_of_its_offset():
+def test_compressed_entry_bit_0_is_offset():
     entry = packed(CLUSTER + 1, 3)
     assert is_data(entry)
     assert compressed_span(entry, a_header()) == (CLUSTER + 1, CLUSTER + 3 * 512)
 
 
-def test_a_compressed_span_ends_with_the_file():
+def test_compressed_span_ends_with_file():
     assert (
         compressed_span(packed(999 * CLUSTER, 128), a_header(file_size=999 * CLUSTER + 700))[1] == 999 * CLUSTER + 700
     )
 
 
-def test_the_last_cluster_may_be_cut_off_where_the_disk_ends():
+def test_last_cluster_cut_off_at_disk_end():
     (run,) = runs(4 * CLUSTER, size=512, file_size=4 * CLUSTER + 512)
     assert (run.length, run.need) == (512, 4 * CLUSTER + 512)
 
 
-def test_while_streaming_a_run_is_cut_where_the_file_jumps():
+def test_streaming_run_split_at_file_gap():
     table = (500 * CLUSTER, 501 * CLUSTER, 5 * CLUSTER, 6 * CLUSTER)
     assert [run.need for run in runs(*table, streaming=True)[:-1]] == [502 * CLUSTER, 7 * CLUSTER]
     assert len(runs(*table)) == 2
 
 
-def test_clusters_smaller_than_a_page_go_together():
+def test_clusters_smaller_than_a_page():
     first, zeros = runs(0, 0, 1024, bits=9, size=32768)
     assert (first.guest, first.length, list(first.entries[:4])) == (0, PAGE, [0, 0, 1024, 0])
     assert zeros.guest == PAGE
@@ -111,18 +111,18 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("table", "options", "words"), REFUSED)
-def test_what_is_refused(table, options, words):
+def test_invalid_input(table, options, words):
     with pytest.raises(CorruptImageError, match=words):
         runs(*table, **options)
 
 
 @pytest.mark.parametrize("entry", [512, CLUSTER + 512, 1000 * CLUSTER, 999 * CLUSTER + 512, 1 << 55])
-def test_an_l2_table_must_be_a_cluster_of_the_file(entry):
+def test_l2_table_must_be_a_cluster(entry):
     with pytest.raises(CorruptImageError, match="L1 entry 3"):
         table_offset(entry, 3, a_header())
 
 
-def test_an_l1_table_that_names_one_l2_table_again_and_again():
+def test_l1_table_repeating_an_l2_table():
     check_l1(array("Q", [CLUSTER] * 10 + [0] * 50), a_header(file_size=10 * CLUSTER))
     with pytest.raises(CorruptImageError, match="same L2 table several times"):
         check_l1(array("Q", [CLUSTER] * 11), a_header(file_size=10 * CLUSTER))
@@ -137,7 +137,7 @@ ENTRY = st.one_of(
 
 
 @given(st.lists(ENTRY, min_size=1, max_size=200), st.booleans())
-def test_runs_cover_the_table_once_and_keep_every_entry(table, streaming):
+def test_runs_cover_table_and_keep_entries(table, streaming):
     size = 200 * CLUSTER - 512
     seen = {}
     at = 0

@@ -122,7 +122,7 @@ def loop_device(backing, sector_size):
 
 @pytest.mark.parametrize("sector_size", [512, 4096])
 @pytest.mark.parametrize("reads_zero", [True, False])
-async def test_a_block_device_holds_the_image_and_keeps_its_tail(tmp_path, sector_size, reads_zero):
+async def test_block_device_keeps_its_tail(tmp_path, sector_size, reads_zero):
     backing = tmp_path / "disk"
     backing.write_bytes(bytes(SIZE + MIB) if reads_zero else b"\xa5" * (SIZE + MIB))
     image = make_image(tmp_path)
@@ -132,7 +132,7 @@ async def test_a_block_device_holds_the_image_and_keeps_its_tail(tmp_path, secto
     assert backing.read_bytes() == CONTENT + (bytes(MIB) if reads_zero else b"\xa5" * MIB)
 
 
-async def test_a_sparse_image_leaves_a_device_that_reads_zero_sparse(tmp_path):
+async def test_sparse_image_keeps_zero_device_sparse(tmp_path):
     image = make_image(tmp_path, content=b"x" * MIB + bytes(63 * MIB))
     (tmp_path / "device").touch()
     os.truncate(tmp_path / "device", 64 * MIB)
@@ -140,7 +140,7 @@ async def test_a_sparse_image_leaves_a_device_that_reads_zero_sparse(tmp_path):
     assert (tmp_path / "device").stat().st_blocks * 512 < 4 * MIB
 
 
-async def test_the_file_inspected_is_the_file_converted(tmp_path):
+async def test_inspected_file_is_converted(tmp_path):
     image = make_image(tmp_path)
     device = make_device(tmp_path, SIZE)
     with FileView(image, "qcow2", SIZE) as view:
@@ -150,7 +150,7 @@ async def test_the_file_inspected_is_the_file_converted(tmp_path):
     assert Path(device.path).read_bytes() == CONTENT
 
 
-async def test_raw_is_raw_whatever_it_looks_like(tmp_path):
+async def test_raw_with_foreign_header(tmp_path):
     image = make_image(tmp_path)
     content = image.read_bytes()
     device = make_device(tmp_path, len(content))
@@ -159,7 +159,7 @@ async def test_raw_is_raw_whatever_it_looks_like(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a,b=c", "nbd:x", "-n", "json:{}", "new\nline", "space d"])
-async def test_no_name_is_read_as_anything_but_a_name(tmp_path, name):
+async def test_names_are_never_parsed(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
     image = make_image(folder).rename(folder / name)
@@ -168,7 +168,7 @@ async def test_no_name_is_read_as_anything_but_a_name(tmp_path, name):
     assert Path(device.path).read_bytes() == CONTENT
 
 
-async def test_progress_is_more_than_begin_and_end(tmp_path):
+async def test_progress_between_begin_and_end(tmp_path):
     image = make_image(tmp_path, "qcow2", "", "-c", content=os.urandom(MIB // 2).hex().encode() * 16)
     done = []
     await convert(image, "qcow2", make_device(tmp_path, 16 * MIB), 16 * MIB, report=done.append)
@@ -176,7 +176,7 @@ async def test_progress_is_more_than_begin_and_end(tmp_path):
     assert done[-1] == 16 * MIB
 
 
-async def test_a_filesystem_without_direct_io_is_written_through_the_cache(tmp_path, monkeypatch):
+async def test_filesystem_without_direct_io(tmp_path, monkeypatch):
     plain_open = os.open
 
     def no_direct(path, flags, *args, **kwargs):
@@ -195,7 +195,7 @@ async def test_a_filesystem_without_direct_io_is_written_through_the_cache(tmp_p
 # --- images that are refused
 
 
-async def test_a_disk_larger_than_the_volume_is_refused_untouched(tmp_path):
+async def test_disk_larger_than_volume(tmp_path):
     device = make_device(tmp_path, SIZE - 1, stale=True)
     with pytest.raises(ImageTooLargeError, match=str(SIZE)):
         await convert(make_image(tmp_path), "qcow2", device)
@@ -203,7 +203,7 @@ async def test_a_disk_larger_than_the_volume_is_refused_untouched(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["qcow2", "vmdk"])
-async def test_a_backing_file_is_refused_and_never_read(tmp_path, kind):
+async def test_backing_file_is_not_read(tmp_path, kind):
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret!!" * (SIZE // 8))
     image = tmp_path / "image"
@@ -216,14 +216,14 @@ async def test_a_backing_file_is_refused_and_never_read(tmp_path, kind):
     assert set(Path(device.path).read_bytes()) == {0xA5}
 
 
-async def test_an_external_data_file_is_refused(tmp_path):
+async def test_external_data_file(tmp_path):
     image = tmp_path / "image"
     qemu_img("create", "-f", "qcow2", "-o", f"data_file={tmp_path}/data,data_file_raw=on", image, SIZE)
     with pytest.raises(UnsafeImageError, match="external file"):
         await convert(image, "qcow2", make_device(tmp_path, SIZE))
 
 
-async def test_an_encrypted_image_is_refused(tmp_path):
+async def test_encrypted_image(tmp_path):
     image = make_image(tmp_path)
     with image.open("r+b") as file:
         file.seek(32)
@@ -233,12 +233,12 @@ async def test_an_encrypted_image_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("subformat", ["monolithicFlat", "twoGbMaxExtentSparse"])
-async def test_a_vmdk_that_is_a_text_naming_files_is_refused(tmp_path, subformat):
+async def test_vmdk_text_descriptor(tmp_path, subformat):
     with pytest.raises(UnsafeImageError, match="text"):
         await convert(make_image(tmp_path, "vmdk", f"subformat={subformat}"), "vmdk", make_device(tmp_path, SIZE))
 
 
-async def test_a_vmdk_header_that_defers_to_its_text_is_refused(tmp_path):
+async def test_vmdk_header_referring_to_text(tmp_path):
     image = make_image(tmp_path, "vmdk")
     with image.open("r+b") as file:
         file.seek(12)
@@ -247,12 +247,12 @@ async def test_a_vmdk_header_that_defers_to_its_text_is_refused(tmp_path):
         await convert(image, "vmdk", make_device(tmp_path, SIZE))
 
 
-async def test_an_image_read_in_two_ways_is_refused(tmp_path):
+async def test_ambiguous_image(tmp_path):
     with pytest.raises(ImageFormatError, match="ambiguous"):
         await convert(make_image(tmp_path), "qcow2", make_device(tmp_path, SIZE), virtual_size=SIZE // 2)
 
 
-async def test_the_file_that_was_opened_is_the_one_converted(tmp_path):
+async def test_converts_the_opened_file(tmp_path):
     image, device = make_image(tmp_path), make_device(tmp_path, SIZE)
     evil = tmp_path / "evil"
     qemu_img("create", "-f", "qcow2", "-u", "-b", "/etc/passwd", "-F", "raw", evil, SIZE)
@@ -262,12 +262,12 @@ async def test_the_file_that_was_opened_is_the_one_converted(tmp_path):
     assert Path(device.path).read_bytes() == CONTENT
 
 
-async def test_another_format_than_declared_is_refused(tmp_path):
+async def test_format_other_than_declared(tmp_path):
     with pytest.raises(CorruptImageError):
         await convert(make_image(tmp_path, "vdi"), "qcow2", make_device(tmp_path, SIZE))
 
 
-async def test_garbage_in_a_compressed_cluster_is_an_error_in_words(tmp_path):
+async def test_damaged_compressed_cluster(tmp_path):
     image = make_image(tmp_path, "qcow2", "", "-c", content=os.urandom(SIZE // 2).hex().encode())
     with image.open("r+b") as file:
         file.seek(image.stat().st_size // 2)
@@ -294,7 +294,7 @@ def tool(tmp_path):
     return make
 
 
-async def test_a_full_filesystem_is_told_as_such(tmp_path):
+async def test_full_filesystem(tmp_path):
     image = make_image(tmp_path, content=os.urandom(SIZE))
     mount = tmp_path / "small"
     mount.mkdir()
@@ -308,7 +308,7 @@ async def test_a_full_filesystem_is_told_as_such(tmp_path):
         subprocess.run(["umount", mount], check=True)
 
 
-async def test_the_memory_limit_holds_and_is_told_as_such(tmp_path):
+async def test_memory_limit_reached(tmp_path):
     image = make_image(tmp_path)
     with pytest.raises(ConvertError, match="memory_limit"):
         await convert(image, "qcow2", make_device(tmp_path, SIZE), memory_limit=ByteSize(16 * MIB))
@@ -320,7 +320,7 @@ async def test_no_memory_limit(tmp_path):
     assert Path(device.path).read_bytes() == CONTENT
 
 
-async def test_a_tool_that_stalls_is_ended(tmp_path, tool):
+async def test_stalled_qemu_img_is_stopped(tmp_path, tool):
     path = tool("printf '    (3.00/100%%)\\r'; exec sleep 1000")
     device = make_device(tmp_path, SIZE)
     with pytest.raises(ConvertError, match="no progress"):
@@ -328,18 +328,18 @@ async def test_a_tool_that_stalls_is_ended(tmp_path, tool):
     assert openers(device.path) == []
 
 
-async def test_a_tool_that_is_not_there_is_told_as_such(tmp_path):
+async def test_qemu_img_missing(tmp_path):
     with pytest.raises(ConvertError, match="No such file"):
         await convert(make_image(tmp_path, "raw"), "raw", make_device(tmp_path, SIZE), path="/nowhere/qemu-img")
 
 
-async def test_a_description_without_end_is_an_error_in_words(tmp_path, tool):
+async def test_endless_image_description(tmp_path, tool):
     path = tool("yes ' { \"snapshots\": [' | head -c 2000000")
     with pytest.raises(CorruptImageError, match="too long"):
         await convert(make_image(tmp_path), "qcow2", make_device(tmp_path, SIZE), path=path)
 
 
-async def test_a_cancel_reaches_the_tools_own_children(tmp_path, tool):
+async def test_cancel_ends_child_processes(tmp_path, tool):
     path = tool("sleep 1000 & trap '' TERM; printf '    (3.00/100%%)\\r'; wait; sleep 1000")
     device = make_device(tmp_path, SIZE)
     scope = trio.CancelScope()
@@ -349,7 +349,7 @@ async def test_a_cancel_reaches_the_tools_own_children(tmp_path, tool):
     assert openers(device.path) == []  # all of them had inherited it
 
 
-async def test_a_cancel_in_the_middle_ends_qemu_img(tmp_path):
+async def test_cancel_ends_qemu_img(tmp_path):
     image = make_image(tmp_path, "qcow2", "", "-c", content=os.urandom(MIB // 2).hex().encode() * 16)
     device = make_device(tmp_path, 16 * MIB)
     scope, done = trio.CancelScope(), []

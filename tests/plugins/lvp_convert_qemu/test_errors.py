@@ -12,20 +12,20 @@ from provisioner.contracts.errors import ConvertError, CorruptImageError, NoSpac
 
 
 @pytest.mark.parametrize("image_format", sorted(commands.FORMATS))
-def test_every_layer_of_a_source_has_its_driver(image_format):
+def test_every_source_layer_has_a_driver(image_format):
     node = json.loads(commands.source(7, image_format).removeprefix("json:"))
     assert node["driver"] == image_format
     assert node["file"] == {"driver": "file", "filename": "/proc/self/fd/7", "locking": "off"}
 
 
 @pytest.mark.parametrize("reads_zero", [True, False])
-def test_zeros_are_skipped_only_where_the_device_reads_zero(reads_zero):
+def test_zeros_skipped_only_if_device_reads_zero(reads_zero):
     argv = commands.convert(QemuSettings(), 7, "qcow2", 8, is_block=True, reads_zero=reads_zero, direct=True)
     assert ("--target-is-zero" in argv) is reads_zero
     assert argv[-1] == "driver=raw,file.driver=host_device,file.filename=/proc/self/fd/8"
 
 
-def test_a_rate_limit_is_handed_on():
+def test_rate_limit_is_passed_on():
     argv = commands.convert(
         QemuSettings(rate_limit=ByteSize(2**20)), 7, "qcow2", 8, is_block=True, reads_zero=False, direct=True
     )
@@ -33,7 +33,7 @@ def test_a_rate_limit_is_handed_on():
     assert options[options.index("-r") + 1] == "1048576"
 
 
-def test_progress_is_read_in_whatever_pieces_it_comes():
+def test_progress_from_split_output():
     for size in (1, 3, 7, 1000):
         done = []
         progress = commands.Progress(1000, done.append)
@@ -44,7 +44,7 @@ def test_progress_is_read_in_whatever_pieces_it_comes():
         assert moved.count(True) == len(done)
 
 
-def test_progress_beyond_the_end_is_the_end():
+def test_progress_beyond_the_end():
     done = []
     progress = commands.Progress(1000, done.append)
     assert progress.feed(b"(250.00/100%)")
@@ -65,7 +65,7 @@ def test_progress_beyond_the_end_is_the_end():
         (None, "", ToolError, "started"),
     ],
 )
-def test_what_complaints_mean(status, stderr, kind, words):
+def test_error_messages_of_qemu_img(status, stderr, kind, words):
     said = "qemu-img failed with signal SIGSEGV: no output on stderr" if status else "it could not be started"
     error = as_error(ToolError(said, tool="qemu-img", status=status, stderr=stderr))
     assert type(error) is kind

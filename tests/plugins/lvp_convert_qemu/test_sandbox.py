@@ -63,7 +63,7 @@ def image_reaching_for(tmp_path, kind, port):
 
 @pytest.mark.parametrize("sandboxed", [False, True])
 @pytest.mark.parametrize("kind", ["backing file", "json file", "data file"])
-def test_no_file_of_the_host_comes_into_a_volume(tmp_path, kind, sandboxed):
+def test_host_file_never_reaches_a_volume(tmp_path, kind, sandboxed):
     image, device = image_reaching_for(tmp_path, kind, 1), tmp_path / "device"
     device.write_bytes(bytes(MIB))
     with opened(image) as fd, opened(device) as device_fd:
@@ -80,7 +80,7 @@ def test_no_file_of_the_host_comes_into_a_volume(tmp_path, kind, sandboxed):
 
 @pytest.mark.parametrize("sandboxed", [False, True])
 @pytest.mark.parametrize("kind", ["server", "json server"])
-def test_no_server_is_asked(tmp_path, kind, sandboxed):
+def test_no_server_is_contacted(tmp_path, kind, sandboxed):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         image, device = image_reaching_for(tmp_path, kind, server.getsockname()[1]), tmp_path / "device"
@@ -129,7 +129,7 @@ except MemoryError:
 """
 
 
-def test_what_is_left_to_it(tmp_path):
+def test_privileges_that_remain(tmp_path):
     """Seen by a program in its place: no privileges but one, no sockets, no files, no new ones, a bound on memory."""
     image = tmp_path / "image"
     image.touch()
@@ -186,7 +186,7 @@ async def convert(tmp_path, made):
     return device.read_bytes() == image.read_bytes()
 
 
-async def test_this_host_has_every_layer_and_says_nothing(tmp_path):
+async def test_all_layers_available(tmp_path):
     made = converter()
     (finding,) = await made.diagnose()
     assert finding.ok
@@ -195,7 +195,7 @@ async def test_this_host_has_every_layer_and_says_nothing(tmp_path):
     assert said == []
 
 
-async def test_a_missing_layer_is_told_once_and_by_the_doctor(tmp_path, without_landlock):
+async def test_missing_layer_logged_once_and_by_doctor(tmp_path, without_landlock):
     made = converter()
     (finding,) = await made.diagnose()
     assert not finding.ok
@@ -208,7 +208,7 @@ async def test_a_missing_layer_is_told_once_and_by_the_doctor(tmp_path, without_
     assert (line["log_level"], line["layer"].partition(":")[0]) == ("warning", "files")
 
 
-async def test_where_it_is_required_nothing_runs_without_it(tmp_path, without_landlock):
+async def test_required_sandbox_missing(tmp_path, without_landlock):
     with pytest.raises(ConvertError, match="cannot confine its files"):
         await convert(tmp_path, converter(sandbox="required"))
     assert not any((tmp_path / "device").read_bytes())
