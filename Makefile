@@ -67,9 +67,10 @@ unit-plugins:
 # READY is set in the nested make that runs the suites: setup and wheel are done, so the suites start in the given order.
 NEEDS := $(if $(READY),,setup-test)
 WHEEL := $(if $(READY),,wheel)
-SUITES := $(MAKE) --no-print-directory READY=yes --keep-going -j2 --output-sync=target
+SUITES := $(MAKE) --no-print-directory READY=yes --keep-going -j3 --output-sync=target
 
-# Two suites at a time, because the emulated guest leaves a processor idle. The output of each comes in one piece.
+# Three suites at a time: with two, a quarter to a half of two processors is idle, because a guest has one and many tests
+# wait. The output of each comes in one piece.
 test: setup-test lint wheel
 	@$(SUITES) \
 	  test-guest-lvm test-whole test-guest-service test-soak test-parts test-guest-package test-minio  # the long ones first
