@@ -92,7 +92,9 @@ class ImageCache:
             self._catalog.load(files.entries, files.urls)
             await self._downloads.run(files.partials, task_status)
         finally:
-            files.index.close()
+            # In the thread of all other uses: an abandoned look-up may still run there, and closing under it crashes SQLite.
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(files.index.close, limiter=self._thread)
 
     def stop(self) -> None:
         """Keep the files of downloads that are cancelled from now on, to resume them after the next start."""
