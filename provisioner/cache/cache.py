@@ -24,7 +24,7 @@ from provisioner.cache.files import CacheFiles
 from provisioner.cache.space import Space
 from provisioner.cache.stored import open_stored
 from provisioner.contracts.errors import CacheError, ConflictError, DamagedImageError
-from provisioner.contracts.shield import undoing
+from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.threads import ThreadQueue, run_long
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ T = TypeVar("T")
 VERIFY_THREADS = 2
 # Verifications that may wait; further requests are rejected.
 VERIFY_QUEUE = 16
+# Seconds to wait at the end for a look-up that hangs on the disk.
+CLOSE_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,15 @@ class ImageCache:
             self._catalog.load(files.entries, files.urls)
             await self._downloads.run(files.partials, task_status)
         finally:
-            # In the thread of all other uses: an abandoned look-up may still run there, and closing under it crashes SQLite.
-            with trio.CancelScope(shield=True):
+            await self._close(files)
+
+    async def _close(self, files: CacheFiles) -> None:
+        """Close the index in the thread of its other uses: a look-up may still run there, and SQLite would crash."""
+        try:
+            with shielded("close the cache's index", CLOSE_TIMEOUT):
                 await trio.to_thread.run_sync(files.index.close, limiter=self._thread)
+        except ShieldExpiredError as error:
+            log.error("the cache's index was left open", reason=error.message)
 
     def stop(self) -> None:
         """Keep the files of downloads that are cancelled from now on, to resume them after the next start."""
