@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -132,10 +133,9 @@ def image_within_limits(services: Services, checksum: Checksum) -> str:
     g.about = {**g.get("about", {}), "image": digest}
     entry = next((one for one in services.cache.entries() if digest in {one.digest, f"sha512:{one.sha512}"}), None)
     if entry is not None and g.principal.limits.sources is not None:
-        image_url = ImageUrl.parse(entry.url)
-        try:
+        image_url = source = None
+        with suppress(InvalidRequestError, SourceError):  # found without its index, or its source is not configured now
+            image_url = ImageUrl.parse(entry.url)
             source = source_name(services, image_url)
-        except SourceError:  # its source is no longer configured
-            source = None
         authorization.check_source(g.principal, image_url, source)
     return digest

@@ -28,11 +28,15 @@ def check_volume(principal: Principal, target: str, volume_name: str) -> None:
         raise _refused(principal, f"a volume {volume_name!r}", limits.volumes)
 
 
-def check_source(principal: Principal, image_url: ImageUrl, source: str | None) -> None:
-    """Raise ForbiddenError if the caller's limits do not cover the url. ``source``: the name of its source."""
+def check_source(principal: Principal, image_url: ImageUrl | None, source: str | None) -> None:
+    """Raise ForbiddenError if the caller's limits do not cover the url. ``source``: the name of its source.
+
+    ``image_url`` None: where the image came from is unknown, so no limit covers it.
+    """
     allowed = principal.limits.sources
-    if allowed is not None and not covers(allowed, image_url, source):
-        raise _refused(principal, f"images from {image_url.origin}", allowed)
+    if allowed is not None and (image_url is None or not covers(allowed, image_url, source)):
+        origin = "an unknown source" if image_url is None else image_url.origin
+        raise _refused(principal, f"images from {origin}", allowed)
 
 
 def check_whole_cache(principal: Principal) -> None:

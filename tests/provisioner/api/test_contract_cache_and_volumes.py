@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import trio
 
 from provisioner.config import PrewarmSettings
+from provisioner.config.access import Limits
 from tests.provisioner.api.conftest import DIGEST, IMAGE, URL, job, running
 from tests.provisioner.api.document import held, refused
 
@@ -31,6 +33,17 @@ async def test_fetch_and_remove_image(service):
     }
     await refused(await service.call("DELETE", f"/api/v1/cache/images/sha256:{DIGEST}"), 404, "not found", ".")
     assert not await trio.Path(image["path"]).exists()
+
+
+async def test_limited_caller_and_image_of_unknown_origin(service):
+    """A cache whose index was rebuilt knows no urls: no limit covers such an image."""
+    await service.done()
+    (entry,) = service.services.cache.entries()
+    service.services.cache._catalog.add(msgspec.structs.replace(entry, url=""))
+    limited = {"X-API-Token": service.tokens.create("ci", "operator", limits=Limits(sources=["http"]))}
+    for method, path in (("PUT", "pin"), ("POST", "verify")):
+        response = await service.call(method, f"/api/v1/cache/images/{DIGEST}/{path}", role=None, headers=limited)
+        await refused(response, 403, "forbidden", "ci may not use images from an unknown source; allowed: http")
 
 
 async def test_fetch_without_url(service):
