@@ -44,6 +44,8 @@ _NOT_TLS = {
     "PACKET_LENGTH_TOO_LONG",
     "HTTP_REQUEST",
 }
+# How OpenSSL reports a closed connection, depending on when it notices.
+_CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _ALERT = re.compile(r"(?:SSL|TLS)(?:V\d+)?_ALERT_(\w+)")
 # Alert -> what the server says of the client certificate.
 _REFUSED = {
@@ -86,7 +88,7 @@ def transport_errors(settings: ClientSettings) -> Iterator[None]:
             raise speaks_https(url) from error
         raise UnreachableError(f"the connection to {url} broke: {_reason(error)}", lost=True) from error
     except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        if isinstance(error, ssl.SSLError) and not isinstance(error, _CLOSED):
             raise _tls(settings, error) from error
         raise UnreachableError(f"the connection to {url} broke: {_reason(error)}", lost=True) from error
     except ValueError as error:  # an invalid header or host name
@@ -103,7 +105,7 @@ def _connecting(settings: ClientSettings, reason: str | BaseException) -> Unreac
     url = settings.url
     if isinstance(reason, ssl.SSLCertVerificationError):
         return UnreachableError(*_untrusted(settings, reason), temporary=False)
-    if isinstance(reason, ssl.SSLEOFError):
+    if isinstance(reason, _CLOSED):
         words = f"{url} closed the connection during the TLS handshake"
         return UnreachableError(words, "check that this port speaks https")
     if isinstance(reason, ssl.SSLError):

@@ -8,12 +8,15 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from urllib.error import URLError
 
 import pytest
 import structlog.testing
 import trio
 import trustme
 
+from provisioner.cli.client_settings import ClientSettings
+from provisioner.cli.transport_errors import UnreachableError, transport_errors
 from tests.provisioner.tls.test_peer_certificate import tls_harness
 
 NOW = datetime.now(UTC)
@@ -282,6 +285,17 @@ def test_https_to_port_that_closes(run):
         assert said(run("health", "--url", url)) == (
             f"{url} closed the connection during the TLS handshake; check that this port speaks https"
         )
+
+
+@pytest.mark.parametrize("closed", [ssl.SSLEOFError, ssl.SSLZeroReturnError])
+def test_closed_during_handshake(closed):
+    """Which of them it is depends on when OpenSSL notices that the connection is closed."""
+    url = "https://kvm-7.example:8080"
+    with pytest.raises(UnreachableError) as raised, transport_errors(ClientSettings(url)):
+        raise URLError(closed(6, "TLS/SSL connection has been closed (EOF)"))
+    assert raised.value.message == (
+        f"{url} closed the connection during the TLS handshake; check that this port speaks https"
+    )
 
 
 # ---- No server
