@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from provisioner.download.inspection import ImageInfo
 
 
+# Of formats, archives and compressions: what the name of a cached file replaces by what the image really is.
+_EXTENSIONS = re.compile(
+    r"(\.(qcow2|img|raw|qcow|vmdk|vhdx?|vdi|iso))?(\.(tar|ova|zip))?(\.(gz|xz|zst|bz2|lz4|lzma|tgz|txz))?$"
+)
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One published image. Sizes in bytes, times in seconds since the epoch; ``mtime_ns`` detects a modified file."""
 
@@ -79,10 +85,7 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
 def file_name(url: ImageUrl, sha256: str, image_format: str, compression: str | None = None) -> str:
     """Return a readable file name; the digest makes it unique."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", url.file_name)
-    stem = (
-        re.sub(r"(\.(qcow2|img|raw|qcow|vmdk|vhdx?|vdi|iso))?(\.(gz|xz|zst|bz2))?$", "", stem).strip("._-")[:80]
-        or "image"
-    )
+    stem = _EXTENSIONS.sub("", stem).strip("._-")[:80] or "image"
     return f"{stem}-{sha256[:12]}.{image_format}" + (f".{compression}" if compression else "")
 
 

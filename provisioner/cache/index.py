@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS entries (sha256 TEXT PRIMARY KEY, body TEXT NOT NULL)
 CREATE TABLE IF NOT EXISTS urls (url TEXT PRIMARY KEY, version TEXT NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS chunk_sums (sha256 TEXT PRIMARY KEY, chunk INTEGER NOT NULL, sums BLOB NOT NULL);
 """
-_NAME = re.compile(r".+-([0-9a-f]{12})\.\w+(\.\w+)?")
+_NAME = re.compile(r".+-([0-9a-f]{12})(\.\w+){1,3}")
 
 
 class Index:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from provisioner.contracts import MIB
 from provisioner.contracts.errors import UnsafeImageError
-from provisioner.download.decompress import beginning_of, compression_of
-from provisioner.download.signatures import HEAD, not_a_disk
+from provisioner.download.decompress import beginning_of
+from provisioner.download.signatures import HEAD, HTML, TEXT, not_a_disk, wrapper_of
+from provisioner.download.wrappers import ARCHIVES, inside, names, nested
 
 if TYPE_CHECKING:
     from oslo_utils.imageutils.format_inspector import FileInspector, InspectWrapper
@@ -37,7 +38,8 @@ _REASONS = {
 class ImageInfo:
     """An image's format: ``format`` as qemu-img names it, ``virtual_size`` in bytes (None for raw: the file's length).
 
-    ``compression``: ``gz``, ``xz``, ``zst``, ``bz2`` or None; if set, the other fields describe the decompressed image.
+    ``compression``: what the image is packed in, as ``wrappers`` names it, such as ``gz`` or ``tar.gz``, or None; if
+    set, the other fields describe the image inside.
     """
 
     format: str
@@ -139,11 +141,10 @@ if TYPE_CHECKING:
 
 # Compressed bytes to look at before the decision is made with whatever they decompress to.
 _COMPRESSED_WINDOW = 8 * MIB
-_TOOLS = {"gz": "gzip", "xz": "xz", "bz2": "bzip2", "zst": "zstd"}
 
 
 class FileInspection:
-    """The inspection of one file, compressed or not, fed from its first byte until it is decided.
+    """The inspection of one file, compressed, archived or neither, fed from its first byte until it is decided.
 
     ``check`` is called between bounded pieces of work and may raise to stop.
     """
@@ -167,7 +168,7 @@ class FileInspection:
         if len(self._held) < self._look_at and not last:
             return None
         if self._compression is None:
-            self._compression = compression_of(memoryview(self._held))
+            self._compression = wrapper_of(self._held)
         if self._compression is None:
             _reject(not_a_disk(bytes(self._held[:HEAD])), "")
             self._plain, held, self._held = Inspection(), self._held, bytearray()
@@ -177,12 +178,19 @@ class FileInspection:
     def _look_inside(self, compression: str, *, last: bool) -> ImageInfo | None:
         # Decompress from the start again whenever the input has doubled: few repetitions, of a bounded beginning.
         self._look_at = min(_COMPRESSED_WINDOW, 2 * len(self._held))
-        inside = beginning_of(compression, bytes(self._held), WINDOW, self._check)
-        if len(inside) >= HEAD or last:
-            if compression_of(inside) is not None:
-                raise UnsafeImageError("the image is compressed twice")
-            _reject(not_a_disk(inside[:HEAD]), f" inside {_TOOLS[compression]}")
-        info = Inspection().feed(inside, last=last)
+        content = beginning_of(compression, bytes(self._held), WINDOW, self._check)
+        if len(content) < HEAD and not last:
+            return None
+        inner = wrapper_of(content)
+        if inner is not None:
+            self._compression = nested(compression, inner)
+            return self._look_inside(self._compression, last=last)
+        _reject(not_a_disk(content[:HEAD]), inside(compression))
+        if not content and not ARCHIVES.isdisjoint(names(compression)):
+            raise UnsafeImageError(
+                f"there is no disk image{inside(compression)} within its first {_COMPRESSED_WINDOW // MIB} MiB"
+            )
+        info = Inspection().feed(content, last=last)
         return None if info is None else replace(info, compression=compression)
 
 
@@ -190,8 +198,8 @@ def _reject(what: str | None, where: str) -> None:
     """Raise UnsafeImageError if ``what`` is not None."""
     if what is None:
         return
-    if "page" in what or "text" in what:
+    if what in {HTML, TEXT}:
         advice = "check that the url points to the image itself"
     else:
-        advice = "extract the disk image and provide that; it may be compressed with gzip, bzip2, xz or zstd"
+        advice = "extract the disk image and provide that, as it is or with gzip, bzip2, xz, zstd, lz4, tar or zip"
     raise UnsafeImageError(f"this is {what}{where}, not a disk image; {advice}")
