@@ -24,7 +24,7 @@ _STEP = 64 * 1024
 # Raw disks: a partition table or an ISO file system is content, not an image format.
 _RAW = {"raw", "gpt", "iso"}
 # qcow2's incompatible feature bits.
-_QCOW2_DIRTY, _QCOW2_CORRUPT = 1 << 0, 1 << 1
+_QCOW2_DIRTY, _QCOW2_CORRUPT, _QCOW2_COMPRESSION, _QCOW2_EXTENDED_L2 = 1 << 0, 1 << 1, 1 << 3, 1 << 4
 _REASONS = {
     "backing_file": "it has a backing file",
     "data_file": "it keeps its data in an external file",
@@ -102,6 +102,21 @@ def _verdict(found: list[FileInspector]) -> ImageInfo:
     return ImageInfo("vpc" if str(inspector) == "vhd" else str(inspector), virtual_size)
 
 
+def _unsupported_qcow2(header: bytes) -> UnsafeImageError:
+    """Return the error for an image that needs features which are not read; with the command that removes them."""
+    version, features = int.from_bytes(header[4:8]), int.from_bytes(header[72:80])
+    if version == 1:
+        return UnsafeImageError(
+            "the image is qcow version 1, which is not read; convert it: qemu-img convert -f qcow -O qcow2 OLD NEW"
+        )
+    if version == 3 and features & ~(_QCOW2_DIRTY | _QCOW2_CORRUPT | _QCOW2_COMPRESSION) == _QCOW2_EXTENDED_L2:
+        return UnsafeImageError(
+            "the qcow2 image has extended L2 entries, which are not read; "
+            "convert it: qemu-img convert -f qcow2 -O qcow2 OLD NEW"
+        )
+    return UnsafeImageError("the qcow2 image is unsafe: it uses unsupported features")
+
+
 def _check_qcow2(header: bytes) -> None:
     """Reject images that the inspector accepts but whose disk cannot be read correctly."""
     version, encryption = int.from_bytes(header[4:8]), int.from_bytes(header[32:36])
@@ -130,6 +145,8 @@ def _check_safety(inspector: FileInspector) -> None:
     try:
         inspector.safety_check()
     except SafetyCheckFailed as error:
+        if set(error.failures) == {"unknown_features"} and str(inspector) == "qcow2":
+            raise _unsupported_qcow2(bytes(inspector.region("header").data)) from error
         reasons = "; ".join(_REASONS.get(name, f"{name}: {why}") for name, why in error.failures.items())
         raise UnsafeImageError(f"the {inspector} image is unsafe: {reasons}") from error
     except Exception as error:  # incomplete; a hostile header can make the inspector raise anything

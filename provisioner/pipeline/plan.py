@@ -44,7 +44,9 @@ def check_image(info: ImageInfo, declared: str, file_size: int | None, size_byte
     Raises ImageFormatError if the image is not of the declared format, ImageTooLargeError if it does not fit.
     """
     if info.format != declared:
-        raise ImageFormatError(f"the image was declared as {declared} but is {info.format}")
+        # Anything unknown is raw, so that is no advice.
+        advice = "" if info.format == "raw" else f"; submit it with image_type {info.format}"
+        raise ImageFormatError(f"the image was declared as {declared} but is {info.format}{advice}")
     virtual_size = info.virtual_size if info.virtual_size is not None else file_size
     if virtual_size == 0:
         raise ImageFormatError("the image is empty")

@@ -204,10 +204,10 @@ REACHING_ELSEWHERE = [
 
 CORNERS = [
     Case("extended-l2", lambda shop: shop.create("-f", "qcow2", "-o", "extended_l2=on", "IMAGE", "1M"),
-         "unsupported features"),
+         "has extended L2 entries, which are not read"),
     Case("unknown-bit", header(incompatible=1 << 63), "unsupported features"),
     Case("unknown-compression", header(incompatible=8, compression=7), "compression|Unknown"),
-    Case("version-1", header(version=1), "unsupported features"),
+    Case("version-1", header(version=1), "qcow version 1, which is not read"),
     Case("version-4", header(version=4), "unsupported features"),
     Case("dirty", header(incompatible=1), "not closed by its last writer"),
     Case("corrupt", header(incompatible=2), "marked as corrupt"),
