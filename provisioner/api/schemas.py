@@ -43,8 +43,8 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     image_url: Url
     volume_name: Name
-    # The most GiB whose size in bytes fits an int64.
-    volume_size_gb: Annotated[int, Meta(ge=1, le=2**33 - 1)]
+    # The most GiB whose size in bytes fits an int64. Absent: the smallest that fits the image.
+    volume_size_gb: Annotated[int, Meta(ge=1, le=2**33 - 1)] | msgspec.UnsetType = msgspec.UNSET
     image_type: Format = "qcow2"
     correlation_id: Name | msgspec.UnsetType = msgspec.UNSET
     target: Name | msgspec.UnsetType = msgspec.UNSET
@@ -57,7 +57,7 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             image_url=ImageUrl.parse(self.image_url),
             image_format=self.image_type,
             volume_name=self.volume_name,
-            size_bytes=self.volume_size_gb * GIB,
+            size_bytes=(self.volume_size_gb or 0) * GIB,
             target=self.target or None,
             checksum=Checksum.parse(self.checksum) if self.checksum else None,
             correlation_id=self.correlation_id or None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from provisioner.contracts import Checksum, RemoteImage
+from provisioner.download.vhd_footer import disk_bytes
 
 if TYPE_CHECKING:
     import os
@@ -47,9 +48,19 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_entry(
-    name: str, url: str, digests: Mapping[str, str], info: ImageInfo, status: os.stat_result, now: float
+    name: str,
+    url: str,
+    digests: Mapping[str, str],
+    info: ImageInfo,
+    status: os.stat_result,
+    now: float,
+    end: bytes,
 ) -> Entry:
-    """Return the entry for the file ``name``, given its hex ``digests`` by algorithm and its inspection."""
+    """Return the entry for the file ``name``, given its hex ``digests`` by algorithm and its inspection.
+
+    ``end``: the file's last bytes, where a fixed VHD has its footer.
+    """
+    is_raw = info.virtual_size is None and not info.compression
     return Entry(
         sha256=digests["sha256"],
         sha512=digests.get("sha512"),
@@ -57,7 +68,7 @@ def new_entry(
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
         format=info.format,
-        virtual_size=status.st_size if info.virtual_size is None and not info.compression else info.virtual_size,
+        virtual_size=disk_bytes(end, status.st_size) if is_raw else info.virtual_size,
         compression=info.compression,
         url=url,
         added_at=now,

@@ -70,8 +70,9 @@ def decompress(
         with _blocks(compression, source, check, _log_ignored) as blocks:
             for block in blocks:
                 if size + len(block) > limit:
+                    fits = ByteSize(limit // MIB * MIB or limit)
                     raise ImageTooLargeError(
-                        f"the {compression} image decompresses to more than the {ByteSize(limit)} that would fit; "
+                        f"the {compression} image decompresses to more than the {fits} that would fit; "
                         "ask for a larger volume"
                     )
                 with _disk_errors():
