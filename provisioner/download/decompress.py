@@ -156,7 +156,7 @@ def _corrupt(compression: str, error: Exception) -> CorruptImageError:
     if re.search(r"[Mm]emory", str(error)):
         return CorruptImageError(
             f"the image cannot be decompressed ({compression}): it needs more than {MEMORY // MIB} MiB of memory; "
-            "compress it with xz -9, zstd --long=26 or less"
+            "compress it with xz -9, zstd --ultra -21, zstd --long=26 or less"
         )
     verb = "extracted" if names(compression)[-1] in ARCHIVES else "decompressed"
     return CorruptImageError(f"the image cannot be {verb} ({compression}): {error}")

@@ -228,7 +228,8 @@ class _Lz4Frame:
         try:
             return bytes(self._frame.decompress(data, max_length))
         except RuntimeError as error:
-            raise ValueError(str(error).removeprefix("LZ4F_decompress failed with code: ")) from error
+            reason = str(error).rpartition("ERROR_")[2]
+            raise ValueError(f"a frame is damaged ({reason})") from error
 
 
 class _Zstd:

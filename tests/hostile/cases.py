@@ -284,7 +284,7 @@ PACKED = [
     Case("cut-xz", lambda shop: xz(noise(shop))[:-50], "cannot be decompressed", "raw"),
     Case("cut-zst", lambda shop: zst(noise(shop))[:-50], "cannot be decompressed", "raw"),
     Case("cut-bz2", lambda shop: bz2.compress(noise(shop))[:-50], "cannot be decompressed", "raw"),
-    Case("garbage-after-gz", lambda shop: gz(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
+    Case("half-a-member-after-gz", lambda shop: gz(noise(shop)) + gz(SECRET)[:9], "cannot be decompressed", "raw"),
     Case("garbage-after-xz", lambda shop: xz(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
     Case("garbage-after-zst", lambda shop: zst(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
     Case("garbage-after-bz2", lambda shop: bz2.compress(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
