@@ -12,7 +12,7 @@ from provisioner.contracts import CloneTarget, Placement, ProvisionedBy
 from provisioner.contracts.errors import ImageFormatError, ProvisionerError, UnavailableError
 from provisioner.download.checksums import discover
 from provisioner.pipeline.job_run import JobRun
-from provisioner.pipeline.plan import check_checksum, check_fits, data_bytes
+from provisioner.pipeline.plan import check_checksum, check_fits, data_bytes, smallest_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,9 +66,12 @@ class DryRun:
         self._pipeline, self._spec = pipeline, spec
         self._checksum: Checksum | None = spec.checksum
         self._entry: Entry | None = None
+        self._size_bytes = spec.size_bytes  # 0 while unknown: the image decides it
         self.refusals: list[ProvisionerError] = []
         self.plan = Plan(
-            image_url=spec.image_url.without_query, volume_name=spec.volume_name, volume_size_bytes=spec.size_bytes
+            image_url=spec.image_url.without_query,
+            volume_name=spec.volume_name,
+            volume_size_bytes=spec.size_bytes or None,
         )
 
     async def run(self) -> None:
@@ -112,10 +115,18 @@ class DryRun:
                 await pipeline.cache.check_room(remote.size)
             return
         plan.download_bytes, plan.image_size_bytes = 0, self._entry.size
-        if self._entry.format != spec.image_format:
-            raise ImageFormatError(f"the image was declared as {spec.image_format} but is {self._entry.format}")
-        if self._entry.virtual_size is not None:
-            check_fits(self._entry.virtual_size, spec.size_bytes)
+        entry = self._entry
+        is_fixed_vhd = entry.format == "raw" and entry.virtual_size not in {None, entry.size}
+        if entry.format != spec.image_format and not (is_fixed_vhd and spec.image_format == "vpc"):
+            raise ImageFormatError(f"the image was declared as {spec.image_format} but is {entry.format}")
+        if entry.virtual_size is not None:
+            self._fit(entry.virtual_size)
+
+    def _fit(self, virtual_size: int) -> None:
+        """Check the volume's size, or derive it from the image's. Raises ImageTooLargeError."""
+        self._size_bytes = self._size_bytes or smallest_size(virtual_size)
+        self.plan.volume_size_bytes = self._size_bytes
+        check_fits(virtual_size, self._size_bytes)
 
     async def _volume(self, target: BlockTarget) -> None:
         plan, name = self.plan, self._spec.volume_name
@@ -129,15 +140,17 @@ class DryRun:
         with self._noting():
             await self._pipeline.check_guards(target, name)
         has_base = await self._find_base(target)
-        data = data_bytes(self._spec.image_format, plan.image_size_bytes, self._spec.size_bytes)
+        if not self._size_bytes:  # only the image's header tells more
+            return
+        data = data_bytes(self._spec.image_format, plan.image_size_bytes, self._size_bytes)
         on_demand = capacity.data_percent is not None  # a thin pool allocates what is written
         with self._noting():
-            request = JobRun("dry-run", 0.0, self._spec).stage_request(data_bytes=data)
-            plan.placement = await target.placement(request)
+            run = JobRun("dry-run", 0.0, self._spec)
+            plan.placement = await target.placement(run.stage_request(size_bytes=self._size_bytes, data_bytes=data))
         in_place = plan.placement is Placement.IN_PLACE
         clones = isinstance(target, CloneTarget) and not in_place
         plan.provisioned_by = ProvisionedBy.CLONE if clones else ProvisionedBy.COPY
-        fresh = data if on_demand and data is not None else self._spec.size_bytes
+        fresh = data if on_demand and data is not None else self._size_bytes
         plan.space_needed_bytes = 0 if in_place or (has_base and clones and on_demand) else fresh
 
     async def _find_base(self, target: BlockTarget) -> bool:
@@ -152,7 +165,7 @@ class DryRun:
             return False
         self.plan.cache_hit, self.plan.download_bytes = True, 0
         with self._noting():
-            check_fits(base.size_bytes, spec.size_bytes)
+            self._fit(base.size_bytes)
         return True
 
 

@@ -21,7 +21,7 @@ from provisioner.download.checksums import discover
 from provisioner.download.fetch import with_retries
 from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.job_run import Outcome
-from provisioner.pipeline.plan import check_checksum, check_fits, check_users, covers, decompressed_limit
+from provisioner.pipeline.plan import check_checksum, check_fits, check_users, covers, decompressed_limit, smallest_size
 from provisioner.pipeline.progress import Stage
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from provisioner.cache import CachedImage, ImageCache
     from provisioner.contracts import Base, BlockTarget, ImageSource
+    from provisioner.download.inspection import ImageInfo
     from provisioner.pipeline.job_run import JobRun, JobSpec
     from provisioner.registry import BackEnds
 
@@ -87,14 +88,25 @@ class Pipeline:
         if info.compression is None:
             await self._copy(run, image)
             return
-        async with self.cache.decompressed(image, info, decompressed_limit(run.spec)) as decompressed:
+        limit = decompressed_limit(run.spec.image_format, await self._largest_size(run, info))
+        async with self.cache.decompressed(image, info, limit) as decompressed:
             run.progress.begin(Stage.CONVERTING, image.size or 0, lambda: decompressed.reader.position)
             await self._copy(run, decompressed)
+
+    async def _largest_size(self, run: JobRun, info: ImageInfo) -> int:
+        """Return the volume's size in bytes; if the image decides it, at most the target's."""
+        if run.size_bytes:
+            return run.size_bytes
+        largest = (await self.back_ends.target(run.spec.target).capacity()).total_bytes
+        return largest if info.virtual_size is None else min(largest, smallest_size(info.virtual_size))
 
     async def _copy(self, run: JobRun, image: CachedImage) -> None:
         target = self.back_ends.target(run.spec.target)
         converter = self.back_ends.converter(run.spec.image_format)
         copying = Copying(run, image, converter, self.cache.path, self.check_guards)
+        if not run.size_bytes:
+            run.size_bytes = smallest_size(await copying.check_image())
+            await target.placement(run.stage_request())
         if isinstance(target, CloneTarget):
             await self._through_base(target, copying)
         else:
@@ -142,7 +154,8 @@ class Pipeline:
         return True
 
     async def _clone(self, run: JobRun, target: CloneTarget, base: Base, hit: bool, image_path: str) -> None:
-        check_fits(base.size_bytes, run.spec.size_bytes)
+        run.size_bytes = run.size_bytes or smallest_size(base.size_bytes)
+        check_fits(base.size_bytes, run.size_bytes)
         run.progress.begin(Stage.ALLOCATING)
         async with target.stage_clone(base, run.stage_request(base.digest)) as staged:
             run.progress.end(Stage.ALLOCATING)
@@ -178,7 +191,8 @@ class Pipeline:
         target.check_name(spec.volume_name)
         self.back_ends.converter(spec.image_format)
         await self.check_guards(target, spec.volume_name)
-        await target.placement(run.stage_request())
+        if run.size_bytes:
+            await target.placement(run.stage_request())
 
     async def check_guards(self, target: BlockTarget, volume_name: str) -> None:
         """Ask every guard whether the volume is in use. Raises VolumeInUseError."""
