@@ -6,7 +6,7 @@ Ambiguous urls, which two programs could parse differently, are rejected.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from provisioner.contracts.errors import InvalidRequestError
@@ -65,13 +65,9 @@ class ImageUrl:
         """Return the decoded last segment of the path; empty if the path ends in a slash."""
         return unquote(self.path.rsplit("/", 1)[-1])
 
-    def sibling(self, name: str) -> ImageUrl:
-        """Return the url of ``name`` in the same folder as this image, without a query."""
-        return replace(self, path=f"{self.path.rsplit('/', 1)[0]}/{name}", query="", text="")
-
-    def with_suffix(self, suffix: str) -> ImageUrl:
-        """Return the url whose path ends in ``suffix`` too, without a query."""
-        return replace(self, path=self.path + suffix, query="", text="")
+    def with_path(self, path: str) -> ImageUrl:
+        """Return the url of another path on the same server, without a query. Raises InvalidRequestError."""
+        return ImageUrl.parse(f"{self.origin}{path}")
 
     @property
     def origin(self) -> str:
