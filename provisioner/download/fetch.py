@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
-# The longest wait that a server may ask for with Retry-After. For a longer one the job would only occupy a worker.
+# Seconds that a server may have a job wait in all with Retry-After. For longer the job would only occupy a worker.
 _LONGEST_RETRY_AFTER = 300.0
 # Seconds for which a server that stopped answering is asked again in any case: a restart of the web server or a reboot
 # of its host is over by then.
@@ -42,12 +42,15 @@ def pause_after(failures: int, jitter: Callable[[], float] = random.random) -> f
     return float(longest * (0.5 + 0.5 * jitter()))
 
 
-def pause_for(error: SourceError, failures: int) -> float | None:
-    """Return the seconds to wait after ``error``, as the server asks if it does; None if trying again is pointless."""
+def pause_for(error: SourceError, failures: int, waited: float) -> float | None:
+    """Return the seconds to wait after ``error``, as the server asks if it does; None if trying again is pointless.
+
+    ``waited`` is the sum of the earlier pauses.
+    """
     if not error.temporary or isinstance(error, RemoteChangedError):
         return None
     asked = getattr(error, "retry_after", None) or 0.0
-    return None if asked > _LONGEST_RETRY_AFTER else max(pause_after(failures), asked)
+    return None if asked and waited + asked > _LONGEST_RETRY_AFTER else max(pause_after(failures), asked)
 
 
 async def with_retries(
@@ -64,13 +67,15 @@ async def with_retries(
 
 
 async def _with_retries(work: Callable[[], Awaitable[T]], attempts: int, waiting: Callable[[str | None], None]) -> T:
+    waited = 0.0
     for failures in range(1, attempts):
         try:
             return await work()
         except SourceError as error:
-            pause = pause_for(error, failures)
+            pause = pause_for(error, failures, waited)
             if pause is None:
                 raise
+            waited += pause
             waiting(error.message)
             log.warning("request to the image source failed, retrying", reason=error.message, pause=round(pause, 2))
         await trio.sleep(pause)
@@ -91,7 +96,7 @@ async def fetch(
         growing_file.mixed = True
         growing_file.finish()
         return
-    failures, counted_from, down_since = 0, growing_file.available, math.inf
+    failures, counted_from, down_since, waited = 0, growing_file.available, math.inf, 0.0
     while True:
         answered = False
         try:
@@ -108,9 +113,10 @@ async def fetch(
                 failures, counted_from = 1, growing_file.available
             down_since = min(down_since, trio.current_time())
             is_down = attempts > 1 and not answered and trio.current_time() < down_since + OUTAGE
-            pause = pause_for(error, failures)
+            pause = pause_for(error, failures, waited)
             if pause is None or (failures >= attempts and not is_down):
                 raise
+            waited += pause
             growing_file.waiting_for = error.message
             log.warning(
                 "download interrupted", reason=error.message, at_byte=growing_file.available, pause=round(pause, 2)
