@@ -10,6 +10,7 @@ import click
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
+from provisioner.cli.prefixes import JobId, whole_job_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -200,14 +201,19 @@ def print_if_more(page: Mapping[str, Any], shown: int) -> None:
         click.echo(f"{shown} of {page['count']}; more with --offset {stop}", err=True)
 
 
-@job.command(cls=SectionedCommand, examples=["lvp job show f47ac10b-58cc-4372-a567-0e02b2c3d479"])
-@click.argument("job_id", metavar="ID", type=click.UUID)
+@job.command(
+    cls=SectionedCommand, examples=["lvp job show f47ac10b-58cc-4372-a567-0e02b2c3d479", "lvp job show f47ac10b"]
+)
+@click.argument("job_id", metavar="ID", type=JobId())
 @json_option
 @connection_options
-def show(job_id: object, as_json: bool, **connection: str | None) -> None:
-    """Show the job ID: status, progress, volume, times, and why it failed."""
+def show(job_id: str, as_json: bool, **connection: str | None) -> None:
+    """Show the job ID: status, progress, volume, times, and why it failed.
+
+    The first 8 characters of an id are enough if they are unique, here and in the other commands.
+    """
     client = connect(connection)
-    answer = client.get(path("jobs", str(job_id)))
+    answer = client.get(path("jobs", whole_job_id(client, job_id)))
     click.echo(answer.text if as_json else "\n".join(_lines(answer.data)))
 
 
@@ -224,11 +230,11 @@ def _lines(entry: Mapping[str, Any], indent: str = "") -> list[str]:
 
 
 @job.command(cls=SectionedCommand, examples=["lvp job watch f47ac10b-58cc-4372-a567-0e02b2c3d479"])
-@click.argument("job_id", metavar="ID", type=click.UUID)
+@click.argument("job_id", metavar="ID", type=JobId())
 @patience_option
 @json_option
 @connection_options
-def watch(job_id: object, patience: float, as_json: bool, **connection: str | None) -> None:
+def watch(job_id: str, patience: float, as_json: bool, **connection: str | None) -> None:
     """Show the progress of the job ID until it ends.
 
     Shows a bar on a terminal and lines in a pipe; with --json, the job at each change, one object on each line.
@@ -236,36 +242,37 @@ def watch(job_id: object, patience: float, as_json: bool, **connection: str | No
     watching, not the job.
     """
     client = connect(connection)
-    poll_to_end(client, str(job_id), patience, as_json=as_json)
+    poll_to_end(client, whole_job_id(client, job_id), patience, as_json=as_json)
 
 
 @job.command(cls=SectionedCommand, examples=["lvp job cancel f47ac10b-58cc-4372-a567-0e02b2c3d479"])
-@click.argument("job_id", metavar="ID", type=click.UUID)
+@click.argument("job_id", metavar="ID", type=JobId())
 @json_option
 @connection_options
-def cancel(job_id: object, as_json: bool, **connection: str | None) -> None:
+def cancel(job_id: str, as_json: bool, **connection: str | None) -> None:
     """Cancel the job ID and roll it back. Returns when that is done."""
     client = connect(connection)
     from provisioner.cli.client import CANCEL_TIMEOUT
 
-    answer = client.post(path("jobs", str(job_id), "cancel"), limit=CANCEL_TIMEOUT)
+    job_id = whole_job_id(client, job_id)
+    answer = client.post(path("jobs", job_id, "cancel"), limit=CANCEL_TIMEOUT)
     click.echo(answer.text if as_json else f"job {job_id} is cancelled and rolled back")
 
 
 @job.command(cls=SectionedCommand, examples=["lvp job retry f47ac10b-58cc-4372-a567-0e02b2c3d479 --wait"])
-@click.argument("job_id", metavar="ID", type=click.UUID)
+@click.argument("job_id", metavar="ID", type=JobId())
 @click.option("--idempotency-key", metavar="KEY", help="Repeating the request with the same key returns the same job.")
 @click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
 @patience_option
 @json_option
 @connection_options
 def retry(
-    job_id: object, idempotency_key: str | None, wait: bool, patience: float, as_json: bool, **connection: str | None
+    job_id: str, idempotency_key: str | None, wait: bool, patience: float, as_json: bool, **connection: str | None
 ) -> None:
     """Submit the request of the job ID again, as a new job. The job must have ended.
 
     Prints the new job's id. With --wait it works as in lvp job submit.
     """
     client = connect(connection)
-    where = path("jobs", str(job_id), "retry")
+    where = path("jobs", whole_job_id(client, job_id), "retry")
     start(client, where, {}, idempotency_key, wait=wait, patience=patience, as_json=as_json)
