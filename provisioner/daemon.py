@@ -86,7 +86,10 @@ def _run(config: Config, read_again: Callable[[], Config] | None, file: Path | N
             # The objects loaded so far are permanent; scanning them in each collection would pause the loop for 50 ms.
             gc.freeze()
             loop_priority.raise_priority()
-            trio.run(partial(_main, config, back_ends, listener, read_again), strict_exception_groups=True)
+            try:
+                trio.run(partial(_main, config, back_ends, listener, read_again), strict_exception_groups=True)
+            finally:
+                listener.remove_sockets()
     except (BaseExceptionGroup, ProvisionerError) as error:
         return _report(error)
     return 0

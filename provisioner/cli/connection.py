@@ -23,7 +23,7 @@ SECTION = "Connection (also from the environment and ~/.config/lvp.toml)"
 # Avoids clashes with a command's own parameters, such as the image's url.
 _PREFIX = "connection_"
 _OPTIONS = {
-    "url": ("URL", f"Address of the server.  [default: {paths.DEFAULT_URL}]"),
+    "url": ("URL", f"Address of the server: https://HOST:PORT or unix:/PATH.  [default: {paths.DEFAULT_URL}]"),
     "token": ("TOKEN", "API token. Other users of this machine can see it; prefer a file."),
     "token_file": ("FILE", "File that contains the API token."),
     "ca": ("FILE", "CA of the server's certificate.  [default: the system's CAs]"),
