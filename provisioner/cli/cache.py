@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from provisioner.cli.completion import complete_checksum
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.exit_status import CliError
 from provisioner.cli.formatting import printable, size, table
@@ -82,7 +83,7 @@ def fetch(
     cls=SectionedCommand,
     examples=["lvp cache remove sha256:9f86d081"],
 )
-@click.argument("checksum", type=ImageChecksum())
+@click.argument("checksum", type=ImageChecksum(), shell_complete=complete_checksum)
 @json_option
 @connection_options
 def remove(checksum: str, as_json: bool, **connection: str | None) -> None:
@@ -97,7 +98,7 @@ def remove(checksum: str, as_json: bool, **connection: str | None) -> None:
 
 
 @cache.command(cls=SectionedCommand, examples=["lvp cache pin sha256:9f86d081"])
-@click.argument("checksum", type=ImageChecksum())
+@click.argument("checksum", type=ImageChecksum(), shell_complete=complete_checksum)
 @json_option
 @connection_options
 def pin(checksum: str, as_json: bool, **connection: str | None) -> None:
@@ -109,7 +110,7 @@ def pin(checksum: str, as_json: bool, **connection: str | None) -> None:
 
 
 @cache.command(cls=SectionedCommand, examples=["lvp cache unpin sha256:9f86d081"])
-@click.argument("checksum", type=ImageChecksum())
+@click.argument("checksum", type=ImageChecksum(), shell_complete=complete_checksum)
 @json_option
 @connection_options
 def unpin(checksum: str, as_json: bool, **connection: str | None) -> None:
@@ -121,7 +122,7 @@ def unpin(checksum: str, as_json: bool, **connection: str | None) -> None:
 
 
 @cache.command(cls=SectionedCommand, examples=["lvp cache verify", "lvp cache verify sha256:9f86d081"])
-@click.argument("checksum", type=ImageChecksum(), required=False)
+@click.argument("checksum", type=ImageChecksum(), shell_complete=complete_checksum, required=False)
 @json_option
 @connection_options
 def verify(checksum: str | None, as_json: bool, **connection: str | None) -> None:

@@ -13,7 +13,7 @@ from provisioner.cli.client_settings import ENVIRONMENT, ClientSettings, resolve
 from provisioner.cli.help_page import SectionedOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from provisioner.cli.client import Client
 
@@ -48,12 +48,16 @@ def json_option(command: F) -> F:
 
 def connect(connection: dict[str, str | None]) -> Client:
     """Return a client for the connection options, the environment and the settings file. Raises CliError."""
-    flags = {name.removeprefix(_PREFIX): value for name, value in connection.items()}
-    settings = resolve(flags, os.environ, paths.client_file())
+    settings = resolve(settings_of(connection), os.environ, paths.client_file())
     _warn(settings)
     from provisioner.cli.client import Client
 
     return Client(settings)
+
+
+def settings_of(parameters: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the connection options among the parameters of a command, by their keys in the settings file."""
+    return {name.removeprefix(_PREFIX): value for name, value in parameters.items() if name.startswith(_PREFIX)}
 
 
 def _warn(settings: ClientSettings) -> None:

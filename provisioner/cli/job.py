@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from provisioner.cli.completion import (
+    complete_active_job,
+    complete_ended_job,
+    complete_job,
+    complete_target,
+    complete_volume,
+)
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
@@ -60,7 +67,12 @@ def job() -> None:
 @click.argument("name")
 @click.argument("size_gb", type=_Gibibytes())
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
-@click.option("--target", metavar="NAME", help="Block target for the volume.  [default: the server's]")
+@click.option(
+    "--target",
+    metavar="NAME",
+    shell_complete=complete_target,
+    help="Block target for the volume.  [default: the server's]",
+)
 @click.option("--checksum", metavar="sha256:HEX", help="Expected digest; overrides checksum files beside the image.")
 @click.option("--correlation-id", metavar="ID", help="Your own id, shown in the job and the logs.")
 @click.option("--priority", type=int, metavar="N", help="Queued jobs with a higher priority run first.  [default: 0]")
@@ -152,7 +164,9 @@ def poll_to_end(client: Client, job_id: str, patience: float, *, as_json: bool) 
 
 @job.command("list", cls=SectionedCommand, examples=["lvp job list --status failed --limit 10"])
 @click.option("--status", type=click.Choice(STATUSES), help="Only jobs with this status.")
-@click.option("--volume", "volume_name", metavar="NAME", help="Only jobs for this volume.")
+@click.option(
+    "--volume", "volume_name", metavar="NAME", shell_complete=complete_volume, help="Only jobs for this volume."
+)
 @click.option("--correlation-id", metavar="ID", help="Only jobs submitted with this id.")
 @click.option("--offset", type=click.IntRange(min=0), metavar="N", help="Skip the newest N.")
 @click.option("--limit", type=click.IntRange(1, 1000), metavar="N", help="Show at most N.  [default: 100]")
@@ -204,7 +218,7 @@ def print_if_more(page: Mapping[str, Any], shown: int) -> None:
 @job.command(
     cls=SectionedCommand, examples=["lvp job show f47ac10b-58cc-4372-a567-0e02b2c3d479", "lvp job show f47ac10b"]
 )
-@click.argument("job_id", metavar="ID", type=JobId())
+@click.argument("job_id", metavar="ID", type=JobId(), shell_complete=complete_job)
 @json_option
 @connection_options
 def show(job_id: str, as_json: bool, **connection: str | None) -> None:
@@ -230,7 +244,7 @@ def _lines(entry: Mapping[str, Any], indent: str = "") -> list[str]:
 
 
 @job.command(cls=SectionedCommand, examples=["lvp job watch f47ac10b-58cc-4372-a567-0e02b2c3d479"])
-@click.argument("job_id", metavar="ID", type=JobId())
+@click.argument("job_id", metavar="ID", type=JobId(), shell_complete=complete_active_job)
 @patience_option
 @json_option
 @connection_options
@@ -246,7 +260,7 @@ def watch(job_id: str, patience: float, as_json: bool, **connection: str | None)
 
 
 @job.command(cls=SectionedCommand, examples=["lvp job cancel f47ac10b-58cc-4372-a567-0e02b2c3d479"])
-@click.argument("job_id", metavar="ID", type=JobId())
+@click.argument("job_id", metavar="ID", type=JobId(), shell_complete=complete_active_job)
 @json_option
 @connection_options
 def cancel(job_id: str, as_json: bool, **connection: str | None) -> None:
@@ -260,7 +274,7 @@ def cancel(job_id: str, as_json: bool, **connection: str | None) -> None:
 
 
 @job.command(cls=SectionedCommand, examples=["lvp job retry f47ac10b-58cc-4372-a567-0e02b2c3d479 --wait"])
-@click.argument("job_id", metavar="ID", type=JobId())
+@click.argument("job_id", metavar="ID", type=JobId(), shell_complete=complete_ended_job)
 @click.option("--idempotency-key", metavar="KEY", help="Repeating the request with the same key returns the same job.")
 @click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
 @patience_option
