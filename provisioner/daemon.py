@@ -137,7 +137,10 @@ async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listene
     cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
     notifier = Notifier({**back_ends.observers, "the service manager": StatusLine()})
-    audit = AuditLog(Path(config.audit.file) if config.audit.file else None, metrics.audit_lost.inc)
+    to_log = config.audit.goes_to_log(config.log.format)
+    audit = AuditLog(Path(config.audit.file) if config.audit.file else None, metrics.audit_lost.inc, to_log=to_log)
+    if not (config.audit.file or to_log):
+        log.info("no audit log is kept; set file or log in [audit]")
     auditor = Auditor(audit, metrics, config.auth.max_failures)
     supervisor = Supervisor(pipeline, store, config.jobs, metrics, notifier, auditor.job_ended)
     tokens = TokenFile(Path(config.token_file), token_keys(config))
