@@ -31,6 +31,18 @@ _OPTIONS = {
     "key": ("FILE", "Key of the client certificate.  [default: in the certificate's file]"),
 }
 
+# The environment of the client commands, for the man page. Libraries read the last four.
+VARIABLES = {
+    **{ENVIRONMENT[name]: f"The same as --{name.replace('_', '-')}. {text}" for name, (_, text) in _OPTIONS.items()},
+    "XDG_CONFIG_HOME": "Folder of lvp.toml, the file of the client's settings.  [default: ~/.config]",
+    "XDG_DATA_HOME": "Folder of the data of lvp serve without a configuration.  [default: ~/.local/share]",
+    "TERM": "With dumb or unknown, progress is shown as lines.",
+    "COLUMNS": "Width of the terminal.",
+    "NO_COLOR": "If set, output has no colours.",
+    "HTTP_PROXY, HTTPS_PROXY": "Proxy for servers that are not on this machine.",
+    "NO_PROXY": "Names of servers to reach without a proxy.",
+}
+
 
 def connection_options(command: F) -> F:
     """Add the connection options; the command gets them as keyword arguments for ``connect``."""
