@@ -20,9 +20,12 @@ from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
 from provisioner import __version__
 from provisioner.cli import cli
+from provisioner.cli.connection import VARIABLES
+from provisioner.cli.exit_status import MEANINGS
+from provisioner.cli.paths import FILES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 PROJECT = "libvirt-volume-provisioner"
 NAMES = ("lvp", PROJECT)
@@ -78,8 +81,19 @@ def command_page() -> str:
                 lines += [".TP", f".B {roff(record[0])}", roff(record[1])]
         for example in getattr(command, "_examples", ()):
             lines += [".PP", ".EX", roff(f"    {example}"), ".EE"]
+    lines += definitions("EXIT STATUS", {str(int(status)): text for status, text in MEANINGS.items()})
+    lines += definitions("ENVIRONMENT", VARIABLES)
+    lines += definitions("FILES", FILES)
     lines += [".SH SEE ALSO", f".BR {roff(PROJECT)} (8),", f".BR {roff(PROJECT)}.toml (5)"]
     return "\n".join(lines) + "\n"
+
+
+def definitions(heading: str, entries: Mapping[str, str]) -> list[str]:
+    """Return a section of terms and their explanations."""
+    lines = [f".SH {heading}"]
+    for term, text in entries.items():
+        lines += [".TP", f".B {roff(term)}", roff(text)]
+    return lines
 
 
 def walk(group: click.Group, context: click.Context) -> Iterator[tuple[tuple[str, ...], click.Command]]:

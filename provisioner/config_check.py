@@ -142,7 +142,9 @@ def _address(address: str, running: bool) -> Finding:
 
 
 def _unix_socket(path: Path) -> Finding:
-    """Check the folder only: binding would create the socket."""
+    """Check what is there: binding would create the socket."""
+    if path.exists() and not path.is_socket():
+        return Finding(False, f"the daemon cannot create {path}: a file has this name", "remove it, or change bind")
     if os.access(path.parent, os.W_OK | os.X_OK):
         return Finding(True, f"{path.parent} can hold the socket {path.name}")
     return Finding(False, f"the daemon cannot create {path}", f"create {path.parent}, writable by the service's user")

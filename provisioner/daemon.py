@@ -87,7 +87,10 @@ def _run(config: Config, read_again: Callable[[], Config] | None, file: Path | N
             # The objects loaded so far are permanent; scanning them in each collection would pause the loop for 50 ms.
             gc.freeze()
             loop_priority.raise_priority()
-            trio.run(partial(_main, config, back_ends, listener, read_again), strict_exception_groups=True)
+            try:
+                trio.run(partial(_main, config, back_ends, listener, read_again), strict_exception_groups=True)
+            finally:
+                listener.remove_sockets()
     except (BaseExceptionGroup, ProvisionerError) as error:
         return _report(error)
     return 0
@@ -135,7 +138,10 @@ async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listene
     cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
     notifier = Notifier({**back_ends.observers, "the service manager": StatusLine()})
-    audit = AuditLog(Path(config.audit.file) if config.audit.file else None, metrics.audit_lost.inc)
+    to_log = config.audit.goes_to_log(config.log.format)
+    audit = AuditLog(Path(config.audit.file) if config.audit.file else None, metrics.audit_lost.inc, to_log=to_log)
+    if not (config.audit.file or to_log):
+        log.info("no audit log is kept; set file or log in [audit]")
     auditor = Auditor(audit, metrics, config.auth.max_failures)
     supervisor = Supervisor(pipeline, store, config.jobs, metrics, notifier, auditor.job_ended)
     images = ImageResolver(config.images, back_ends.source_for, lambda: [entry.url for entry in cache.entries()])

@@ -190,7 +190,7 @@ def _fixed(config: Config) -> dict[str, object]:
         for name, table in plain.pop(kind).items()
     }
     kept = {f"auth.{key}": auth[key] for key in ("token_file", "token_key", "open_metrics", "max_failures")}
-    return {**plain, **flat, **tables, **kept, "audit.file": audit["file"]}
+    return {**plain, **flat, **tables, **kept, "audit.file": audit["file"], "audit.log": audit["log"]}
 
 
 def _differences(one: dict[str, object], other: dict[str, object]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -34,13 +34,26 @@ def _must(message: str, field: str, kind: type[msgspec.Struct]) -> str:
         return f"must be {_KINDS.get(wrong[1], wrong[1])}, not {_KINDS.get(wrong[2], wrong[2])}"
     if message.startswith("Invalid enum value"):
         return f"must be one of {', '.join(_choices(field, kind))}"
+    if message.startswith("Expected `str` matching regex"):
+        return f"must be {_description(field, kind)}"
     if message == "Integer value out of range":
         return "is too large"
     return f"is not valid: {message}".replace("`", "")
 
 
+def _hint(field: str, kind: type[msgspec.Struct]) -> Any:
+    return next(one.type for one in msgspec.structs.fields(kind) if one.name == field)
+
+
+def _description(field: str, kind: type[msgspec.Struct]) -> str:
+    """Return what a field with a pattern must be: each such type has a description."""
+    hint = _hint(field, kind)
+    metas = [meta for one in (hint, *get_args(hint)) for meta in getattr(one, "__metadata__", ())]
+    return str(next(meta.description for meta in metas if meta.description))
+
+
 def _choices(field: str, kind: type[msgspec.Struct]) -> list[str]:
-    hint = next(one.type for one in msgspec.structs.fields(kind) if one.name == field)
+    hint = _hint(field, kind)
     if get_origin(hint) is Literal:
         return [str(value) for value in get_args(hint)]
     kinds: list[type[Enum]] = [one for one in (hint, *get_args(hint)) if hasattr(one, "__members__")]

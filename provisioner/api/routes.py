@@ -53,7 +53,7 @@ ROLES: dict[str, Role] = {
 QUERIES: dict[str, type[msgspec.Struct]] = {
     "v1.submit_job": schemas.SubmitQuery,
     "v1.list_jobs": schemas.JobPage,
-    "v1.list_images": schemas.Page,
+    "v1.list_images": schemas.ImagePage,
     "v1.list_volumes": schemas.Page,
 }
 # The routes that need no credential; the configuration can close /metrics.
@@ -117,8 +117,8 @@ def _add_jobs(api: Blueprint, services: Services) -> None:
 def _add_cache(api: Blueprint, services: Services) -> None:
     @api.get("/cache/images", provide_automatic_options=False)
     async def list_images() -> Response:
-        page = schemas.read_query(request.args, schemas.Page)
-        entries = services.cache.entries()
+        page = schemas.read_query(request.args, schemas.ImagePage)
+        entries = page.wanted(services.cache.entries())
         shown = entries[page.offset : page.offset + page.limit]
         kept = services.cache.prewarmed()
         bodies = [schemas.image_body(one, services.cache.path(one), prewarmed=one.sha256 in kept) for one in shown]

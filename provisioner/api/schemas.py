@@ -38,6 +38,16 @@ Url = Annotated[str, Meta(min_length=1, max_length=4096)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Format = Annotated[str, Meta(min_length=1, max_length=64)]
 Digest = Annotated[str, Meta(max_length=255)]
+IdPrefix = Annotated[
+    str, Meta(pattern="^[0-9A-Fa-f-]{8,36}$", description="the first 8 to 36 characters of a job's id")
+]
+DigestPrefix = Annotated[
+    str,
+    Meta(
+        pattern="^(sha256:)?[0-9A-Fa-f]{8,64}$",
+        description="the first 8 to 64 digits of a SHA-256, with or without sha256:",
+    ),
+]
 DEFAULT_FORMAT = "qcow2"
 
 
@@ -100,6 +110,7 @@ class JobPage(Page, frozen=True, kw_only=True):
     status: Status | msgspec.UnsetType = msgspec.UNSET
     volume_name: Name | msgspec.UnsetType = msgspec.UNSET
     correlation_id: Name | msgspec.UnsetType = msgspec.UNSET
+    id_prefix: IdPrefix | msgspec.UnsetType = msgspec.UNSET
 
     def wanted(self) -> JobFilter:
         """Return the filter for the job store."""
@@ -107,7 +118,21 @@ class JobPage(Page, frozen=True, kw_only=True):
             status=self.status or None,
             volume_name=self.volume_name or None,
             correlation_id=self.correlation_id or None,
+            id_prefix=self.id_prefix.lower() if self.id_prefix else None,
         )
+
+
+class ImagePage(Page, frozen=True, kw_only=True):
+    """Query of GET /cache/images."""
+
+    checksum_prefix: DigestPrefix | msgspec.UnsetType = msgspec.UNSET
+
+    def wanted(self, entries: list[Entry]) -> list[Entry]:
+        """Return the entries that the query asks for."""
+        if not self.checksum_prefix:
+            return entries
+        digits = self.checksum_prefix.lower().removeprefix("sha256:")
+        return [entry for entry in entries if entry.sha256.startswith(digits)]
 
 
 def read_body(body: bytes, kind: type[S]) -> S:

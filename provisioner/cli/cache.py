@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from provisioner.cli.completion import complete_checksum
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.exit_status import CliError
 from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
 from provisioner.cli.job import image_field, patience_option, print_if_more, start
+from provisioner.cli.prefixes import ImageChecksum, whole_checksum
 
 if TYPE_CHECKING:
     from provisioner.cli.client import Client
@@ -79,40 +81,48 @@ def fetch(
 
 @cache.command(
     cls=SectionedCommand,
-    examples=["lvp cache remove sha256:9f86d081884c7d65..."],
+    examples=["lvp cache remove sha256:9f86d081"],
 )
-@click.argument("checksum")
+@click.argument("checksum", type=ImageChecksum(), shell_complete=complete_checksum)
 @json_option
 @connection_options
 def remove(checksum: str, as_json: bool, **connection: str | None) -> None:
-    """Remove the image with CHECKSUM from the cache; lvp cache list shows the checksums."""
+    """Remove the image with CHECKSUM from the cache; lvp cache list shows the checksums.
+
+    The first 8 digits are enough if they are unique, here and in the other commands.
+    """
     client = connect(connection)
+    checksum = whole_checksum(client, checksum)
     answer = client.delete(path("cache", "images", checksum))
     click.echo(answer.text if as_json else f"removed {printable(checksum)} from the cache")
 
 
-@cache.command(cls=SectionedCommand, examples=["lvp cache pin sha256:9f86d081884c7d65..."])
-@click.argument("checksum")
+@cache.command(cls=SectionedCommand, examples=["lvp cache pin sha256:9f86d081"])
+@click.argument("checksum", type=ImageChecksum(), shell_complete=complete_checksum)
 @json_option
 @connection_options
 def pin(checksum: str, as_json: bool, **connection: str | None) -> None:
     """Protect the image with CHECKSUM from eviction."""
-    answer = connect(connection).put(path("cache", "images", checksum, "pin"))
+    client = connect(connection)
+    checksum = whole_checksum(client, checksum)
+    answer = client.put(path("cache", "images", checksum, "pin"))
     click.echo(answer.text if as_json else f"pinned {printable(checksum)}")
 
 
-@cache.command(cls=SectionedCommand, examples=["lvp cache unpin sha256:9f86d081884c7d65..."])
-@click.argument("checksum")
+@cache.command(cls=SectionedCommand, examples=["lvp cache unpin sha256:9f86d081"])
+@click.argument("checksum", type=ImageChecksum(), shell_complete=complete_checksum)
 @json_option
 @connection_options
 def unpin(checksum: str, as_json: bool, **connection: str | None) -> None:
     """Allow the eviction of the image with CHECKSUM again."""
-    answer = connect(connection).delete(path("cache", "images", checksum, "pin"))
+    client = connect(connection)
+    checksum = whole_checksum(client, checksum)
+    answer = client.delete(path("cache", "images", checksum, "pin"))
     click.echo(answer.text if as_json else f"unpinned {printable(checksum)}")
 
 
-@cache.command(cls=SectionedCommand, examples=["lvp cache verify", "lvp cache verify sha256:9f86d081884c7d65..."])
-@click.argument("checksum", required=False)
+@cache.command(cls=SectionedCommand, examples=["lvp cache verify", "lvp cache verify sha256:9f86d081"])
+@click.argument("checksum", type=ImageChecksum(), shell_complete=complete_checksum, required=False)
 @json_option
 @connection_options
 def verify(checksum: str | None, as_json: bool, **connection: str | None) -> None:
@@ -121,7 +131,7 @@ def verify(checksum: str | None, as_json: bool, **connection: str | None) -> Non
     A changed image is removed from the cache, and the exit status is 1.
     """
     client = connect(connection)
-    images = [checksum] if checksum else [image["checksum"] for image in _all_images(client)]
+    images = [whole_checksum(client, checksum)] if checksum else [image["checksum"] for image in _all_images(client)]
     broken = 0
     for digest in images:
         answer = client.post(path("cache", "images", digest, "verify"), limit=_VERIFY_LIMIT)

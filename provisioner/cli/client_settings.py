@@ -92,11 +92,26 @@ def read_file(file: Path) -> Mapping[str, str]:
 
 
 def check_url(url: str) -> str:
-    """Return ``url`` as a base for API paths. Raises CliError."""
+    """Return ``url`` as a base for API paths, or as ``unix:/path``. Raises CliError."""
+    if url.startswith("unix:"):
+        return _check_unix(url)
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or _bad_port(parts):
-        raise _wrong(f"server address {url!r} must look like https://HOST:8080")
+        raise _wrong(f"server address {url!r} must look like https://HOST:8080 or unix:/PATH")
     return url.rstrip("/").removesuffix("/api/v1").rstrip("/")
+
+
+def _check_unix(url: str) -> str:
+    path = unix_path(url)
+    if path is None or not path.name:
+        raise _wrong(f"server address {url!r} must look like unix:/PATH, with an absolute path")
+    return f"unix:{path}"
+
+
+def unix_path(url: str) -> Path | None:
+    """Return the path of a unix socket, or None if the address is another one."""
+    name = url.removeprefix("unix:").removeprefix("//")
+    return Path(name) if url.startswith("unix:") and name.startswith("/") else None
 
 
 def _bad_port(parts: SplitResult) -> bool:
@@ -107,6 +122,8 @@ def _bad_port(parts: SplitResult) -> bool:
 
 
 def _is_loopback(url: str) -> bool:
+    if url.startswith("unix:"):
+        return True
     host = urlsplit(url).hostname or ""
     return host in {"localhost", "::1"} or host.startswith("127.")
 

@@ -25,6 +25,18 @@ class ExitStatus(IntEnum):
     INTERRUPTED = 130  # Ctrl-C, as shells count it
 
 
+# What a page says of each.
+MEANINGS = {
+    ExitStatus.DONE: "Success. With --wait, and for lvp job watch and retry: the job completed.",
+    ExitStatus.FAILED: "The job failed, a command on the host failed, or standard output could not be written.",
+    ExitStatus.USAGE: "The command line or the client's settings are wrong. Nothing was sent.",
+    ExitStatus.CANCELLED: "The job was cancelled.",
+    ExitStatus.REFUSED: "The server rejected the request: an unknown job or ambiguous id, not allowed, queue full.",
+    ExitStatus.UNREACHABLE: "No usable response: the server is unreachable, not trusted, or failed itself.",
+    ExitStatus.INTERRUPTED: "Ctrl-C.",
+}
+
+
 class CliError(click.ClickException):
     """An error message for standard error, and the exit status."""
 

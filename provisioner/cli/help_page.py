@@ -19,8 +19,15 @@ def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> N
             formatter.write(f"{'':>{formatter.current_indent}}{line}".rstrip() + "\n")
 
 
-# Names of other tools' commands, and ours.
-_SYNONYMS = {"rm": "remove", "delete": "remove", "del": "remove", "ls": "list", "get": "show", "stop": "cancel"}
+# Names of other tools' commands, and ours: the first that the group has.
+_REMOVING = ("remove", "revoke", "cancel")
+_SYNONYMS = {
+    **dict.fromkeys(("rm", "delete", "del"), _REMOVING),
+    "ls": ("list", "show"),
+    "get": ("show", "list"),
+    "stop": ("cancel",),
+    "kill": ("cancel",),
+}
 # As ``connection.connection_options`` adds them; importing that module here would slow every start.
 _CONNECTION_OPTIONS = {"--url", "--token", "--token-file", "--ca", "--cert", "--key"}
 
@@ -45,7 +52,8 @@ class SuggestingGroup(click.Group):
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             known = self.list_commands(ctx)
-            meant = [_SYNONYMS[name]] if _SYNONYMS.get(name) in known else difflib.get_close_matches(name, known, n=1)
+            same = [command for command in _SYNONYMS.get(name, ()) if command in known]
+            meant = same or difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {meant[0]}?" if meant else f"the commands are {', '.join(known)}"
             raise click.UsageError(f"there is no command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)

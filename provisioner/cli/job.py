@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from provisioner.cli.completion import (
+    complete_active_job,
+    complete_ended_job,
+    complete_job,
+    complete_target,
+    complete_volume,
+)
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
+from provisioner.cli.prefixes import JobId, whole_job_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +69,12 @@ def job() -> None:
 @click.argument("name")
 @click.argument("size_gb", type=_Gibibytes(), required=False)
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the disk image, such as raw.  [default: qcow2]")
-@click.option("--target", metavar="NAME", help="Block target for the volume.  [default: the server's]")
+@click.option(
+    "--target",
+    metavar="NAME",
+    shell_complete=complete_target,
+    help="Block target for the volume.  [default: the server's]",
+)
 @click.option("--checksum", metavar="sha256:HEX", help="Expected digest; overrides checksum files beside the image.")
 @click.option("--correlation-id", metavar="ID", help="Your own id, shown in the job and the logs.")
 @click.option("--priority", type=int, metavar="N", help="Queued jobs with a higher priority run first.  [default: 0]")
@@ -160,7 +173,9 @@ def poll_to_end(client: Client, job_id: str, patience: float, *, as_json: bool) 
 
 @job.command("list", cls=SectionedCommand, examples=["lvp job list --status failed --limit 10"])
 @click.option("--status", type=click.Choice(STATUSES), help="Only jobs with this status.")
-@click.option("--volume", "volume_name", metavar="NAME", help="Only jobs for this volume.")
+@click.option(
+    "--volume", "volume_name", metavar="NAME", shell_complete=complete_volume, help="Only jobs for this volume."
+)
 @click.option("--correlation-id", metavar="ID", help="Only jobs submitted with this id.")
 @click.option("--offset", type=click.IntRange(min=0), metavar="N", help="Skip the newest N.")
 @click.option("--limit", type=click.IntRange(1, 1000), metavar="N", help="Show at most N.  [default: 100]")
@@ -209,14 +224,19 @@ def print_if_more(page: Mapping[str, Any], shown: int) -> None:
         click.echo(f"{shown} of {page['count']}; more with --offset {stop}", err=True)
 
 
-@job.command(cls=SectionedCommand, examples=["lvp job show f47ac10b-58cc-4372-a567-0e02b2c3d479"])
-@click.argument("job_id", metavar="ID", type=click.UUID)
+@job.command(
+    cls=SectionedCommand, examples=["lvp job show f47ac10b-58cc-4372-a567-0e02b2c3d479", "lvp job show f47ac10b"]
+)
+@click.argument("job_id", metavar="ID", type=JobId(), shell_complete=complete_job)
 @json_option
 @connection_options
-def show(job_id: object, as_json: bool, **connection: str | None) -> None:
-    """Show the job ID: status, progress, volume, times, and why it failed."""
+def show(job_id: str, as_json: bool, **connection: str | None) -> None:
+    """Show the job ID: status, progress, volume, times, and why it failed.
+
+    The first 8 characters of an id are enough if they are unique, here and in the other commands.
+    """
     client = connect(connection)
-    answer = client.get(path("jobs", str(job_id)))
+    answer = client.get(path("jobs", whole_job_id(client, job_id)))
     click.echo(answer.text if as_json else "\n".join(_lines(answer.data)))
 
 
@@ -233,11 +253,11 @@ def _lines(entry: Mapping[str, Any], indent: str = "") -> list[str]:
 
 
 @job.command(cls=SectionedCommand, examples=["lvp job watch f47ac10b-58cc-4372-a567-0e02b2c3d479"])
-@click.argument("job_id", metavar="ID", type=click.UUID)
+@click.argument("job_id", metavar="ID", type=JobId(), shell_complete=complete_active_job)
 @patience_option
 @json_option
 @connection_options
-def watch(job_id: object, patience: float, as_json: bool, **connection: str | None) -> None:
+def watch(job_id: str, patience: float, as_json: bool, **connection: str | None) -> None:
     """Show the progress of the job ID until it ends.
 
     Shows a bar on a terminal and lines in a pipe; with --json, the job at each change, one object on each line.
@@ -245,36 +265,37 @@ def watch(job_id: object, patience: float, as_json: bool, **connection: str | No
     watching, not the job.
     """
     client = connect(connection)
-    poll_to_end(client, str(job_id), patience, as_json=as_json)
+    poll_to_end(client, whole_job_id(client, job_id), patience, as_json=as_json)
 
 
 @job.command(cls=SectionedCommand, examples=["lvp job cancel f47ac10b-58cc-4372-a567-0e02b2c3d479"])
-@click.argument("job_id", metavar="ID", type=click.UUID)
+@click.argument("job_id", metavar="ID", type=JobId(), shell_complete=complete_active_job)
 @json_option
 @connection_options
-def cancel(job_id: object, as_json: bool, **connection: str | None) -> None:
+def cancel(job_id: str, as_json: bool, **connection: str | None) -> None:
     """Cancel the job ID and roll it back. Returns when that is done."""
     client = connect(connection)
     from provisioner.cli.client import CANCEL_TIMEOUT
 
-    answer = client.post(path("jobs", str(job_id), "cancel"), limit=CANCEL_TIMEOUT)
+    job_id = whole_job_id(client, job_id)
+    answer = client.post(path("jobs", job_id, "cancel"), limit=CANCEL_TIMEOUT)
     click.echo(answer.text if as_json else f"job {job_id} is cancelled and rolled back")
 
 
 @job.command(cls=SectionedCommand, examples=["lvp job retry f47ac10b-58cc-4372-a567-0e02b2c3d479 --wait"])
-@click.argument("job_id", metavar="ID", type=click.UUID)
+@click.argument("job_id", metavar="ID", type=JobId(), shell_complete=complete_ended_job)
 @click.option("--idempotency-key", metavar="KEY", help="Repeating the request with the same key returns the same job.")
 @click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
 @patience_option
 @json_option
 @connection_options
 def retry(
-    job_id: object, idempotency_key: str | None, wait: bool, patience: float, as_json: bool, **connection: str | None
+    job_id: str, idempotency_key: str | None, wait: bool, patience: float, as_json: bool, **connection: str | None
 ) -> None:
     """Submit the request of the job ID again, as a new job. The job must have ended.
 
     Prints the new job's id. With --wait it works as in lvp job submit.
     """
     client = connect(connection)
-    where = path("jobs", str(job_id), "retry")
+    where = path("jobs", whole_job_id(client, job_id), "retry")
     start(client, where, {}, idempotency_key, wait=wait, patience=patience, as_json=as_json)

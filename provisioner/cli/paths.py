@@ -11,6 +11,15 @@ SYSTEM_CONFIG = Path("/etc", NAME, "config.toml")
 DEFAULT_BIND = "127.0.0.1:8080"
 DEFAULT_URL = f"http://{DEFAULT_BIND}"
 
+# The files of the commands, for the man page.
+FILES = {
+    "~/.config/lvp.toml": "The client's settings: server, token and certificates.",
+    str(SYSTEM_CONFIG): "The server's configuration, which the commands on the host use if it exists.",
+    f"/var/lib/{NAME}": "Data of lvp serve without a configuration, for root.",
+    f"~/.local/share/{NAME}": "The same for other users. client-token in it is the token that lvp serve left.",
+    f"/etc/{NAME}/pki": "The CA that lvp pki makes, for root; for other users, pki in the folder above.",
+}
+
 
 def data_dir() -> Path:
     """Return the folder for volumes, cache, jobs and tokens of ``lvp serve`` without ``--config``."""

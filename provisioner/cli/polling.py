@@ -25,6 +25,8 @@ ENDED = {"completed", "failed", "cancelled"}
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.1, 1.0, 1.3
 # Seconds, while the server is unreachable.
 FIRST_RETRY, LONGEST_RETRY = 0.5, 5.0
+# Seconds between two questions whether the server is stopping: while it stops, it still answers for its jobs.
+READY_EVERY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ def poll(client: Client, job_id: str, patience: RetryWindow) -> Iterator[Answer]
     answer = client.get(path("jobs", job_id))
     yield answer
     pause = FIRST_PAUSE
+    stopping = _StopNotice(client, patience)
     while answer.data.get("status") not in ENDED:
         patience.sleep(pause)
         pause = min(pause * GROWTH, LONGEST_PAUSE)
@@ -51,6 +54,31 @@ def poll(client: Client, job_id: str, patience: RetryWindow) -> Iterator[Answer]
         if latest.data != answer.data:
             yield latest
         answer = latest
+        if answer.data.get("status") not in ENDED:
+            stopping.look()
+
+
+class _StopNotice:
+    """Tells the user once per stop that the server is stopping."""
+
+    def __init__(self, client: Client, window: RetryWindow) -> None:
+        self._client, self._window = client, window
+        self._looked = window.now()
+        self._said = False
+
+    def look(self) -> None:
+        """Ask the server, if it was not asked lately."""
+        if self._window.now() - self._looked < READY_EVERY:
+            return
+        self._looked = self._window.now()
+        try:
+            self._client.get("/readyz")
+            is_stopping = False
+        except (ApiError, UnreachableError) as error:
+            is_stopping = _is_stopping(error)
+        if is_stopping and not self._said:
+            click.echo("server is stopping; the job ends in time, or runs again after the restart", err=True)
+        self._said = is_stopping
 
 
 def _poll_once(client: Client, job_id: str, patience: RetryWindow) -> Answer:
@@ -80,7 +108,8 @@ def _poll_once(client: Client, job_id: str, patience: RetryWindow) -> Answer:
 
 def _is_stopping(error: ApiError | UnreachableError) -> bool:
     """Return whether the service itself answers that it is stopping."""
-    return isinstance(error, ApiError) and error.code == 503 and "the service is stopping" in error.message
+    said = ("the service is stopping", "the service is shutting down")  # to a change; on /readyz
+    return isinstance(error, ApiError) and error.code == 503 and any(words in error.message for words in said)
 
 
 def wait_for(client: Client, job_id: str, display: Display, patience: RetryWindow) -> None:

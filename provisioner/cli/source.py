@@ -6,10 +6,10 @@ import click
 
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.formatting import table
-from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def source() -> None:
     """Show the image sources of a server."""
 

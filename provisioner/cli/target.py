@@ -8,13 +8,13 @@ import click
 
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.formatting import size, table
-from provisioner.cli.help_page import SectionedCommand
+from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def target() -> None:
     """Show the block targets of a server."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from provisioner.cli.completion import complete_token
 from provisioner.cli.exit_status import CliError, cli_errors
 from provisioner.cli.formatting import table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
@@ -238,7 +239,7 @@ def _when(seconds: float | None) -> str | None:
 
 
 @token.command(cls=SectionedCommand, examples=["lvp token revoke terraform"])
-@click.argument("name")
+@click.argument("name", shell_complete=complete_token)
 @place_options
 def revoke(name: str, token_file: Path | None, config_file: Path | None, key_file: Path | None) -> None:
     """Revoke the token NAME."""

@@ -7,16 +7,20 @@ times as long as the request itself.
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
 import urllib.request
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
+from provisioner.cli.client_settings import unix_path
 from provisioner.cli.exit_status import CliError, ExitStatus
 from provisioner.cli.transport_errors import CONNECT_TIMEOUT, UnreachableError, transport_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from provisioner.cli.client_settings import ClientSettings
 
@@ -31,7 +35,7 @@ class Transport:
         self._opener = urllib.request.build_opener(
             # A proxy from the environment cannot reach this machine's loopback.
             urllib.request.ProxyHandler({} if settings.loopback else None),
-            _PlainHandler(),
+            _PlainHandler(unix_path(settings.url)),
             _TlsHandler(context=tls_context(settings)),
             _NoRedirects(),
         )
@@ -42,8 +46,9 @@ class Transport:
     ) -> tuple[int, str]:
         """Return the response's status and text, for any status. Waits ``limit`` seconds. Raises CliError."""
         with transport_errors(self._settings):
+            base = "http://localhost" if self._settings.url.startswith("unix:") else self._settings.url
             request = urllib.request.Request(  # noqa: S310 - the scheme is http or https, see ``check_url``
-                self._settings.url + path, body, dict(headers), method=method
+                base + path, body, dict(headers), method=method
             )
             try:
                 with self._opener.open(request, timeout=limit) as response:
@@ -66,9 +71,31 @@ class _TlsConnection(_PlainConnection, http.client.HTTPSConnection):
     """The same with TLS: ``super()`` above is then ``HTTPSConnection``."""
 
 
+class _UnixConnection(http.client.HTTPConnection):
+    """A connection to a unix socket."""
+
+    def __init__(self, *args: Any, socket_path: Path, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._socket_path = socket_path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(CONNECT_TIMEOUT)
+        self.sock.connect(str(self._socket_path))
+        self.sock.settimeout(self.timeout)
+
+
 class _PlainHandler(urllib.request.HTTPHandler):
+    """A handler of ``http://``, which goes to a unix socket if the server has one."""
+
+    def __init__(self, socket_path: Path | None) -> None:
+        super().__init__()
+        self._socket_path = socket_path
+
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_PlainConnection, request)
+        if self._socket_path is None:
+            return self.do_open(_PlainConnection, request)
+        return self.do_open(partial(_UnixConnection, socket_path=self._socket_path), request)
 
 
 class _TlsHandler(urllib.request.HTTPSHandler):

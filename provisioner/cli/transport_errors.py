@@ -117,7 +117,11 @@ def _connecting(settings: ClientSettings, reason: str | BaseException) -> Unreac
     if isinstance(reason, TimeoutError):
         words = f"{url} did not answer within {CONNECT_TIMEOUT:g} s"
         return UnreachableError(words, f"check the firewall, or correct {URL_SETTINGS}")
-    if isinstance(reason, ConnectionRefusedError):
+    if isinstance(reason, PermissionError) and url.startswith("unix:"):
+        return UnreachableError(
+            f"this user may not connect to {url}", "run lvp as root or in the group of the socket", temporary=False
+        )
+    if isinstance(reason, ConnectionRefusedError | FileNotFoundError):
         return UnreachableError(f"nothing listens at {url}", f"start the server, or correct {URL_SETTINGS}")
     if isinstance(reason, socket.gaierror):
         return _unknown_name(url, reason)

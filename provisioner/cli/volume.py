@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from provisioner.cli.completion import complete_target, complete_volume
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.exit_status import CliError, ExitStatus
 from provisioner.cli.formatting import printable, size, table
@@ -66,8 +67,8 @@ def _show(page: Mapping[str, Any]) -> None:
     cls=SectionedCommand,
     examples=["lvp volume remove fast web-01", "lvp volume remove fast web-01 --yes    # in a script"],
 )
-@click.argument("target")
-@click.argument("name")
+@click.argument("target", shell_complete=complete_target)
+@click.argument("name", shell_complete=complete_volume)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; needed without a terminal.")
 @json_option
 @connection_options

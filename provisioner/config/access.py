@@ -98,5 +98,11 @@ class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[audit]``: the audit log, one JSON line per event."""
 
-    # Default: write to the log.
     file: AbsolutePath | None = None
+    # Also write the lines to the log. Default: only without a file and with a JSON log; in a text log they would bury
+    # the lines for people.
+    log: bool | None = None
+
+    def goes_to_log(self, log_format: str) -> bool:
+        """Return whether the lines go to a log of this format."""
+        return self.log if self.log is not None else self.file is None and log_format == "json"

@@ -5,6 +5,7 @@ A ``Config`` instance is valid except for the plugins' tables, which the registr
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
+# Bytes of a unix socket's path, a limit of Linux.
+_MAX_SOCKET_PATH = 107
 
 
 def _is_address(address: str) -> bool:
@@ -78,6 +81,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         for address in self.bind:
             if not _is_address(address):
                 yield f'{address!r} is not an address such as "127.0.0.1:8080", "[::1]:8080" or "unix:/path"'
+            elif address.startswith("unix:") and len(os.fsencode(address[5:])) > _MAX_SOCKET_PATH:
+                yield f"{address}: the path of a unix socket has at most {_MAX_SOCKET_PATH} bytes"
             elif self.tls_certificate is None and not self.allow_plain_http and not is_local(address):
                 yield (
                     f"{address} would be served over plain HTTP, where tokens can be intercepted; "

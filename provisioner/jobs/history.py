@@ -31,6 +31,7 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     status: str | None = None
     volume_name: str | None = None
     correlation_id: str | None = None
+    id_prefix: str | None = None
 
 
 class Rows(NamedTuple):
@@ -118,6 +119,8 @@ def _matching(db: sqlite3.Connection, wanted: JobFilter) -> tuple[str, tuple[str
 
     Each part of the query reads one range of an index in order; SQLite merges the parts while reading.
     """
+    if wanted.id_prefix is not None:
+        return _of_prefix(db, wanted, wanted.id_prefix)
     names = [
         (column, index, value, _counts(db, field, value, wanted.status))
         for column, index, field in _NAMES
@@ -141,6 +144,18 @@ def _matching(db: sqlite3.Connection, wanted: JobFilter) -> tuple[str, tuple[str
     count = sum(counts.values())
     if len(names) > 1 and count:
         (count,) = db.execute(f"SELECT count(*) FROM ({source})", values).fetchone()  # noqa: S608
+    return source, values, count
+
+
+def _of_prefix(db: sqlite3.Connection, wanted: JobFilter, prefix: str) -> tuple[str, tuple[str, ...], int]:
+    """Return the same for the jobs whose ids begin with ``prefix``: so few that they are counted and sorted."""
+    given = {"status": wanted.status, "volume_name": wanted.volume_name, "correlation_id": wanted.correlation_id}
+    filters = {column: value for column, value in given.items() if value is not None}
+    conditions = "".join(f" AND {column} = ?" for column in filters)
+    # "g" follows every character of an id.
+    source = f"SELECT seq FROM jobs INDEXED BY jobs_id WHERE job_id >= ? AND job_id < ?{conditions}"  # noqa: S608
+    values = (prefix, f"{prefix}g", *filters.values())
+    (count,) = db.execute(f"SELECT count(*) FROM ({source})", values).fetchone()  # noqa: S608 - columns only
     return source, values, count
 
 

@@ -1,8 +1,7 @@
 """The audit log: one JSON line per event with caller, address, action and result, without secrets.
 
 A separate thread writes the lines, so that a hanging disk delays no request. Lines that cannot be written are counted,
-and one line reports how many are missing. Without a file, the lines go to the log from the logger ``audit``,
-regardless of the log's level.
+and one line reports how many are missing. In the log, the lines come from the logger ``audit``, whatever its level.
 """
 
 from __future__ import annotations
@@ -58,10 +57,16 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class AuditLog:
-    """The audit log. Enter ``open`` to write records; ``lost`` is called with the number of lost records."""
+    """The audit log, in a file, the log, both or neither. Enter ``open`` to write records.
 
-    def __init__(self, path: Path | None, lost: Callable[[int], None] = lambda _count: None) -> None:
+    ``lost`` is called with the number of lost records.
+    """
+
+    def __init__(
+        self, path: Path | None, lost: Callable[[int], None] = lambda _count: None, *, to_log: bool = False
+    ) -> None:
         self._path = path
+        self._to_log = to_log
         self._lost = lost
         self._logger = logging.getLogger(_LOGGER)
         self._writer: LineWriter[bytes] | None = None
@@ -96,10 +101,10 @@ class AuditLog:
         line = _line_of(record)
         if self._writer is not None:
             self._writer.put(f"{line}\n".encode())
-        elif self._path is None:
-            self._logger.info("%s", line)
-        else:
+        elif self._path is not None:
             self._lost(1)
+        if self._to_log:
+            self._logger.info("%s", line)
 
     def warnings(self) -> list[str]:
         """Return a warning if lines cannot be written to the file now."""

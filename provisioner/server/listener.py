@@ -7,7 +7,9 @@ of a connection.
 
 from __future__ import annotations
 
+import copy
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,9 +20,12 @@ from provisioner.contracts.errors import ConfigError
 from provisioner.server.config import server_config
 from provisioner.server.connection_table import ConnectionTable
 from provisioner.server.send_timeout import SendTimeoutStream
+from provisioner.server.unix_socket import bind_unix, remove_unix
 from provisioner.tls.context import TlsContext
 
 if TYPE_CHECKING:
+    import os
+
     from provisioner.config import ServerSettings
 
 
@@ -33,17 +38,34 @@ class Listener:
         self.connections = ConnectionTable(server.max_connections, server.max_connections_per_address)
         self._allow_plain_http = server.allow_plain_http
         self._sockets: list[socket.socket] = []
+        self._bound: dict[Path, os.stat_result] = {}
 
     def bind(self) -> None:
         """Load TLS and bind the addresses; no client can connect yet. Raises ConfigError."""
         self.tls.load()
-        try:
-            self._sockets = self.config.create_sockets().insecure_sockets
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {', '.join(self.config.bind)}: {error.strerror}") from error
+        for address in self.config.bind:
+            try:
+                self._sockets += self._create(address)
+            except OSError as error:
+                raise ConfigError(f"cannot listen on {address}: {error.strerror}") from error
         if self.tls.context is None and not self._allow_plain_http:
             for sock in self._sockets:
                 _check_local(sock)  # the configuration check has not seen the address of a passed socket
+
+    def _create(self, address: str) -> list[socket.socket]:
+        if not address.startswith("unix:"):
+            config = copy.copy(self.config)
+            config.bind = [address]
+            return config.create_sockets().insecure_sockets
+        path = Path(address.removeprefix("unix:"))
+        sock = bind_unix(path)
+        self._bound[path] = path.lstat()
+        return [sock]
+
+    def remove_sockets(self) -> None:
+        """Remove the unix sockets that ``bind`` has created."""
+        for path, bound in self._bound.items():
+            remove_unix(path, bound)
 
     def listen(self) -> tuple[list[str], list[trio.abc.Listener[trio.abc.Stream]]]:
         """Let clients connect; return the urls and the listeners, in the same order."""
@@ -53,9 +75,10 @@ class Listener:
         for sock in self._sockets:
             sock.listen(self.config.backlog)
             plain = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-            scheme = "http" if self.tls.context is None else "https"
             listeners.append(_TlsListener(plain, self.tls))
-            urls.append(f"{scheme}://{repr_socket_addr(sock.family, sock.getsockname())}")
+            address = repr_socket_addr(sock.family, sock.getsockname())
+            scheme = "http" if self.tls.context is None else "https"
+            urls.append(address if sock.family == socket.AF_UNIX else f"{scheme}://{address}")
         return urls, listeners
 
     def close_outdated(self) -> int:
@@ -67,7 +90,11 @@ class Listener:
 
 
 class _TlsListener(trio.abc.Listener[trio.abc.Stream]):
-    """A listener that uses the current TLS context for each connection, so new certificates need no new socket."""
+    """A listener that uses the current TLS context for each connection, so new certificates need no new socket.
+
+    A unix socket needs no TLS, because the bytes stay in the kernel; it has TLS only if every client must present a
+    certificate, which no other way can.
+    """
 
     def __init__(self, plain: trio.SocketListener, tls: TlsContext) -> None:
         self._plain = plain
@@ -75,7 +102,11 @@ class _TlsListener(trio.abc.Listener[trio.abc.Stream]):
 
     async def accept(self) -> trio.abc.Stream:
         stream = SendTimeoutStream(await self._plain.accept())
-        return stream if self._tls.context is None else self._tls.wrap(stream)
+        return self._tls.wrap(stream) if self._has_tls() else stream
+
+    def _has_tls(self) -> bool:
+        is_unix = self._plain.socket.family == socket.AF_UNIX
+        return self._tls.context is not None and (not is_unix or self._tls.server.client_certificate == "required")
 
     async def aclose(self) -> None:
         await self._plain.aclose()

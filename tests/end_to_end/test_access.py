@@ -5,14 +5,16 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import ssl
+import subprocess
 
 import httpx
 import pytest
 import trustme
 
 from provisioner.auth.tokens import TokenFile
-from tests.end_to_end.daemon import TIMEOUT, until
+from tests.end_to_end.daemon import LVP, TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -179,3 +181,20 @@ def test_client_ca_removed(make_daemon, tmp_path):
             connection.close()
     assert daemon.stop() == 0
     assert daemon.event("a client authority was removed, its open connections closed")["count"] == 2
+
+
+@pytest.mark.parametrize(("audit", "lines"), [({}, 0), ({"log": True}, 1)])
+def test_audit_lines_in_a_text_log(make_daemon, audit, lines):
+    """A text log is for people: it has audit lines only if asked for."""
+    daemon = make_daemon(log={"format": "text"}, audit=audit)
+    daemon.launch()
+    log = daemon.log_file
+    url = until(lambda: (found := re.search(r"http://[0-9.:]+", log.read_text())) and found[0])
+    done = subprocess.run(
+        [*LVP, "job", "list", "--url", url, "--token", "lvp_wrong"],
+        capture_output=True, env=daemon.environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert daemon.stop() == 0
+    assert log.read_text().count('"event":"request"') == lines
+    assert ("no audit log is kept" in log.read_text()) == (lines == 0)

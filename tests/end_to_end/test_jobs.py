@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import httpx
 import pytest
 
 from tests.end_to_end.conftest import qemu_img, same, vouch
-from tests.end_to_end.daemon import command_of, holders_of, until
+from tests.end_to_end.daemon import LVP, command_of, holders_of, until
 
 pytestmark = pytest.mark.slow
 QEMU = {"qcow2": {"plugin": "qemu-img"}}
@@ -238,3 +239,26 @@ def test_job_log_lines_have_ids(daemon, server):
     for name in ("job accepted", "job started", "job ended"):
         event = daemon.event(name)
         assert (event["job_id"], event["request_id"]) == (job_id, "req-1"), event
+
+
+def test_watch_while_the_daemon_stops(make_daemon, server):
+    """The daemon answers for its job until it ends; the watcher says that it is stopping, and sees the end later."""
+    daemon = make_daemon(jobs={"shutdown_grace": "60s"}).start()
+    server.held = {"full.raw": 2**20}
+    job_id = daemon.submit(server.of("full.raw"), "web-01", "raw")
+    assert server.holding.wait(60)
+    environment = {**daemon.environment, "LVP_URL": daemon.url, "LVP_TOKEN": daemon.token}
+    with subprocess.Popen(
+        [*LVP, "job", "watch", job_id], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as watcher:
+        assert "downloading" in watcher.stdout.readline()
+        daemon.process.send_signal(signal.SIGTERM)
+        assert (
+            watcher.stderr.readline() == "server is stopping; the job ends in time, or runs again after the restart\n"
+        )
+        server.let_go.set()
+        assert daemon.process.wait(60) == 0
+        daemon.config["server"]["bind"] = [daemon.url.removeprefix("http://")]
+        daemon.start()
+        assert watcher.wait(60) == 0
+        assert "completed: volume web-01" in watcher.stdout.read()

@@ -283,6 +283,17 @@ def test_check_unix_socket(files, folder, ok):
     assert not Path(address.removeprefix("unix:")).exists()
 
 
+def test_check_unix_socket_where_a_file_is(files):
+    (files / "lvp.sock").write_text("")
+    (fault,) = check(write(files, CONFIG.replace("127.0.0.1:{port}", f"unix:{files}/lvp.sock")), host=True).faults
+    assert f"the daemon cannot create {files}/lvp.sock: a file has this name" in fault
+
+
+def test_check_unix_socket_with_a_long_path(files):
+    (fault,) = check(write(files, CONFIG.replace("127.0.0.1:{port}", f"unix:/{'x' * 107}"))).faults
+    assert "the path of a unix socket has at most 107 bytes" in fault
+
+
 def test_check_secret_reads_the_environment():
     assert check_secret(SecretRef("env:X"), {"X": "hunter2"}).ok
     assert check_secret(SecretRef("env:X"), {"X": ""}).ok is False

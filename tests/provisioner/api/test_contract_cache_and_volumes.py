@@ -35,6 +35,22 @@ async def test_fetch_and_remove_image(service):
     assert not await trio.Path(image["path"]).exists()
 
 
+@pytest.mark.parametrize(
+    ("prefix", "found"),
+    [(DIGEST[:8], 1), (f"sha256:{DIGEST[:20].upper()}", 1), (DIGEST, 1), ("0" * 8, 0)],
+)
+async def test_list_images_with_prefix(service, prefix, found):
+    await service.done()
+    body = await held(await service.call("GET", f"/api/v1/cache/images?checksum_prefix={prefix}"), "CachedImageList")
+    assert (len(body["images"]), body["count"]) == (found, found)
+
+
+@pytest.mark.parametrize("prefix", ["", DIGEST[:7], "sha256:", "md5:12345678", "1234567g", "0" * 65])
+async def test_list_images_with_invalid_prefix(service, prefix):
+    response = await service.call("GET", f"/api/v1/cache/images?checksum_prefix={prefix}")
+    await refused(response, 400, "invalid request", "^checksum_prefix must be the first 8 to 64 digits of a SHA-256")
+
+
 async def test_limited_caller_and_image_of_unknown_origin(service):
     """A cache whose index was rebuilt knows no urls: no limit covers such an image."""
     await service.done()

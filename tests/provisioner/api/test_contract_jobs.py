@@ -77,6 +77,8 @@ async def test_list_jobs(service):
     assert await listed("?status=failed") == ([failed], 1, 0, 100)
     assert await listed("?volume_name=v0") == ([failed, made[0]], 2, 0, 100)
     assert await listed("?correlation_id=c1&status=completed") == ([made[3], made[1]], 2, 0, 100)
+    assert await listed(f"?id_prefix={failed[:8].upper()}") == ([failed], 1, 0, 100)
+    assert await listed(f"?id_prefix={failed}&status=completed") == ([], 0, 0, 100)
     assert await listed("?volume_name=null") == ([], 0, 0, 100)
     assert await listed("?offset=100") == ([], 5, 100, 100)
 
@@ -85,7 +87,7 @@ async def test_list_jobs(service):
     "query",
     ["limit=0", "limit=1001", "limit=x", "limit=", "limit=1.5", "offset=-1", "offset=9999999999999999999",
      "status=done", "status=null", "limit=null", "status=",
-     "volume_name=", "correlation_id=", "limit=%FF"],
+     "volume_name=", "correlation_id=", "limit=%FF", "id_prefix=", "id_prefix=f47ac10", "id_prefix=f47ac10g"],
 )  # fmt: skip
 async def test_list_jobs_invalid_query(service, query):
     name = query.split("=", maxsplit=1)[0]

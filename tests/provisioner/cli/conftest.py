@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
 
-    do_GET = do_POST = do_DELETE = replay  # noqa: N815
+    do_GET = do_POST = do_PUT = do_DELETE = replay  # noqa: N815
 
     def log_message(self, *args):
         pass

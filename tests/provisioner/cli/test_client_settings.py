@@ -50,6 +50,21 @@ def test_resolve_url_forms(file, url):
     assert resolve({"url": url}, {}, file).url == "https://h:1"
 
 
+@pytest.mark.parametrize("url", ["unix:/run/lvp.sock", "unix:///run/lvp.sock"])
+def test_resolve_unix_socket(file, home, monkeypatch, url):
+    """It counts as a server of this machine: no proxy, and the token that lvp serve left."""
+    monkeypatch.setattr("provisioner.cli.paths.data_dir", lambda: home)
+    (home / "client-token").write_text("own\n")
+    settings = resolve({"url": url}, {}, file)
+    assert (settings.url, settings.token, settings.loopback) == ("unix:/run/lvp.sock", "own", True)
+
+
+@pytest.mark.parametrize("url", ["unix:", "unix:lvp.sock", "unix:/", "unix://host/lvp.sock", "unix://"])
+def test_resolve_invalid_unix_socket(file, url):
+    with pytest.raises(CliError, match=r"must look like unix:/PATH"):
+        resolve({"url": url}, {}, file)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

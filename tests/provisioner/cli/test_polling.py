@@ -56,6 +56,26 @@ def test_poll_across_restart(client, server, capsys):
     assert second.startswith("server is stopping, retrying for 1 min 5")
 
 
+def test_poll_while_the_server_stops(client, server, capsys):
+    """The server answers for its jobs until they end, and only /readyz says that it is stopping."""
+    server.on("GET", JOB_PATH, *["JobRunning"] * 30, "JobCompleted")
+    message = "not ready: the service is shutting down"
+    server.on("GET", "/readyz", {"error": "service unavailable", "message": message, "code": 503}, status=503)
+    assert statuses(client, Clock()) == ["running", "completed"]
+    said = "server is stopping; the job ends in time, or runs again after the restart\n"
+    assert capsys.readouterr().err == said
+    asked = [request.path for request in server.requests].count("/readyz")
+    assert 1 < asked < 8
+
+
+def test_poll_of_ready_server_says_nothing(client, server, capsys):
+    server.on("GET", JOB_PATH, *["JobRunning"] * 30, "JobCompleted")
+    message = "not ready: target 'fast': the volume group is missing"
+    server.on("GET", "/readyz", {"error": "service unavailable", "message": message, "code": 503}, status=503)
+    assert statuses(client, Clock()) == ["running", "completed"]
+    assert capsys.readouterr().err == ""
+
+
 def test_poll_gives_up(client, server):
     server.on("GET", JOB_PATH, "JobRunning")
     clock = Clock({1: server.stop})

@@ -5,7 +5,7 @@ import trio
 
 from provisioner.contracts import GIB, Checksum, ImageUrl
 from provisioner.contracts.errors import UnavailableError
-from provisioner.jobs import Job, JobFilter, JobSpec, JobStore, Status, record
+from provisioner.jobs import Job, JobFilter, JobSpec, JobStore, Status, history, record
 from provisioner.jobs.job import VolumeInfo
 
 
@@ -159,3 +159,19 @@ def test_record_keeps_its_format():
 def test_record_without_a_valid_spec(body):
     with pytest.raises(ValueError, match=r"."):
         record.decode(body.encode())
+
+
+async def test_jobs_of_an_id_prefix(store):
+    """Ids are found by their beginning, in an index."""
+    ids = ["f47ac10b-58cc", "f47ac10b-59cc", "f47ac10f-ffff"]
+    for number, job_id in enumerate(ids):
+        await store.put(a_job(number, job_id=job_id))
+    for prefix, expected in {
+        "f47ac10b": ids[1::-1], "f47ac10b-58": ids[:1], "f47ac10": ids[::-1], "f47ac10b-58cc-0": [],
+    }.items():  # fmt: skip
+        jobs, count = await store.page(JobFilter(id_prefix=prefix), 0, 10)
+        assert ([job.job_id for job in jobs], count) == (expected, len(expected))
+    assert (await store.page(JobFilter(id_prefix="f47ac10b", volume_name="v1"), 0, 1))[1] == 1
+    source, values, _ = history._matching(store._db, JobFilter(id_prefix="f47ac10b"))
+    plan = [row[3] for row in store._db.execute(f"EXPLAIN QUERY PLAN {source}", values)]
+    assert plan == [b"SEARCH jobs USING COVERING INDEX jobs_id (job_id>? AND job_id<?)"]

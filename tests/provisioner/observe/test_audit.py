@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from provisioner.config.access import AuditSettings
 from provisioner.observe.audit import AuditLog, AuditRecord, is_audited
 
 
@@ -69,10 +70,32 @@ def test_audit_file_rotated(tmp_path):
 
 
 def test_audit_without_file_goes_to_log(caplog):
-    audit = AuditLog(None)
+    audit = AuditLog(None, to_log=True)
     with caplog.at_level(logging.INFO, logger="audit"), audit.open():
         audit.note(a_record())
     assert json.loads(caplog.messages[0])["status"] == 202
+
+
+@pytest.mark.parametrize(
+    ("settings", "log_format", "expected"),
+    [
+        ({}, "text", False), ({}, "json", True), ({"file": "/a"}, "json", False), ({"file": "/a"}, "text", False),
+        ({"log": True}, "text", True), ({"log": False}, "json", False), ({"file": "/a", "log": True}, "text", True),
+    ],
+)  # fmt: skip
+def test_audit_lines_in_the_log(settings, log_format, expected):
+    """A text log has them only if asked for."""
+    assert AuditSettings(**settings).goes_to_log(log_format) is expected
+
+
+def test_audit_to_file_and_log(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="audit"):
+        for to_log in (True, False):
+            audit = AuditLog(tmp_path / "audit.log", to_log=to_log)
+            with audit.open():
+                audit.note(a_record())
+    assert len(caplog.messages) == 1
+    assert len((tmp_path / "audit.log").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(
