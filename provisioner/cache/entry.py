@@ -85,12 +85,26 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     remote: RemoteImage
     checksum: Checksum | None
     may_use: Callable[[str], bool] | None = None
+    origin: str = ""  # who expects the checksum, for messages: such as the url of its file
 
     @property
     def download_key(self) -> str:
         """Return the key by which requests share a download."""
         # Includes the url: a request must not depend on the server of another one, even for the same checksum.
-        return f"{self.remote.url.text} {self.remote.version} {self.checksum}"
+        return f"{self.remote.url.text} {self.version} {self.checksum}"
+
+    @property
+    def version(self) -> str | None:
+        """Return the version that all parts of the download must have; None if the digest alone decides.
+
+        Mirrors and load balancers serve the same bytes with other ETags and dates.
+        """
+        return self.remote.version if self.checksum is None else None
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether a broken download may go on where it ended: its parts are of one version, or a digest decides."""
+        return self.remote.accepts_ranges and (self.checksum is not None or self.remote.version is not None)
 
 
 def file_name(url: ImageUrl, sha256: str, image_format: str, compression: str | None = None) -> str:

@@ -10,7 +10,7 @@ import trio
 
 from provisioner.contracts import CloneTarget, Placement, ProvisionedBy
 from provisioner.contracts.errors import ImageFormatError, ProvisionerError, UnavailableError
-from provisioner.download.checksums import discover
+from provisioner.download.checksums import Found, discover
 from provisioner.pipeline.job_run import JobRun
 from provisioner.pipeline.plan import check_checksum, check_fits, data_bytes, smallest_size
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.cache import Entry
-    from provisioner.contracts import BlockTarget, Checksum, Volume
+    from provisioner.contracts import BlockTarget, Checksum, RemoteImage, Volume
     from provisioner.pipeline.job_run import JobSpec
     from provisioner.pipeline.run import Pipeline
 
@@ -98,18 +98,25 @@ class DryRun:
         plan, spec, pipeline = self.plan, self._spec, self._pipeline
         source = pipeline.back_ends.source_for(spec.image_url)
         plan.source = next(name for name, one in pipeline.back_ends.sources.items() if one is source)
-        remote = await source.stat(spec.image_url)
-        plan.image_size_bytes = remote.size
-        if self._checksum is None:
-            self._checksum = await discover(source, spec.image_url)
+        may_use = pipeline.may_use(spec)
+        remote: RemoteImage | None = None
+        if spec.checksum is not None:
+            self._entry = pipeline.cache.find(spec.checksum, spec.image_url.text, None, may_use)
+        if self._entry is None:
+            remote = await source.stat(spec.image_url)
+            plan.image_size_bytes = remote.size
+            found = Found(spec.checksum)
+            if spec.checksum is None:
+                found = await discover(source, spec.image_url, remote)
+            check_checksum(found, spec.image_url, required=pipeline.require_checksum)
+            self._checksum = found.checksum
+            self._entry = pipeline.cache.find(self._checksum, spec.image_url.text, remote.version, may_use)
         if self._checksum is not None:
             plan.checksum = str(self._checksum)
             plan.checksum_from = "server" if spec.checksum is None else "request"
-        check_checksum(self._checksum, spec.image_url, required=pipeline.require_checksum)
-        may_use = pipeline.may_use(spec)
-        self._entry = pipeline.cache.find(self._checksum, spec.image_url.text, remote.version, may_use)
         plan.cache_hit = self._entry is not None
         if self._entry is None:
+            assert remote is not None
             plan.download_bytes = remote.size
             if remote.size is not None:
                 await pipeline.cache.check_room(remote.size)

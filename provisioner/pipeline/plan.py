@@ -11,7 +11,8 @@ from provisioner.download.vhd_footer import FOOTER, may_have_footer
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from provisioner.contracts import Checksum, Converter, ImageUrl, VolumeUser
+    from provisioner.contracts import Converter, ImageUrl, VolumeUser
+    from provisioner.download.checksums import Found
     from provisioner.download.inspection import ImageInfo
 
 
@@ -77,12 +78,13 @@ def may_overlap(converter: Converter, placement: Placement, *, hit: bool, size_k
     return not hit and converter.streams and placement is not Placement.IN_PLACE and size_known
 
 
-def check_checksum(checksum: Checksum | None, image_url: ImageUrl, *, required: bool) -> None:
+def check_checksum(found: Found, image_url: ImageUrl, *, required: bool) -> None:
     """Raise ChecksumMissingError if the image has no checksum and the configuration requires one."""
-    if checksum is None and required:
+    if found.checksum is None and required:
         raise ChecksumMissingError(
-            f"no checksum is known for {image_url}: none in the request, no .sha256, .sha512, SHA256SUMS or "
-            "SHA512SUMS beside it; give one, or set require_checksum = false in [cache]"
+            f"no checksum is known for {image_url} ({found.reasons()}); give its sha256 or sha512 with the request, "
+            "name the publisher's checksum file in checksum_files of the source, "
+            "or set require_checksum = false in [cache]"
         )
 
 

@@ -11,13 +11,23 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+import structlog
 import trio
 
 from provisioner.cache import Expectation
-from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy
-from provisioner.contracts.errors import DamagedImageError, InvalidRequestError, NoSpaceError, SourceError
+from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy, RemoteImage
+from provisioner.contracts.errors import (
+    ChecksumMismatchError,
+    DamagedImageError,
+    InvalidRequestError,
+    MixedDownloadError,
+    NoSpaceError,
+    ProvisionerError,
+    RemoteChangedError,
+    SourceError,
+)
 from provisioner.contracts.redaction import redact
-from provisioner.download.checksums import discover
+from provisioner.download.checksums import Found, discover
 from provisioner.download.fetch import with_retries
 from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.job_run import Outcome
@@ -32,6 +42,12 @@ if TYPE_CHECKING:
     from provisioner.download.inspection import ImageInfo
     from provisioner.pipeline.job_run import JobRun, JobSpec
     from provisioner.registry import BackEnds
+
+log = structlog.get_logger(__name__)
+
+# How often a job starts over with an image that was damaged in the cache or changed on the server. A publisher that
+# replaces an image and its checksum does so once.
+RESTARTS = 2
 
 
 @dataclass(slots=True)
@@ -53,22 +69,52 @@ class Pipeline:
         run.progress.begin(Stage.CHECKING_CACHE)
         await self._check_target(run)
         source = self.back_ends.source_for(spec.image_url)
-        attempts = self.cache.attempts
-        waits = partial(_wait, run)
-        remote = await with_retries(lambda: source.stat(spec.image_url), attempts, waits)
-        if run.checksum is None:
-            run.checksum = await with_retries(lambda: discover(source, spec.image_url), attempts, waits)
-        check_checksum(run.checksum, spec.image_url, required=self.require_checksum)
-        if await self._clone_known(run):
+        if run.checksum is not None and await self._clone_known(run):
             return
-        expectation = Expectation(remote=remote, checksum=run.checksum, may_use=self.may_use(spec))
+        for restarts_left in reversed(range(RESTARTS + 1)):
+            try:
+                expectation = await self._expectation(run, source)
+                if spec.checksum is None and await self._clone_known(run):
+                    return
+                await self._with_image(run, source, expectation)
+                return
+            # A damaged image was found in the cache, which has dropped it; or what was received is thrown away.
+            except (DamagedImageError, RemoteChangedError, ChecksumMismatchError) as error:
+                if run.outcome is not None or not restarts_left or not await self._may_help(run, source, error):
+                    raise
+                log.warning("starting over", job_id=run.job_id, reason=error.message)
+                run.progress.restart()
+
+    async def _may_help(self, run: JobRun, source: ImageSource, error: ProvisionerError) -> bool:
+        """Return whether a fresh download may succeed after ``error``.
+
+        After a mismatch it may if the publisher has replaced the image and its checksum in the meantime.
+        """
+        if not isinstance(error, ChecksumMismatchError) or isinstance(error, MixedDownloadError):
+            return True
+        if run.spec.checksum is not None:
+            return False
         try:
-            await self._with_image(run, source, expectation)
-        except DamagedImageError:  # found in the cache, which has dropped it
-            if run.outcome is not None:
-                raise
-            run.progress.restart()
-            await self._with_image(run, source, expectation)
+            return (await discover(source, run.spec.image_url)).checksum not in {None, run.checksum}
+        except SourceError:
+            return False
+
+    async def _expectation(self, run: JobRun, source: ImageSource) -> Expectation:
+        """Return what to expect of the image. If the request's own checksum is in the cache, no server is asked."""
+        spec, may_use = run.spec, self.may_use(run.spec)
+        url, attempts, waits = spec.image_url, self.cache.attempts, partial(_wait, run)
+        if spec.checksum is not None:
+            entry = self.cache.find(spec.checksum, url.text, None, may_use)
+            if entry is not None:
+                remote = RemoteImage(url, entry.size, None, accepts_ranges=True)
+                return Expectation(remote=remote, checksum=spec.checksum, may_use=may_use)
+        remote = await with_retries(lambda: source.stat(url), attempts, waits)
+        found = Found(spec.checksum, "the request")
+        if spec.checksum is None:
+            found = await with_retries(lambda: discover(source, url, remote), attempts, waits)
+        check_checksum(found, url, required=self.require_checksum)
+        run.checksum = found.checksum
+        return Expectation(remote=remote, checksum=found.checksum, may_use=may_use, origin=found.origin)
 
     async def _with_image(self, run: JobRun, source: ImageSource, expectation: Expectation) -> None:
         async with self.cache.image(source, expectation) as image:

@@ -178,6 +178,11 @@ async def test_size_is_a_whole_number_of_at_least_one(idle, size):
     await refused(await idle.submit(job(volume_size_gb=size)), 400, "invalid request", "volume_size_gb")
 
 
+async def test_smallest_size_that_fits(service):
+    body = {name: value for name, value in job().items() if name != "volume_size_gb"}
+    assert (await service.done(body))["volume"]["size_bytes"] == 1024**3
+
+
 async def test_size_is_in_gib(service):
     assert (await service.done(job(volume_size_gb=2)))["volume"]["size_bytes"] == 2 * 1024**3
 

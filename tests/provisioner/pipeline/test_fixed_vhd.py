@@ -72,7 +72,7 @@ async def test_footer_that_was_converted(folder, stale):
     harness = Harness(folder, source=FakeSource({URL: VHD}), target=target)
     async with harness.running():
         for hit in (False, True):
-            job = await harness.run(asking_for(VHD, size_bytes=4 * MIB))
+            job = await harness.run(asking_for(VHD, size_bytes=16 * MIB))  # small: the rest is written as zeros
             assert (job.status, job.cache_hit) == (Status.COMPLETED, hit)
             volume = Path(job.volume.path).read_bytes()[: len(VHD) + 4096]
             assert volume == DISK.ljust(len(VHD) + 4096, b"\0")
