@@ -19,6 +19,8 @@ import time
 import traceback
 from pathlib import Path
 
+import structlog
+
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
 
@@ -53,6 +55,7 @@ def fuzz(name: str, minutes: float, seed: int) -> int:
     runs, slowest, started = 0, 0.0, time.monotonic()
     signal.signal(signal.SIGALRM, _hang)
     logging.disable(logging.CRITICAL)  # the library that inspects images logs something for each
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     while time.monotonic() < started + 60 * minutes:
         data = mutated(chance, corpus, WORDS[name])
         begun = time.monotonic()

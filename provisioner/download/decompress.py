@@ -73,7 +73,7 @@ def decompress(
                     fits = ByteSize(limit // MIB * MIB or limit)
                     raise ImageTooLargeError(
                         f"the {compression} image decompresses to more than the {fits} that would fit; "
-                        "ask for a larger volume"
+                        "ask for a larger volume, or leave out its size"
                     )
                 with _disk_errors():
                     if size >= space_checked:

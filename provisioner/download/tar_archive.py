@@ -176,17 +176,25 @@ def _sized(reader: ArchiveReader, block: bytes, member: _Member, records: dict[s
 
 def _gnu_map(reader: ArchiveReader, block: bytes) -> tuple[int, array[int]]:
     """Return the size and the map of a sparse file in GNU's old format: 4 extents here, 21 in each extension."""
-    real, extents = tarfile.nti(block[483:495]), array("q")  # type: ignore[attr-defined]
+    real, extents = _field(block[483:495]), array("q")
     fields, extended = block[386:482], block[482]
     while True:
         for start in range(0, len(fields), 24):
             if fields[start] or fields[start + 12]:
-                extents.extend(tarfile.nti(fields[at : at + 12]) for at in (start, start + 12))  # type: ignore[attr-defined]
+                extents.extend(_field(fields[at : at + 12]) for at in (start, start + 12))
         if not extended:
             return real, extents
         _check_count(len(extents) // 2)
         block = reader.take(_BLOCK)
         fields, extended = block[:504], block[504]
+
+
+def _field(field: bytes) -> int:
+    """Return a number of a header, octal or GNU's binary form. Raises ValueError."""
+    try:
+        return int(tarfile.nti(field))  # type: ignore[attr-defined]
+    except tarfile.TarError as error:
+        raise ValueError("a header of the tar archive has a malformed number") from error
 
 
 def _pax_map(reader: ArchiveReader, stored: int) -> tuple[array[int], int]:

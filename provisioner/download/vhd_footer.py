@@ -26,8 +26,8 @@ def disk_bytes(end: bytes, file_size: int) -> int:
 
 
 def may_have_footer(file_name: str, file_size: int | None) -> bool:
-    """Return whether it is worth to wait for the end of a raw file before its volume's size is checked.
+    """Return whether to wait for the end of a raw file before the volume's size is checked.
 
-    Azure's images are whole MiB with a footer.
+    Azure's images are whole MiB followed by a footer.
     """
     return ".vhd" in file_name.lower() or (file_size is not None and file_size % MIB == FOOTER)

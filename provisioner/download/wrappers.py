@@ -30,13 +30,11 @@ def names(packing: str) -> list[str]:
     return packing.split(".")[::-1]
 
 
-def nested(packing: str | None, inner: str) -> str:
+def nested(packing: str, inner: str) -> str:
     """Return the name with one more wrapper, found inside the others.
 
     Raises UnsafeImageError beyond one compression and one archive, the deepest that publishers use.
     """
-    if packing is None:
-        return inner
     archives = [name in ARCHIVES for name in (*names(packing), inner)]
     if archives.count(True) > 1:
         raise UnsafeImageError("the image is in an archive inside another archive; provide the inner one")

@@ -187,6 +187,10 @@ async def test_size_is_in_gib(service):
     assert (await service.done(job(volume_size_gb=2)))["volume"]["size_bytes"] == 2 * 1024**3
 
 
+async def test_size_left_out(service):
+    assert (await service.done(job(volume_size_gb=None)))["volume"]["size_bytes"] == 1024**3
+
+
 async def test_image_type_is_qcow2_if_absent(idle):
     body = {name: value for name, value in job().items() if name != "image_type"}
     job_id = (await body_of(await idle.submit(body), 202))["job_id"]

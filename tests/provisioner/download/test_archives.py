@@ -344,6 +344,7 @@ CORRUPT = {
     "extents overlap": (lambda: gnu_sparse((0, 512), (511, 513), real=4096, data=b"x" * 1025), "out of order"),
     "extents past the end": (lambda: gnu_sparse((4096, 512), real=4096, data=b"x" * 512), "contradicts its size"),
     "extents too long": (lambda: gnu_sparse((0, 1024), real=4096, data=b"x" * 512), "contradicts its size"),
+    "malformed extent": (lambda: gnu_sparse(real=4096, more=b"x" * 24 + bytes(488)), "malformed number"),
     "map without end": (lambda: pax_sparse("7" * 600, 4096), "map is"),
     "map longer than data": (lambda: pax_sparse("9\n0\n1\n", 4096), "map is"),
     "flipped byte in zip": (lambda: flipped(zipped(method=zipfile.ZIP_STORED)), "checksum or the length"),

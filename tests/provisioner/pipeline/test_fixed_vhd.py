@@ -90,15 +90,13 @@ async def test_footer_on_a_base(folder):
 
 
 async def test_disk_as_large_as_the_volume(folder):
-    """Azure's images are whole GiB with a footer behind."""
-    image = bytes(GIB) + footer(GIB)
-    packed = gzip.compress(image, 1)
+    """Azure's images are whole MiB with a footer behind."""
+    packed = gzip.compress(bytes(4 * MIB) + footer(4 * MIB), 1)
     harness = Harness(folder, source=FakeSource({URL: packed}))
     async with harness.running():
-        for size_bytes in (GIB, 0):
-            job = await harness.run(asking_for(packed, size_bytes=size_bytes))
-            assert (job.status, job.error) == (Status.COMPLETED, None)
-            assert job.volume.size_bytes == GIB
+        job = await harness.run(asking_for(packed, size_bytes=4 * MIB))
+        assert (job.status, job.error) == (Status.COMPLETED, None)
+        assert job.volume.size_bytes == 4 * MIB
 
 
 @pytest.mark.parametrize("size_bytes", [GIB, 0])
