@@ -38,6 +38,7 @@ from provisioner.download import checksums
 from provisioner.download.decompress import decompress
 from provisioner.download.inspection import FileInspection, ImageInfo
 from provisioner.download.signatures import wrapper_of
+from provisioner.download.text_lines import TextLines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,8 @@ DISK = 2 * MIB
 def read_checksums(data: bytes) -> None:
     """Parse a checksum file: the result is a digest of the right length from the file, None, or an ImageError."""
     text = data.decode("utf-8", errors="replace")
-    for algorithm, length in (("sha256", 64), ("sha512", 128)):
+    lengths = {"sha256": 64, "sha512": 128}
+    for algorithm in (*lengths, None):
         for only_file in (True, False):
             try:
                 found = checksums.parse(text, algorithm, "disk.qcow2", only_file=only_file)
@@ -64,8 +66,12 @@ def read_checksums(data: bytes) -> None:
                 continue
             if found is not None:
                 assert isinstance(found, Checksum)
-                assert (found.algorithm, len(found.hex)) == (algorithm, length)
+                assert len(found.hex) == lengths[found.algorithm]
                 assert found.hex in text.lower()
+    with suppress(ImageError):
+        lines = TextLines()
+        pieces = [piece for at in range(0, len(data), 1000) for piece in lines.feed(data[at : at + 1000])]
+        assert all(isinstance(line, str) for piece in [*pieces, lines.end()] for line in piece)
 
 
 def read_config(data: bytes) -> None:

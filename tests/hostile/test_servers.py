@@ -89,7 +89,7 @@ def says_nothing(client):
 
 
 def another_size(client):
-    client.head(200, Content_Length=str(MIB if client.command == "HEAD" else 2 * MIB))
+    client.head(200, Content_Length=str(MIB if "Range" in client.headers else 2 * MIB))
     client.say(b"x" * (2 * MIB))
 
 
@@ -142,7 +142,7 @@ BEHAVIOURS = {
     "never-ends-in-chunks": (never_ends({"Transfer_Encoding": "chunked"}), "the image is larger than"),
     "stalls": (stalls, "stalled"),
     "says-nothing": (says_nothing, "stalled"),
-    "another-size-than-head": (another_size, "announced"),
+    "another-size-than-before": (another_size, "announced"),
     "headers-without-end": (headers_without_end, "."),
     "encoded": (encoded, "content encoding"),
     "redirect-to-a-file": (redirects_to("file:///etc/passwd"), "belongs to no configured source"),
@@ -181,12 +181,12 @@ SIDECARS = {
     "wrong": (f"{64 * '0'}  disk\n".encode(), "digest|sha256"),
     "short": (b"abcdef  disk\n", "contains no sha256 digest"),
     "long": (f"{GOOD}{GOOD}  disk\n".encode(), "contains no sha256 digest"),
-    "of-megabytes": (f"{GOOD}  other\n".encode() * 40_000, "too large for a checksum file"),
-    "of-another-file": (f"{GOOD}  other\n".encode(), "names other, not disk"),
-    "contradicting-itself": (f"{GOOD}  disk\n{64 * 'a'}  disk\n".encode(), "more than one digest"),
+    "of-megabytes": (f"{GOOD}  other\n{64 * 'a'}  more\n".encode() * 20_000, "names other, not disk"),
+    "of-another-file": (f"{GOOD}  other.xz\n".encode(), "names other.xz, not disk"),
+    "contradicting-itself": (f"{GOOD}  disk\n{64 * 'a'}  disk\n".encode(), "more than one sha256 digest"),
     "of-nothing": (b"", "contains no sha256 digest"),
     "of-garbage": (bytes(range(256)) * 100, "contains no sha256 digest"),
-    "of-html": (b"<html>not found</html>", "contains no sha256 digest"),
+    "of-html": (b"<html>not found</html>", "is a web page"),
 }
 
 

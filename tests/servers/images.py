@@ -35,6 +35,9 @@ class ImageServer:
 
 class _Handler(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
+        if self.headers.get("Range") == "bytes=0-0":  # only looked at, and this server knows no ranges
+            self.do_HEAD()
+            return
         self.server.images.fetched[self.path.lstrip("/")] += 1
         super().do_GET()
 
