@@ -36,6 +36,8 @@ Url = Annotated[str, Meta(min_length=1, max_length=4096)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Format = Annotated[str, Meta(min_length=1, max_length=64)]
 Digest = Annotated[str, Meta(max_length=255)]
+# The most GiB whose size in bytes fits an int64.
+Gibibytes = Annotated[int, Meta(ge=1, le=2**33 - 1)]
 
 
 class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -43,8 +45,7 @@ class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     image_url: Url
     volume_name: Name
-    # The most GiB whose size in bytes fits an int64.
-    volume_size_gb: Annotated[int, Meta(ge=1, le=2**33 - 1)]
+    volume_size_gb: Gibibytes
     image_type: Format = "qcow2"
     correlation_id: Name | msgspec.UnsetType = msgspec.UNSET
     target: Name | msgspec.UnsetType = msgspec.UNSET
@@ -79,6 +80,13 @@ class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             image_format=self.image_type,
             checksum=Checksum.parse(self.checksum) if self.checksum else None,
         )
+
+
+class ResizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /volumes/{target}/{name}/resize."""
+
+    volume_size_gb: Gibibytes
+    online: bool = False
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -283,6 +291,17 @@ def image_body(entry: Entry, path: str, *, prewarmed: bool = False) -> dict[str,
         "last_used_at": timestamp(entry.last_used_at),
         "pinned": entry.pinned or prewarmed,
         **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def volume_resized_body(volume: Volume, *, grown: bool) -> dict[str, Any]:
+    """Return a volume after a request to resize it."""
+    return {
+        "status": "resized" if grown else "unchanged",
+        "target": volume.target,
+        "name": volume.name,
+        "path": volume.path,
+        "size_bytes": volume.size_bytes,
     }
 
 

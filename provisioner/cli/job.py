@@ -30,7 +30,7 @@ patience_option = click.option(
 )
 
 
-class _Gibibytes(click.ParamType[int]):
+class Gibibytes(click.ParamType[int]):
     """A positive whole number."""
 
     name = "integer"
@@ -57,7 +57,7 @@ def job() -> None:
 )
 @click.argument("url")
 @click.argument("name")
-@click.argument("size_gb", type=_Gibibytes())
+@click.argument("size_gb", type=Gibibytes())
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
 @click.option("--target", metavar="NAME", help="Block target for the volume.  [default: the server's]")
 @click.option("--checksum", metavar="sha256:HEX", help="Expected digest; overrides checksum files beside the image.")
