@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lvp_target_file import swaps
 from lvp_target_file.disk import translated
 from provisioner.contracts import GIB
-from provisioner.contracts.errors import NoSpaceError
+from provisioner.contracts.errors import NoSpaceError, VolumeExistsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,8 @@ def grow(folder: Folder, entry: Entry, size: int, settings: FileSettings, check:
     old_size = entry.status.st_size
     with swaps.holding(entry, os.O_RDWR) as hold, translated("resize", entry.path):
         check()
+        if os.fstat(hold.fd).st_size != old_size:
+            raise VolumeExistsError(f"volume {entry.name} was resized by another program meanwhile; it was not changed")
         try:
             os.ftruncate(hold.fd, size)
             for start in range(old_size, size if settings.preallocate else old_size, _STEP):

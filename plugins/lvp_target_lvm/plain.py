@@ -59,6 +59,7 @@ class PlainTarget(GroupTarget):
                 await devices.zero(staging.path)
             await self._refuse_open(await growth.unchanged(self.lvm))
             await growth.move_extents(self.lvm, staging.name)
+            staging.clean = True
 
     async def _wipe(self, path: str) -> None:
         if self._settings.stale_data == "discard":

@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from lvp_target_file import FileSettings, FileTarget
+from lvp_target_file.folder import Folder
 from provisioner.contracts import GIB, MIB, BackEndContext, Capacity
-from provisioner.contracts.errors import NoSpaceError, NotFoundError, TargetUnavailableError
+from provisioner.contracts.errors import NoSpaceError, NotFoundError, TargetUnavailableError, VolumeExistsError
 from provisioner.contracts.testing import a_request
 
 SIZE = 8 * MIB
@@ -68,6 +69,21 @@ async def test_foreign_file(tmp_path):
     with pytest.raises(NotFoundError):
         await make_target(tmp_path).resize("web01", SIZE)
     assert (tmp_path / "web01.raw").read_bytes() == b"theirs"
+
+
+async def test_resized_meanwhile(tmp_path, monkeypatch):
+    """Another program grows the file further: a truncation to the requested size would lose its end."""
+    volume = await provision(tmp_path)
+    target, capacity = make_target(tmp_path), Folder.capacity
+
+    def grow_first(folder):
+        os.truncate(volume.path, 4 * SIZE)
+        return capacity(folder)
+
+    monkeypatch.setattr(Folder, "capacity", grow_first)
+    with pytest.raises(VolumeExistsError, match="was resized by another program"):
+        await target.resize("web01", 2 * SIZE)
+    assert Path(volume.path).stat().st_size == 4 * SIZE
 
 
 @pytest.mark.parametrize("act", ACTS)
