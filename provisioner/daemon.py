@@ -30,6 +30,7 @@ from provisioner.cache import ImageCache
 from provisioner.contracts.errors import ConfigError, ProvisionerError, UnavailableError
 from provisioner.contracts.shield import shielded
 from provisioner.contracts.tasks import first_cause, leaves
+from provisioner.images import ImageResolver
 from provisioner.jobs import JobStore, Supervisor
 from provisioner.jobs.notify import Notifier
 from provisioner.jobs.prewarm import prewarm
@@ -137,6 +138,7 @@ async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listene
     audit = AuditLog(Path(config.audit.file) if config.audit.file else None, metrics.audit_lost.inc)
     auditor = Auditor(audit, metrics, config.auth.max_failures)
     supervisor = Supervisor(pipeline, store, config.jobs, metrics, notifier, auditor.job_ended)
+    images = ImageResolver(config.images, back_ends.source_for, lambda: [entry.url for entry in cache.entries()])
     tokens = TokenFile(Path(config.token_file), token_keys(config))
     tokens.prepare()
     _leave_client_token(config, tokens)
@@ -145,7 +147,7 @@ async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listene
         async with _writing(audit, config.audit.file):
             await store.open()
             yield Services(
-                config, back_ends, cache, store, supervisor, notifier, metrics, authenticator, auditor, tokens
+                config, back_ends, cache, store, supervisor, notifier, metrics, authenticator, auditor, tokens, images
             )
     finally:
         await _close("back ends", back_ends.aclose)

@@ -5,6 +5,7 @@ Loads plugins and checks hooks, names and settings. Knows no back end by name.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,6 +16,7 @@ import pluggy
 import structlog
 
 from provisioner.config import Config, Faults, decode_struct, decode_values, plugin_tables, secret_references, show
+from provisioner.config.images import urls_of
 from provisioner.contracts import PROJECT, BackEnd, BackEndContext, ImageUrl, hookspecs
 from provisioner.contracts.errors import (
     ConfigError,
@@ -150,10 +152,10 @@ class Registry:
         """Return the back ends that ``config`` names and their settings. Raises ConfigError with one line per error."""
         faults = Faults("config")
         document: dict[str, Any] = {section: getattr(config, section) for section in SECTIONS}
-        prewarm = msgspec.to_builtins(config.cache.prewarm, enc_hook=str)
-        made = self.check(
-            {**document, "state_directory": config.state_directory, "cache": {"prewarm": prewarm}}, faults
+        document |= msgspec.to_builtins(
+            {"images": config.images, "cache": {"prewarm": config.cache.prewarm}}, enc_hook=str
         )
+        made = self.check({**document, "state_directory": config.state_directory}, faults)
         if faults.lines:
             raise ConfigError("\n".join(faults.lines))
         return made
@@ -177,6 +179,7 @@ class Registry:
         sources = document.get("sources", {})
         known = isinstance(sources, dict) and len(sources) == len(built.sources)
         _check_prewarm(document, built, faults, sources_known=known)
+        _check_images(document, built, faults, sources_known=known)
         return Made(built, settings)
 
     def _secrets(self, section: str, tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, SecretRef]]:
@@ -253,6 +256,22 @@ def _check_prewarm(document: Mapping[str, Any], back_ends: BackEnds, faults: Fau
             faults.add(f"{path}.image_type", f"found {show(image_type)}, allowed: {_names(formats)}")
         if sources_known and url and not any(source.owns(url) for source in back_ends.sources.values()):
             faults.add(f"{path}.url", f"{url} belongs to no configured source")
+
+
+def _check_images(document: Mapping[str, Any], back_ends: BackEnds, faults: Faults, *, sources_known: bool) -> None:
+    """Report named images that no source serves or no converter reads."""
+    formats = plugin_tables(document)["converters"]
+    for name, image in document["images"].items() if isinstance(document.get("images"), dict) else ():
+        if not isinstance(image, dict):
+            continue
+        image_type = image.get("image_type", "qcow2")
+        if isinstance(image_type, str) and image_type not in formats:
+            faults.add(f"images.{name}.image_type", f"found {show(image_type)}, allowed: {_names(formats)}")
+        for key, text in urls_of(image):
+            with suppress(InvalidRequestError):  # reported by ``decode``
+                url = ImageUrl.parse(text)
+                if sources_known and not any(source.owns(url) for source in back_ends.sources.values()):
+                    faults.add(f"images.{name}.{key}", f"{url} belongs to no configured source")
 
 
 def _prewarmed(image: object) -> tuple[ImageUrl | None, str]:

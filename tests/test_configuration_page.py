@@ -16,6 +16,7 @@ from provisioner.config import (
     Config,
     JobSettings,
     LogSettings,
+    NamedImage,
     ServerSettings,
 )
 from provisioner.contracts import ByteSize, Duration
@@ -30,6 +31,7 @@ CORE = {
     "[audit]": AuditSettings,
     "[jobs]": JobSettings,
     "[cache]": CacheSettings,
+    "[images.NAME]": NamedImage,
     "[log]": LogSettings,
 }
 # Sections of back ends that extend the table of another section.

@@ -41,6 +41,8 @@ ROLES: dict[str, Role] = {
     "v1.verify_image": "operator",
     "v1.fetch_image": "operator",
     "v1.prune_cache": "admin",
+    "v1.list_named_images": "viewer",
+    "v1.get_named_image": "viewer",
     "v1.list_volumes": "viewer",
     "v1.remove_volume": "admin",
     "v1.resize_volume": "operator",
@@ -71,6 +73,7 @@ def make_blueprint(services: Services) -> Blueprint:
     api = Blueprint("v1", __name__, url_prefix="/api/v1")
     _add_jobs(api, services)
     _add_cache(api, services)
+    _add_named_images(api, services)
     _add_volumes(api, services)
     _add_host(api, services)
     return api
@@ -155,6 +158,19 @@ def _add_cache(api: Blueprint, services: Services) -> None:
         authorization.check_whole_cache(g.principal)
         pruned = await services.cache.prune()
         return answer({"removed": [entry.digest for entry in pruned.entries], "freed_bytes": pruned.freed})
+
+
+def _add_named_images(api: Blueprint, services: Services) -> None:
+    images = services.images.images
+
+    @api.get("/images", provide_automatic_options=False)
+    async def list_named_images() -> Response:
+        return answer({"images": [schemas.named_image_body(name, image) for name, image in sorted(images.items())]})
+
+    @api.get("/images/<name>", provide_automatic_options=False)
+    async def get_named_image(name: str) -> Response:
+        found = await services.images.resolve(name)
+        return answer(schemas.named_image_body(name, images[name]) | schemas.resolved_image_body(found))
 
 
 def _add_volumes(api: Blueprint, services: Services) -> None:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from provisioner.auth.authenticator import Principal
     from provisioner.cache import Entry
+    from provisioner.config import NamedImage
     from provisioner.contracts import Volume
     from provisioner.contracts.errors import ProvisionerError
+    from provisioner.images import ResolvedImage
     from provisioner.jobs import Job
     from provisioner.pipeline.dry_run import Plan
     from provisioner.pipeline.progress import Snapshot
@@ -36,49 +38,46 @@ Url = Annotated[str, Meta(min_length=1, max_length=4096)]
 Name = Annotated[str, Meta(min_length=1, max_length=255)]
 Format = Annotated[str, Meta(min_length=1, max_length=64)]
 Digest = Annotated[str, Meta(max_length=255)]
+DEFAULT_FORMAT = "qcow2"
 # The most GiB whose size in bytes fits an int64.
 Gibibytes = Annotated[int, Meta(ge=1, le=2**33 - 1)]
 
 
-class JobRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /cache/fetch. Exactly one of ``image_url`` and ``image``, a name, says which image is meant."""
+
+    image_url: Url | msgspec.UnsetType = msgspec.UNSET
+    image: Name | msgspec.UnsetType = msgspec.UNSET
+    image_type: Format | msgspec.UnsetType = msgspec.UNSET
+    checksum: Digest | msgspec.UnsetType = msgspec.UNSET
+
+    def spec(self) -> JobSpec:
+        """Return the job for the supervisor; ``image`` must have been resolved. Raises InvalidRequestError."""
+        return JobSpec(
+            image_url=ImageUrl.parse(self.image_url or ""),
+            image_format=self.image_type or DEFAULT_FORMAT,
+            checksum=Checksum.parse(self.checksum) if self.checksum else None,
+        )
+
+
+class JobRequest(FetchRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Body of POST /jobs."""
 
-    image_url: Url
     volume_name: Name
     volume_size_gb: Gibibytes
-    image_type: Format = "qcow2"
     correlation_id: Name | msgspec.UnsetType = msgspec.UNSET
     target: Name | msgspec.UnsetType = msgspec.UNSET
-    checksum: Digest | msgspec.UnsetType = msgspec.UNSET
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
 
     def spec(self) -> JobSpec:
         """Return the job for the supervisor. Raises InvalidRequestError."""
-        return JobSpec(
-            image_url=ImageUrl.parse(self.image_url),
-            image_format=self.image_type,
+        return msgspec.structs.replace(
+            super().spec(),
             volume_name=self.volume_name,
             size_bytes=self.volume_size_gb * GIB,
             target=self.target or None,
-            checksum=Checksum.parse(self.checksum) if self.checksum else None,
             correlation_id=self.correlation_id or None,
             priority=self.priority,
-        )
-
-
-class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Body of POST /cache/fetch."""
-
-    image_url: Url
-    image_type: Format = "qcow2"
-    checksum: Digest | msgspec.UnsetType = msgspec.UNSET
-
-    def spec(self) -> JobSpec:
-        """Return the job for the supervisor. Raises InvalidRequestError."""
-        return JobSpec(
-            image_url=ImageUrl.parse(self.image_url),
-            image_format=self.image_type,
-            checksum=Checksum.parse(self.checksum) if self.checksum else None,
         )
 
 
@@ -267,6 +266,18 @@ def principal_body(principal: Principal) -> dict[str, Any]:
         "limits": msgspec.to_builtins(principal.limits),
     }
     return body if principal.expires_at is None else {**body, "expires_at": timestamp(principal.expires_at)}
+
+
+def named_image_body(name: str, image: NamedImage) -> dict[str, Any]:
+    """Return a named image as the configuration describes it."""
+    return {"name": name, "image_type": image.image_type, "description": image.description}
+
+
+def resolved_image_body(image: ResolvedImage) -> dict[str, Any]:
+    """Return what the name of an image stands for now."""
+    body = {"image_url": image.url.without_query, "version": image.version}
+    checksum = str(image.checksum) if image.checksum else None
+    return {key: value for key, value in (body | {"checksum": checksum}).items() if value is not None}
 
 
 def image_changed_body(status: str, entry: Entry) -> dict[str, Any]:

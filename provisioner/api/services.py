@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from provisioner.auth.tokens import TokenFile
     from provisioner.cache import ImageCache
     from provisioner.config import Config
+    from provisioner.images import ImageResolver
     from provisioner.jobs import JobStore, Supervisor
     from provisioner.jobs.notify import Notifier
     from provisioner.observe.metrics import Metrics
@@ -36,6 +37,7 @@ class Services:
     authenticator: Authenticator
     auditor: Auditor
     tokens: TokenFile
+    images: ImageResolver
     # Warnings for /health and /readyz, such as a certificate that expires soon.
     warnings: Callable[[], list[str]] = list
     # Expiry of each certificate, in seconds since the epoch.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from quart import g, request
@@ -15,6 +15,7 @@ from provisioner.contracts.errors import (
     ConflictError,
     ForbiddenError,
     InvalidRequestError,
+    NotFoundError,
     ProvisionerError,
     SourceError,
 )
@@ -28,10 +29,34 @@ if TYPE_CHECKING:
     from provisioner.contracts import Checksum
     from provisioner.jobs import Job, JobSpec
 
+R = TypeVar("R", bound=schemas.FetchRequest)
 
-async def submit(services: Services, body: schemas.JobRequest | schemas.FetchRequest) -> Job:
+
+async def submit(services: Services, body: schemas.FetchRequest) -> Job:
     """Submit the job of a request body."""
+    body = await _resolved(services, body)
     return await _submit(services, body.spec(), msgspec.to_builtins(body))
+
+
+async def _resolved(services: Services, body: R) -> R:
+    """Return the request with the url of the image that it names, and the type and checksum that go with it.
+
+    What the request says itself wins. Raises InvalidRequestError, and SourceError if the publisher does not answer.
+    """
+    if body.image and body.image_url:
+        raise InvalidRequestError("give image_url or image, not both")
+    if not body.image:
+        if not body.image_url:
+            raise InvalidRequestError("image_url is required")
+        return msgspec.structs.replace(body, image_type=body.image_type or schemas.DEFAULT_FORMAT)
+    try:
+        found = await services.images.resolve(body.image)
+    except NotFoundError as error:
+        raise InvalidRequestError(error.message) from error
+    checksum = body.checksum or (str(found.checksum) if found.checksum else msgspec.UNSET)
+    return msgspec.structs.replace(
+        body, image_url=found.url.text, image_type=body.image_type or found.image_type, checksum=checksum
+    )
 
 
 async def dry_run(services: Services, body: schemas.JobRequest) -> tuple[Plan, list[ProvisionerError]]:
@@ -39,8 +64,8 @@ async def dry_run(services: Services, body: schemas.JobRequest) -> tuple[Plan, l
 
     A request beyond the caller's limits learns that alone: neither the source nor the target is asked.
     """
-    spec = body.spec()
     g.about = {"volume": body.volume_name}
+    spec = (await _resolved(services, body)).spec()
     refusals = list(_outside_limits(services, spec))
     if refusals:
         return Plan(image_url=spec.image_url.without_query), refusals

@@ -32,7 +32,16 @@ class _Root(SectionedGroup):
 @click.group(
     cls=_Root,
     sections={
-        "Commands for clients (talk to a server)": ["job", "cache", "volume", "target", "source", "whoami", "health"],
+        "Commands for clients (talk to a server)": [
+            "job",
+            "image",
+            "cache",
+            "volume",
+            "target",
+            "source",
+            "whoami",
+            "health",
+        ],
         "Commands for the host (where the server runs)": [
             "serve",
             "config",

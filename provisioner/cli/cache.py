@@ -10,7 +10,7 @@ from provisioner.cli.connection import connect, connection_options, json_option,
 from provisioner.cli.exit_status import CliError
 from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
-from provisioner.cli.job import patience_option, print_if_more, start
+from provisioner.cli.job import image_field, patience_option, print_if_more, start
 
 if TYPE_CHECKING:
     from provisioner.cli.client import Client
@@ -52,7 +52,7 @@ def list_images(offset: int, limit: int, as_json: bool, **connection: str | None
 
 
 @cache.command(cls=SectionedCommand, examples=["lvp cache fetch https://images.example.org/debian-12.qcow2 --wait"])
-@click.argument("url")
+@click.argument("image")
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
 @click.option("--checksum", metavar="sha256:HEX", help="Expected digest; overrides checksum files beside the image.")
 @click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
@@ -60,7 +60,7 @@ def list_images(offset: int, limit: int, as_json: bool, **connection: str | None
 @json_option
 @connection_options
 def fetch(
-    url: str,
+    image: str,
     image_type: str | None,
     checksum: str | None,
     wait: bool,
@@ -68,11 +68,11 @@ def fetch(
     as_json: bool,
     **connection: str | None,
 ) -> None:
-    """Download the image at URL into the cache, without creating a volume.
+    """Download IMAGE, a URL or the name of an image, into the cache, without creating a volume.
 
     Prints the job's id. With --wait, shows the progress as lvp job submit does.
     """
-    wanted = {"image_url": url, "image_type": image_type, "checksum": checksum}
+    wanted = {**image_field(image), "image_type": image_type, "checksum": checksum}
     client = connect(connection)
     start(client, path("cache", "fetch"), wanted, None, wait=wait, patience=patience, as_json=as_json)
 

@@ -52,10 +52,11 @@ def job() -> None:
     cls=SectionedCommand,
     examples=[
         "lvp job submit https://images.example.org/debian-12.qcow2 web-01 20 --wait",
+        "lvp job submit debian-12 web-01 20             # a named image: lvp image list",
         "lvp job submit --type raw --target fast s3://images/db.raw db-01 100",
     ],
 )
-@click.argument("url")
+@click.argument("image")
 @click.argument("name")
 @click.argument("size_gb", type=Gibibytes())
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
@@ -70,7 +71,7 @@ def job() -> None:
 @json_option
 @connection_options
 def submit(
-    url: str,
+    image: str,
     name: str,
     size_gb: int,
     idempotency_key: str | None,
@@ -85,14 +86,14 @@ def submit(
     priority: int | None,
     **connection: str | None,
 ) -> None:
-    """Create the volume NAME of SIZE_GB GiB from the image at URL.
+    """Create the volume NAME of SIZE_GB GiB from IMAGE, a URL or the name of an image.
 
     Prints the job's id. With --wait it shows the progress too, and the exit status is 0 only
     if the volume is complete, 1 if the job failed, and 3 if it was cancelled.
     Ctrl-C ends the waiting, not the job.
     """
     wanted: dict[str, object] = {
-        "image_url": url,
+        **image_field(image),
         "volume_name": name,
         "volume_size_gb": size_gb,
         "image_type": image_type,
@@ -108,6 +109,11 @@ def submit(
         show_plan(client, wanted, as_json=as_json)
         return
     start(client, path("jobs"), wanted, idempotency_key, wait=wait, patience=patience, as_json=as_json)
+
+
+def image_field(image: str) -> dict[str, object]:
+    """Return the field of a request for what the user typed: a url, or the name of an image."""
+    return {"image_url" if "://" in image else "image": image}
 
 
 def start(

@@ -39,6 +39,14 @@ if TYPE_CHECKING:
     metavar="PREFIX",
     help="Also download images whose url begins with PREFIX; may be repeated.  [default: only http from this machine]",
 )
+@click.option(
+    "--catalog",
+    "catalogs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Also serve the named images of a catalog, such as debian-12; may be repeated.",
+)
 @click.option("--allow-unverified", is_flag=True, help="Also accept images without a checksum.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Format of the log lines on standard error.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lowest level to log.")
@@ -47,6 +55,7 @@ def serve(
     data_dir: Path | None,
     bind: str | None,
     allow_sources: tuple[str, ...],
+    catalogs: tuple[Path, ...],
     allow_unverified: bool,
     log_format: str | None,
     log_level: str | None,
@@ -60,6 +69,7 @@ def serve(
         "--data-dir": data_dir,
         "--bind": bind,
         "--allow-source": allow_sources,
+        "--catalog": catalogs,
         "--allow-unverified": allow_unverified,
     }
     given = [flag for flag, value in embedded.items() if value]
@@ -78,6 +88,7 @@ def serve(
                 data_dir or paths.data_dir(),
                 bind or paths.DEFAULT_BIND,
                 allow_sources,
+                catalogs=catalogs,
                 require_checksum=not allow_unverified,
             )
         )

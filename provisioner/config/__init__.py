@@ -1,6 +1,7 @@
 """The configuration: TOML in, frozen and validated settings out."""
 
 from provisioner.config.access import AuditSettings, AuthSettings, CertificateGrant, Limits, Role
+from provisioner.config.images import NamedImage
 from provisioner.config.load import (
     LOOPBACK_PREFIXES,
     check_limits,
@@ -37,6 +38,7 @@ __all__ = [
     "JobSettings",
     "Limits",
     "LogSettings",
+    "NamedImage",
     "PrewarmSettings",
     "Role",
     "ServerSettings",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from provisioner.config.catalogs import read_toml, with_catalogs
 from provisioner.config.schema import DEFAULT_CONVERTERS, Config
 from provisioner.config.secrecy import plain, show
 from provisioner.config.strict import Faults, decode_struct
 from provisioner.contracts.errors import ConfigError, InvalidRequestError
-from provisioner.contracts.small_file import read_small
 from provisioner.contracts.urls import UrlPrefix
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 # The local host: the sources of the embedded default configuration.
 LOOPBACK_PREFIXES = ("http://127.0.0.1:*/", "http://localhost:*/", "http://[::1]:*/")
-# Largest configuration file in bytes; a file with a thousand tables is a tenth of it.
-MAX_SIZE = 1024 * 1024
 # Sections whose tables name a plugin.
 PLUGIN_SECTIONS = ("sources", "converters", "targets", "guards", "observers")
 
@@ -36,17 +33,8 @@ def load(path: Path) -> Config:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the TOML document in ``path``. Raises ConfigError."""
-    try:
-        return tomllib.loads(read_small(path, MAX_SIZE).decode())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not valid UTF-8 (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} is not valid TOML: its values are nested too deeply") from error
+    """Return the TOML document in ``path``, together with its catalogs. Raises ConfigError."""
+    return with_catalogs(read_toml(path))
 
 
 def parse(document: Mapping[str, Any], origin: str) -> Config:
@@ -140,10 +128,18 @@ def _check_names(path: str, limits: Mapping[str, Any], document: Mapping[str, An
                 )
 
 
-def embedded(data_dir: Path, bind: str, allow_sources: Sequence[str] = (), *, require_checksum: bool = True) -> Config:
+def embedded(
+    data_dir: Path,
+    bind: str,
+    allow_sources: Sequence[str] = (),
+    *,
+    catalogs: Sequence[Path] = (),
+    require_checksum: bool = True,
+) -> Config:
     """Return a configuration without a file: file volumes under ``data_dir``, images over HTTP from this host.
 
-    ``allow_sources`` are additional URL prefixes to fetch from. Raises ConfigError.
+    ``allow_sources`` are additional URL prefixes to fetch from; ``catalogs`` are files with named images and their
+    sources. Raises ConfigError.
     """
     root = data_dir.absolute()
     for prefix in allow_sources:
@@ -151,17 +147,18 @@ def embedded(data_dir: Path, bind: str, allow_sources: Sequence[str] = (), *, re
             UrlPrefix.parse(prefix)
         except InvalidRequestError as error:
             raise ConfigError(f"{prefix}: not a URL prefix: {error}") from error
-    return parse(
+    document = with_catalogs(
         {
+            "catalogs": [str(catalog.absolute()) for catalog in catalogs],
             "state_directory": str(root),
             "server": {"bind": [bind]},
             "auth": {"client_token": str(root / "client-token")},
             "cache": {"require_checksum": require_checksum},
             "sources": {"http": {"plugin": "http", "urls": [*LOOPBACK_PREFIXES, *allow_sources]}},
             "targets": {"files": {"plugin": "file", "directory": str(root / "volumes"), "make_directory": True}},
-        },
-        "the embedded default",
+        }
     )
+    return parse(document, "the embedded default")
 
 
 def dump(config: Config, settings: Mapping[str, Mapping[str, msgspec.Struct]] | None = None) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from provisioner.config.access import AuditSettings, AuthSettings
+from provisioner.config.images import NamedImage, is_image_name
 from provisioner.contracts import AbsolutePath, ByteSize, Checksum, Duration, ImageUrl, refuse
 from provisioner.contracts.errors import InvalidRequestError
 
@@ -170,12 +171,22 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cache: CacheSettings = msgspec.field(default_factory=CacheSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
     audit: AuditSettings = msgspec.field(default_factory=AuditSettings)
+    # Files with further [images.NAME] and [sources.NAME] tables, such as the catalog that the packages contain.
+    catalogs: list[AbsolutePath] = msgspec.field(default_factory=list)
+    images: dict[str, NamedImage] = msgspec.field(default_factory=dict)
     sources: dict[str, BackEndTable] = msgspec.field(default_factory=dict)
     # Image format -> converter: a plugin name, or a table with "plugin" and its settings.
     converters: dict[str, str | BackEndTable] = msgspec.field(default_factory=dict)
     targets: dict[str, BackEndTable] = msgspec.field(default_factory=dict)
     guards: dict[str, BackEndTable] = msgspec.field(default_factory=dict)
     observers: dict[str, BackEndTable] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        refuse(
+            f"images.{name}: a name consists of letters, digits, '.', '_' and '-'"
+            for name in self.images
+            if not is_image_name(name)
+        )
 
     @property
     def cache_directory(self) -> str:

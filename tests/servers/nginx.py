@@ -29,6 +29,7 @@ http {{
     ssl_certificate {work}/server.pem; ssl_certificate_key {work}/server.pem;
     root {root}; autoindex off; limit_rate $arg_rate;
     location /basic/ {{ alias {root}/; auth_basic lab; auth_basic_user_file {work}/htpasswd; }}
+    location /listed/ {{ alias {root}/; autoindex on; }}
     location /moved/ {{ rewrite ^/moved/(.*)$ /$1 redirect; }}
     location /certificate/ {{ alias {root}/; if ($ssl_client_verify != SUCCESS) {{ return 403; }} }}
     ssl_client_certificate {work}/ca.pem; ssl_verify_client optional;
@@ -40,6 +41,8 @@ http {{
 @dataclass(frozen=True, slots=True)
 class Nginx:
     """``basic/`` requires the login ``lab`` / ``open sesame``, ``certificate/`` a client certificate of ``ca``.
+
+    ``listed/`` has listings of its folders.
 
     The query ``rate=100m`` limits a transfer to that many bytes per second.
     """

@@ -19,6 +19,7 @@ from provisioner.cache import ImageCache
 from provisioner.config import AuthSettings, CacheSettings, Config, JobSettings, ServerSettings
 from provisioner.contracts import ByteSize
 from provisioner.contracts.testing import FakeConverter, FakeSource, FakeTarget
+from provisioner.images import ImageResolver
 from provisioner.jobs import JobStore, Supervisor
 from provisioner.jobs.notify import Notifier
 from provisioner.observe.audit import AuditLog
@@ -94,6 +95,7 @@ async def running(
     more_targets=(),
     prewarm=(),
     download_attempts=1,
+    images=None,
 ):
     """Run a service. Without ``work`` its jobs stay pending."""
     config = Config(
@@ -128,7 +130,10 @@ async def running(
     supervisor = Supervisor(pipeline, store, config.jobs, metrics, notifier, auditor.job_ended)
     tokens = TokenFile(folder / "state" / "tokens.json")
     authenticator = Authenticator(config.auth, tokens)
-    services = Services(config, back_ends, cache, store, supervisor, notifier, metrics, authenticator, auditor, tokens)
+    named = ImageResolver(images or {}, back_ends.source_for, lambda: [entry.url for entry in cache.entries()])
+    services = Services(
+        config, back_ends, cache, store, supervisor, notifier, metrics, authenticator, auditor, tokens, named
+    )
     await store.open()
     opened = ExitStack()
     opened.enter_context(audit_log.open())

@@ -25,7 +25,7 @@ import yaml
 from provisioner import __version__
 from provisioner.api.middleware import BODY_TIMEOUT
 from provisioner.cache.cache import VERIFY_QUEUE, VERIFY_THREADS
-from provisioner.config import AuthSettings, JobSettings
+from provisioner.config import AuthSettings, JobSettings, NamedImage
 from provisioner.config.access import Limits
 from provisioner.contracts.errors import TargetUnavailableError
 from provisioner.contracts.testing import FakeImage
@@ -61,8 +61,15 @@ REQUESTS = {
     },
     "ResizeRequestMinimal": {"volume_size_gb": 40},
     "ResizeRequestOnline": {"volume_size_gb": 40, "online": True},
+    "JobRequestNamed": {"image": "ubuntu-24.04", "volume_name": "web-01", "volume_size_gb": 20},
     "FetchRequestMinimal": {"image_url": URL},
+    "FetchRequestNamed": {"image": "ubuntu-24.04"},
     "FetchRequestFull": {"image_url": URL, "image_type": "qcow2", "checksum": f"sha256:{DIGEST}"},
+}
+NAMED = {
+    "ubuntu-24.04": NamedImage(url=URL, checksum=DIGEST, description="Ubuntu 24.04 LTS, server cloud image, amd64"),
+    "without-checksum": NamedImage(url=URL, checksum_url=f"{URL}.sha256"),
+    "unreachable": NamedImage(url="http://images.example/{version}/disk.raw"),
 }
 
 
@@ -112,7 +119,19 @@ class Recorder:
 async def record():
     """All examples of api.yaml as the app answers them now."""
     to = Recorder()
-    for part in (_requests, _jobs, _plans, _failures, _cache, _volumes, _host, _limits, _health, _errors):
+    for part in (
+        _requests,
+        _jobs,
+        _plans,
+        _failures,
+        _cache,
+        _named_images,
+        _volumes,
+        _host,
+        _limits,
+        _health,
+        _errors,
+    ):
         await part(to)
     return to.examples
 
@@ -122,7 +141,7 @@ async def _requests(to):
         if name.startswith("Resize"):  # sent with the volumes
             continue
         path = "/api/v1/jobs" if name.startswith("Job") else "/api/v1/cache/fetch"
-        async with to.service(work=False) as service:
+        async with to.service(work=False, images=NAMED) as service:
             await to.keep("JobAccepted", await service.call("POST", path, json=body), 202)
             to.examples[name] = fixed(body, to.folder)
 
@@ -195,6 +214,18 @@ async def _cache(to):
         await to.keep("CachedImageUnknown", await service.call("DELETE", image), 404)
         await service.done({**JOB, "volume_name": "web-02"})
         await to.keep("CachePruned", await service.call("POST", "/api/v1/cache/prune"))
+
+
+async def _named_images(to):
+    async with to.service(work=False, images={"ubuntu-24.04": NAMED["ubuntu-24.04"]}) as service:
+        await to.keep("NamedImageList", await service.call("GET", "/api/v1/images"))
+        await to.keep("NamedImageResolved", await service.call("GET", "/api/v1/images/ubuntu-24.04"))
+        await to.keep("NamedImageUnknown", await service.call("GET", "/api/v1/images/ubuntu"), 404)
+    async with to.service(work=False, images=NAMED) as service:
+        service.source.images[f"{URL}.sha256"] = FakeImage(b"# nothing here\n")
+        unusable = await service.call("GET", "/api/v1/images/without-checksum")
+        await to.keep("NamedImageUnusable", unusable, 422)
+        await to.keep("NamedImageUnresolved", await service.call("GET", "/api/v1/images/unreachable"), 502)
 
 
 async def _volumes(to):

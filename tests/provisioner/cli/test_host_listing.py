@@ -70,12 +70,15 @@ def test_dry_run_refused(lvp, server, examples, flags):
         (["target", "list"], "TargetList", ["files *", "file", "100 GiB", "ok"]),
         (["target", "list"], "TargetUnhealthy", ["volume group vg0 does not exist"]),
         (["source", "list"], "SourceList", ["http", "ok"]),
+        (["image", "list"], "NamedImageList", ["ubuntu-24.04", "qcow2", "Ubuntu 24.04 LTS"]),
+        (["image", "show", "ubuntu-24.04"], "NamedImageResolved", ["image_url: https://", "checksum: sha256:"]),
         (["whoami"], "Whoami", ["name: admin (token)", "role: admin"]),
         (["whoami"], "WhoamiLimited", ["volumes: ci-*", "max_jobs: 4", "expires: 2024-01-14T10:30:00Z"]),
     ],
 )
 def test_listing(lvp, server, examples, command, example, parts):
-    path = {"target": "/api/v1/targets", "source": "/api/v1/sources", "whoami": "/api/v1/whoami"}[command[0]]
+    plural = {"target": "targets", "source": "sources", "image": "images"}
+    path = "/".join(["/api/v1", plural.get(command[0], command[0]), *command[2:]])
     server.on("GET", path, example)
     ended = lvp(*command)
     assert (ended.status, ended.err) == (0, "")
