@@ -151,7 +151,7 @@ async def test_unknown_field_and_query_key(idle):
         await refused(await idle.call("GET", f"{path}?sort=up"), 400, "invalid request", "'sort'")
 
 
-@pytest.mark.parametrize("missing", ["image_url", "volume_name", "volume_size_gb"])
+@pytest.mark.parametrize("missing", ["image_url", "volume_name"])
 async def test_required_field(idle, missing):
     body = {name: value for name, value in job().items() if name != missing}
     await refused(await idle.submit(body), 400, "invalid request", f"^{missing} is required$")
@@ -176,6 +176,11 @@ async def test_volume_name_is_never_a_path(service, name):
 @pytest.mark.parametrize("size", [0, -1, 1.5, "1"])
 async def test_size_is_a_whole_number_of_at_least_one(idle, size):
     await refused(await idle.submit(job(volume_size_gb=size)), 400, "invalid request", "volume_size_gb")
+
+
+async def test_smallest_size_that_fits(service):
+    body = {name: value for name, value in job().items() if name != "volume_size_gb"}
+    assert (await service.done(body))["volume"]["size_bytes"] == 1024**3
 
 
 async def test_size_is_in_gib(service):
