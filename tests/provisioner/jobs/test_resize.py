@@ -33,9 +33,9 @@ async def test_resize_reserves_the_name(folder):
             nursery.cancel_scope.cancel()
         harness.target.steps.hang_at = None
         assert harness.volume() == IMAGE
-        harness.source.steps.hang_at = "stat"
+        harness.converter.steps.hang_at = "flush"
         job_id = await harness.submit()
-        await harness.source.steps.reached.wait()
+        await harness.converter.steps.reached.wait()
         with pytest.raises(ConflictError, match=job_id):
             await grow(harness)
 
