@@ -48,7 +48,7 @@ def swap(folder: Folder, request: StageRequest, over: Entry) -> None:
     """
     staged, aside = folder.stage_of(request), old_of(folder, request)
     discard(folder, StagedFile.read(aside))  # left by an earlier attempt of this job
-    with _holding(over) as hold, translated("replace", over.path):
+    with holding(over) as hold, translated("replace", over.path):
         os.link(over.path, aside)
         refuse_if_used(over.name, hold.opened())
         staged.rename(over.path)
@@ -63,7 +63,7 @@ def swap(folder: Folder, request: StageRequest, over: Entry) -> None:
 def remove(folder: Folder, entry: Entry) -> None:
     """Remove the volume. Raises VolumeInUseError and leaves it unchanged."""
     gone = folder.stages / staged_name(folder.owner, secrets.token_hex(4), entry.name, GONE)
-    with _holding(entry) as hold:
+    with holding(entry) as hold:
         _move_aside(folder, entry, hold, gone)
     discard(folder, StagedFile.read(gone))
 
@@ -73,7 +73,7 @@ def take_over(folder: Folder, request: StageRequest, entry: Entry) -> None:
 
     If this raises VolumeInUseError, nothing has changed.
     """
-    with _holding(entry, os.O_RDWR) as hold:
+    with holding(entry, os.O_RDWR) as hold:
         _move_aside(folder, entry, hold, folder.stage_of(request))
         with translated("overwrite", entry.path):
             os.ftruncate(hold.fd, 0)
@@ -128,7 +128,7 @@ def _restore_name(aside: Path, path: Path) -> None:
 
 
 @contextmanager
-def _holding(entry: Entry, flags: int = os.O_RDONLY) -> Iterator[Hold]:
+def holding(entry: Entry, flags: int = os.O_RDONLY) -> Iterator[Hold]:
     """Hold the closed file of ``entry``. Raises VolumeInUseError, or VolumeExistsError if the file was replaced."""
     with translated("find the users of", entry.path), held(entry.path, flags) as hold:
         refuse_if_used(entry.name, hold.users)

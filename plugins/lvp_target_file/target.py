@@ -14,7 +14,18 @@ from lvp_target_file import swaps
 from lvp_target_file.folder import LOCK, Entry, Folder
 from lvp_target_file.names import StagedFile
 from lvp_target_file.placement import check_name, place
-from provisioner.contracts import BlockTarget, Device, Finding, Placement, StagedVolume, StageRequest, Volume, undoing
+from lvp_target_file.resize import grow
+from provisioner.contracts import (
+    BlockTarget,
+    Device,
+    Finding,
+    Placement,
+    StagedVolume,
+    StageRequest,
+    Volume,
+    check_growth,
+    undoing,
+)
 from provisioner.contracts.errors import NotFoundError, VolumeExistsError, VolumeInUseError
 
 if TYPE_CHECKING:
@@ -75,6 +86,11 @@ class FileTarget(BlockTarget):
         self.check_name(volume)
         await _in_thread(self._remove, volume)
 
+    async def resize(self, volume: str, size_bytes: int, *, online: bool = False) -> Volume:  # noqa: ARG002
+        """Grow a closed volume. An open one is refused: QEMU grows the file itself (``virsh blockresize``)."""
+        self.check_name(volume)
+        return await _in_thread(self._resize, volume, size_bytes)
+
     async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
         return await _in_thread(self._recover, live_jobs, False)
 
@@ -116,11 +132,25 @@ class FileTarget(BlockTarget):
             swaps.discard(self._folder, StagedFile.read(path))
 
     def _remove(self, volume: str) -> None:
+        entry = self._own(volume)
+        self._folder.claim()
+        swaps.remove(self._folder, entry)
+
+    def _resize(self, volume: str, size_bytes: int) -> Volume:
+        entry = self._own(volume)
+        found = self.volume_of(entry)
+        check_growth(found, size_bytes)
+        if size_bytes > found.size_bytes:
+            self._folder.claim()
+            grow(self._folder, entry, size_bytes, self._settings, trio.from_thread.check_cancelled)
+        return replace(found, size_bytes=size_bytes)
+
+    def _own(self, volume: str) -> Entry:
+        """Return the entry of a volume that this service created. Raises NotFoundError."""
         entry = self._folder.look(volume)
         if entry is None or entry.provenance is None:
             raise NotFoundError(f"target {self.name} has no volume {volume} that this service created")
-        self._folder.claim()
-        swaps.remove(self._folder, entry)
+        return entry
 
     def _recover(self, live_jobs: frozenset[str], every_owner: bool) -> Sequence[str]:
         if self._settings.make_directory:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,9 @@ from lvp_target_lvm.holders import in_use, inventory_once_closed
 from lvp_target_lvm.lvm import Lvm
 from lvp_target_lvm.placement import Plan, is_users, place, refuse_open, snapshots_of
 from lvp_target_lvm.removal import remove_wiped
+from lvp_target_lvm.resize import Growth
 from lvp_target_lvm.staging import Staged, Staging
-from provisioner.contracts import BlockTarget, Device, Placement, Volume, undoing
+from provisioner.contracts import BlockTarget, Device, Placement, Volume, check_growth, undoing
 from provisioner.contracts.errors import (
     NotFoundError,
     ProvisionerError,
@@ -79,6 +81,10 @@ class GroupTarget(BlockTarget):
     @abstractmethod
     async def _wipe(self, path: str) -> None:
         """Wipe a removed volume as configured."""
+
+    @abstractmethod
+    async def _grow(self, inventory: Inventory, growth: Growth) -> None:
+        """Grow a volume whose state was checked. Raises NoSpaceError, ResizeError or VolumeInUseError."""
 
     # --- lookup ---
 
@@ -196,15 +202,9 @@ class GroupTarget(BlockTarget):
     # --- removal ---
 
     async def remove(self, volume: str) -> None:
-        inventory = await inventory_once_closed(self.lvm, volume)
-        lv = inventory.volumes.get(volume)
-        if lv is None or not lv.ours or not is_users(lv) or not self._fits_kind(lv):
-            raise NotFoundError(f"target {self.name} has no volume {volume} that this service created")
+        inventory, lv = await self._own(volume)
         await self._refuse_open(lv)
-        if lv.role & {"thickorigin"}:
-            raise VolumeInUseError(
-                f"volume {self._group}/{volume} has snapshots ({snapshots_of(lv, inventory)}); remove them first"
-            )
+        self._refuse_origin(lv, inventory)
         await self._claim()
         if not self._wipes():
             # The kernel refuses to remove an open device, so there is no race with a process that opens it.
@@ -217,11 +217,38 @@ class GroupTarget(BlockTarget):
         finally:
             self._live.discard(token)
 
+    async def _own(self, volume: str) -> tuple[Inventory, Lv]:
+        """Return the inventory and a volume that this service created. Raises NotFoundError."""
+        inventory = await inventory_once_closed(self.lvm, volume)
+        lv = inventory.volumes.get(volume)
+        if lv is None or not lv.ours or not is_users(lv) or not self._fits_kind(lv):
+            raise NotFoundError(f"target {self.name} has no volume {volume} that this service created")
+        return inventory, lv
+
     async def _refuse_open(self, lv: Lv) -> None:
         try:
             refuse_open(self._settings, lv)
         except VolumeInUseError as error:
             raise await in_use(error.message, lv) from error
+
+    def _refuse_origin(self, lv: Lv, inventory: Inventory) -> None:
+        if lv.role & {"thickorigin"}:
+            raise VolumeInUseError(
+                f"volume {self._group}/{lv.name} has snapshots ({snapshots_of(lv, inventory)}); remove them first"
+            )
+
+    # --- resizing ---
+
+    async def resize(self, volume: str, size_bytes: int, *, online: bool = False) -> Volume:
+        inventory, lv = await self._own(volume)
+        size = inventory.group.rounded(size_bytes)
+        check_growth(self._as_volume(lv), size)
+        if size > lv.size:
+            self._refuse_origin(lv, inventory)
+            await self._refuse_open(replace(lv, open=lv.open and not online))
+            await self._claim()
+            await self._grow(inventory, Growth(lv, size, online))
+        return replace(self._as_volume(lv), size_bytes=size)
 
     # --- recovery ---
 

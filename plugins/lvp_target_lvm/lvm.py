@@ -7,6 +7,7 @@ killed ``lvcreate`` leaves half a volume; the caller then checks the outcome.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,7 +19,7 @@ from provisioner.contracts import ShieldExpiredError, ToolResult, run_tool, shie
 from provisioner.contracts.errors import ProvisionerError, TargetError, TargetUnavailableError, ToolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from lvp_target_lvm.report import Inventory
     from lvp_target_lvm.settings import LvmSettings
@@ -50,6 +51,7 @@ class Lvm:
         self._settings = settings
         self._program = f"{settings.tool_path}/lvm" if settings.tool_path else "lvm"
         self._shared_lock: RWLock | None = None
+        self._alone: trio.lowlevel.Task | None = None
         self._seen: tuple[float, int, Inventory] | None = None  # when, and after how many changes
 
     @property
@@ -95,17 +97,32 @@ class Lvm:
         lines = (await self._run("version")).stdout.splitlines()
         return next((line.split(":", 1)[1].split()[0] for line in lines if "LVM version" in line), "unknown")
 
-    async def change(self, command: str, *words: str) -> None:
+    async def extents_of(self, volume: str) -> list[str]:
+        """Return the physical extents of a linear volume, as ``/dev/vdb:10-19``, in order."""
+        return report.read_extents(await self._report("lvs", "lv_name,seg_pe_ranges"), volume)
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Keep every other change of this process out until the block ends. Reports in the block would deadlock."""
+        async with self._lock.write():
+            self._alone = trio.lowlevel.current_task()
+            try:
+                yield
+            finally:
+                self._alone = None
+
+    async def change(self, command: str, *words: str, config: str = "") -> None:
         """Run a command that changes metadata. It can be cancelled between two tries, not while a command runs.
 
-        Retries while another program holds the lock (up to ``lock_patience``), and once if the device is busy. Raises
-        the error that ``as_error`` derives from LVM's message.
+        Retries while another program holds the lock (up to ``lock_patience``), and once if the device is busy.
+        ``config`` overrides settings of lvm.conf. Raises the error that ``as_error`` derives from LVM's message.
         """
-        argv = [self._program, command, "--yes", "--config", _PINS + _NO_WAIT, *words]
+        argv = [self._program, command, "--yes", "--config", _PINS + _NO_WAIT + config, *words]
         delays, give_up_at = _delays(), trio.current_time() + self._settings.lock_patience
         busy = 0
         while True:
-            async with self._lock.write():
+            is_alone = self._alone is trio.lowlevel.current_task()
+            async with nullcontext() if is_alone else self._lock.write():
                 result = await self._shielded(command, argv)
             if result.status == 0:
                 return

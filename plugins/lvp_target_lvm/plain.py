@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from lvp_target_lvm import devices
 from lvp_target_lvm.group import GroupTarget
 from lvp_target_lvm.placement import no_room_in_group
+from lvp_target_lvm.tags import GROWTH
 from provisioner.contracts import Capacity, Device
+from provisioner.contracts.errors import NoSpaceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lvp_target_lvm.report import Inventory, Lv
+    from lvp_target_lvm.resize import Growth
     from provisioner.contracts import StageRequest
 
 
@@ -44,6 +47,19 @@ class PlainTarget(GroupTarget):
 
     async def _used(self, inventory: Inventory, path: str, size: int) -> Device:
         return await self._fresh(inventory, path, size)
+
+    async def _grow(self, inventory: Inventory, growth: Growth) -> None:
+        if (refusal := no_room_in_group(inventory, growth.more)) is not None:
+            raise NoSpaceError(refusal)
+        staging = await self._new_staging(growth.request, None, use=GROWTH)
+        async with self._settled(staging):
+            await self._make(inventory, growth.request, staging.name, staging.tag_options())
+            await devices.appeared(staging.path)
+            if self._settings.stale_data != "keep":
+                await devices.zero(staging.path)
+            await self._refuse_open(await growth.unchanged(self.lvm))
+            await growth.move_extents(self.lvm, staging.name)
+            staging.clean = True
 
     async def _wipe(self, path: str) -> None:
         if self._settings.stale_data == "discard":

@@ -137,7 +137,8 @@ def _left(lv: Lv, is_dead: Callable[[str, str], bool], is_ours: Callable[[str], 
     job, name = lv.noted.get("job", ""), lv.noted.get("name", "")
     if lv.name.startswith(names.STAGE) and is_dead(job, names.token_of(lv.name)):
         if is_ours(owner := _owner_at_work(lv)):
-            yield Decision(f"removed {lv.name}, staged for {name} by job {job}", (Step("remove", lv.name),))
+            purpose = f"to resize {name}" if lv.noted.get("use") == tags.GROWTH else f"for {name} by job {job}"
+            yield Decision(f"removed {lv.name}, staged {purpose}", (Step("remove", lv.name),))
         else:
             yield Decision(f"left {lv.name} alone: it belongs to another installation ({owner})", ())
     elif lv.name.startswith(names.GONE) and is_dead("", names.token_of(lv.name)):

@@ -116,6 +116,7 @@ class _Row(msgspec.Struct):
     zero: str = ""
     discards: str = ""
     chunk_size: str = ""
+    seg_pe_ranges: str = ""
 
 
 class _Part(msgspec.Struct):
@@ -134,8 +135,7 @@ def read(text: str) -> tuple[Group | None, dict[str, Lv]]:
     Raises TargetError if it is malformed or covers several groups.
     """
     try:
-        parts = msgspec.json.decode(text, type=_Report).report
-        rows = [row for part in parts for row in [*part.vg, *part.lv, *part.seg]]
+        rows = _rows(text)
         groups = {row.vg_uuid: _group(row) for row in rows}
         volumes = {row.lv_name: _volume(row) for row in reversed(rows) if row.lv_name}
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -144,6 +144,25 @@ def read(text: str) -> tuple[Group | None, dict[str, Lv]]:
         names = " and ".join(sorted(f"{group.name} ({group.uuid})" for group in groups.values()))
         raise TargetError(f"several volume groups have the same name: {names}; rename one of them")
     return next(iter(groups.values()), None), volumes
+
+
+def read_extents(text: str, volume: str) -> list[str]:
+    """Return the physical extents of a linear volume in a report with ``seg_pe_ranges``, in their order.
+
+    Raises TargetError if it is malformed or has none of them.
+    """
+    try:
+        found = [part for row in _rows(text) if row.lv_name == volume for part in row.seg_pe_ranges.split()]
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise TargetError(f"LVM's report is malformed: {error}") from error
+    if not found:
+        raise TargetError(f"LVM did not report the extents of {volume}")
+    return found
+
+
+def _rows(text: str) -> list[_Row]:
+    parts = msgspec.json.decode(text, type=_Report).report
+    return [row for part in parts for row in [*part.vg, *part.lv, *part.seg]]
 
 
 def _group(row: _Row) -> Group:

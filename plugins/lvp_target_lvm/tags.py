@@ -2,9 +2,10 @@
 
 A volume of ours has the bare tag ``lvp`` (``lvs @lvp`` lists them all) and these values, each as ``lvp.KEY=VALUE``:
 ``job``, ``created``, ``name`` (the final name), ``token`` (of its staging), ``owner`` (the installation), ``url`` and
-``digest`` (of the image), and on a base ``format``. A volume that is being replaced, even if this service did not
-create it, has ``old`` or ``inplace`` (its name), ``by`` (the token), ``byjob`` and ``byowner``. LVM allows few
-characters in a tag, so every other byte is written as ``#`` and two hexadecimal digits.
+``digest`` (of the image), on a base ``format``, and ``use`` on a staged volume whose extents are for a volume that
+grows. A volume that is being replaced, even if this service did not create it, has ``old`` or ``inplace`` (its name),
+``by`` (the token), ``byjob`` and ``byowner``. LVM allows few characters in a tag, so every other byte is written as
+``#`` and two hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MARK = "lvp"
+# The value of ``use`` on a staged volume whose extents are for a volume that grows.
+GROWTH = "resize"
 _PLAIN = re.compile(rb"[A-Za-z0-9_.+/=!:&-]")
 # LVM allows 1024 characters in a tag; longer values are split into pieces well below that.
 PIECE = 500

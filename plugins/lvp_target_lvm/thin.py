@@ -25,6 +25,7 @@ from provisioner.contracts.errors import (
     InvalidRequestError,
     NoSpaceError,
     NotFoundError,
+    ResizeError,
     TargetError,
     TargetUnavailableError,
 )
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from lvp_target_lvm.report import Inventory, Lv
+    from lvp_target_lvm.resize import Growth
     from lvp_target_lvm.settings import ThinSettings
     from provisioner.contracts import BackEndContext, Finding, StagedVolume, StageRequest
 
@@ -100,6 +102,18 @@ class ThinTarget(GroupTarget):
         whole = pool.chunk_size > 0 and size % pool.chunk_size == 0
         keep = self._settings.stale_data == "keep"
         return Device(path, size, reads_zero=emptied and whole and pool.zero, zero_tail=not keep)
+
+    async def _grow(self, inventory: Inventory, growth: Growth) -> None:
+        if not pool_of(self._settings, inventory).zero and self._settings.stale_data != "keep":
+            raise ResizeError(
+                f"thin pool {self._group}/{self._settings.pool} does not zero new chunks, so the new part could show "
+                f"earlier data; turn it on (lvchange -Zy {self._group}/{self._settings.pool})"
+            )
+        wanted = replace(growth.request, size_bytes=growth.size)
+        if (refusal := self._no_room(await self._inventory_for(wanted), wanted)) is not None:
+            raise NoSpaceError(refusal)
+        # The new part has no chunks yet, so it reads as zeros at once.
+        await growth.extend(self.lvm)
 
     async def _wipe(self, path: str) -> None:
         await devices.discard(path)

@@ -14,7 +14,7 @@ from provisioner.api import schemas, submission
 from provisioner.api.back_end_listing import BackEndListing
 from provisioner.api.volume_listing import VolumeListing
 from provisioner.auth import authorization
-from provisioner.contracts import Checksum
+from provisioner.contracts import GIB, Checksum
 from provisioner.contracts.errors import UnsupportedMediaTypeError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ ROLES: dict[str, Role] = {
     "v1.get_named_image": "viewer",
     "v1.list_volumes": "viewer",
     "v1.remove_volume": "admin",
+    "v1.resize_volume": "operator",
     "v1.list_targets": "viewer",
     "v1.list_sources": "viewer",
     "v1.whoami": "viewer",
@@ -189,6 +190,15 @@ def _add_volumes(api: Blueprint, services: Services) -> None:
         authorization.check_volume(g.principal, target, name)
         await services.supervisor.remove_volume(target, name)
         return answer({"status": "removed", "target": target, "name": name})
+
+    @api.post("/volumes/<target>/<name>/resize", provide_automatic_options=False)
+    async def resize_volume(target: str, name: str) -> Response:
+        g.about = {"target": target, "volume": name}
+        authorization.check_volume(g.principal, target, name)
+        body = await _body(schemas.ResizeRequest)
+        size = body.volume_size_gb * GIB
+        volume, grown = await services.supervisor.resize_volume(target, name, size, online=body.online)
+        return answer(schemas.volume_resized_body(volume, grown=grown))
 
 
 def _add_host(api: Blueprint, services: Services) -> None:

@@ -49,6 +49,8 @@ DigestPrefix = Annotated[
     ),
 ]
 DEFAULT_FORMAT = "qcow2"
+# The most GiB whose size in bytes fits an int64.
+Gibibytes = Annotated[int, Meta(ge=1, le=2**33 - 1)]
 
 
 class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,8 +74,8 @@ class JobRequest(FetchRequest, frozen=True, forbid_unknown_fields=True, kw_only=
     """Body of POST /jobs."""
 
     volume_name: Name
-    # The most GiB whose size in bytes fits an int64. Absent: the smallest that fits the image.
-    volume_size_gb: Annotated[int, Meta(ge=1, le=2**33 - 1)] | msgspec.UnsetType = msgspec.UNSET
+    # Absent: the smallest that fits the image.
+    volume_size_gb: Gibibytes | msgspec.UnsetType = msgspec.UNSET
     correlation_id: Name | msgspec.UnsetType = msgspec.UNSET
     target: Name | msgspec.UnsetType = msgspec.UNSET
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
@@ -88,6 +90,13 @@ class JobRequest(FetchRequest, frozen=True, forbid_unknown_fields=True, kw_only=
             correlation_id=self.correlation_id or None,
             priority=self.priority,
         )
+
+
+class ResizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /volumes/{target}/{name}/resize."""
+
+    volume_size_gb: Gibibytes
+    online: bool = False
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -319,6 +328,17 @@ def image_body(entry: Entry, path: str, *, prewarmed: bool = False) -> dict[str,
         "last_used_at": timestamp(entry.last_used_at),
         "pinned": entry.pinned or prewarmed,
         **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def volume_resized_body(volume: Volume, *, grown: bool) -> dict[str, Any]:
+    """Return a volume after a request to resize it."""
+    return {
+        "status": "resized" if grown else "unchanged",
+        "target": volume.target,
+        "name": volume.name,
+        "path": volume.path,
+        "size_bytes": volume.size_bytes,
     }
 
 

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT = 30.0
 # A cancel responds when the job is rolled back; the server has its own deadline for that.
 CANCEL_TIMEOUT = 600.0
+# The server zeroes the new part before it responds: a disk of 500 MB/s takes half an hour for 1 TiB.
+RESIZE_TIMEOUT = 3600.0
 # Seconds before each repeat of a request whose response was lost.
 REPEAT_PAUSES = (0.3, 1.0, 3.0)
 # Temporary states of the server, or of a proxy in front of it.
 _PASSING = {429, 502, 503, 504}
+_JSON = {"Content-Type": "application/json"}
 
 
 class ApiError(CliError):
@@ -76,13 +79,15 @@ class Client:
         """Send PUT; repeat it if the response is lost. Raises ApiError or UnreachableError."""
         return self._repeat("PUT", path)
 
-    def post(self, path: str, *, limit: float = ANSWER_TIMEOUT) -> Answer:
+    def post(self, path: str, body: Mapping[str, object] | None = None, *, limit: float = ANSWER_TIMEOUT) -> Answer:
         """Send POST once; wait ``limit`` seconds for the response. Raises ApiError or UnreachableError."""
-        return self._once("POST", path, limit=limit)
+        if body is None:
+            return self._once("POST", path, limit=limit)
+        return self._once("POST", path, _JSON, json.dumps(body).encode(), limit)
 
     def submit(self, path: str, body: Mapping[str, object], idempotency_key: str) -> Answer:
         """Send POST; repeat it if the response is lost. The key makes the server treat repeats as one request."""
-        headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key}
+        headers = {**_JSON, "Idempotency-Key": idempotency_key}
         return self._repeat("POST", path, headers, json.dumps(body).encode())
 
     def _repeat(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:

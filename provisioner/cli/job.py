@@ -38,7 +38,7 @@ patience_option = click.option(
 )
 
 
-class _Gibibytes(click.ParamType[int]):
+class Gibibytes(click.ParamType[int]):
     """A positive whole number."""
 
     name = "integer"
@@ -67,7 +67,7 @@ def job() -> None:
 )
 @click.argument("image")
 @click.argument("name")
-@click.argument("size_gb", type=_Gibibytes(), required=False)
+@click.argument("size_gb", type=Gibibytes(), required=False)
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the disk image, such as raw.  [default: qcow2]")
 @click.option(
     "--target",

@@ -1,4 +1,4 @@
-"""``lvp volume``: list and remove the volumes a server made."""
+"""``lvp volume``: list, resize and remove the volumes a server made."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from provisioner.cli.client import RESIZE_TIMEOUT
 from provisioner.cli.completion import complete_target, complete_volume
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.exit_status import CliError, ExitStatus
 from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
-from provisioner.cli.job import print_if_more
+from provisioner.cli.job import Gibibytes, print_if_more
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=SuggestingGroup)
 def volume() -> None:
-    """List and remove the volumes a server made."""
+    """List, resize and remove the volumes a server made."""
 
 
 @volume.command("list", cls=SectionedCommand, examples=["lvp volume list"])
@@ -61,6 +62,35 @@ def _show(page: Mapping[str, Any]) -> None:
     ]
     click.echo(table(["TARGET", "NAME", "SIZE", "CREATED", "PATH", "IMAGE"], rows))
     print_if_more(page, len(rows))
+
+
+@volume.command(
+    cls=SectionedCommand,
+    examples=["lvp volume resize fast web-01 40", "lvp volume resize fast web-01 40 --online"],
+)
+@click.argument("target", shell_complete=complete_target)
+@click.argument("name", shell_complete=complete_volume)
+@click.argument("size_gb", type=Gibibytes())
+@click.option("--online", is_flag=True, help="Also while the volume is in use, if the target can.")
+@json_option
+@connection_options
+def resize(target: str, name: str, size_gb: int, online: bool, as_json: bool, **connection: str | None) -> None:
+    """Grow the volume NAME on TARGET to SIZE_GB GiB.
+
+    The server must have made the volume. It never shrinks. The new part reads as zeros; zeroing
+    may take minutes, and the volume keeps its old size if the command is interrupted.
+    A running guest sees the new size after 'virsh blockresize DOMAIN PATH SIZE'.
+    """
+    body = {"volume_size_gb": size_gb, **({"online": True} if online else {})}
+    client = connect(connection)
+    answer = client.post(path("volumes", target, name, "resize"), body, limit=RESIZE_TIMEOUT)
+    if as_json:
+        click.echo(answer.text)
+        return
+    outcome = (
+        "resized volume {} on {} to {}" if answer.data["status"] == "resized" else "volume {} on {} has {} already"
+    )
+    click.echo(outcome.format(printable(name), printable(target), size(answer.data["size_bytes"])))
 
 
 @volume.command(

@@ -39,7 +39,7 @@ from provisioner.contracts.rate_limit import RateLimiter
 from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, refuse
 from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.source import ImageSource, ImageStream, pwrite_all
-from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume
+from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume, check_growth
 from provisioner.contracts.threads import run_long
 from provisioner.contracts.tool import ToolResult, last_words, run_tool
 from provisioner.contracts.types import (
@@ -107,6 +107,7 @@ __all__ = [
     "Volume",
     "VolumeUser",
     "blockdev",
+    "check_growth",
     "errors",
     "hookimpl",
     "last_words",

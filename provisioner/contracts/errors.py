@@ -252,6 +252,13 @@ class VolumeInUseError(TargetError):
     category = "conflict"
 
 
+class ResizeError(TargetError):
+    """The volume cannot be resized as requested: it would shrink, or the target or its settings do not permit it."""
+
+    code = 409
+    category = "conflict"
+
+
 class NoSpaceError(TargetError):
     """The target does not have enough free space for the volume."""
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
+from provisioner.contracts.errors import ResizeError
+from provisioner.contracts.types import GIB
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
     from provisioner.contracts.types import Base, Capacity, Device, Finding, Placement, StageRequest, Volume
+
+
+def check_growth(volume: Volume, size_bytes: int) -> None:
+    """Raise ResizeError if the volume is larger than ``size_bytes``. Pure."""
+    if volume.size_bytes > size_bytes:
+        raise ResizeError(
+            f"volume {volume.name} has {volume.size_bytes / GIB:g} GiB and is never shrunk; request a larger size"
+        )
 
 
 class StagedVolume(Protocol):
@@ -79,6 +90,19 @@ class BlockTarget(ABC):
         Raises NotFoundError if it does not exist or is foreign, VolumeInUseError if it is open. If a process opens it
         during the removal, either this raises and the volume stays, or the open fails.
         """
+
+    async def resize(self, volume: str, size_bytes: int, *, online: bool = False) -> Volume:  # noqa: ARG002
+        """Grow a volume that this service provisioned and return it; its current size changes nothing.
+
+        ``size_bytes`` is rounded up as for a new volume. The new part reads as zeros before the new size is visible.
+        ``online`` permits to grow an open volume; a target that cannot do so raises VolumeInUseError as without it.
+        If this raises or is cancelled, or the process is killed, the volume keeps its old size and content, unless the
+        change was complete; ``recover`` removes what is left.
+
+        Raises NotFoundError if the volume does not exist or is foreign, ResizeError if it is larger than requested,
+        VolumeInUseError if it is open, NoSpaceError. A target that does not override this cannot resize.
+        """
+        raise ResizeError(f"target {self.name} cannot resize volumes")
 
     @abstractmethod
     async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Accepts, finds and cancels jobs, and removes volumes. Decides what is accepted; ``workers`` does the work.
+"""Accepts, finds and cancels jobs, removes and resizes volumes. Decides what is accepted; ``workers`` does the work.
 
 An accepted job is on disk before ``submit`` returns. A cancel returns when the job is rolled back and its end stored.
 """
@@ -28,6 +28,7 @@ from provisioner.jobs.job import Job, after_restart
 from provisioner.jobs.record import fingerprint
 from provisioner.jobs.recovery import OvertakenError, Recovery
 from provisioner.jobs.reservations import Reservations
+from provisioner.jobs.resize import resize
 from provisioner.jobs.states import Status
 from provisioner.jobs.workers import Workers
 from provisioner.pipeline.dry_run import DryRun
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from provisioner.config import JobSettings
+    from provisioner.contracts import BlockTarget, Volume
     from provisioner.jobs.notify import Notifier
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
@@ -291,13 +293,28 @@ class Supervisor:
 
         Raises NotFoundError, ConflictError while a job or another removal works on it, VolumeInUseError.
         """
-        target = self._pipeline.back_ends.targets.get(target_name)
-        if target is None:
-            raise NotFoundError(f"no block target {target_name!r} is configured")
+        target = self._target(target_name)
         with self._reservations.holding(target_name, volume_name, f"the volume {volume_name} is being removed"):
             await self._pipeline.check_guards(target, volume_name)
             await target.remove(volume_name)
         log.info("volume removed", target=target_name, volume=volume_name)
+
+    async def resize_volume(
+        self, target_name: str, volume_name: str, size_bytes: int, *, online: bool
+    ) -> tuple[Volume, bool]:
+        """Grow a volume this service provisioned, while no job for it can be accepted; see ``resize``.
+
+        Raises NotFoundError, ConflictError, and what ``BlockTarget.resize`` raises.
+        """
+        target = self._target(target_name)
+        with self._reservations.holding(target_name, volume_name, f"the volume {volume_name} is being resized"):
+            return await resize(self._pipeline, target, volume_name, size_bytes, online=online)
+
+    def _target(self, name: str) -> BlockTarget:
+        target = self._pipeline.back_ends.targets.get(name)
+        if target is None:
+            raise NotFoundError(f"no block target {name!r} is configured")
+        return target
 
     def unstored(self) -> str | None:
         """Return which ends of jobs wait for the store and why, or None. Such jobs still count as active."""

@@ -13,7 +13,7 @@ from provisioner.contracts.types import Placement
 from provisioner.jobs import Status
 from tests.cancellation.harness import DIGEST, IMAGE, OLD, OTHER_SPEC, SPEC, Harness
 
-NOT_IN_A_JOB = {"list", "remove", "recover", "undo"}
+NOT_IN_A_JOB = {"list", "remove", "resize", "recover", "undo"}
 MODES = {"new": Placement.SWAP, "swap": Placement.SWAP, "in-place": Placement.IN_PLACE}
 STEPS = [
     *(("source", step) for step in FakeSource.STEPS),

@@ -46,6 +46,11 @@ async def remove_volume(host: Host):
     await host.supervisor.remove_volume("main", SPEC.volume_name)
 
 
+async def resize_volume(host: Host):
+    """Grow the volume."""
+    await host.supervisor.resize_volume("main", SPEC.volume_name, 2 * SPEC.size_bytes, online=False)
+
+
 async def evict(host: Host):
     """Remove the image from the cache."""
     return await host.cache.remove(DIGEST)

@@ -29,6 +29,9 @@ PAIRS = [
     (op.cancel, op.drain, None),
     (op.remove_volume, op.remove_volume, op.a_volume),
     (op.remove_volume, op.drain, op.a_volume),
+    (op.resize_volume, op.submit, op.a_volume),
+    (op.resize_volume, op.remove_volume, op.a_volume),
+    (op.resize_volume, op.resize_volume, op.a_volume),
     (op.evict, op.pin, op.a_volume),
     (op.evict, op.prune, op.a_volume),
 ]

@@ -21,7 +21,7 @@ from provisioner.contracts.errors import (
     VolumeNameError,
 )
 from provisioner.contracts.shield import undoing
-from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume
+from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume, check_growth
 from provisioner.contracts.testing.steps import Steps
 from provisioner.contracts.types import GIB, MIB, Base, Capacity, Device, Placement, Provenance, StageRequest, Volume
 
@@ -44,7 +44,8 @@ class FakeTarget(BlockTarget):
     """
 
     STEPS: tuple[str, ...] = (
-        "find", "list", "capacity", "placement", "stage", "staged", "commit", "committed", "undo", "remove", "recover",
+        "find", "list", "capacity", "placement", "stage", "staged", "commit", "committed", "undo", "remove", "resize",
+        "recover",
     )  # fmt: skip
 
     def __init__(
@@ -132,6 +133,21 @@ class FakeTarget(BlockTarget):
         self._refuse_if_open(volume)
         self._metadata_path(volume).unlink()
         (self.folder / volume).unlink()
+
+    async def resize(self, volume: str, size_bytes: int, *, online: bool = False) -> Volume:
+        found = self._volume(volume)
+        if found is None or found.provenance is None:
+            raise NotFoundError(f"volume {volume} does not exist on {self.name} or is not managed by this service")
+        check_growth(found, size_bytes)
+        if size_bytes > found.size_bytes:
+            if not online:
+                self._refuse_if_open(volume)
+            if size_bytes - found.size_bytes > (await self.capacity()).free_bytes:
+                raise NoSpaceError(f"not enough space for {size_bytes} bytes on {self.name}")
+            await self.steps.at("resize")
+            with (self.folder / volume).open("r+b") as file:
+                file.truncate(size_bytes)
+        return replace(found, size_bytes=size_bytes)
 
     async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
         return await self._recover(live_jobs, every_owner=False)

@@ -19,6 +19,7 @@ from provisioner.contracts.errors import (
 )
 from provisioner.contracts.shield import shielded
 from provisioner.contracts.source import pwrite_all
+from provisioner.contracts.testing.resize_suite import ResizeConformance
 from provisioner.contracts.testing.steps import a_request, raises
 from provisioner.contracts.types import MIB, Device, Placement, StageRequest, Volume
 
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 DIGEST = "sha256:" + "ab" * 32
 
 
-class BlockTargetConformance:
+class BlockTargetConformance(ResizeConformance):
     """Conformance tests for a block target. Subclass it as ``Test...`` and override ``make_target``.
 
     The target must replace volumes by swapping. The suite uses the volumes ``web01`` and ``web02`` of ``size`` bytes.
-    The tests of races with an open repeat it ``tries`` times.
+    The tests of races with an open repeat it ``tries`` times. ``ResizeConformance`` has the tests of growing volumes.
     """
 
     size = 8 * MIB

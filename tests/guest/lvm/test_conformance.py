@@ -24,6 +24,7 @@ OTHER = Path("/var/tmp/lab-other-state")
 
 class GroupConformance(BlockTargetConformance):
     tries = 1
+    resizes_online = True
 
     @asynccontextmanager
     async def opening_midway(self, target: GroupTarget, volume: Volume) -> AsyncIterator[None]:  # type: ignore[override]

@@ -32,10 +32,10 @@ def cut_after(target: GroupTarget, commands: int) -> list[str]:
     """Let the target run ``commands`` changes and fail all later ones; return the list of those that ran."""
     run, ran = target.lvm.change, []
 
-    async def change(command: str, *words: str) -> None:
+    async def change(command: str, *words: str, config: str = "") -> None:
         if len(ran) == commands:
             raise PowerCut
-        await run(command, *words)
+        await run(command, *words, config=config)
         ran.append(command)
 
     target.lvm.change = change  # type: ignore[method-assign]

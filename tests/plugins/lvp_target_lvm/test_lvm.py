@@ -198,3 +198,18 @@ async def test_inventory_with_a_missing_tool(tmp_path: Path) -> None:
     lvm = Lvm(LvmSettings(volume_group="vg0", tool_path=str(tmp_path)))
     with pytest.raises(TargetUnavailableError, match="lvs: lvm could not be started"):
         await lvm.inventory()
+
+
+async def test_alone_keeps_other_changes_out(tmp_path: Path) -> None:
+    """Another target of the same volume group waits; changes of the task itself do not."""
+    lvm, other = a_tool(tmp_path, "exit 0"), a_tool(tmp_path, "exit 0")
+    async with trio.open_nursery() as nursery, lvm.alone():
+        nursery.start_soon(other.change, "lvcreate", "taken")
+        nursery.start_soon(lvm.change, "lvcreate", "taken")
+        await trio.testing.wait_all_tasks_blocked()
+        await lvm.change("lvremove", "staged", config=" devices{issue_discards=0}")
+        await lvm.change("lvextend", "web01")
+    words = [line.split() for line in called(tmp_path)]
+    assert [line[0] for line in words] == ["lvremove", "lvextend", "lvcreate", "lvcreate"]
+    assert "devices{issue_discards=0}" in words[0]
+    assert "devices{issue_discards=0}" not in words[1]

@@ -119,3 +119,17 @@ def test_rounded_to_whole_extents(size: int, extent: int) -> None:
     rounded = report.Group("u", "vg0", 0, 0, extent, 0).rounded(size)
     assert rounded % extent == 0
     assert 0 <= rounded - size < extent
+
+
+def test_read_extents() -> None:
+    """A volume in two pieces, on two disks, beside another one."""
+    rows = [
+        {"lv_name": "web01", "seg_pe_ranges": "/dev/vdb:10-19"},
+        {"lv_name": "other", "seg_pe_ranges": "/dev/vdb:0-9"},
+        {"lv_name": "web01", "seg_pe_ranges": "/dev/vdc:3-3"},
+    ]
+    text = json.dumps({"report": [{"seg": rows}]})
+    assert report.read_extents(text, "web01") == ["/dev/vdb:10-19", "/dev/vdc:3-3"]
+    for malformed in ("{", json.dumps({"report": []})):
+        with pytest.raises(TargetError):
+            report.read_extents(malformed, "web01")

@@ -8,8 +8,9 @@ import pytest
 
 from lvp_target_lvm import ThinCloneTarget, ThinSettings, names, thin
 from lvp_target_lvm.thin import make_thin_target
-from provisioner.contracts import BackEndContext
-from tests.plugins.lvp_target_lvm.cases import a_pool, base, inventory
+from provisioner.contracts import GIB, BackEndContext
+from provisioner.contracts.errors import ResizeError
+from tests.plugins.lvp_target_lvm.cases import a_pool, base, inventory, ours
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,3 +52,17 @@ async def test_usage_time_of_a_recently_used_base(target: ThinCloneTarget) -> No
         target._forget_gone(inventory(a_pool()))
     target._forget_gone(inventory(a_pool()))
     assert "lvp.base.new" in target._last_used
+
+
+async def test_resize_if_the_pool_does_not_zero(target: ThinCloneTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write to a part of a new chunk would show a previous owner's data in the rest."""
+    stock = inventory(a_pool(zero=False), ours("web01", layout=frozenset({"thin"}), pool="pool"))
+
+    async def look() -> Inventory:
+        return stock
+
+    monkeypatch.setattr(target.lvm, "inventory", look)
+    monkeypatch.setattr(target, "_claim", look)
+    with pytest.raises(ResizeError, match=r"does not zero new chunks.*lvchange -Zy vg0/pool"):
+        await target.resize("web01", 20 * GIB)
+    assert not target.lvm.calls

@@ -59,6 +59,8 @@ REQUESTS = {
         "checksum": DIGEST,
         "priority": 10,
     },
+    "ResizeRequestMinimal": {"volume_size_gb": 40},
+    "ResizeRequestOnline": {"volume_size_gb": 40, "online": True},
     "JobRequestNamed": {"image": "ubuntu-24.04", "volume_name": "web-01", "volume_size_gb": 20},
     "FetchRequestMinimal": {"image_url": URL},
     "FetchRequestNamed": {"image": "ubuntu-24.04"},
@@ -136,6 +138,8 @@ async def record():
 
 async def _requests(to):
     for name, body in REQUESTS.items():
+        if name.startswith("Resize"):  # sent with the volumes
+            continue
         path = "/api/v1/jobs" if name.startswith("Job") else "/api/v1/cache/fetch"
         async with to.service(work=False, images=NAMED) as service:
             await to.keep("JobAccepted", await service.call("POST", path, json=body), 202)
@@ -230,6 +234,14 @@ async def _volumes(to):
         await to.keep("VolumeEmpty", await service.call("GET", "/api/v1/volumes"))
         await service.done(JOB)
         await to.keep("VolumePage", await service.call("GET", "/api/v1/volumes"))
+        resized = {name: body for name, body in REQUESTS.items() if name.startswith("Resize")}
+        for name, body in resized.items():
+            to.examples[name] = body
+            kept = "VolumeUnchanged" if body.get("online") else "VolumeResized"
+            await to.keep(kept, await service.call("POST", f"{volume}/resize", json=body))
+        smaller, larger = ({"volume_size_gb": size} for size in (20, 2**20))
+        await to.keep("VolumeLarger", await service.call("POST", f"{volume}/resize", json=smaller), 409)
+        await to.keep("TargetFull", await service.call("POST", f"{volume}/resize", json=larger), 507)
         service.target.in_use.add("web-01")
         await to.keep("VolumeInUse", await service.call("DELETE", volume), 409)
         service.target.in_use.clear()

@@ -441,6 +441,18 @@ async def test_remove_a_volume(service):
     assert (await body_of(await service.call("DELETE", path)))["status"] == "removed"
 
 
+async def test_resize_a_volume(service):
+    """It only grows; unknown or not ours is 404, in use 409."""
+    resize = "/api/v1/volumes/fake/web-01/resize"
+    assert (await service.call("POST", resize, json={"volume_size_gb": 2})).status_code == 404
+    await service.done()
+    body = await body_of(await service.call("POST", resize, json={"volume_size_gb": 2}))
+    assert (body["name"], body["target"], body["size_bytes"]) == ("web-01", "fake", 2 * 2**30)
+    assert (await service.call("POST", resize, json={"volume_size_gb": 1})).status_code == 409
+    service.target.in_use.add("web-01")
+    assert (await service.call("POST", resize, json={"volume_size_gb": 3})).status_code == 409
+
+
 async def test_volume_under_a_job_is_not_removed(service):
     service.converter.steps.hang_at = "flush"
     await service.submit()

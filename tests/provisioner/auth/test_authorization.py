@@ -147,6 +147,18 @@ async def test_remove_volume_outside_limits(tmp_path):
         assert (await service.call("DELETE", "/api/v1/volumes/fake/web-01", role=web)).status_code == 200
 
 
+async def test_resize_volume_outside_limits(tmp_path):
+    async with running(tmp_path) as service:
+        await service.done()
+        path, body = "/api/v1/volumes/fake/web-01/resize", {"volume_size_gb": 2}
+        ci = token(service, "ci", volumes=["ci-*"])
+        await forbidden(await service.call("POST", path, role=ci, json=body), "a volume 'web-01'")
+        slow = token(service, "slow", targets=["slow"])
+        await forbidden(await service.call("POST", path, role=slow, json=body), "the target 'fake'")
+        web = token(service, "web", volumes=["web-*"], targets=["fake"])
+        assert (await service.call("POST", path, role=web, json=body)).status_code == 200
+
+
 async def test_cancel_by_limited_caller(idle):
     one, two = token(idle, "one", volumes=["*"]), token(idle, "two", volumes=["*"])
     job_id = (await (await idle.submit(role=one)).get_json())["job_id"]

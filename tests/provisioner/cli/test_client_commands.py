@@ -200,6 +200,28 @@ def test_volume_remove_without_terminal_needs_yes(lvp, server):
     assert "needs --yes" in ended.err
 
 
+RESIZE_PATH = "/api/v1/volumes/fast/web-01/resize"
+
+
+def test_volume_resize(lvp, server, examples):
+    server.on("POST", RESIZE_PATH, examples["VolumeResized"])
+    assert lvp("volume", "resize", "fast", "web-01", "40").out == "resized volume web-01 on fast to 40 GiB\n"
+    assert lvp("volume", "resize", "fast", "web-01", "40", "--online", "--json").status == 0
+    assert [request.body for request in server.requests] == [
+        {"volume_size_gb": 40},
+        {"volume_size_gb": 40, "online": True},
+    ]
+    server.on("POST", RESIZE_PATH, examples["VolumeUnchanged"])
+    assert lvp("volume", "resize", "fast", "web-01", "40").out == "volume web-01 on fast has 40 GiB already\n"
+
+
+def test_volume_resize_refused(lvp, server, examples):
+    server.on("POST", RESIZE_PATH, examples["VolumeLarger"], status=409)
+    ended = lvp("volume", "resize", "fast", "web-01", "20")
+    assert (ended.status, ended.err) == (4, f"Error: {examples['VolumeLarger']['message']}\n")
+    assert lvp("volume", "resize", "fast", "web-01", "20G").status == 2
+
+
 @pytest.mark.parametrize("size", ["20G", "0", "1.5", "-3"])
 def test_submit_with_invalid_size(lvp, server, size):
     ended = lvp("job", "submit", "https://x/y", "web-01", "--", size)

@@ -50,6 +50,8 @@ class TestFakeConverterConforms(ConverterConformance):
 
 
 class FakeTargetConformance(BlockTargetConformance):
+    resizes_online = True
+
     @asynccontextmanager
     async def holding_open(self, target, volume):
         target.in_use.add(volume.name)
