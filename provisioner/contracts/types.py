@@ -52,13 +52,14 @@ class RemoteImage:
     """What a server reports about an image before the download.
 
     ``size`` is in bytes, None if unknown. ``version`` changes whenever the content changes (a strong ETag, an object
-    version); None if the server has none.
+    version); None if the server has none. ``digest`` is what the server itself says that the whole image's digest is.
     """
 
     url: ImageUrl
     size: int | None
     version: str | None
     accepts_ranges: bool
+    digest: Checksum | None = None
 
 
 class Placement(StrEnum):

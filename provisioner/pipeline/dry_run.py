@@ -98,7 +98,7 @@ class DryRun:
         remote = await source.stat(spec.image_url)
         plan.image_size_bytes = remote.size
         if self._checksum is None:
-            self._checksum = await discover(source, spec.image_url)
+            self._checksum = remote.digest or await discover(source, spec.image_url)
         if self._checksum is not None:
             plan.checksum = str(self._checksum)
             plan.checksum_from = "server" if spec.checksum is None else "request"

@@ -56,7 +56,9 @@ class Pipeline:
         waits = partial(_wait, run)
         remote = await with_retries(lambda: source.stat(spec.image_url), attempts, waits)
         if run.checksum is None:
-            run.checksum = await with_retries(lambda: discover(source, spec.image_url), attempts, waits)
+            run.checksum = remote.digest or await with_retries(
+                lambda: discover(source, spec.image_url), attempts, waits
+            )
         check_checksum(run.checksum, spec.image_url, required=self.require_checksum)
         if await self._clone_known(run):
             return
