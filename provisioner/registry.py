@@ -28,7 +28,7 @@ from provisioner.contracts.errors import (
 from provisioner.contracts.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from provisioner.contracts import BlockTarget, Converter, Guard, ImageSource, Observer, SecretRef
 
@@ -69,6 +69,8 @@ class BackEnds:
     guards: Mapping[str, Guard] = field(default_factory=dict)
     observers: Mapping[str, Observer] = field(default_factory=dict)
     default_target: str = ""
+    # The installed converters by the formats they read, for what is not configured.
+    readers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     # The secrets that the tables refer to, by key.
     secrets: Mapping[str, SecretRef] = field(default_factory=dict)
 
@@ -89,9 +91,14 @@ class BackEnds:
     def converter(self, image_format: str) -> Converter:
         """Return the converter for that image format. Raises InvalidRequestError."""
         found = self.converters.get(image_format)
-        if found is None:
-            raise InvalidRequestError(f"image_type {image_format!r} is not known; there are: {_names(self.converters)}")
-        return found
+        if found is not None:
+            return found
+        if readers := self.readers.get(image_format):
+            raise InvalidRequestError(
+                f"image_type {image_format!r} is not configured; {' or '.join(readers)} can read it: "
+                f'add {image_format} = "{readers[0]}" to [converters]'
+            )
+        raise InvalidRequestError(f"image_type {image_format!r} is not known; there are: {_names(self.converters)}")
 
     async def aclose(self) -> None:
         """Close every back end, even if others fail."""
@@ -175,12 +182,21 @@ class Registry:
                 faults.add(f"converters.{image_format}", f"{plugin} reads only {formats}")
         settings = {section: {name: one[0] for name, one in found.items()} for section, found in made.items()}
         secrets = {key: secret for section in SECTIONS for key, secret in self._secrets(section, tables[section])}
-        built = BackEnds(**back_ends, default_target=_default_target(tables["targets"]), secrets=secrets)
+        default_target, readers = _default_target(tables["targets"]), self._readers()
+        built = BackEnds(**back_ends, default_target=default_target, readers=readers, secrets=secrets)
         sources = document.get("sources", {})
         known = isinstance(sources, dict) and len(sources) == len(built.sources)
         _check_prewarm(document, built, faults, sources_known=known)
         _check_images(document, built, faults, sources_known=known)
         return Made(built, settings)
+
+    def _readers(self) -> dict[str, list[str]]:
+        """Return the names of the installed converters by image format."""
+        readers: dict[str, list[str]] = {}
+        for name, back_end in sorted(self._back_ends["converter"].items()):
+            for image_format in getattr(back_end.create, "formats", ()):
+                readers.setdefault(image_format, []).append(name)
+        return readers
 
     def _secrets(self, section: str, tables: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, SecretRef]]:
         """Yield the secret references in the tables, whatever else is wrong with these, and their keys."""

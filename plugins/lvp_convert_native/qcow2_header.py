@@ -146,7 +146,10 @@ def _check_features(incompatible: int) -> None:
     if incompatible & _DATA_FILE:
         raise UnsafeImageError("the qcow2 image keeps its data in an external file")
     if incompatible & _EXTENDED_L2:
-        raise UnsafeImageError("the qcow2 image has extended L2 entries, which are not supported")
+        raise UnsafeImageError(
+            "the qcow2 image has extended L2 entries, which are not read; "
+            "convert it: qemu-img convert -f qcow2 -O qcow2 OLD NEW"
+        )
     if incompatible & ~(_DIRTY | _CORRUPT | _COMPRESSION):
         raise UnsafeImageError(f"the qcow2 image has unknown features (incompatible bits {incompatible:#x})")
     if incompatible & _CORRUPT:

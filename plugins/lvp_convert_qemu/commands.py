@@ -35,10 +35,14 @@ _PROGRESS = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 _MARK_LENGTH = 32
 
 
-def source(fd: int, image_format: str) -> str:
-    """Return qemu-img's file name argument for the image behind ``fd``."""
+def source(fd: int, image_format: str, size: int | None = None) -> str:
+    """Return qemu-img's file name argument for the image behind ``fd``.
+
+    ``size``: how many bytes of a raw file are read, if not all.
+    """
     file = {"driver": "file", "filename": f"/proc/self/fd/{fd}", "locking": "off"}
-    return "json:" + json.dumps({**_DRIVERS[image_format], "file": file})
+    limit = {} if size is None else {"size": size}
+    return "json:" + json.dumps({**_DRIVERS[image_format], **limit, "file": file})
 
 
 def convert(
@@ -50,6 +54,7 @@ def convert(
     is_block: bool,
     reads_zero: bool,
     direct: bool,
+    size: int | None = None,
 ) -> list[str]:
     """Return the command that writes the image behind ``fd`` to the device behind ``device_fd``.
 
@@ -63,7 +68,7 @@ def convert(
         "-t", "none" if direct else "writeback", "-T", "writeback",
         *(["--target-is-zero"] if reads_zero else []),
         *(["-r", str(int(settings.rate_limit))] if settings.rate_limit else []),
-        "--target-image-opts", source(fd, image_format),
+        "--target-image-opts", source(fd, image_format, size),
         f"driver=raw,file.driver={driver},file.filename=/proc/self/fd/{device_fd}",
     ]  # fmt: skip
 

@@ -85,6 +85,7 @@ class QemuConverter(Converter):
             is_block=blockdev.is_block_device(device_fd),
             reads_zero=device.reads_zero,
             direct=await _in_thread(_takes_direct, device_fd),
+            size=view.virtual_size if view.format == "raw" and view.virtual_size < view.size else None,
         )
         progress = commands.Progress(view.virtual_size, report)
         stall = float(self._settings.stall_timeout)

@@ -32,13 +32,16 @@ class HttpSource(ImageSource):
         self._name = context.name
         self._own = [UrlPrefix.parse(text) for text in settings.urls]
         self._others = [UrlPrefix.parse(text) for text in settings.mirrors + settings.redirect_urls]
-        self._transport = HttpTransport(settings.options(), self._allows, self._prepare)
+        self._transport = HttpTransport(settings.options(stat_with_get=True), self._allows, self._prepare)
 
     def owns(self, url: ImageUrl) -> bool:
         return _covered(url, self._own)
 
     def prefixes(self) -> Sequence[str]:
         return self._settings.urls
+
+    def checksum_files(self) -> Sequence[str]:
+        return self._settings.checksum_files
 
     async def stat(self, url: ImageUrl) -> RemoteImage:
         places = self._places(url)

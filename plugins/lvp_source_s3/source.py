@@ -48,6 +48,9 @@ class S3Source(ImageSource):
         endpoint = [] if settings.endpoint is None else [settings.endpoint.rstrip("/") + "/"]
         return [*(["s3://"] if settings.bare_urls else []), *endpoint]
 
+    def checksum_files(self) -> Sequence[str]:
+        return self._settings.checksum_files
+
     async def stat(self, url: ImageUrl) -> RemoteImage:
         return replace(await self._transport.stat(self._place(url).url), url=url)
 
@@ -71,14 +74,17 @@ class S3Source(ImageSource):
         """Add a signature (version 4) over method, host, path and query. Blocking."""
         place = self._place(url)
         credentials = None if place.presigned else self._keys.get()
+        # Amazon rejects a presigned url with an x-amz header that is not signed.
+        checksum_mode = {"X-Amz-Checksum-Mode": "ENABLED"} if method == "HEAD" and not place.presigned else {}
         if credentials is None:
-            return headers
+            return {**headers, **checksum_mode}
         now = datetime.now(UTC)
         signed: dict[str, str | list[str] | tuple[str]] = {
             "Host": url.netloc,
             "X-Amz-Content-Sha256": _NO_BODY,
             "X-Amz-Date": now.strftime("%Y%m%dT%H%M%SZ"),
             **({"X-Amz-Security-Token": credentials.session_token} if credentials.session_token else {}),
+            **checksum_mode,
         }
         sign_v4_s3(
             method=method,

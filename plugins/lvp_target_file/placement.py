@@ -44,9 +44,11 @@ def place(request: StageRequest, old: Entry | None, free_bytes: int, settings: F
     fits_in_place = old is not None and needed <= free_bytes + old.status.st_blocks * 512
     if fits_in_place and settings.replace == "in-place":
         return Placement.IN_PLACE
+    sparse = not settings.overcommit and not settings.preallocate
     raise NoSpaceError(
         f"volume {request.name} needs {needed / GIB:.2f} GiB, but {settings.directory} has "
         f"{free_bytes / GIB:.2f} GiB free"
+        + ("; the target's setting overcommit = true would ask for the image's data only" if sparse else "")
     )
 
 

@@ -62,8 +62,8 @@ class JobRequest(FetchRequest, frozen=True, forbid_unknown_fields=True, kw_only=
     """Body of POST /jobs."""
 
     volume_name: Name
-    # The most GiB whose size in bytes fits an int64.
-    volume_size_gb: Annotated[int, Meta(ge=1, le=2**33 - 1)]
+    # The most GiB whose size in bytes fits an int64. Absent: the smallest that fits the image.
+    volume_size_gb: Annotated[int, Meta(ge=1, le=2**33 - 1)] | msgspec.UnsetType = msgspec.UNSET
     correlation_id: Name | msgspec.UnsetType = msgspec.UNSET
     target: Name | msgspec.UnsetType = msgspec.UNSET
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
@@ -73,7 +73,7 @@ class JobRequest(FetchRequest, frozen=True, forbid_unknown_fields=True, kw_only=
         return msgspec.structs.replace(
             super().spec(),
             volume_name=self.volume_name,
-            size_bytes=self.volume_size_gb * GIB,
+            size_bytes=(self.volume_size_gb or 0) * GIB,
             target=self.target or None,
             correlation_id=self.correlation_id or None,
             priority=self.priority,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,6 +15,7 @@ from provisioner.contracts.errors import (
     CacheError,
     CacheFullError,
     ChecksumMismatchError,
+    MixedDownloadError,
     ProvisionerError,
     RemoteUnavailableError,
     RollbackError,
@@ -61,7 +63,9 @@ class Download(CachedImage):
         self.expectation = expectation
         self.partial = partial
         self.growing_file = GrowingFile(fd, room)
-        self._read_ahead = ReadAhead(source, expectation.remote, self.growing_file)
+        remote = replace(expectation.remote, version=expectation.version, accepts_ranges=expectation.may_resume)
+        self._remote = remote  # as it is fetched: what may resume accepts ranges
+        self._read_ahead = ReadAhead(source, remote, self.growing_file)
         self._drops_pages = drops_pages
         self._viewed = False
         self.users = 0
@@ -69,7 +73,7 @@ class Download(CachedImage):
         self.ended = trio.Event()
         self.scope = trio.CancelScope()
         self._info: ImageInfo | None = None
-        self._error: ProvisionerError | None = None
+        self.error: ProvisionerError | None = None
         self.rollback_error: RollbackError | None = None  # a failed cleanup, raised by its last user
         self._inspected = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
@@ -125,7 +129,7 @@ class Download(CachedImage):
         )
 
     def _failure(self) -> ProvisionerError:
-        return self._error or RemoteUnavailableError("the download was cancelled")
+        return self.error or RemoteUnavailableError("the download was cancelled")
 
     async def run(
         self,
@@ -146,8 +150,8 @@ class Download(CachedImage):
                 with shielded("publish the image in the cache", PUBLISH_TIMEOUT):
                     await publish(hashes, self._info)
         except* Exception as group:  # noqa: BLE001 - one download's error must not affect another
-            self._error = as_provisioner_error(group)
-            log.warning("download failed", url=shown(self.expectation.remote.url), reason=self._error.message)
+            self.error = as_provisioner_error(group)
+            log.warning("download failed", url=shown(self.expectation.remote.url), reason=self.error.message)
         finally:
             if self.entry is None:
                 self.growing_file.fail(self._failure())
@@ -176,7 +180,7 @@ class Download(CachedImage):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hash_growing_file)
             try:
-                await fetch(self.source, self.expectation.remote, self.growing_file, attempts, received)
+                await fetch(self.source, self._remote, self.growing_file, attempts, received)
             except BaseException as error:
                 self.growing_file.fail(as_provisioner_error(error) if isinstance(error, Exception) else self._failure())
                 raise
@@ -196,8 +200,13 @@ class Download(CachedImage):
     def _check(self, digests: dict[str, str]) -> None:
         checksum = self.expectation.checksum
         if checksum is not None and digests[checksum.algorithm] != checksum.hex:
-            raise ChecksumMismatchError(
-                f"the image's {checksum.algorithm} is {digests[checksum.algorithm]}, but {checksum.hex} was expected"
+            # Without an announced length, a broken connection looks like the end.
+            unsure = self.growing_file.mixed or self.expectation.remote.size is None
+            kind = MixedDownloadError if unsure else ChecksumMismatchError
+            origin = f" by {self.expectation.origin}" if self.expectation.origin else ""
+            raise kind(
+                f"the image's {checksum.algorithm} is {digests[checksum.algorithm]}, "
+                f"but {checksum.hex} was expected{origin}"
             )
 
     async def close(self) -> None:

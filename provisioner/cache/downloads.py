@@ -15,7 +15,7 @@ import trio
 
 from provisioner.cache.download import Download, as_provisioner_error
 from provisioner.cache.partials import Content
-from provisioner.contracts.errors import ProvisionerError, RollbackError
+from provisioner.contracts.errors import ProvisionerError, RemoteUnavailableError, RollbackError
 from provisioner.contracts.shield import undoing
 from provisioner.contracts.urls import shown
 
@@ -137,7 +137,7 @@ class Downloads:
     async def _open(self, expectation: Expectation) -> tuple[int, Path, int]:
         assert self._partials is not None
         remote = expectation.remote
-        content = Content(remote.url.text, remote.version, _resumable(expectation))
+        content = Content(remote.url.text, expectation.version, _resumable(expectation))
         try:
             return await trio.to_thread.run_sync(self._partials.open, content, remote.size)
         except OSError as error:
@@ -176,12 +176,16 @@ class Downloads:
             download.ended.set()
 
     async def _clean_up(self, download: Download) -> None:
-        """Remove the file of a failed download and close it if unused. An error is kept for the last job to raise."""
+        """Remove the file of a failed download and close it if unused. An error is kept for the last job to raise.
+
+        If the server broke the download off, the file is left for the next job to resume.
+        """
         try:
             if download.entry is None and not self.stopping:
                 assert self._partials is not None
+                end = self._partials.keep if _worth_keeping(download) else self._partials.remove
                 with undoing("remove the file of a failed download", 30):  # freeing a large file takes time
-                    await trio.to_thread.run_sync(self._partials.remove, download.partial)
+                    await trio.to_thread.run_sync(end, download.partial)
         except RollbackError as error:
             log.error("a download's file cannot be removed", file=download.partial.name, reason=error.message)
             download.rollback_error = error
@@ -217,8 +221,13 @@ class Downloads:
             del self._by_key[download.expectation.download_key]
 
 
+def _worth_keeping(download: Download) -> bool:
+    broken_off = isinstance(download.error, RemoteUnavailableError) and not download.scope.cancel_called
+    return broken_off and download.growing_file.available > 0 and _resumable(download.expectation) is not None
+
+
 def _resumable(expectation: Expectation) -> str | None:
     """Return the key of the content, or None if a later download could not verify that it is the same."""
     remote = expectation.remote
-    sure = expectation.checksum is not None and remote.version is not None and remote.accepts_ranges and remote.size
+    sure = expectation.checksum is not None and remote.accepts_ranges and remote.size
     return expectation.download_key if sure else None

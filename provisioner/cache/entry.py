@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from provisioner.contracts import Checksum, RemoteImage
+from provisioner.download.vhd_footer import disk_bytes
 
 if TYPE_CHECKING:
     import os
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
     from provisioner.contracts import ImageUrl
     from provisioner.download.inspection import ImageInfo
+
+
+# Of formats, archives and compressions: what the name of a cached file replaces by what the image really is.
+_EXTENSIONS = re.compile(
+    r"(\.(qcow2|img|raw|qcow|vmdk|vhdx?|vdi|iso))?(\.(tar|ova|zip))?(\.(gz|xz|zst|bz2|lz4|lzma|tgz|txz))?$"
+)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,9 +48,19 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_entry(
-    name: str, url: str, digests: Mapping[str, str], info: ImageInfo, status: os.stat_result, now: float
+    name: str,
+    url: str,
+    digests: Mapping[str, str],
+    info: ImageInfo,
+    status: os.stat_result,
+    now: float,
+    end: bytes,
 ) -> Entry:
-    """Return the entry for the file ``name``, given its hex ``digests`` by algorithm and its inspection."""
+    """Return the entry for the file ``name``, given its hex ``digests`` by algorithm and its inspection.
+
+    ``end``: the file's last bytes, where a fixed VHD has its footer.
+    """
+    is_raw = info.virtual_size is None and not info.compression
     return Entry(
         sha256=digests["sha256"],
         sha512=digests.get("sha512"),
@@ -51,7 +68,7 @@ def new_entry(
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
         format=info.format,
-        virtual_size=status.st_size if info.virtual_size is None and not info.compression else info.virtual_size,
+        virtual_size=disk_bytes(end, status.st_size) if is_raw else info.virtual_size,
         compression=info.compression,
         url=url,
         added_at=now,
@@ -68,21 +85,32 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     remote: RemoteImage
     checksum: Checksum | None
     may_use: Callable[[str], bool] | None = None
+    origin: str = ""  # who expects the checksum, for messages: such as the url of its file
 
     @property
     def download_key(self) -> str:
         """Return the key by which requests share a download."""
         # Includes the url: a request must not depend on the server of another one, even for the same checksum.
-        return f"{self.remote.url.text} {self.remote.version} {self.checksum}"
+        return f"{self.remote.url.text} {self.version} {self.checksum}"
+
+    @property
+    def version(self) -> str | None:
+        """Return the version that all parts of the download must have; None if the digest alone decides.
+
+        Mirrors and load balancers serve the same bytes with other ETags and dates.
+        """
+        return self.remote.version if self.checksum is None else None
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether a broken download may go on where it ended: its parts are of one version, or a digest decides."""
+        return self.remote.accepts_ranges and (self.checksum is not None or self.remote.version is not None)
 
 
 def file_name(url: ImageUrl, sha256: str, image_format: str, compression: str | None = None) -> str:
     """Return a readable file name; the digest makes it unique."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", url.file_name)
-    stem = (
-        re.sub(r"(\.(qcow2|img|raw|qcow|vmdk|vhdx?|vdi|iso))?(\.(gz|xz|zst|bz2))?$", "", stem).strip("._-")[:80]
-        or "image"
-    )
+    stem = _EXTENSIONS.sub("", stem).strip("._-")[:80] or "image"
     return f"{stem}-{sha256[:12]}.{image_format}" + (f".{compression}" if compression else "")
 
 

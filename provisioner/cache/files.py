@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from provisioner.cache.entry import Entry, file_name, new_entry
-from provisioner.cache.index import Index, is_file_of, is_intact
+from provisioner.cache.index import Index, end_of, is_file_of, is_intact
 from provisioner.cache.partials import Partials
 from provisioner.contracts import MIB
 from provisioner.contracts.errors import CacheError
@@ -84,7 +84,7 @@ class CacheFiles:
         name = file_name(remote.url, digests["sha256"], info.format, info.compression)
         if known is not None:  # replace the damaged or missing file under its own name
             name = known.file_name
-        entry = new_entry(name, remote.url.text, digests, info, os.fstat(fd), now)
+        entry = new_entry(name, remote.url.text, digests, info, os.fstat(fd), now, end_of(fd))
         # The index first: the next start drops an entry without a file, but would keep a file without an entry.
         self.index.put(entry, remote.url.text, remote.version, sums)
         partial.replace(self._directory / entry.file_name)

@@ -12,6 +12,7 @@ from provisioner.contracts.errors import CorruptImageError
 from provisioner.contracts.threads import run_long
 from provisioner.download.inspection import ImageInfo
 from provisioner.download.page_cache import BEHIND, STEP, drop_pages
+from provisioner.download.vhd_footer import FOOTER, disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +68,17 @@ class CachedImage(ABC):
 
     def check(self, start: int, data: memoryview) -> None:
         """Verify ``data``, just read from ``start``, against the checksums. Blocking. Raises DamagedImageError."""
+
+    async def disk_bytes(self) -> int:
+        """Return how many bytes of a raw image that has arrived in full are its disk, without a VHD's footer."""
+        return await run_long(self._disk_bytes)
+
+    def _disk_bytes(self) -> int:
+        assert self.size is not None
+        start = max(0, self.size - FOOTER)
+        end = os.pread(self.fd, FOOTER, start)
+        self.check(start, memoryview(end))
+        return disk_bytes(end, self.size)
 
     async def arrived(self, start: int, stop: int) -> None:
         """Return when the bytes ``[start, stop)`` are in the file. Raises CorruptImageError if it ends before."""

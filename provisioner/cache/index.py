@@ -20,6 +20,7 @@ from provisioner.cache.entry import Entry, new_entry
 from provisioner.contracts.errors import CacheError, CacheFullError, ProvisionerError
 from provisioner.download.chunk_sums import CHUNK, ChunkSummer
 from provisioner.download.inspection import FileInspection
+from provisioner.download.vhd_footer import FOOTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,7 +31,7 @@ CREATE TABLE IF NOT EXISTS entries (sha256 TEXT PRIMARY KEY, body TEXT NOT NULL)
 CREATE TABLE IF NOT EXISTS urls (url TEXT PRIMARY KEY, version TEXT NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS chunk_sums (sha256 TEXT PRIMARY KEY, chunk INTEGER NOT NULL, sums BLOB NOT NULL);
 """
-_NAME = re.compile(r".+-([0-9a-f]{12})\.\w+(\.\w+)?")
+_NAME = re.compile(r".+-([0-9a-f]{12})(\.\w+){1,3}")
 
 
 class Index:
@@ -164,10 +165,15 @@ def _decode(body: str) -> Entry | None:
         return None
 
 
+def end_of(fd: int) -> bytes:
+    """Return the last bytes of a file, where a fixed VHD has its footer."""
+    return os.pread(fd, FOOTER, max(0, os.fstat(fd).st_size - FOOTER))
+
+
 def _entry_of(path: Path, now: float) -> tuple[Entry | None, bytes]:
     digest, summer, inspection, info = hashlib.sha256(), ChunkSummer(), FileInspection(), None
     with path.open("rb") as file:
-        status = os.fstat(file.fileno())
+        status, end = os.fstat(file.fileno()), end_of(file.fileno())
         try:
             while chunk := file.read(1024 * 1024):
                 digest.update(chunk)
@@ -178,4 +184,4 @@ def _entry_of(path: Path, now: float) -> tuple[Entry | None, bytes]:
             return None, b""
     if info is None:
         return None, b""
-    return new_entry(path.name, "", {"sha256": digest.hexdigest()}, info, status, now), summer.finish()
+    return new_entry(path.name, "", {"sha256": digest.hexdigest()}, info, status, now, end), summer.finish()

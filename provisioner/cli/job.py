@@ -54,12 +54,13 @@ def job() -> None:
         "lvp job submit https://images.example.org/debian-12.qcow2 web-01 20 --wait",
         "lvp job submit debian-12 web-01 20             # a named image: lvp image list",
         "lvp job submit --type raw --target fast s3://images/db.raw db-01 100",
+        "lvp job submit --type vmdk https://images.example.org/appliance.ova app-01 --wait",
     ],
 )
 @click.argument("image")
 @click.argument("name")
-@click.argument("size_gb", type=_Gibibytes())
-@click.option("--type", "image_type", metavar="TYPE", help="Format of the image: qcow2 or raw.  [default: qcow2]")
+@click.argument("size_gb", type=_Gibibytes(), required=False)
+@click.option("--type", "image_type", metavar="TYPE", help="Format of the disk image, such as raw.  [default: qcow2]")
 @click.option("--target", metavar="NAME", help="Block target for the volume.  [default: the server's]")
 @click.option("--checksum", metavar="sha256:HEX", help="Expected digest; overrides checksum files beside the image.")
 @click.option("--correlation-id", metavar="ID", help="Your own id, shown in the job and the logs.")
@@ -73,7 +74,7 @@ def job() -> None:
 def submit(
     image: str,
     name: str,
-    size_gb: int,
+    size_gb: int | None,
     idempotency_key: str | None,
     dry_run: bool,
     wait: bool,
@@ -87,6 +88,8 @@ def submit(
     **connection: str | None,
 ) -> None:
     """Create the volume NAME of SIZE_GB GiB from IMAGE, a URL or the name of an image.
+
+    Without SIZE_GB, the volume is the smallest of whole GiB that fits the image.
 
     Prints the job's id. With --wait it shows the progress too, and the exit status is 0 only
     if the volume is complete, 1 if the job failed, and 3 if it was cancelled.

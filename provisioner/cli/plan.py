@@ -42,6 +42,8 @@ def _sentences(plan: Mapping[str, Any]) -> list[str]:
         lines.append(
             ("volume", f"{plan['volume_name']}, {size(plan['volume_size_bytes'])}, by {plan['provisioned_by']}")
         )
+    elif "volume_name" in plan and "volume_size_bytes" not in plan:
+        lines.append(("volume", f"{plan['volume_name']}, as large as the image needs"))
     if "replaces" in plan:
         old = plan["replaces"]
         whose = "made by this service" if old["ours"] else "NOT made by this service"

@@ -152,9 +152,16 @@ class RemoteDeniedError(SourceError):
 
 
 class RemoteUnavailableError(SourceError):
-    """The server is unreachable or returned a temporary error, or the transfer broke or stalled."""
+    """The server is unreachable or returned a temporary error, or the transfer broke or stalled.
+
+    ``retry_after`` is the number of seconds after which the server asks to try again, None if it does not say.
+    """
 
     temporary = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class RemoteChangedError(SourceError):
@@ -188,6 +195,10 @@ class CorruptImageError(ImageError):
 
 class ChecksumMismatchError(ImageError):
     """The image's digest differs from the expected one."""
+
+
+class MixedDownloadError(ChecksumMismatchError):
+    """The digest differs, but the image may be cut or put together from several ones: a fresh download may be right."""
 
 
 class ChecksumMissingError(ImageError):

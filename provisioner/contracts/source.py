@@ -60,6 +60,13 @@ class ImageSource(ABC):
         """Return the beginnings of the urls it owns, for people. Without secrets; empty if it does not say."""
         return ()
 
+    def checksum_files(self) -> Sequence[str]:
+        """Return patterns of checksum files' urls to look for before the usual ones.
+
+        ``{dir}`` is the image's folder, ``{parent}`` the folder above it, ``{name}`` the image's file name.
+        """
+        return ()
+
     @abstractmethod
     async def stat(self, url: ImageUrl) -> RemoteImage:
         """Return the image's size and version without fetching the image."""

@@ -6,7 +6,7 @@ Ambiguous urls, which two programs could parse differently, are rejected.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from provisioner.contracts.errors import InvalidRequestError
@@ -20,8 +20,8 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 class ImageUrl:
     """A parsed url; it is parsed once, at the edge. Converted to a string, it has no query, so it is safe to show.
 
-    ``host`` is in lower case; ``path`` is as given, still percent-encoded, and begins with ``/``. ``text`` is the whole
-    url as given, to send and to store. Two spellings of one url are equal.
+    ``host`` is in lower case, an international name in its ASCII form; ``path`` is as given, still percent-encoded, and
+    begins with ``/``. ``text`` is the whole url, to send and to store. Two spellings of one url are equal.
     """
 
     scheme: str
@@ -40,6 +40,8 @@ class ImageUrl:
         """Parse scheme://host[:port]/path[?query]; a parsed url is returned as it is. Raises InvalidRequestError."""
         if isinstance(text, ImageUrl):
             return text
+        if re.search(r"^\w+://[^/?#]*[^\x00-\x7f]", text):
+            text = _with_ascii_host(text)
         if not text or len(text) > MAX_URL_LENGTH or re.search(r"[^\x21-\x7e]|[\\#]", text):
             raise InvalidRequestError(
                 "image_url must be 1 to "
@@ -65,13 +67,9 @@ class ImageUrl:
         """Return the decoded last segment of the path; empty if the path ends in a slash."""
         return unquote(self.path.rsplit("/", 1)[-1])
 
-    def sibling(self, name: str) -> ImageUrl:
-        """Return the url of ``name`` in the same folder as this image, without a query."""
-        return replace(self, path=f"{self.path.rsplit('/', 1)[0]}/{name}", query="", text="")
-
-    def with_suffix(self, suffix: str) -> ImageUrl:
-        """Return the url whose path ends in ``suffix`` too, without a query."""
-        return replace(self, path=self.path + suffix, query="", text="")
+    def with_path(self, path: str) -> ImageUrl:
+        """Return the url of another path on the same server, without a query. Raises InvalidRequestError."""
+        return ImageUrl.parse(f"{self.origin}{path}")
 
     @property
     def origin(self) -> str:
@@ -92,6 +90,20 @@ class ImageUrl:
     def without_query(self) -> str:
         """Return the url without its query, which may contain a signature; for logs and names."""
         return f"{self.origin}{self.path}"
+
+
+def _with_ascii_host(text: str) -> str:
+    """Return a url with an international host name in the form that is looked up; unchanged if there is none."""
+    scheme, _, rest = text.partition("://")
+    host = re.match(r"[^/?#:@]*", rest)
+    assert host is not None  # it may be empty
+    try:
+        ascii_host = host[0].encode("idna").decode("ascii")
+    except UnicodeError:
+        return text
+    # Some characters stand for several ones, such as for dots or a slash.
+    is_name = re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", ascii_host)
+    return f"{scheme}://{ascii_host}{rest[host.end() :]}" if is_name else text
 
 
 def shown(url: str | ImageUrl) -> str:

@@ -1,107 +1,160 @@
-"""The expected digest of an image: parses checksum files and finds them beside the image.
+"""Finds the expected digest of an image beside it: asks for every name that publishers use, side by side.
 
-Order of preference: the request's own checksum, ``URL.sha256``, ``URL.sha512``, then ``SHA256SUMS`` and
-``SHA512SUMS`` in the image's folder.
+``checksum_names`` has the names and their order, ``checksum_text`` parses the texts. A checksum file is optional, so an
+odd answer, such as a login page, only means that the next one is used.
 """
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
-from provisioner.contracts import Checksum, ImageSource
-from provisioner.contracts.errors import ImageError, RemoteDeniedError, RemoteNotFoundError, RemoteUnavailableError
+from provisioner.contracts.errors import (
+    ImageError,
+    ProvisionerError,
+    RemoteDeniedError,
+    RemoteNotFoundError,
+    RemoteUnavailableError,
+)
 from provisioner.contracts.source import closing_chunks
-from provisioner.contracts.urls import shown
+from provisioner.download.checksum_names import checksum_files, weak_checksum_files
+from provisioner.download.checksum_text import ChecksumText, parse
+from provisioner.download.text_lines import TextLines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Sequence
 
-    from provisioner.contracts import ImageUrl
+    from provisioner.contracts import Checksum, ImageSource, ImageUrl, RemoteImage
+    from provisioner.download.checksum_names import ChecksumFile
 
-# Debian's largest SHA256SUMS is a tenth of this. A larger response is not a checksum file.
-MAX_TEXT = 1024 * 1024
-# A minute is enough for MAX_TEXT at 17 KiB/s. min_rate alone would allow a quarter of an hour, and the job would occupy
-# a worker for that long.
+    _Answer = Checksum | ProvisionerError
+
+__all__ = ["Found", "discover", "parse"]
+
+# A minute is enough for a MiB at 17 KiB/s. min_rate alone would allow hours, and the job would occupy a worker.
 MAX_SECONDS = 60.0
-
-_LENGTHS = {"sha256": 64, "sha512": 128}
-_PLAIN = re.compile(r"\\?([0-9A-Fa-f]{64,128})(?:\s+\*?(.+))?")
-_BSD = re.compile(r"(SHA256|SHA512) \((.+)\) = ([0-9A-Fa-f]+)")
+# Requests at once. Few enough for a small server and for the source's connections.
+SIDE_BY_SIDE = 6
 
 
-def parse(text: str, algorithm: str, file_name: str, *, only_file: bool) -> Checksum | None:
-    """Return the checksum of ``file_name`` from a checksum file's text, or None if it is not listed.
+@dataclass(slots=True)
+class Found:
+    """What was found: the checksum and where it comes from; or why there is none.
 
-    Accepts a bare digest, ``sha256sum`` lines (with a ``*`` mark or paths), BSD lines, and several files in one text.
-    If the name is listed in several folders, the one without a folder wins.
-    ``only_file``: the text is a sidecar of this image, so a bare digest counts; a name must still match.
-    Raises ImageError if a sidecar has no digest or names only other files, or if the digests contradict each other.
+    ``missing`` are the names of files that do not exist, ``useless`` says what is wrong with the others.
     """
-    entries = list(_entries(text, algorithm))
-    exact = {digest for digest, name in entries if name == file_name}
-    elsewhere = {digest for digest, name in entries if name and name.rsplit("/", 1)[-1] == file_name}
-    bare = {digest for digest, name in entries if name is None}
-    found = exact or elsewhere or (bare if only_file else set())
-    if len(found) > 1:
-        raise ImageError(f"the {algorithm} checksum file has more than one digest for {file_name}")
-    if found:
-        return Checksum(algorithm, found.pop())
-    if only_file and entries:
-        raise ImageError(f"the {algorithm} checksum file names {entries[0][1]}, not {file_name}")
-    if only_file:
-        raise ImageError(f"the {algorithm} checksum file beside {file_name} contains no {algorithm} digest")
-    return None
+
+    checksum: Checksum | None = None
+    origin: str = ""
+    missing: list[str] = field(default_factory=list)
+    useless: list[str] = field(default_factory=list)
+    # Whether a server is temporarily down, so that asking again may help.
+    temporary: bool = False
+
+    def reasons(self) -> str:
+        """Return what was tried and why it did not help, as a part of a sentence."""
+        found = list(self.useless)
+        if self.missing:
+            found.append(f"not found: {', '.join(self.missing)}")
+        return "; ".join(found) or "no name was looked for"
 
 
-def _entries(text: str, algorithm: str) -> Iterator[tuple[str, str | None]]:
-    """Yield (digest, file name or None) for each checksum line of that algorithm."""
-    for raw in text.lstrip("\ufeff").splitlines():
-        line = raw.strip()
-        if bsd := _BSD.fullmatch(line):
-            kind, name, digest = bsd[1].lower(), bsd[2], bsd[3].lower()
-        elif plain := _PLAIN.fullmatch(line):
-            kind, name, digest = algorithm, plain[2], plain[1].lower()
-        else:
-            continue
-        if kind == algorithm and len(digest) == _LENGTHS[algorithm]:
-            yield digest, None if name in {None, "-"} else name.removeprefix("./")  # "-": sha256sum read stdin
+async def discover(source: ImageSource, image_url: ImageUrl, remote: RemoteImage | None = None) -> Found:
+    """Look for the checksum published beside the image; else use the digest that the server vouches for in ``remote``.
+
+    If the server finds images by digest, as registries do, no file is looked for. Raises RemoteUnavailableError if there
+    is no checksum and asking again may help.
+    """
+    if remote is not None and remote.digest is not None and remote.version == str(remote.digest):
+        return Found(remote.digest, f"the manifest of {image_url}")
+    found = await _first(source, image_url, checksum_files(image_url, source.checksum_files()))
+    if found.checksum is None and remote is not None and remote.digest is not None:
+        return Found(remote.digest, f"the server's own headers for {image_url}")
+    if found.checksum is not None:
+        return found
+    if found.temporary:
+        raise RemoteUnavailableError(f"no checksum was found for {image_url}: {found.reasons()}")
+    weak = await _first(source, image_url, weak_checksum_files(image_url))
+    found.useless += [text for text in weak.useless if "too weak" in text]
+    return found
 
 
-async def discover(source: ImageSource, image_url: ImageUrl) -> Checksum | None:
-    """Return the checksum published beside the image, or None if there is none. Server errors are raised."""
-    for algorithm in ("sha256", "sha512"):
-        text = await _read(source, image_url.with_suffix(f".{algorithm}"))
-        if text is not None:
-            return parse(text, algorithm, image_url.file_name, only_file=True)
-    for algorithm in ("sha256", "sha512"):
-        text = await _read(source, image_url.sibling(f"{algorithm.upper()}SUMS"))
-        if text is not None and (found := parse(text, algorithm, image_url.file_name, only_file=False)):
-            return found
-    return None
+async def _first(source: ImageSource, image_url: ImageUrl, files: Sequence[ChecksumFile]) -> Found:
+    """Ask for the files side by side; return the first one's checksum, in the order of ``files``."""
+    files = [file for file in files if source.owns(file.url)]
+    answers: list[_Answer | None] = [None] * len(files)
+    waiting = iter(range(len(files)))
+
+    async def ask(rest: trio.CancelScope) -> None:
+        for number in waiting:  # shared: the next file in the order of preference
+            try:
+                answers[number] = await _read(source, image_url, files[number])
+            except ProvisionerError as error:
+                answers[number] = error
+            if _is_decided(answers):
+                rest.cancel(reason="a checksum was found")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(SIDE_BY_SIDE):
+            nursery.start_soon(ask, nursery.cancel_scope)
+    return _summary(files, answers)
 
 
-async def _read(source: ImageSource, url: ImageUrl) -> str | None:
-    if not source.owns(url):
-        return None
+def _is_decided(answers: Sequence[_Answer | None]) -> bool:
+    """Whether the first file with a checksum is known: all files before it were asked in vain."""
+    first = next((one for one in answers if not isinstance(one, ProvisionerError)), None)
+    return first is not None
+
+
+def _summary(files: Sequence[ChecksumFile], answers: Sequence[_Answer | None]) -> Found:
+    found = Found()
+    for file, answer in zip(files, answers, strict=True):
+        if isinstance(answer, (RemoteNotFoundError, RemoteDeniedError)):
+            # Without permission to list, object stores report a missing object as denied.
+            found.missing.append(file.name)
+        elif isinstance(answer, ProvisionerError):
+            found.useless.append(f"{file.name}: {answer.message}")
+            found.temporary = found.temporary or answer.temporary
+        elif answer is not None:
+            return Found(answer, str(file.url))
+    return found
+
+
+async def _read(source: ImageSource, image_url: ImageUrl, file: ChecksumFile) -> Checksum:
+    """Return the image's checksum from one file. Raises a ProvisionerError that says what is wrong with it."""
+    text = ChecksumText(image_url.file_name, file.algorithm, file.is_sidecar, image_url.path)
     try:
         with trio.fail_after(MAX_SECONDS):
-            body = await _read_all(source, url)
+            async with source.open(file.url) as stream, closing_chunks(stream) as chunks:
+                await _feed(text, chunks)
     except trio.TooSlowError as error:
-        raise RemoteUnavailableError(f"{shown(url)} was not received within {MAX_SECONDS:g} s") from error
-    except (RemoteNotFoundError, RemoteDeniedError):
-        # Without permission to list, object stores report a missing object as denied.
-        return None
-    return body.decode("utf-8", errors="replace")
+        raise RemoteUnavailableError(f"not received within {MAX_SECONDS:g} s") from error
+    return _result(text)
 
 
-async def _read_all(source: ImageSource, url: ImageUrl) -> bytes:
-    body = bytearray()
-    async with source.open(url) as stream, closing_chunks(stream) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > MAX_TEXT:
-                raise ImageError(f"{shown(url)} is too large for a checksum file: more than {MAX_TEXT // 2**20} MiB")
-    return bytes(body)
+async def _feed(text: ChecksumText, chunks: AsyncIterator[bytes]) -> None:
+    lines = TextLines()
+    async for chunk in chunks:
+        for piece in lines.feed(chunk):
+            for line in piece:
+                text.feed(line)
+            await trio.lowlevel.checkpoint()
+    for line in lines.end():
+        text.feed(line)
+
+
+def _result(text: ChecksumText) -> Checksum:
+    weak = text.weak
+    try:
+        checksum = text.result()
+    except ImageError:
+        if not weak:
+            raise
+        checksum = None
+    if checksum is not None:
+        return checksum
+    if weak:
+        raise ImageError(f"it has only the image's {' and '.join(weak)}, which is too weak")
+    raise ImageError(f"it does not list {text.file_name}")

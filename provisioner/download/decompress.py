@@ -1,4 +1,4 @@
-"""Compressed images: recognize the compression, decompress the beginning, decompress everything within limits.
+"""Compressed and archived images: decompress the beginning, or everything within limits.
 
 The cache keeps the file as the server has it, still compressed; converters work on the decompressed bytes. Nothing that
 a compressed file claims is trusted: output, memory, disk space and the work between two cancel checks are bounded.
@@ -13,28 +13,21 @@ import re
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+import structlog
+
 from provisioner.contracts import MIB, ByteSize, pwrite_all
 from provisioner.contracts.errors import CacheError, CacheFullError, CorruptImageError, ImageTooLargeError
-from provisioner.download.decompressors import FAULTS, INPUT, MEMORY, OUTPUT, Decompressor, decompressor
-from provisioner.download.zstd_frames import MAGIC as ZSTD_MAGIC
-from provisioner.download.zstd_frames import is_zstd
+from provisioner.download.decompressors import FAULTS, INPUT, MEMORY, OUTPUT, Decompressor
+from provisioner.download.wrappers import ARCHIVES, names, unpacker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MAGICS = {"gz": b"\x1f\x8b\x08", "xz": b"\xfd7zXZ\x00", "zst": ZSTD_MAGIC, "bz2": b"BZh"}
+log = structlog.get_logger(__name__)
 
 _ZEROS = bytes(OUTPUT)
 # Bytes written between two checks of the file system's free space.
 _SPACE_STEP = 64 * MIB
-
-
-def compression_of(beginning: bytes | memoryview) -> str | None:
-    """Return the compression that a file's first bytes show: ``gz``, ``xz``, ``zst``, ``bz2`` or None."""
-    for name, magic in MAGICS.items():
-        if bytes(beginning[: len(magic)]) == magic:
-            return name
-    return "zst" if is_zstd(bytes(beginning)) else None
 
 
 def beginning_of(compression: str, compressed: bytes, most: int, check: Callable[[], None] = lambda: None) -> bytes:
@@ -74,11 +67,13 @@ def decompress(
     size = space_checked = 0
     source = _Input(compressed, check)
     try:
-        with _blocks(compression, source, check) as blocks:
+        with _blocks(compression, source, check, _log_ignored) as blocks:
             for block in blocks:
                 if size + len(block) > limit:
+                    fits = ByteSize(limit // MIB * MIB or limit)
                     raise ImageTooLargeError(
-                        f"the {compression} image decompresses to more than the {ByteSize(limit)} that would fit"
+                        f"the {compression} image decompresses to more than the {fits} that would fit; "
+                        "ask for a larger volume"
                     )
                 with _disk_errors():
                     if size >= space_checked:
@@ -97,7 +92,9 @@ def decompress(
 
 
 @contextmanager
-def _blocks(compression: str, compressed: _Input, check: Callable[[], None]) -> Iterator[Iterator[bytes]]:
+def _blocks(
+    compression: str, compressed: _Input, check: Callable[[], None], ignored: Callable[[], None] = lambda: None
+) -> Iterator[Iterator[bytes]]:
     """Provide the decompressed bytes in pieces of at most OUTPUT; free the memory at the end of the context."""
 
     def blocks() -> Iterator[bytes]:
@@ -106,8 +103,12 @@ def _blocks(compression: str, compressed: _Input, check: Callable[[], None]) -> 
             if block:
                 yield block
 
-    with closing(decompressor(compression, compressed)) as stream:
+    with closing(unpacker(compression, compressed, ignored)) as stream:
         yield blocks()
+
+
+def _log_ignored() -> None:
+    log.warning("bytes after the last gzip member of the image are ignored")
 
 
 def _step(stream: Decompressor) -> bytes | None:
@@ -155,6 +156,7 @@ def _corrupt(compression: str, error: Exception) -> CorruptImageError:
     if re.search(r"[Mm]emory", str(error)):
         return CorruptImageError(
             f"the image cannot be decompressed ({compression}): it needs more than {MEMORY // MIB} MiB of memory; "
-            "compress it with xz -9, zstd --long=26 or less"
+            "compress it with xz -9, zstd --ultra -21, zstd --long=26 or less"
         )
-    return CorruptImageError(f"the image cannot be decompressed ({compression}): {error}")
+    verb = "extracted" if names(compression)[-1] in ARCHIVES else "decompressed"
+    return CorruptImageError(f"the image cannot be {verb} ({compression}): {error}")

@@ -1,4 +1,4 @@
-"""Decompressors that work in bounded steps: gz, xz, bz2 and zstd, with any number of members or frames.
+"""Decompressors that work in bounded steps: gz, xz, lzma, bz2, lz4 and zstd, with any number of members or frames.
 
 A step reads at most ``INPUT`` compressed bytes and returns at most ``OUTPUT``, so a cancel takes effect between two
 steps whatever the file contains. Memory is bounded too. A malformed file raises one of ``FAULTS``.
@@ -11,6 +11,7 @@ import lzma
 import zlib
 from typing import IO, TYPE_CHECKING, Protocol, cast
 
+import lz4.frame
 import zstandard
 from isal import igzip_lib
 
@@ -28,6 +29,7 @@ _WINDOW_LOG = 26
 OUTPUT = 1 * MIB
 # A file of empty members has thousands of them per MiB, and each one copies the input that follows it.
 INPUT = 64 * 1024
+_GZIP_MAGIC = b"\x1f\x8b"
 # A gzip header may contain a file name and a comment of any length. A longer header is treated as an attack.
 _MAX_HEADER = 64 * 1024
 
@@ -53,14 +55,21 @@ class Decompressor(Protocol):
         """Free the memory now: the traceback of a raised error still references this object."""
 
 
-def decompressor(compression: str, compressed: io.RawIOBase) -> Decompressor:
-    """Return a decompressor that reads ``compressed``; compressions are ``gz``, ``xz``, ``bz2`` and ``zst``."""
+def decompressor(compression: str, compressed: io.RawIOBase, ignored: Callable[[], None]) -> Decompressor:
+    """Return a decompressor that reads ``compressed``; compressions are those of ``wrappers``.
+
+    ``ignored`` is called if the file ends with bytes that are not used.
+    """
     if compression == "gz":
-        return _Members(compressed, _GzipMember, padding=b"\0")
+        return _Members(compressed, _GzipMember, padding=b"\0", magic=_GZIP_MAGIC, ignored=ignored)
     if compression == "xz":
         return _Members(compressed, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MEMORY), padding=b"\0")
+    if compression == "lzma":
+        return _Members(compressed, lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MEMORY))
     if compression == "bz2":
         return _Members(compressed, bz2.BZ2Decompressor)
+    if compression == "lz4":
+        return _Members(compressed, _Lz4Frame)
     return _Zstd(compressed)
 
 
@@ -75,16 +84,28 @@ class _Member(Protocol):
 
 
 class _Members:
-    """A sequence of members (xz and bz2: streams), optionally separated by ``padding``, with nothing else after them.
+    """A sequence of members (xz and bz2: streams, lz4: frames), optionally separated by ``padding``.
 
-    The libraries' own readers do not limit memory (xz), ignore data after the last member (bz2), or process any number
-    of empty members in one call (gz).
+    Other data after the last member is an error. But if members begin with ``magic``, data that does not is ignored as
+    gzip(1) does: OpenWrt publishes such images. The libraries' own readers do not limit memory (xz), ignore data after
+    the last member (bz2), or process any number of empty members in one call (gz).
     """
 
-    def __init__(self, compressed: io.RawIOBase, make: Callable[[], _Member], padding: bytes = b"") -> None:
+    def __init__(
+        self,
+        compressed: io.RawIOBase,
+        make: Callable[[], _Member],
+        padding: bytes = b"",
+        *,
+        magic: bytes = b"",
+        ignored: Callable[[], None] = lambda: None,
+    ) -> None:
         self._compressed = compressed
         self._make = make
         self._padding = padding
+        self._magic = magic
+        self._ignored = ignored
+        self._ignoring = False
         self._member: _Member | None = make()
         self._ahead = b""  # read, but not passed to a member yet
 
@@ -108,9 +129,18 @@ class _Members:
         data = self._take()
         if not data:
             return None
+        if self._ignoring:
+            return b""
         self._ahead = data.lstrip(self._padding) if self._padding else data
-        if self._ahead:
+        if not self._ahead:
+            return b""
+        if len(self._ahead) < len(self._magic):
+            self._ahead += self._compressed.read(INPUT) or b""
+        if self._ahead.startswith(self._magic):
             self._member = self._make()
+        else:
+            self._ignoring = True
+            self._ignored()
         return b""
 
     def _take(self) -> bytes:
@@ -174,6 +204,32 @@ def gzip_header_length(data: bytes | bytearray) -> int | None:
             position = end + 1
     position += 2 if flags & 2 else 0  # checksum of the header
     return position if position <= len(data) else None
+
+
+class _Lz4Frame:
+    """One lz4 frame, which may be a skippable one. The library reports errors as RuntimeError."""
+
+    def __init__(self) -> None:
+        self._frame = lz4.frame.LZ4FrameDecompressor()
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._frame.eof)
+
+    @property
+    def needs_input(self) -> bool:
+        return bool(self._frame.needs_input)
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._frame.unused_data or b""
+
+    def decompress(self, data: bytes, max_length: int = -1, /) -> bytes:
+        try:
+            return bytes(self._frame.decompress(data, max_length))
+        except RuntimeError as error:
+            reason = str(error).rpartition("ERROR_")[2]
+            raise ValueError(f"a frame is damaged ({reason})") from error
 
 
 class _Zstd:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from functools import partial
@@ -25,6 +26,11 @@ log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
+# Seconds that a server may have a job wait in all with Retry-After. For longer the job would only occupy a worker.
+_LONGEST_RETRY_AFTER = 300.0
+# Seconds for which a server that stopped answering is asked again in any case: a restart of the web server or a reboot
+# of its host is over by then.
+OUTAGE = 60.0
 # Bytes that must arrive to reset the failure count. Otherwise a server that sends a few bytes per attempt would never
 # exhaust its attempts.
 MIN_PROGRESS = 64 * 1024
@@ -34,6 +40,17 @@ def pause_after(failures: int, jitter: Callable[[], float] = random.random) -> f
     """Return the seconds to wait after that many failures in a row: exponential, capped, with 50 to 100 % jitter."""
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1))
     return float(longest * (0.5 + 0.5 * jitter()))
+
+
+def pause_for(error: SourceError, failures: int, waited: float) -> float | None:
+    """Return the seconds to wait after ``error``, as the server asks if it does; None if trying again is pointless.
+
+    ``waited`` is the sum of the earlier pauses.
+    """
+    if not error.temporary or isinstance(error, RemoteChangedError):
+        return None
+    asked = getattr(error, "retry_after", None) or 0.0
+    return None if asked and waited + asked > _LONGEST_RETRY_AFTER else max(pause_after(failures), asked)
 
 
 async def with_retries(
@@ -50,14 +67,16 @@ async def with_retries(
 
 
 async def _with_retries(work: Callable[[], Awaitable[T]], attempts: int, waiting: Callable[[str | None], None]) -> T:
+    waited = 0.0
     for failures in range(1, attempts):
         try:
             return await work()
         except SourceError as error:
-            if not error.temporary:
+            pause = pause_for(error, failures, waited)
+            if pause is None:
                 raise
+            waited += pause
             waiting(error.message)
-            pause = pause_after(failures)
             log.warning("request to the image source failed, retrying", reason=error.message, pause=round(pause, 2))
         await trio.sleep(pause)
     return await work()
@@ -68,24 +87,36 @@ async def fetch(
 ) -> None:
     """Download ``image`` into ``growing_file``; after a broken connection, resume where it ended.
 
-    Give up after ``attempts`` failures with less than MIN_PROGRESS received in total. ``received`` is called with byte
-    counts from any thread. Raises SourceError; RemoteChangedError if the server now has a different image.
+    Give up after ``attempts`` failures with less than MIN_PROGRESS received in total, but not within the first OUTAGE
+    seconds in which the server does not answer at all, unless there is only one attempt. ``received`` is called with
+    byte counts from any thread. Without a version, the digest decides whether the parts fit. Raises SourceError;
+    RemoteChangedError if the server has a different image.
     """
     if image.size is not None and growing_file.available == image.size:  # an earlier run of the daemon completed it
+        growing_file.mixed = True
         growing_file.finish()
         return
-    failures, counted_from = 0, growing_file.available
+    failures, counted_from, down_since, waited = 0, growing_file.available, math.inf, 0.0
     while True:
+        answered = False
         try:
-            await _try_once(source, image, growing_file, received)
+            # Without a version, what is in the file may come from another one: the digest decides in the end.
+            growing_file.mixed |= growing_file.available > 0 and image.version is None
+            start = growing_file.available if image.accepts_ranges else 0
+            async with source.open(image.url, start, None, image.version) as stream:
+                answered, down_since = True, math.inf
+                await _receive(stream, image, growing_file, received)
             return
         except SourceError as error:
             failures += 1
             if growing_file.available >= counted_from + MIN_PROGRESS:
                 failures, counted_from = 1, growing_file.available
-            if not error.temporary or isinstance(error, RemoteChangedError) or failures >= attempts:
+            down_since = min(down_since, trio.current_time())
+            is_down = attempts > 1 and not answered and trio.current_time() < down_since + OUTAGE
+            pause = pause_for(error, failures, waited)
+            if pause is None or (failures >= attempts and not is_down):
                 raise
-            pause = pause_after(failures)
+            waited += pause
             growing_file.waiting_for = error.message
             log.warning(
                 "download interrupted", reason=error.message, at_byte=growing_file.available, pause=round(pause, 2)
@@ -93,27 +124,26 @@ async def fetch(
             await trio.sleep(pause)
 
 
-async def _try_once(
-    source: ImageSource, image: RemoteImage, growing_file: GrowingFile, received: Callable[[int], None]
+async def _receive(
+    stream: ImageStream, image: RemoteImage, growing_file: GrowingFile, received: Callable[[int], None]
 ) -> None:
-    start = growing_file.available if image.accepts_ranges and image.version is not None else 0
-    async with source.open(image.url, start, None, image.version) as stream:
-        if stream.start > growing_file.available:
-            raise RemoteChangedError("the server sent a different part of the image than requested")
-        mark = stream.start
+    """Save the rest of the image from ``stream``."""
+    if stream.start > growing_file.available:
+        raise RemoteChangedError("the server sent a different part of the image than requested")
+    mark = stream.start
 
-        def report(end: int) -> None:
-            nonlocal mark
-            if image.size is not None and end > image.size:
-                raise RemoteChangedError(f"the server announced {image.size} bytes but sends more")
-            growing_file.waiting_for = None
-            received(end - mark)
-            mark = end
-            growing_file.advance(end)
+    def report(end: int) -> None:
+        nonlocal mark
+        if image.size is not None and end > image.size:
+            raise RemoteChangedError(f"the server announced {image.size} bytes but sends more")
+        growing_file.waiting_for = None
+        received(end - mark)
+        mark = end
+        growing_file.advance(end)
 
-        # Never rewrite bytes that were already hashed: the digest would no longer describe the file.
-        save = stream.save if stream.start == growing_file.available else partial(_replay, stream, growing_file)
-        end = await save(growing_file.fd, report)
+    # Never rewrite bytes that were already hashed: the digest would no longer describe the file.
+    save = stream.save if stream.start == growing_file.available else partial(_replay, stream, growing_file)
+    end = await save(growing_file.fd, report)
     promised = growing_file.available if image.size is None else image.size
     if end != promised:  # without an announced size: shorter than what already arrived
         raise RemoteChangedError(f"the server announced {promised} bytes but sent {end}")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from provisioner.contracts import MIB
 from provisioner.contracts.errors import UnsafeImageError
-from provisioner.download.decompress import beginning_of, compression_of
-from provisioner.download.signatures import HEAD, not_a_disk
+from provisioner.download.decompress import beginning_of
+from provisioner.download.signatures import HEAD, HTML, TEXT, not_a_disk, wrapper_of
+from provisioner.download.wrappers import ARCHIVES, inside, names, nested
 
 if TYPE_CHECKING:
     from oslo_utils.imageutils.format_inspector import FileInspector, InspectWrapper
@@ -23,7 +24,7 @@ _STEP = 64 * 1024
 # Raw disks: a partition table or an ISO file system is content, not an image format.
 _RAW = {"raw", "gpt", "iso"}
 # qcow2's incompatible feature bits.
-_QCOW2_DIRTY, _QCOW2_CORRUPT = 1 << 0, 1 << 1
+_QCOW2_DIRTY, _QCOW2_CORRUPT, _QCOW2_COMPRESSION, _QCOW2_EXTENDED_L2 = 1 << 0, 1 << 1, 1 << 3, 1 << 4
 _REASONS = {
     "backing_file": "it has a backing file",
     "data_file": "it keeps its data in an external file",
@@ -37,7 +38,8 @@ _REASONS = {
 class ImageInfo:
     """An image's format: ``format`` as qemu-img names it, ``virtual_size`` in bytes (None for raw: the file's length).
 
-    ``compression``: ``gz``, ``xz``, ``zst``, ``bz2`` or None; if set, the other fields describe the decompressed image.
+    ``compression``: what the image is packed in, as ``wrappers`` names it, such as ``gz`` or ``tar.gz``, or None; if
+    set, the other fields describe the image inside.
     """
 
     format: str
@@ -100,6 +102,21 @@ def _verdict(found: list[FileInspector]) -> ImageInfo:
     return ImageInfo("vpc" if str(inspector) == "vhd" else str(inspector), virtual_size)
 
 
+def _unsupported_qcow2(header: bytes) -> UnsafeImageError:
+    """Return the error for an image that needs features which are not read; with the command that removes them."""
+    version, features = int.from_bytes(header[4:8]), int.from_bytes(header[72:80])
+    if version == 1:
+        return UnsafeImageError(
+            "the image is qcow version 1, which is not read; convert it: qemu-img convert -f qcow -O qcow2 OLD NEW"
+        )
+    if version == 3 and features & ~(_QCOW2_DIRTY | _QCOW2_CORRUPT | _QCOW2_COMPRESSION) == _QCOW2_EXTENDED_L2:
+        return UnsafeImageError(
+            "the qcow2 image has extended L2 entries, which are not read; "
+            "convert it: qemu-img convert -f qcow2 -O qcow2 OLD NEW"
+        )
+    return UnsafeImageError("the qcow2 image is unsafe: it uses unsupported features")
+
+
 def _check_qcow2(header: bytes) -> None:
     """Reject images that the inspector accepts but whose disk cannot be read correctly."""
     version, encryption = int.from_bytes(header[4:8]), int.from_bytes(header[32:36])
@@ -128,6 +145,8 @@ def _check_safety(inspector: FileInspector) -> None:
     try:
         inspector.safety_check()
     except SafetyCheckFailed as error:
+        if set(error.failures) == {"unknown_features"} and str(inspector) == "qcow2":
+            raise _unsupported_qcow2(bytes(inspector.region("header").data)) from error
         reasons = "; ".join(_REASONS.get(name, f"{name}: {why}") for name, why in error.failures.items())
         raise UnsafeImageError(f"the {inspector} image is unsafe: {reasons}") from error
     except Exception as error:  # incomplete; a hostile header can make the inspector raise anything
@@ -139,11 +158,10 @@ if TYPE_CHECKING:
 
 # Compressed bytes to look at before the decision is made with whatever they decompress to.
 _COMPRESSED_WINDOW = 8 * MIB
-_TOOLS = {"gz": "gzip", "xz": "xz", "bz2": "bzip2", "zst": "zstd"}
 
 
 class FileInspection:
-    """The inspection of one file, compressed or not, fed from its first byte until it is decided.
+    """The inspection of one file, compressed, archived or neither, fed from its first byte until it is decided.
 
     ``check`` is called between bounded pieces of work and may raise to stop.
     """
@@ -167,7 +185,7 @@ class FileInspection:
         if len(self._held) < self._look_at and not last:
             return None
         if self._compression is None:
-            self._compression = compression_of(memoryview(self._held))
+            self._compression = wrapper_of(self._held)
         if self._compression is None:
             _reject(not_a_disk(bytes(self._held[:HEAD])), "")
             self._plain, held, self._held = Inspection(), self._held, bytearray()
@@ -177,12 +195,19 @@ class FileInspection:
     def _look_inside(self, compression: str, *, last: bool) -> ImageInfo | None:
         # Decompress from the start again whenever the input has doubled: few repetitions, of a bounded beginning.
         self._look_at = min(_COMPRESSED_WINDOW, 2 * len(self._held))
-        inside = beginning_of(compression, bytes(self._held), WINDOW, self._check)
-        if len(inside) >= HEAD or last:
-            if compression_of(inside) is not None:
-                raise UnsafeImageError("the image is compressed twice")
-            _reject(not_a_disk(inside[:HEAD]), f" inside {_TOOLS[compression]}")
-        info = Inspection().feed(inside, last=last)
+        content = beginning_of(compression, bytes(self._held), WINDOW, self._check)
+        if len(content) < HEAD and not last:
+            return None
+        inner = wrapper_of(content)
+        if inner is not None:
+            self._compression = nested(compression, inner)
+            return self._look_inside(self._compression, last=last)
+        _reject(not_a_disk(content[:HEAD]), inside(compression))
+        if not content and not ARCHIVES.isdisjoint(names(compression)):
+            raise UnsafeImageError(
+                f"there is no disk image{inside(compression)} within its first {_COMPRESSED_WINDOW // MIB} MiB"
+            )
+        info = Inspection().feed(content, last=last)
         return None if info is None else replace(info, compression=compression)
 
 
@@ -190,8 +215,8 @@ def _reject(what: str | None, where: str) -> None:
     """Raise UnsafeImageError if ``what`` is not None."""
     if what is None:
         return
-    if "page" in what or "text" in what:
+    if what in {HTML, TEXT}:
         advice = "check that the url points to the image itself"
     else:
-        advice = "extract the disk image and provide that; it may be compressed with gzip, bzip2, xz or zstd"
+        advice = "extract the disk image and provide that, as it is or with gzip, bzip2, xz, zstd, lz4, tar or zip"
     raise UnsafeImageError(f"this is {what}{where}, not a disk image; {advice}")

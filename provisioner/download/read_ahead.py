@@ -40,8 +40,7 @@ class ReadAhead:
         self._source = source
         self._remote = remote
         self._growing_file = growing_file
-        # Without a version, the two requests may be answered from different images.
-        self._left = MOST_PARTS if remote.accepts_ranges and remote.version is not None else 0
+        self._left = MOST_PARTS if remote.accepts_ranges else 0
         self._parts: list[tuple[int, int, bytes]] = []
 
     async def read(self, start: int, stop: int) -> bytes | None:

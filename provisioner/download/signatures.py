@@ -1,27 +1,36 @@
-"""Recognizes files that are not disk images: archives, unsupported compressions, documents, foreign disk formats.
+"""Recognizes files that are not disk images: archives, compressions, documents, foreign disk formats.
 
-Otherwise every unknown file would count as a raw disk and be copied to the volume. A raw disk has no signature: it may
-begin with boot code, a partition table, a file system or zeros.
+``wrapper_of`` names what is extracted, ``not_a_disk`` what is rejected. Otherwise every unknown file would count as a
+raw disk and be copied to the volume. A raw disk has no signature: it may begin with boot code, a partition table, a
+file system or zeros.
 """
 
 from __future__ import annotations
 
 import re
 
+from provisioner.download.zstd_frames import MAGIC as ZSTD_MAGIC
+from provisioner.download.zstd_frames import after_skippable_frames
+
 # Bytes that ``not_a_disk`` looks at, enough for a tar archive's header.
 HEAD = 1024
 _SECTOR = 512
 _BOOT_SIGNATURE = b"\x55\xaa"
 
+# The first bytes of the wrappers that always begin with the same ones.
+MAGICS = {
+    "gz": b"\x1f\x8b\x08", "xz": b"\xfd7zXZ\x00", "zst": ZSTD_MAGIC, "bz2": b"BZh", "lz4": b"\x04\x22\x4d\x18",
+    "zip": b"PK\x03\x04",
+}  # fmt: skip
+HTML, TEXT = "an HTML page", "a text file"
+
 # Sources: the formats' own specifications, and file(1)'s database for those that have none.
 _MAGICS: dict[bytes, str] = {
-    b"PK\x03\x04": "a zip archive",
     b"PK\x05\x06": "an empty zip archive",
     b"PK\x07\x08": "a zip archive in several parts",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!\x1a\x07": "a rar archive",
-    b"\x04\x22\x4d\x18": "compressed with lz4",
-    b"\x02\x21\x4c\x18": "compressed with lz4",
+    b"\x02\x21\x4c\x18": "compressed with lz4 in its legacy format (lz4 -l)",
     b"\x89LZO\x00\r\n\x1a\n": "compressed with lzop",
     b"LZIP": "compressed with lzip",
     b"\xff\x06\x00\x00sNaPpY": "compressed with snappy",
@@ -62,25 +71,42 @@ _LZMA_DICTIONARIES = {2**power + extra for power in range(12, 32) for extra in (
 _LZMA_LARGEST = 2**38
 
 
+def wrapper_of(beginning: bytes | bytearray) -> str | None:
+    """Return the compression or archive that a file's first HEAD bytes (or all of it) show, or None.
+
+    The compressions are ``gz``, ``xz``, ``zst``, ``bz2``, ``lz4`` and ``lzma``, the archives ``tar`` and ``zip``.
+    """
+    head = bytes(beginning[:HEAD])
+    for name, magic in MAGICS.items():
+        if head.startswith(magic):
+            return name
+    if (skipped := after_skippable_frames(head)) is not None:
+        # lz4 has the same skippable frames. If there is nothing else yet, it is taken as zstd.
+        return "lz4" if head.startswith(MAGICS["lz4"], skipped) else "zst"
+    if _is_tar(head[:_SECTOR]):
+        return "tar"
+    return "lzma" if not _is_boot_sector(head) and _is_lzma(head) else None
+
+
 def not_a_disk(head: bytes) -> str | None:
     """Return what a file is whose first HEAD bytes (or all of it) are ``head``; None if it may be a disk.
 
-    The result completes the sentence "this is ...".
+    The result completes the sentence "this is ...". Files of a known wrapper are not looked for.
     """
     for magic, what in _MAGICS.items():
         if head.startswith(magic):
             return what
-    if _is_tar(head[:_SECTOR]):
-        return "a tar archive"
-    if head[_SECTOR - 2 : _SECTOR] != _BOOT_SIGNATURE:
+    if not _is_boot_sector(head):
         for magic, what in _SHORT_MAGICS.items():
             if head.startswith(magic):
                 return what
-        if _is_lzma(head):
-            return "compressed with lzma (.lzma)"
     if _MARKUP.match(head):
-        return "an HTML page"
-    return "a text file" if _is_text(head[:_SECTOR]) else None
+        return HTML
+    return TEXT if _is_text(head[:_SECTOR]) else None
+
+
+def _is_boot_sector(head: bytes) -> bool:
+    return head[_SECTOR - 2 : _SECTOR] == _BOOT_SIGNATURE
 
 
 def _is_tar(block: bytes) -> bool:

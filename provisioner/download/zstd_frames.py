@@ -14,19 +14,15 @@ _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 _SKIPPABLE_HEADER = 8
 
 
-def is_zstd(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is zstd; skippable frames (as pzstd writes) may come first.
+def after_skippable_frames(head: bytes) -> int | None:
+    """Return where the first other frame begins; None if ``head`` does not begin with a skippable frame.
 
-    lz4 uses the same skippable frames. If ``head`` contains nothing else, the file is assumed to be zstd.
+    pzstd writes one in front of each frame. The offset may be beyond ``head``.
     """
     position = 0
-    while head[position : position + 4] != MAGIC:
-        if int.from_bytes(head[position : position + 4], "little") not in _SKIPPABLE:
-            return False
+    while int.from_bytes(head[position : position + 4], "little") in _SKIPPABLE:
         position += _SKIPPABLE_HEADER + int.from_bytes(head[position + 4 : position + 8], "little")
-        if position + 4 > len(head):
-            break
-    return True
+    return position or None
 
 
 class ZstdFrames:

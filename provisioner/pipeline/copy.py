@@ -17,8 +17,9 @@ from provisioner.contracts.errors import ImageFormatError, TargetError
 from provisioner.contracts.shield import ShieldExpiredError, shielded
 from provisioner.contracts.tasks import run_both
 from provisioner.contracts.threads import run_long
+from provisioner.download.inspection import ImageInfo
 from provisioner.pipeline.job_run import Outcome
-from provisioner.pipeline.plan import check_image, data_bytes, may_overlap
+from provisioner.pipeline.plan import check_image, data_bytes, may_overlap, needs_end
 from provisioner.pipeline.progress import Stage
 
 if TYPE_CHECKING:
@@ -53,14 +54,14 @@ class Copying:
     async def to_volume(self, target: BlockTarget) -> None:
         """Copy onto a volume of the job's own, commit it, and set the run's outcome before anything else happens."""
         run, image, spec = self.run, self.image, self.run.spec
-        virtual_size = await self._check_image(spec.size_bytes)
+        virtual_size = await self.check_image()
         data = data_bytes(spec.image_format, image.size, virtual_size)
         placement = await target.placement(run.stage_request(data_bytes=data))
         overlap = may_overlap(self.converter, placement, hit=image.hit, size_known=image.size is not None)
         if not overlap:
             await verified(image, run.progress)
             await self._checked(placement)
-            virtual_size = await self._check_image(spec.size_bytes)
+            virtual_size = await self.check_image()
         run.progress.begin(Stage.ALLOCATING)
         async with target.stage(run.stage_request(data_bytes=data), verified=not overlap) as staged:
             run.progress.end(Stage.ALLOCATING)
@@ -74,7 +75,7 @@ class Copying:
         if not (self.converter.streams and not image.hit and image.size is not None):
             await verified(image, run.progress)
             await self._checked(Placement.NEW)
-        virtual_size = await self._check_image(spec.size_bytes)
+        virtual_size = await self.check_image()
         run.progress.begin(Stage.ALLOCATING)
         data = data_bytes(spec.image_format, image.size, virtual_size)
         base_request = run.stage_request(digest, name=spec.image_format, size_bytes=virtual_size, data_bytes=data)
@@ -95,17 +96,28 @@ class Copying:
         if placement is Placement.IN_PLACE or not self.converter.checks:
             await self.image.checked()
 
-    async def _check_image(self, size_bytes: int) -> int:
-        """Return the image's virtual size in bytes after checking its header."""
-        info = await self.image.info()
-        size = check_image(info, self.run.spec.image_format, self.image.size, size_bytes)
-        if size is not None:
-            return size
-        await self.image.downloaded()  # a raw image from a server that does not state its length
-        size = check_image(info, self.run.spec.image_format, self.image.size, size_bytes)
+    async def check_image(self) -> int:
+        """Return the image's virtual size in bytes after checking its header, and its end if that matters."""
+        image, spec = self.image, self.run.spec
+        info = await image.info()
+        if not needs_end(info, spec.image_format, spec.image_url, image.size):
+            size = await self._checked_size(info)
+            if size is not None:
+                return size
+        await image.downloaded()  # or it is a raw image from a server that does not state its length
+        size = await self._checked_size(info)
         if size is None:
             raise ImageFormatError("the image's size cannot be determined")
         return size
+
+    async def _checked_size(self, info: ImageInfo) -> int | None:
+        image, declared = self.image, self.run.spec.image_format
+        file_size = image.size
+        if info.format == "raw" and file_size is not None and image.available >= file_size:
+            file_size = await image.disk_bytes()
+            if declared == "vpc" and file_size != image.size:
+                info = ImageInfo("vpc", file_size)
+        return check_image(info, declared, file_size, self.run.size_bytes)
 
     async def _fill(self, device: Device, virtual_size: int) -> Entry:
         """Write the image and zeros after it to the device; return the verified entry."""
@@ -117,11 +129,19 @@ class Copying:
             self.run.progress.end(Stage.CONVERTING)
             self.run.progress.begin(Stage.POPULATING, device.size_bytes - virtual_size)
             if device.zero_tail and not device.reads_zero:
-                await run_long(_zero_tail, device.path, virtual_size)
+                await run_long(_zero, device.path, virtual_size)
             self.run.progress.end(Stage.POPULATING)
 
         await run_both(convert, lambda: verified(self.image, self.run.progress))
+        await self._erase_footer(device, virtual_size)
         return await self.image.verified()
+
+    async def _erase_footer(self, device: Device, written: int) -> None:
+        """Zero the footer of a fixed VHD that was converted before its end had arrived."""
+        if self.run.spec.image_format == "raw":
+            disk = await self.image.disk_bytes()
+            if disk < written:
+                await run_long(_zero, device.path, disk, written)
 
 
 async def verified(image: CachedImage, progress: Progress) -> Entry:
@@ -180,10 +200,12 @@ async def _committed_after_all(run: JobRun, target: BlockTarget, error: Exceptio
     return volume
 
 
-def _zero_tail(path: str, start: int) -> None:
+def _zero(path: str, start: int, stop: int | None = None) -> None:
+    """Zero ``[start, stop)`` of a device, by default to its end."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        blockdev.zero_range(fd, start, blockdev.device_size(fd), trio.from_thread.check_cancelled)
+        end = blockdev.device_size(fd) if stop is None else stop
+        blockdev.zero_range(fd, start, end, trio.from_thread.check_cancelled)
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -10,15 +10,15 @@ import trio
 
 from provisioner.contracts import CloneTarget, Placement, ProvisionedBy
 from provisioner.contracts.errors import ImageFormatError, ProvisionerError, UnavailableError
-from provisioner.download.checksums import discover
+from provisioner.download.checksums import Found, discover
 from provisioner.pipeline.job_run import JobRun
-from provisioner.pipeline.plan import check_checksum, check_fits, data_bytes
+from provisioner.pipeline.plan import check_checksum, check_fits, data_bytes, smallest_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.cache import Entry
-    from provisioner.contracts import BlockTarget, Checksum, Volume
+    from provisioner.contracts import BlockTarget, Checksum, RemoteImage, Volume
     from provisioner.pipeline.job_run import JobSpec
     from provisioner.pipeline.run import Pipeline
 
@@ -66,9 +66,12 @@ class DryRun:
         self._pipeline, self._spec = pipeline, spec
         self._checksum: Checksum | None = spec.checksum
         self._entry: Entry | None = None
+        self._size_bytes = spec.size_bytes  # 0 while unknown: the image decides it
         self.refusals: list[ProvisionerError] = []
         self.plan = Plan(
-            image_url=spec.image_url.without_query, volume_name=spec.volume_name, volume_size_bytes=spec.size_bytes
+            image_url=spec.image_url.without_query,
+            volume_name=spec.volume_name,
+            volume_size_bytes=spec.size_bytes or None,
         )
 
     async def run(self) -> None:
@@ -95,27 +98,42 @@ class DryRun:
         plan, spec, pipeline = self.plan, self._spec, self._pipeline
         source = pipeline.back_ends.source_for(spec.image_url)
         plan.source = next(name for name, one in pipeline.back_ends.sources.items() if one is source)
-        remote = await source.stat(spec.image_url)
-        plan.image_size_bytes = remote.size
-        if self._checksum is None:
-            self._checksum = remote.digest or await discover(source, spec.image_url)
+        may_use = pipeline.may_use(spec)
+        remote: RemoteImage | None = None
+        if spec.checksum is not None:
+            self._entry = pipeline.cache.find(spec.checksum, spec.image_url.text, None, may_use)
+        if self._entry is None:
+            remote = await source.stat(spec.image_url)
+            plan.image_size_bytes = remote.size
+            found = Found(spec.checksum)
+            if spec.checksum is None:
+                found = await discover(source, spec.image_url, remote)
+            check_checksum(found, spec.image_url, required=pipeline.require_checksum)
+            self._checksum = found.checksum
+            self._entry = pipeline.cache.find(self._checksum, spec.image_url.text, remote.version, may_use)
         if self._checksum is not None:
             plan.checksum = str(self._checksum)
             plan.checksum_from = "server" if spec.checksum is None else "request"
-        check_checksum(self._checksum, spec.image_url, required=pipeline.require_checksum)
-        may_use = pipeline.may_use(spec)
-        self._entry = pipeline.cache.find(self._checksum, spec.image_url.text, remote.version, may_use)
         plan.cache_hit = self._entry is not None
         if self._entry is None:
+            assert remote is not None
             plan.download_bytes = remote.size
             if remote.size is not None:
                 await pipeline.cache.check_room(remote.size)
             return
         plan.download_bytes, plan.image_size_bytes = 0, self._entry.size
-        if self._entry.format != spec.image_format:
-            raise ImageFormatError(f"the image was declared as {spec.image_format} but is {self._entry.format}")
-        if self._entry.virtual_size is not None:
-            check_fits(self._entry.virtual_size, spec.size_bytes)
+        entry = self._entry
+        is_fixed_vhd = entry.format == "raw" and entry.virtual_size not in {None, entry.size}
+        if entry.format != spec.image_format and not (is_fixed_vhd and spec.image_format == "vpc"):
+            raise ImageFormatError(f"the image was declared as {spec.image_format} but is {entry.format}")
+        if entry.virtual_size is not None:
+            self._fit(entry.virtual_size)
+
+    def _fit(self, virtual_size: int) -> None:
+        """Check the volume's size, or derive it from the image's. Raises ImageTooLargeError."""
+        self._size_bytes = self._size_bytes or smallest_size(virtual_size)
+        self.plan.volume_size_bytes = self._size_bytes
+        check_fits(virtual_size, self._size_bytes)
 
     async def _volume(self, target: BlockTarget) -> None:
         plan, name = self.plan, self._spec.volume_name
@@ -129,15 +147,17 @@ class DryRun:
         with self._noting():
             await self._pipeline.check_guards(target, name)
         has_base = await self._find_base(target)
-        data = data_bytes(self._spec.image_format, plan.image_size_bytes, self._spec.size_bytes)
+        if not self._size_bytes:  # only the image's header tells more
+            return
+        data = data_bytes(self._spec.image_format, plan.image_size_bytes, self._size_bytes)
         on_demand = capacity.data_percent is not None  # a thin pool allocates what is written
         with self._noting():
-            request = JobRun("dry-run", 0.0, self._spec).stage_request(data_bytes=data)
-            plan.placement = await target.placement(request)
+            run = JobRun("dry-run", 0.0, self._spec)
+            plan.placement = await target.placement(run.stage_request(size_bytes=self._size_bytes, data_bytes=data))
         in_place = plan.placement is Placement.IN_PLACE
         clones = isinstance(target, CloneTarget) and not in_place
         plan.provisioned_by = ProvisionedBy.CLONE if clones else ProvisionedBy.COPY
-        fresh = data if on_demand and data is not None else self._spec.size_bytes
+        fresh = data if on_demand and data is not None else self._size_bytes
         plan.space_needed_bytes = 0 if in_place or (has_base and clones and on_demand) else fresh
 
     async def _find_base(self, target: BlockTarget) -> bool:
@@ -152,7 +172,7 @@ class DryRun:
             return False
         self.plan.cache_hit, self.plan.download_bytes = True, 0
         with self._noting():
-            check_fits(base.size_bytes, spec.size_bytes)
+            self._fit(base.size_bytes)
         return True
 
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a client asks for, parsed. If ``volume_name`` is None, the image is only fetched into the cache.
 
-    ``size_bytes`` is 0 for such a fetch. ``allowed_sources`` is not part of the request: it is what the client's limits
-    allowed when it submitted the job, None if they allow all.
+    ``size_bytes`` is 0 for such a fetch, and if the volume is to be the smallest that fits the image.
+    ``allowed_sources`` is not part of the request: it is what the client's limits allowed when it submitted the job,
+    None if they allow all.
     """
 
     image_url: ImageUrl
@@ -51,7 +52,8 @@ class Outcome:
 class JobRun:
     """A job while it runs. ``outcome`` is set at the moment it is irrevocable, whatever happens afterwards.
 
-    ``checksum`` is the client's own until the pipeline has looked for one beside the image.
+    ``checksum`` is the client's own until the pipeline has looked for one beside the image. ``size_bytes`` is the
+    volume's size, 0 until the image has decided it.
     """
 
     job_id: str
@@ -60,9 +62,11 @@ class JobRun:
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
     checksum: Checksum | None = field(init=False)
+    size_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.checksum = self.spec.checksum
+        self.size_bytes = self.spec.size_bytes
 
     def stage_request(
         self,
@@ -79,4 +83,4 @@ class JobRun:
         spec = self.spec
         # A volume outlives its job: the query, which may hold a signature, is not written into its tags.
         provenance = Provenance(self.job_id, spec.image_url.without_query, image_digest, self.created_at)
-        return StageRequest(name or spec.volume_name or "", size_bytes or spec.size_bytes, provenance, data_bytes)
+        return StageRequest(name or spec.volume_name or "", size_bytes or self.size_bytes, provenance, data_bytes)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from provisioner.contracts import GIB, MIB, Placement, UrlPrefix
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
+from provisioner.download.vhd_footer import FOOTER, may_have_footer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from provisioner.contracts import Checksum, Converter, ImageUrl, VolumeUser
+    from provisioner.contracts import Converter, ImageUrl, VolumeUser
+    from provisioner.download.checksums import Found
     from provisioner.download.inspection import ImageInfo
-    from provisioner.pipeline.job_run import JobSpec
 
 
 def data_bytes(image_format: str, file_size: int | None, virtual_size: int) -> int | None:
@@ -24,31 +25,47 @@ def data_bytes(image_format: str, file_size: int | None, virtual_size: int) -> i
     return None if image_format == "raw" or file_size is None else min(file_size, virtual_size)
 
 
+def smallest_size(virtual_size: int) -> int:
+    """Return the size of the smallest volume of whole GiB that an image of that virtual size fits (both in bytes)."""
+    return -(-virtual_size // GIB) * GIB
+
+
 def check_fits(virtual_size: int, size_bytes: int) -> None:
     """Raise ImageTooLargeError if an image of that virtual size does not fit the volume (both in bytes)."""
     if virtual_size > size_bytes:
         raise ImageTooLargeError(
             f"the image needs {virtual_size} bytes, but the volume would have {size_bytes}; "
-            f"ask for {-(-virtual_size // GIB)} GiB or more"
+            f"ask for {smallest_size(virtual_size) // GIB} GiB or more"
         )
 
 
-def decompressed_limit(spec: JobSpec) -> int:
-    """Return the maximum decompressed size of an image: the volume's size, plus room for the format's tables."""
-    return spec.size_bytes if spec.image_format == "raw" else spec.size_bytes * 9 // 8 + 64 * MIB
+def decompressed_limit(image_format: str, size_bytes: int) -> int:
+    """Return the maximum decompressed size of an image: the volume's size, plus room for the format's tables.
+
+    A raw image may have the footer of a fixed VHD.
+    """
+    return size_bytes + FOOTER if image_format == "raw" else size_bytes * 9 // 8 + 64 * MIB
+
+
+def needs_end(info: ImageInfo, declared: str, image_url: ImageUrl, file_size: int | None) -> bool:
+    """Return whether the image's end decides its virtual size: it may be a fixed VHD, which begins like a raw disk."""
+    return info.format == "raw" and (declared == "vpc" or may_have_footer(image_url.file_name, file_size))
 
 
 def check_image(info: ImageInfo, declared: str, file_size: int | None, size_bytes: int) -> int | None:
     """Return the image's virtual size in bytes (None: not known yet), checked against the spec.
 
-    Raises ImageFormatError if the image is not of the declared format, ImageTooLargeError if it does not fit.
+    ``size_bytes`` is the volume's size, 0 if the image decides it. Raises ImageFormatError if the image is not of the
+    declared format, ImageTooLargeError if it does not fit.
     """
     if info.format != declared:
-        raise ImageFormatError(f"the image was declared as {declared} but is {info.format}")
+        # Anything unknown is raw, so that is no advice.
+        advice = "" if info.format == "raw" else f"; submit it with image_type {info.format}"
+        raise ImageFormatError(f"the image was declared as {declared} but is {info.format}{advice}")
     virtual_size = info.virtual_size if info.virtual_size is not None else file_size
     if virtual_size == 0:
         raise ImageFormatError("the image is empty")
-    if virtual_size is not None:
+    if virtual_size is not None and size_bytes:
         check_fits(virtual_size, size_bytes)
     return virtual_size
 
@@ -61,12 +78,13 @@ def may_overlap(converter: Converter, placement: Placement, *, hit: bool, size_k
     return not hit and converter.streams and placement is not Placement.IN_PLACE and size_known
 
 
-def check_checksum(checksum: Checksum | None, image_url: ImageUrl, *, required: bool) -> None:
+def check_checksum(found: Found, image_url: ImageUrl, *, required: bool) -> None:
     """Raise ChecksumMissingError if the image has no checksum and the configuration requires one."""
-    if checksum is None and required:
+    if found.checksum is None and required:
         raise ChecksumMissingError(
-            f"no checksum is known for {image_url}: none in the request, no .sha256, .sha512, SHA256SUMS or "
-            "SHA512SUMS beside it; give one, or set require_checksum = false in [cache]"
+            f"no checksum is known for {image_url} ({found.reasons()}); give its sha256 or sha512 with the request, "
+            "name the publisher's checksum file in checksum_files of the source, "
+            "or set require_checksum = false in [cache]"
         )
 
 

@@ -11,17 +11,27 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+import structlog
 import trio
 
 from provisioner.cache import Expectation
-from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy
-from provisioner.contracts.errors import DamagedImageError, InvalidRequestError, NoSpaceError, SourceError
+from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy, RemoteImage
+from provisioner.contracts.errors import (
+    ChecksumMismatchError,
+    DamagedImageError,
+    InvalidRequestError,
+    MixedDownloadError,
+    NoSpaceError,
+    ProvisionerError,
+    RemoteChangedError,
+    SourceError,
+)
 from provisioner.contracts.redaction import redact
-from provisioner.download.checksums import discover
+from provisioner.download.checksums import Found, discover
 from provisioner.download.fetch import with_retries
 from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.job_run import Outcome
-from provisioner.pipeline.plan import check_checksum, check_fits, check_users, covers, decompressed_limit
+from provisioner.pipeline.plan import check_checksum, check_fits, check_users, covers, decompressed_limit, smallest_size
 from provisioner.pipeline.progress import Stage
 
 if TYPE_CHECKING:
@@ -29,8 +39,15 @@ if TYPE_CHECKING:
 
     from provisioner.cache import CachedImage, ImageCache
     from provisioner.contracts import Base, BlockTarget, ImageSource
+    from provisioner.download.inspection import ImageInfo
     from provisioner.pipeline.job_run import JobRun, JobSpec
     from provisioner.registry import BackEnds
+
+log = structlog.get_logger(__name__)
+
+# How often a job starts over with an image that was damaged in the cache or changed on the server. A publisher that
+# replaces an image and its checksum does so once.
+RESTARTS = 2
 
 
 @dataclass(slots=True)
@@ -52,24 +69,53 @@ class Pipeline:
         run.progress.begin(Stage.CHECKING_CACHE)
         await self._check_target(run)
         source = self.back_ends.source_for(spec.image_url)
-        attempts = self.cache.attempts
-        waits = partial(_wait, run)
-        remote = await with_retries(lambda: source.stat(spec.image_url), attempts, waits)
-        if run.checksum is None:
-            run.checksum = remote.digest or await with_retries(
-                lambda: discover(source, spec.image_url), attempts, waits
-            )
-        check_checksum(run.checksum, spec.image_url, required=self.require_checksum)
-        if await self._clone_known(run):
+        if run.checksum is not None and await self._clone_known(run):
             return
-        expectation = Expectation(remote=remote, checksum=run.checksum, may_use=self.may_use(spec))
+        for restarts_left in reversed(range(RESTARTS + 1)):
+            try:
+                expectation = await self._expectation(run, source)
+                if spec.checksum is None and await self._clone_known(run):
+                    return
+                await self._with_image(run, source, expectation)
+                return
+            # A damaged image was found in the cache, which has dropped it; or what was received is thrown away.
+            except (DamagedImageError, RemoteChangedError, ChecksumMismatchError) as error:
+                if run.outcome is not None or not restarts_left or not await self._may_help(run, source, error):
+                    raise
+                log.warning("starting over", job_id=run.job_id, reason=error.message)
+                run.progress.restart()
+
+    async def _may_help(self, run: JobRun, source: ImageSource, error: ProvisionerError) -> bool:
+        """Return whether a fresh download may succeed after ``error``.
+
+        After a mismatch it may if the publisher has replaced the image and its checksum in the meantime.
+        """
+        if not isinstance(error, ChecksumMismatchError) or isinstance(error, MixedDownloadError):
+            return True
+        if run.spec.checksum is not None:
+            return False
         try:
-            await self._with_image(run, source, expectation)
-        except DamagedImageError:  # found in the cache, which has dropped it
-            if run.outcome is not None:
-                raise
-            run.progress.restart()
-            await self._with_image(run, source, expectation)
+            remote = await source.stat(run.spec.image_url)
+            return (await discover(source, run.spec.image_url, remote)).checksum not in {None, run.checksum}
+        except SourceError:
+            return False
+
+    async def _expectation(self, run: JobRun, source: ImageSource) -> Expectation:
+        """Return what to expect of the image. If the request's own checksum is in the cache, no server is asked."""
+        spec, may_use = run.spec, self.may_use(run.spec)
+        url, attempts, waits = spec.image_url, self.cache.attempts, partial(_wait, run)
+        if spec.checksum is not None:
+            entry = self.cache.find(spec.checksum, url.text, None, may_use)
+            if entry is not None:
+                remote = RemoteImage(url, entry.size, None, accepts_ranges=True)
+                return Expectation(remote=remote, checksum=spec.checksum, may_use=may_use)
+        remote = await with_retries(lambda: source.stat(url), attempts, waits)
+        found = Found(spec.checksum, "the request")
+        if spec.checksum is None:
+            found = await with_retries(lambda: discover(source, url, remote), attempts, waits)
+        check_checksum(found, url, required=self.require_checksum)
+        run.checksum = found.checksum
+        return Expectation(remote=remote, checksum=found.checksum, may_use=may_use, origin=found.origin)
 
     async def _with_image(self, run: JobRun, source: ImageSource, expectation: Expectation) -> None:
         async with self.cache.image(source, expectation) as image:
@@ -89,14 +135,25 @@ class Pipeline:
         if info.compression is None:
             await self._copy(run, image)
             return
-        async with self.cache.decompressed(image, info, decompressed_limit(run.spec)) as decompressed:
+        limit = decompressed_limit(run.spec.image_format, await self._largest_size(run, info))
+        async with self.cache.decompressed(image, info, limit) as decompressed:
             run.progress.begin(Stage.CONVERTING, image.size or 0, lambda: decompressed.reader.position)
             await self._copy(run, decompressed)
+
+    async def _largest_size(self, run: JobRun, info: ImageInfo) -> int:
+        """Return the volume's size in bytes; if the image decides it, at most the target's."""
+        if run.size_bytes:
+            return run.size_bytes
+        largest = (await self.back_ends.target(run.spec.target).capacity()).total_bytes
+        return largest if info.virtual_size is None else min(largest, smallest_size(info.virtual_size))
 
     async def _copy(self, run: JobRun, image: CachedImage) -> None:
         target = self.back_ends.target(run.spec.target)
         converter = self.back_ends.converter(run.spec.image_format)
         copying = Copying(run, image, converter, self.cache.path, self.check_guards)
+        if not run.size_bytes:
+            run.size_bytes = smallest_size(await copying.check_image())
+            await target.placement(run.stage_request())
         if isinstance(target, CloneTarget):
             await self._through_base(target, copying)
         else:
@@ -144,7 +201,8 @@ class Pipeline:
         return True
 
     async def _clone(self, run: JobRun, target: CloneTarget, base: Base, hit: bool, image_path: str) -> None:
-        check_fits(base.size_bytes, run.spec.size_bytes)
+        run.size_bytes = run.size_bytes or smallest_size(base.size_bytes)
+        check_fits(base.size_bytes, run.size_bytes)
         run.progress.begin(Stage.ALLOCATING)
         async with target.stage_clone(base, run.stage_request(base.digest)) as staged:
             run.progress.end(Stage.ALLOCATING)
@@ -180,7 +238,8 @@ class Pipeline:
         target.check_name(spec.volume_name)
         self.back_ends.converter(spec.image_format)
         await self.check_guards(target, spec.volume_name)
-        await target.placement(run.stage_request())
+        if run.size_bytes:
+            await target.placement(run.stage_request())
 
     async def check_guards(self, target: BlockTarget, volume_name: str) -> None:
         """Ask every guard whether the volume is in use. Raises VolumeInUseError."""

@@ -1,9 +1,13 @@
-"""Tests of compressed images: the volume has the decompressed image, the cache the compressed one; bombs fail."""
+"""Tests of packed images: the volume has the image inside, the cache the file as it was published; bombs fail."""
 
 import bz2
 import gzip
+import io
 import lzma
+import tarfile
+import zipfile
 
+import lz4.frame
 import pytest
 import zstandard
 
@@ -11,7 +15,32 @@ from tests.end_to_end.conftest import same, vouch
 
 pytestmark = pytest.mark.slow
 
-PACKERS = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress, "bz2": bz2.compress}
+
+def tar(data):
+    """Return the disk as an appliance: a description first, padded."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, content in (("vm.ovf", b"<Envelope/>\n" * 99), ("disk1", data)):
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+    return made.getvalue()
+
+
+def zipped(data):
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("disk.img", data)
+    return made.getvalue()
+
+
+PACKERS = {
+    "gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress, "bz2": bz2.compress,
+    "lz4": lz4.frame.compress, "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE), "tar": tar, "zip": zipped,
+    "tar.gz": lambda data: gzip.compress(tar(data)), "gz.tar": lambda data: tar(gzip.compress(data)),
+}  # fmt: skip
+# What OpenWrt appends: a signature and metadata that are not gzip.
+METADATA = bytes(8) + b'{ "metadata_version": "1.1" }\n' + b"FWx0" + bytes(12)
 
 
 @pytest.mark.parametrize("packing", PACKERS)
@@ -31,11 +60,23 @@ def test_compressed_image(daemon, server, images, inside, packing):
     assert (cached["compression"], cached["size"]) == (packing, packed.stat().st_size)
 
 
+def test_bytes_after_gzip(daemon, server, images):
+    image = images["sparse.raw"]
+    packed = image.file.with_name("openwrt.img.gz")
+    packed.write_bytes(gzip.compress(image.file.read_bytes()) + METADATA)
+    vouch(packed)
+    job = daemon.job_ended(daemon.submit(server.of(packed.name), "openwrt", "raw"))
+    assert job["status"] == "completed", job
+    assert same(image, daemon.volume("openwrt"))
+    assert daemon.event("bytes after the last gzip member of the image are ignored")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("bomb.raw.gz", gzip.compress(bytes(1025 * 2**20), 1), "decompresses to more than"),
         ("cut.raw.xz", lzma.compress(bytes(2**20) + b"x" * 100_000)[:-50], "cannot be decompressed"),
+        ("two.zip", zipped(b"x" * 100_000)[:-30], "cannot be extracted"),
         ("twice.raw.gz", gzip.compress(gzip.compress(b"x" * 100_000)), "compressed twice"),
     ],
 )

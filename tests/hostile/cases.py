@@ -93,17 +93,58 @@ def gz(data: bytes) -> bytes:
     return gzip.compress(data, 1)
 
 
-def tar(shop: Workshop) -> bytes:
+def tar(shop: Workshop, *names: str) -> bytes:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:
-        archive.add(shop.raw, "disk.raw")
+        for name in names:
+            header = archive.gettarinfo(shop.raw, name)
+            header.name = name  # gettarinfo makes an absolute path relative
+            with shop.raw.open("rb") as content:
+                archive.addfile(header, content)
     return made.getvalue()
 
 
-def zipped(shop: Workshop) -> bytes:
+def tar_of_link(shop: Workshop) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        header = tarfile.TarInfo("disk.raw")
+        header.type, header.linkname = tarfile.SYMTYPE, str(shop.secret)
+        archive.addfile(header)
+    return made.getvalue()
+
+
+def tar_in_tar(shop: Workshop) -> bytes:
+    inner, made = tar(shop, "disk.raw"), io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        header = tarfile.TarInfo("inner.tar")
+        header.size = len(inner)
+        archive.addfile(header, io.BytesIO(inner))
+    return made.getvalue()
+
+
+def tar_bomb() -> bytes:
+    """Return a tar archive with a sparse file of 1 EiB, in GNU's old format."""
+    header = tarfile.TarInfo("disk.raw")
+    header.type = tarfile.GNUTYPE_SPARSE
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    block[483:495] = b"\x80" + (2**60).to_bytes(11, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + bytes(1024)
+
+
+def zipped(shop: Workshop, *names: str) -> bytes:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
-        archive.write(shop.raw, "disk.raw")
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), shop.raw.read_bytes())
+    return made.getvalue()
+
+
+def zip_of(content: bytes) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("disk.qcow2", content)
     return made.getvalue()
 
 
@@ -163,10 +204,10 @@ REACHING_ELSEWHERE = [
 
 CORNERS = [
     Case("extended-l2", lambda shop: shop.create("-f", "qcow2", "-o", "extended_l2=on", "IMAGE", "1M"),
-         "unsupported features"),
+         "has extended L2 entries, which are not read"),
     Case("unknown-bit", header(incompatible=1 << 63), "unsupported features"),
     Case("unknown-compression", header(incompatible=8, compression=7), "compression|Unknown"),
-    Case("version-1", header(version=1), "unsupported features"),
+    Case("version-1", header(version=1), "qcow version 1, which is not read"),
     Case("version-4", header(version=4), "unsupported features"),
     Case("dirty", header(incompatible=1), "not closed by its last writer"),
     Case("corrupt", header(incompatible=2), "marked as corrupt"),
@@ -243,17 +284,25 @@ PACKED = [
     Case("cut-xz", lambda shop: xz(noise(shop))[:-50], "cannot be decompressed", "raw"),
     Case("cut-zst", lambda shop: zst(noise(shop))[:-50], "cannot be decompressed", "raw"),
     Case("cut-bz2", lambda shop: bz2.compress(noise(shop))[:-50], "cannot be decompressed", "raw"),
-    Case("garbage-after-gz", lambda shop: gz(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
+    Case("half-a-member-after-gz", lambda shop: gz(noise(shop)) + gz(SECRET)[:9], "cannot be decompressed", "raw"),
     Case("garbage-after-xz", lambda shop: xz(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
     Case("garbage-after-zst", lambda shop: zst(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
     Case("garbage-after-bz2", lambda shop: bz2.compress(noise(shop)) + SECRET * 99, "cannot be decompressed", "raw"),
     Case("packed-twice", lambda shop: gz(xz(noise(shop))), "compressed twice", "raw"),
     Case("backing-file-packed", lambda shop: gz(backed("SECRET")(shop)), "it has a backing file"),
-    Case("tar", tar, "this is a tar archive, not a disk image", "raw"),
-    Case("tar-as-qcow2", tar, "this is a tar archive, not a disk image"),
-    Case("tar-gz", lambda shop: gz(tar(shop)), "this is a tar archive inside gzip, not a disk image", "raw"),
-    Case("tar-xz", lambda shop: xz(tar(shop)), "this is a tar archive inside xz, not a disk image", "raw"),
-    Case("zip", zipped, "this is a zip archive, not a disk image", "raw"),
+    Case("tar-as-qcow2", lambda shop: tar(shop, "a"), "declared as qcow2 but is raw"),
+    Case("tar-of-two", lambda shop: tar(shop, "a", "b"), "more than one disk image", "raw"),
+    Case("tar-gz-of-two", lambda shop: gz(tar(shop, "a", "b")), "more than one disk image", "raw"),
+    Case("tar-with-path", lambda shop: tar(shop, "../../etc/shadow"), "unsafe path", "raw"),
+    Case("tar-of-a-link", tar_of_link, "contains a link", "raw"),
+    Case("tar-in-tar", tar_in_tar, "an archive inside another archive", "raw"),
+    Case("tar-bomb", lambda _shop: tar_bomb(), "decompresses to more than", "raw"),
+    Case("tar-cut", lambda shop: tar(shop, "a")[:99_999], "cannot be extracted", "raw"),
+    Case("zip-of-two", lambda shop: zipped(shop, "a", "b"), "more than one file", "raw"),
+    Case("zip-with-path", lambda shop: zipped(shop, "/etc/shadow"), "unsafe path", "raw"),
+    Case("zip-cut", lambda shop: zipped(shop, "a")[:-30], "cannot be extracted", "raw"),
+    Case("zip-backing-file", lambda shop: zip_of(backed("SECRET")(shop)), "it has a backing file"),
+    Case("7z", lambda shop: b"7z\xbc\xaf\x27\x1c\0\4" + noise(shop), "this is a 7z archive", "raw"),
     Case("html", lambda _shop: b"<!DOCTYPE html><p>Sign in</p>\n" * 99, "this is an HTML page", "raw"),
     Case("magic-alone", lambda _shop: b"\x1f\x8b\x08", "cannot be decompressed", "raw"),
 ]  # fmt: skip

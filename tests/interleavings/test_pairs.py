@@ -8,7 +8,10 @@ from tests.interleavings import operations as op
 from tests.interleavings.host import scenario
 from tests.interleavings.schedule import explore
 
-# For a longer run: INTERLEAVINGS=2000 make unit-plugins
+# Not in `make check`: together they take a minute of processor time.
+pytestmark = pytest.mark.slow
+
+# For a longer run: INTERLEAVINGS=2000 make test-some TESTS=tests/interleavings
 RANDOM_RUNS = int(os.environ.get("INTERLEAVINGS", "15"))
 PAIRS = [
     (op.submit, op.submit, None),

@@ -13,6 +13,8 @@ from tests.interleavings import operations as op
 from tests.interleavings.host import scenario
 from tests.interleavings.schedule import explore
 
+pytestmark = pytest.mark.slow  # like the pairs
+
 
 async def lose_the_job(_store, _job):
     """The deadline's expiry is swallowed: nothing is stored, and the caller continues."""

@@ -1,5 +1,7 @@
 """Tests of the S3 source with a real MinIO, with TLS and a private CA."""
 
+import base64
+import hashlib
 import json
 import logging
 from io import BytesIO
@@ -10,8 +12,9 @@ import trio
 from minio.versioningconfig import ENABLED, VersioningConfig
 
 from lvp_source_s3 import MinioSettings, S3Source
-from provisioner.contracts import BackEndContext, ImageUrl
+from provisioner.contracts import BackEndContext, Checksum, ImageUrl
 from provisioner.contracts.errors import RemoteChangedError, RemoteDeniedError, RemoteNotFoundError, UrlNotAllowedError
+from provisioner.download.checksums import discover
 from tests.minio.saving import save
 
 pytestmark = pytest.mark.minio
@@ -164,6 +167,61 @@ async def test_multipart_object(images, source_of, tmp_path):
     assert image.version.endswith('-3"')
     assert await save(source, url, tmp_path / "out", version=image.version) == (content, 0)
     assert (await save(source, url, tmp_path / "out", start=6_000_000, version=image.version))[0] == content[6_000_000:]
+    await source.aclose()
+
+
+async def test_object_checksum(images, source_of):
+    """What the store computed when it received the whole object is its digest; one of parts' digests is not."""
+    source, client = source_of(MinioSettings, images), images.client()
+    whole = {"x-amz-checksum-sha256": base64.b64encode(hashlib.sha256(CONTENT).digest()).decode()}
+    headers = {"x-amz-checksum-algorithm": "SHA256", **whole}
+    client._put_object("images", "summed", CONTENT, headers)
+    upload = client._create_multipart_upload("images", "summed-parts", {"x-amz-checksum-algorithm": "SHA256"})
+    part = client._upload_part("images", "summed-parts", CONTENT, headers, upload, 1)
+    client._execute(
+        "POST",
+        "images",
+        "summed-parts",
+        body=(
+            f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{part}</ETag><ChecksumSHA256>"
+            f"{whole['x-amz-checksum-sha256']}</ChecksumSHA256></Part></CompleteMultipartUpload>"
+        ).encode(),
+        query_params={"uploadId": upload},
+    )
+    for name, digest in (("summed", hashlib.sha256(CONTENT).hexdigest()), ("summed-parts", None), ("disk.qcow2", None)):
+        image = await source.stat(ImageUrl.parse(f"{images.url}/images/{name}"))
+        assert (image.digest.hex if image.digest else None) == digest, name
+    found = await discover(
+        source,
+        ImageUrl.parse(f"{images.url}/images/summed"),
+        await source.stat(ImageUrl.parse(f"{images.url}/images/summed")),
+    )
+    assert found.checksum == Checksum("sha256", hashlib.sha256(CONTENT).hexdigest())
+    await source.aclose()
+
+
+async def test_object_checksum_of_public_bucket(images, tmp_path):
+    """A caller without keys gets it too; a presigned url cannot ask for it."""
+    images.client().make_bucket("open")
+    images.client().set_bucket_policy("open", json.dumps(_may_read("arn:aws:s3:::open/*", Principal={"AWS": ["*"]})))
+    headers = {"x-amz-checksum-sha256": base64.b64encode(hashlib.sha256(CONTENT).digest()).decode()}
+    images.client()._put_object("open", "summed", CONTENT, headers)
+    settings = MinioSettings(endpoint=images.url, ca_file=str(images.ca_file), credentials="anonymous")
+    source = S3Source(settings, BackEndContext("lab", tmp_path))
+    image = await source.stat(ImageUrl.parse(f"{images.url}/open/summed"))
+    assert image.digest == Checksum("sha256", hashlib.sha256(CONTENT).hexdigest())
+    presigned = images.client().presigned_get_object("open", "summed")
+    assert (await source.stat(ImageUrl.parse(presigned))).size == len(CONTENT)
+    await source.aclose()
+
+
+async def test_checksum_file_beside_the_object(images, source_of):
+    source = source_of(MinioSettings, images)
+    images.put("images", "v2/disk.raw", CONTENT)
+    images.put("images", "v2/CHECKSUM", f"SHA256 (disk.raw) = {hashlib.sha256(CONTENT).hexdigest()}\n".encode())
+    found = await discover(source, ImageUrl.parse(f"{images.url}/images/v2/disk.raw"))
+    assert found.checksum == Checksum("sha256", hashlib.sha256(CONTENT).hexdigest())
+    assert found.origin == f"{images.url}/images/v2/CHECKSUM"
     await source.aclose()
 
 

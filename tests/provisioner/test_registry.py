@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from provisioner import registry
-from provisioner.config import parse
+from provisioner.config import Config, parse
 from provisioner.contracts import PROJECT, BackEnd, ImageUrl, hookimpl
 from provisioner.contracts.errors import ConfigError, InvalidRequestError, PluginError, UrlNotAllowedError
 from provisioner.contracts.testing import FakeConverter, FakeGuard, FakeObserver, FakeSource, FakeTarget
@@ -204,6 +204,9 @@ def test_lookup_of_unknown_names(tmp_path):
     with pytest.raises(InvalidRequestError, match="no block target 'b' is configured; there are: a"):
         back_ends.target("b")
     with pytest.raises(InvalidRequestError, match="image_type 'vmdk' is not known; there are: none"):
+        back_ends.converter("vmdk")
+    back_ends.readers = registry.load().build(Config()).readers
+    with pytest.raises(InvalidRequestError, match=r'qemu-img can read it: add vmdk = "qemu-img" to \[converters\]'):
         back_ends.converter("vmdk")
 
 

@@ -29,7 +29,8 @@ class HttpOptions:
     ``connect_timeout`` plus ``stall_timeout``. ``rate_limit`` is in bytes per second for all transfers together.
     ``any_encoding`` accepts every ``Content-Encoding`` as a label of the stored file; otherwise it must match the file
     name. ``prepare_redirects`` also prepares requests that are redirected to another host. ``allow_addresses`` are
-    networks that are permitted in addition to those of ``address_policy``.
+    networks that are permitted in addition to those of ``address_policy``. ``stat_with_get`` asks for the first byte
+    instead of sending HEAD, which many servers answer wrongly.
     """
 
     ca_file: str | None = None
@@ -47,6 +48,7 @@ class HttpOptions:
     any_encoding: bool = False
     prepare_redirects: bool = False
     allow_addresses: tuple[str, ...] = ()
+    stat_with_get: bool = False
 
 
 def make_transport(options: HttpOptions, threads: trio.CapacityLimiter) -> httpx.AsyncBaseTransport:

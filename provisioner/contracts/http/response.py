@@ -5,8 +5,11 @@ Pure functions, which never read a body.
 
 from __future__ import annotations
 
+import base64
 import re
+import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from provisioner.contracts.errors import (
@@ -17,25 +20,22 @@ from provisioner.contracts.errors import (
     RemoteUnavailableError,
     SourceError,
 )
+from provisioner.contracts.types import Checksum
 from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import httpx
 
     from provisioner.contracts.urls import ImageUrl
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TEMPORARY = {408, 421, 423, 425, 429, 500, 502, 503, 504, 509}
-# Web servers label a stored .gz file with this encoding; the transfer itself is not encoded.
-_LABELS = {
-    "gzip": (".gz", ".tgz"),
-    "x-gzip": (".gz", ".tgz"),
-    "bzip2": (".bz2",),
-    "x-bzip2": (".bz2",),
-    "xz": (".xz",),
-    "x-xz": (".xz",),
-    "zstd": (".zst",),
-}
+# Labels of stored files: the request asks for the file's own bytes, and a known compression is recognized from those.
+# The others say nothing about the bytes, or are left over from an upload.
+_LABELS = {"", "identity", "none", "binary", "8bit", "aws-chunked", "utf-8", "utf8", "us-ascii", "iso-8859-1"}
+_LABELS |= {"gzip", "x-gzip", "bzip2", "x-bzip2", "xz", "x-xz", "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Span:
     framed: bool = False
 
 
-def fault(status: int, where: str) -> ProvisionerError | None:
+def fault(status: int, where: str, headers: Mapping[str, str] | None = None) -> ProvisionerError | None:
     """Return the error for a response's status, None if it is a success."""
     if status in {200, 206}:
         return None
@@ -64,8 +64,48 @@ def fault(status: int, where: str) -> ProvisionerError | None:
     if status in {412, 416}:
         return RemoteChangedError(f"{where} changed on the server while it was being fetched (HTTP {status})")
     if status in _TEMPORARY:
-        return RemoteUnavailableError(f"{where} is temporarily unavailable (HTTP {status})")
+        message = f"{where} is temporarily unavailable (HTTP {status})"
+        return RemoteUnavailableError(message, retry_after=retry_after(headers or {}))
     return SourceError(f"the server answered HTTP {status} for {where}")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds after which the server asks to try again, None if it does not say. Understands both forms."""
+    text = headers.get("retry-after", "").strip()
+    if (seconds := _number(text)) is not None:
+        return float(seconds)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, at.timestamp() - time.time()) if at.tzinfo is not None else None
+
+
+def digest_of(headers: Mapping[str, str]) -> Checksum | None:
+    """Return the digest of the whole image that the server vouches for in its headers, None if there is none.
+
+    Object stores send ``x-amz-checksum-sha256`` (not for objects whose parts were hashed one by one), Artifactory and
+    Nexus ``X-Checksum-Sha256``, and others ``Repr-Digest`` (RFC 9530).
+    """
+    for algorithm, length in (("sha256", 32), ("sha512", 64)):
+        repr_digest = re.search(rf"(?:^|[,\s])sha-{length * 8}=:([^:]*):", headers.get("repr-digest", ""))
+        amazon = headers.get(f"x-amz-checksum-{algorithm}", "")
+        if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
+            amazon = ""
+        for text in (amazon, repr_digest[1] if repr_digest else ""):
+            if (raw := _base64(text)) is not None and len(raw) == length:
+                return Checksum(algorithm, raw.hex())
+        plain = headers.get(f"x-checksum-{algorithm}", "").strip().lower()
+        if re.fullmatch(rf"[0-9a-f]{{{2 * length}}}", plain):
+            return Checksum(algorithm, plain)
+    return None
+
+
+def _base64(text: str) -> bytes | None:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:  # "...-3": the digest of three parts' digests
+        return None
 
 
 def version_of(headers: httpx.Headers) -> str | None:
@@ -88,7 +128,7 @@ def whole_size(status: int, headers: httpx.Headers) -> int | None:
 def check_encoding(headers: httpx.Headers, url: ImageUrl) -> None:
     """Raise SourceError if the body is not the image's own bytes."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in {"", "identity"} and not shown(url).lower().endswith(_LABELS.get(encoding, ())):
+    if not {part.strip() for part in encoding.split(",")} <= _LABELS:
         # The header may contain anything, even the request: show it only if it looks like an encoding.
         name = f" {encoding!r}" if re.fullmatch(r"[a-z][a-z-]{0,20}", encoding) else ""
         raise SourceError(f"{shown(url)} has the unexpected content encoding{name}")

@@ -14,6 +14,8 @@ from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, Sec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_PATTERN = re.compile(r"\{(?:dir|parent)\}/(?:[A-Za-z0-9._~%/+-]|\{name\})+")
+
 
 class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The connection keys of a source's table.
@@ -21,7 +23,9 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     ``ca_file`` replaces the system's certificate authorities. ``proxy`` is a url; ``trust_env`` takes proxies from the
     environment instead. ``rate_limit`` is in bytes per second for all transfers of the source together.
     ``allow_addresses`` are networks that host names may resolve to although they are loopback, link-local, a metadata
-    service or the like; literal addresses in ``urls`` or ``endpoint`` need no entry.
+    service or the like; literal addresses in ``urls`` or ``endpoint`` need no entry. ``checksum_files`` are patterns
+    such as ``{dir}/{name}-CHECKSUM``, with the image's folder and file name: where to look for checksums before the
+    names that publishers commonly use.
     """
 
     ca_file: AbsolutePath | None = None
@@ -40,6 +44,7 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     connections: int = 16
     rate_limit: ByteSize | None = None
     allow_addresses: list[str] = msgspec.field(default_factory=list)
+    checksum_files: list[str] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
         refuse(self.faults())
@@ -60,13 +65,21 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             yield "connect_timeout and stall_timeout must be over 0"
         if self.rate_limit is not None and self.rate_limit < 1024:
             yield "rate_limit must be at least 1KiB"
+        yield from self._faults_of_lists()
+
+    def _faults_of_lists(self) -> Iterator[str]:
         for text in self.allow_addresses:
             try:
                 networks([text])
             except ValueError as error:
                 yield f"allow_addresses must contain networks such as '127.0.0.0/8': {error}"
+        for text in self.checksum_files:
+            if not _PATTERN.fullmatch(text):
+                yield f"'{text}' is not a pattern such as '{{dir}}/{{name}}-CHECKSUM' (it may use {{parent}} too)"
 
-    def options(self, *, any_encoding: bool = False, prepare_redirects: bool = False) -> HttpOptions:
+    def options(
+        self, *, any_encoding: bool = False, prepare_redirects: bool = False, stat_with_get: bool = False
+    ) -> HttpOptions:
         """Return the settings as options for the transport."""
         return HttpOptions(
             ca_file=self.ca_file,
@@ -84,4 +97,5 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             any_encoding=any_encoding,
             prepare_redirects=prepare_redirects,
             allow_addresses=tuple(self.allow_addresses),
+            stat_with_get=stat_with_get,
         )

@@ -27,7 +27,16 @@ from provisioner.contracts.errors import (
     UrlNotAllowedError,
 )
 from provisioner.contracts.http.client import HttpOptions, make_transport
-from provisioner.contracts.http.response import REDIRECTS, check_encoding, fault, span_of, version_of, whole_size
+from provisioner.contracts.http.response import (
+    REDIRECTS,
+    check_encoding,
+    digest_of,
+    fault,
+    retry_after,
+    span_of,
+    version_of,
+    whole_size,
+)
 from provisioner.contracts.http.stream import HttpStream, raw_pieces, translated
 from provisioner.contracts.rate_limit import RateLimiter
 from provisioner.contracts.shield import shielded
@@ -46,6 +55,7 @@ Explain = Callable[[int, Mapping[str, str], bytes, str], ProvisionerError | None
 """(status, headers, body, name) -> the error that an error response describes; None uses the status alone."""
 
 MAX_REDIRECTS = 5
+_ALLOW_REDIRECT = "to allow it, add that server to redirect_urls of the source"
 _DEFAULT_HEADERS = {"Accept": "*/*", "User-Agent": "libvirt-volume-provisioner"}
 # Closing does not wait for the peer; the timeout only guards against bugs.
 _CLOSE_TIMEOUT = 5.0
@@ -83,13 +93,17 @@ class HttpTransport:
         self._rate_limiter = RateLimiter(options.rate_limit)
 
     async def stat(self, url: ImageUrl | str) -> RemoteImage:
-        """Return size and version from a HEAD request, or from a request for one byte if the server rejects HEAD."""
+        """Return size and version from a HEAD request, or from a request for one byte if the server rejects HEAD.
+
+        With ``stat_with_get``, HEAD is not sent at all: some servers answer it with another length, or with an error.
+        """
         url = _parsed(url)
-        try:
-            async with self._response("HEAD", url, {}) as response:
-                return self._remote_image(url, response)
-        except _HeadRefusedError:
-            pass
+        if not self._options.stat_with_get:
+            try:
+                async with self._response("HEAD", url, {}) as response:
+                    return self._remote_image(url, response)
+            except _HeadRefusedError:
+                pass
         # For an empty image, the response is 416 with the size.
         async with self._response("GET", url, {"Range": "bytes=0-0"}, also=(416,)) as response:
             return self._remote_image(url, response)
@@ -120,8 +134,11 @@ class HttpTransport:
     def _remote_image(self, url: ImageUrl, response: httpx.Response) -> RemoteImage:
         self._check_encoding(response, url)
         status, headers = response.status_code, response.headers
-        ranges = status == httpx.codes.PARTIAL_CONTENT or headers.get("accept-ranges") == "bytes"
-        return RemoteImage(url, whole_size(status, headers), version_of(headers), ranges)
+        if self._options.stat_with_get:
+            ranges = status != httpx.codes.OK  # the server was asked for a range
+        else:
+            ranges = status == httpx.codes.PARTIAL_CONTENT or headers.get("accept-ranges") == "bytes"
+        return RemoteImage(url, whole_size(status, headers), version_of(headers), ranges, digest_of(headers))
 
     def _check_encoding(self, response: httpx.Response, url: ImageUrl) -> None:
         if not self._options.any_encoding:
@@ -147,13 +164,13 @@ class HttpTransport:
             if not self._allows(target):
                 raise UrlNotAllowedError(
                     f"{shown(target)} belongs to no configured source"
-                    + ("" if target == url else f" ({shown(url)} redirects there)")
+                    + ("" if target == url else f"; {shown(url)} redirects there: {_ALLOW_REDIRECT}")
                 )
             reply = await self._exchange(method, target, {"Accept-Encoding": "identity", **headers}, url.origin, also)
             if isinstance(reply, httpx.Response):
                 return reply
             target = _parsed(reply, f" ({shown(url)} redirects there)")
-        raise SourceError(f"{shown(url)} redirects more than {MAX_REDIRECTS} times")
+        raise SourceError(f"{shown(url)} redirects more than {MAX_REDIRECTS} times; give the url that it leads to")
 
     async def _exchange(
         self, method: str, url: ImageUrl, headers: Mapping[str, str], origin: str, also: tuple[int, ...]
@@ -197,7 +214,7 @@ class HttpTransport:
     async def _checked(self, response: httpx.Response, method: str, url: ImageUrl) -> httpx.Response:
         """Return a successful response; else raise the error that its status or body describes."""
         status, name = response.status_code, shown(url)
-        error = fault(status, name)
+        error = fault(status, name, response.headers)
         if error is None:
             return response
         # A response to HEAD has no body to explain the error: retry with GET for one byte.
@@ -206,7 +223,10 @@ class HttpTransport:
         if self._explain is not None:
             with translated(name):
                 beginning = await _beginning(response)
-            error = self._explain(status, response.headers, beginning, name) or error
+            explained = self._explain(status, response.headers, beginning, name)
+            if isinstance(explained, RemoteUnavailableError):
+                explained.retry_after = retry_after(response.headers)
+            error = explained or error
         raise error
 
 

@@ -36,7 +36,8 @@ async def test_signature_scope_and_headers(source_of):
         assert request.headers["x-amz-security-token"] == "the-token-value"
         assert re.fullmatch(
             r"AWS4-HMAC-SHA256 Credential=the-access-value/\d{8}/eu-west-1/s3/aws4_request, "
-            r"SignedHeaders=host;x-amz-content-sha256;x-amz-date;x-amz-security-token, Signature=[0-9a-f]{64}",
+            r"SignedHeaders=host;x-amz-checksum-mode;x-amz-content-sha256;x-amz-date;x-amz-security-token, "
+            r"Signature=[0-9a-f]{64}",
             request.headers["authorization"],
         )
         await source.aclose()

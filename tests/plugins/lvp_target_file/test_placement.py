@@ -73,3 +73,14 @@ def test_check_name_valid(name):
 def test_check_name_invalid(name):
     with pytest.raises(VolumeNameError, match="letters, digits"):
         check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"), [({}, True), ({"overcommit": True}, False), ({"preallocate": True}, False)]
+)
+def test_place_without_room_names_overcommit(options, hint):
+    """The hint is given only if the setting would change the answer."""
+    request = replace(a_request(), size_bytes=10 * GIB, data_bytes=2 * GIB)
+    with pytest.raises(NoSpaceError) as caught:
+        place(request, None, GIB, settings(**options))
+    assert ("overcommit = true" in caught.value.message) is hint

@@ -50,7 +50,7 @@ DIGEST = hashlib.sha256(IMAGE).hexdigest()
 
 JOB = {"image_url": URL, "volume_name": "web-01", "volume_size_gb": 20}
 REQUESTS = {
-    "JobRequestMinimal": JOB,
+    "JobRequestMinimal": {"image_url": URL, "volume_name": "web-01"},
     "JobRequestFull": {
         **JOB,
         "image_type": "qcow2",

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from provisioner.config import JobSettings
+from provisioner.contracts import GIB
 from tests.provisioner.api.conftest import DIGEST, IMAGE, URL, job, running
 from tests.provisioner.api.document import UUID, held, refused
 
@@ -26,7 +27,6 @@ async def test_submit_accepted(service):
     [
         ({"volume_name": "a", "volume_size_gb": 1}, "^image_url is required$"),
         ({"image_url": URL, "volume_size_gb": 1}, "^volume_name is required$"),
-        ({"image_url": URL, "volume_name": "a"}, "^volume_size_gb is required$"),
         (job(volume_size_gb=0), "^volume_size_gb must be a whole number of at least 1$"),
         (job(volume_size_gb=2**40), "^volume_size_gb must be a whole number of at most 8589934591$"),
         (job(volume_size_gb=1.5), "^volume_size_gb must be a whole number, not a fraction$"),
@@ -61,9 +61,11 @@ async def test_submit_invalid_request(service, body, message):
 
 @pytest.mark.parametrize("blank", ["", None])
 async def test_blank_optional_fields_are_absent(service, blank):
-    names = ("correlation_id", "target", "checksum", "priority")
+    names = ("correlation_id", "target", "checksum", "priority", "volume_size_gb")
     made = await service.done(job(**dict.fromkeys(names, blank)))
     assert made["status"] == "completed"
+    assert "volume_size_gb" not in made["request"]
+    assert made["volume"]["size_bytes"] == GIB  # the smallest that fits
     assert "correlation_id" not in made
     response = await service.submit({**job("web-02"), "image_type": blank})
     await held(response, "JobAccepted", 202)  # as qcow2, the default

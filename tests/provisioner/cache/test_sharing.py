@@ -1,12 +1,18 @@
 """Downloads shared by several jobs, some of which leave early."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import trio
 
 from provisioner.cache.partials import Partials
-from provisioner.contracts.errors import ChecksumMismatchError, RemoteUnavailableError
+from provisioner.contracts.errors import (
+    ChecksumMismatchError,
+    ProvisionerError,
+    RemoteNotFoundError,
+    RemoteUnavailableError,
+)
 from tests.provisioner.cache.host import DATA, SITE, URL, Host, sha
 
 
@@ -147,11 +153,11 @@ async def test_sixty_downloads_at_once(tmp_path):
 
 
 async def test_failed_download_fails_all_its_jobs(host):
-    host.source.at_byte, host.source.steps.fail_at = 100_000, {"byte": RemoteUnavailableError("gone")}
+    host.source.at_byte, host.source.steps.fail_at = 100_000, {"byte": RemoteNotFoundError("gone")}
     failed = []
 
     async def job():
-        with pytest.raises(RemoteUnavailableError):
+        with pytest.raises(RemoteNotFoundError):
             await host.get(checksum=sha(DATA))
         failed.append(1)
 
@@ -164,6 +170,31 @@ async def test_failed_download_fails_all_its_jobs(host):
         host.assert_clean()
         host.source.steps.fail_at = {}
         assert not (await host.get(checksum=sha(DATA)))[1]
+
+
+async def test_broken_off_download_is_resumed(host):
+    """What arrived before the server failed is kept for the next job, even if a mirror answers it."""
+    host.source.at_byte, host.source.steps.fail_at = 100_000, {"byte": RemoteUnavailableError("gone")}
+    async with host.running():
+        with pytest.raises(RemoteUnavailableError):
+            await host.get(checksum=sha(DATA))
+        assert len(host.partials()) == 1
+        host.source.steps.fail_at = {}
+        host.source.images[URL] = replace(host.source.images[URL], version='"of another mirror"')
+        assert not (await host.get(checksum=sha(DATA)))[1]
+        assert host.source.opens[-1][1] > 0
+        assert host.partials() == []
+
+
+@pytest.mark.parametrize("checksum", [None, sha(b"another")])
+async def test_useless_download_is_not_kept(host, checksum):
+    """Without a digest, the next job could not tell whether the parts fit; a wrong digest means wrong bytes."""
+    if checksum is None:
+        host.source.at_byte, host.source.steps.fail_at = 100_000, {"byte": RemoteUnavailableError("gone")}
+    async with host.running():
+        with pytest.raises(ProvisionerError):
+            await host.get(checksum=checksum)
+        assert host.partials() == []
 
 
 async def test_files_are_opened_in_threads(host, monkeypatch):

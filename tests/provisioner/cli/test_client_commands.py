@@ -22,8 +22,14 @@ def test_submit_prints_only_the_id(lvp, server, examples):
     server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)
     assert lvp(*SUBMIT) == (0, JOB_ID + "\n", "")
     (request,) = server.requests
-    assert request.body == examples["JobRequestMinimal"]
+    assert request.body == {**examples["JobRequestMinimal"], "volume_size_gb": 20}
     assert request.headers["x-api-token"] == "s3cret"
+
+
+def test_submit_without_size(lvp, server, examples):
+    server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)
+    assert lvp(*SUBMIT[:-1]) == (0, JOB_ID + "\n", "")
+    assert server.requests[0].body == examples["JobRequestMinimal"]
 
 
 def test_submit_sends_every_option(lvp, server, examples):

@@ -38,7 +38,7 @@ def test_dry_run_shows_the_plan(lvp, server, examples):
     assert "made by this service, swap" in lines["replaces"]
     assert lines["space"].strip() == "20 GiB of 80 GiB free"
     assert lines["checksum"].strip().endswith("(from the server)")
-    assert server.requests[0].body == examples["JobRequestMinimal"]
+    assert server.requests[0].body == {**examples["JobRequestMinimal"], "volume_size_gb": 20}
     assert server.requests[0].path == "/api/v1/jobs?dry_run=true"
 
 
@@ -53,6 +53,16 @@ def test_dry_run_on_older_server(lvp, server):
 def test_dry_run_download(lvp, server):
     server.on("POST", "/api/v1/jobs", "PlanDownload", status=200)
     assert "download: 256 KiB" in lvp(*SUBMIT, "--dry-run").out
+
+
+def test_dry_run_without_size(lvp, server, examples):
+    """The size is unknown until the image's header has arrived."""
+    unknown = {"volume_size_bytes", "placement", "provisioned_by", "space_needed_bytes"}
+    plan = {key: value for key, value in examples["PlanDownload"].items() if key not in unknown}
+    server.on("POST", "/api/v1/jobs", plan, status=200)
+    ended = lvp(*SUBMIT[:-1], "--dry-run")
+    assert (ended.status, ended.err) == (0, "")
+    assert "volume:   web-01, as large as the image needs\n" in ended.out
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])

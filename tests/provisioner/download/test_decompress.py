@@ -13,14 +13,16 @@ import subprocess
 import sys
 import zlib
 
+import lz4.frame
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioner.contracts.errors import CacheError, CacheFullError, CorruptImageError, ImageTooLargeError
-from provisioner.download.decompress import beginning_of, compression_of, decompress
+from provisioner.download.decompress import beginning_of, decompress
 from provisioner.download.decompressors import INPUT, gzip_header_length
+from provisioner.download.signatures import wrapper_of
 from provisioner.download.zstd_frames import ZstdFrames
 from tests.hostile import forge
 
@@ -42,6 +44,7 @@ PACKERS = {
     "xz": lzma.compress,
     "bz2": bz2.compress,
     "zst": zstd,
+    "lz4": lz4.frame.compress,
 }
 FORMS = [*PACKERS.items(), ("zst", zstd_streamed), ("xz", lambda data: lzma.compress(data, check=lzma.CHECK_NONE))]
 
@@ -77,7 +80,7 @@ def content(fd):
 def test_decompress_is_sparse(compression, pack, target):
     image = an_image()
     compressed = packed(pack, image)
-    assert compression_of(compressed) == compression
+    assert wrapper_of(compressed) == compression
     assert run(compression, compressed, target) == len(image)
     assert content(target) == image
     assert os.fstat(target).st_blocks * 512 < 2 * MIB + 64 * 1024
@@ -122,8 +125,50 @@ def test_decompress_bomb(compression, pack, target):
 def test_decompress_trailing_data(compression, pack, target):
     compressed = packed(pack, an_image())
     assert run(compression, compressed + pack(b"more"), target) == len(an_image()) + 4
+    if compression == "gz":
+        return  # see test_decompress_ignored_bytes
     with pytest.raises(CorruptImageError):
         run(compression, compressed + b"garbage", target)
+
+
+AFTER_GZIP = {
+    "openwrt": bytes(8) + b'{ "metadata_version": "1.1" }\n' + b"FWx0" + bytes(12),
+    "certificate": b"# fake certificateFWx0",
+    "one byte": b"\x1f",
+    "zeros": bytes(511),
+    "zeros and text": bytes(INPUT) + b"text",
+    "large": b"garbage " * INPUT,
+}
+
+
+@pytest.mark.parametrize("kind", AFTER_GZIP)
+def test_decompress_ignored_bytes(kind, target):
+    """As gzip(1) does; OpenWrt publishes its images so. What begins like a member must be one."""
+    image = an_image()
+    compressed = packed(gzip.compress, image) + AFTER_GZIP[kind]
+    assert run("gz", compressed, target) == len(image)
+    assert content(target) == image
+    assert subprocess.run(["gzip", "-dc"], input=compressed, capture_output=True, check=False).stdout == image
+
+
+@pytest.mark.parametrize("member", [b"\x1f\x8b", b"\x1f\x8b\x07" + bytes(20), gzip.compress(b"x")[:-1]])
+def test_decompress_broken_last_member(member, target):
+    with pytest.raises(CorruptImageError):
+        run("gz", packed(gzip.compress, an_image()) + member, target)
+
+
+# `make check` does not need lz4 installed.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [[], ["-9", "-B4", "-BD"], ["-B7", "--content-size"], ["--no-frame-crc"]], ids=" ".join
+)
+def test_lz4_tool(options, target, tmp_path):
+    (tmp_path / "disk").write_bytes(an_image())
+    subprocess.run(["lz4", "-q", *options, "disk", "disk.lz4"], check=True, cwd=tmp_path)
+    compressed = (tmp_path / "disk.lz4").read_bytes()
+    assert wrapper_of(compressed) == "lz4"
+    assert run("lz4", compressed, target) == len(an_image())
+    assert content(target) == an_image()
 
 
 def test_decompress_xz_huge_dictionary(target):
@@ -154,9 +199,9 @@ def test_beginning_of_partial_file(compression, pack):
     assert len(beginning) == 4096
 
 
-def test_compression_of_plain_bytes():
-    assert compression_of(b"QFI\xfb" + bytes(100)) is None
-    assert compression_of(b"") is None
+def test_wrapper_of_plain_bytes():
+    assert wrapper_of(b"QFI\xfb" + bytes(100)) is None
+    assert wrapper_of(b"") is None
 
 
 @given(st.lists(st.binary(max_size=300_000), min_size=1, max_size=4), st.integers(1, 70_000), st.booleans())

@@ -17,7 +17,7 @@ from provisioner.contracts.errors import (
     RemoteUnavailableError,
 )
 from provisioner.contracts.testing import FakeImage, FakeSource
-from provisioner.download.fetch import MIN_PROGRESS, fetch, pause_after
+from provisioner.download.fetch import MIN_PROGRESS, OUTAGE, fetch, pause_after, with_retries
 from provisioner.download.growing_file import GrowingFile
 from provisioner.download.hashing import hash_and_inspect
 
@@ -116,13 +116,61 @@ async def test_fetch_too_little_progress(growing_file, no_threads, autojump_cloc
 
 
 async def test_fetch_gives_up(growing_file, no_threads, autojump_clock):
-    source = FakeSource({URL: DATA}, fail_at={"open": DOWN})
+    """A server that breaks every connection is given up after some attempts."""
+    source = FakeSource({URL: DATA}, fail_at={"read": DOWN})
     remote = await source.stat(ImageUrl.parse(URL))
     began = trio.current_time()
     with pytest.raises(RemoteUnavailableError):
         await fetch(source, remote, growing_file(), 4, lambda _: None)
     assert len(source.opens) == 4
     assert 3.5 * FIRST <= trio.current_time() - began <= 7 * FIRST
+
+
+class Down(Flaky):
+    """A source that breaks once and then answers nothing until ``up_at``."""
+
+    def __init__(self, up_at):
+        super().__init__(FakeImage(DATA), [100_000])
+        self.up_at = up_at
+
+    def _image(self, url):
+        if self.opens[1:] and trio.current_time() < self.up_at:
+            raise DOWN
+        return super()._image(url)
+
+
+async def test_fetch_survives_an_outage(growing_file, no_threads, autojump_clock):
+    """Few attempts last for a restart of the server, too; one attempt is one."""
+    source = Down(trio.current_time() + 40)
+    assert await get(source, growing_file(), attempts=2) == len(DATA)
+    assert [start for _, start, _ in source.opens][-1] == 98304
+
+
+async def test_fetch_gives_up_a_server_that_is_down(growing_file, no_threads, autojump_clock):
+    for attempts, seconds in ((2, OUTAGE), (1, 0)):
+        source, began = FakeSource({URL: DATA}, fail_at={"open": DOWN}), trio.current_time()
+        remote = await source.stat(ImageUrl.parse(URL))
+        with pytest.raises(RemoteUnavailableError):
+            await fetch(source, remote, growing_file(), attempts, lambda _: None)
+        assert seconds <= trio.current_time() - began <= seconds + 30
+
+
+async def test_retry_after(growing_file, no_threads, autojump_clock):
+    """The server's own wish is followed, unless it would occupy a worker for too long."""
+    for asked, pauses in ((45.0, [45.0]), (1e6, []), (None, [pytest.approx(FIRST, rel=0.6)])):
+        busy, waits = [RemoteUnavailableError("busy", retry_after=asked)], []
+
+        async def work(busy=busy):
+            if busy:
+                raise busy.pop()
+            return trio.current_time()
+
+        began = trio.current_time()
+        try:
+            waits.append(await with_retries(work, 3) - began)
+        except RemoteUnavailableError:
+            assert not pauses
+        assert waits == pauses
 
 
 @pytest.mark.parametrize("error", [RemoteNotFoundError("gone"), RemoteChangedError("new")])
@@ -133,8 +181,8 @@ async def test_fetch_permanent_error(growing_file, error):
     assert len(source.opens) == 1
 
 
-@pytest.mark.parametrize(("ranges", "version"), [(False, "1"), (True, None), (False, None)])
-async def test_fetch_without_ranges_or_version(growing_file, no_threads, autojump_clock, ranges, version):
+@pytest.mark.parametrize(("ranges", "version"), [(False, "1"), (False, None)])
+async def test_fetch_without_ranges(growing_file, no_threads, autojump_clock, ranges, version):
     """The image is requested from the start again; known bytes are compared, the rest is written."""
     source = Flaky(FakeImage(DATA, version=version, accepts_ranges=ranges), [200_000])
     await get(source, growing_file())

@@ -82,7 +82,8 @@ def test_inspection_valid_image(folder, options, expected):
             "backing file",
         ),
         (["-f", "qcow2", "-o", "data_file=data,data_file_raw=on", "IMAGE", "1M"], "external file"),
-        (["-f", "qcow2", "-o", "extended_l2=on", "IMAGE", "1M"], "unsupported features"),
+        (["-f", "qcow2", "-o", "extended_l2=on", "IMAGE", "1M"], "qemu-img convert -f qcow2 -O qcow2 OLD NEW"),
+        (["-f", "qcow", "IMAGE", "1M"], "qemu-img convert -f qcow -O qcow2 OLD NEW"),
         (["-f", "qed", "IMAGE", "1M"], "qed"),
         (["-f", "vmdk", "-o", "subformat=monolithicSparse", "-b", "base.vmdk", "-F", "vmdk", "IMAGE"], "has a parent"),
     ],
@@ -95,6 +96,14 @@ def test_inspection_external_references(folder, arguments, words):
     data = create(folder, *arguments)
     with pytest.raises(UnsafeImageError, match=words):
         verdict(data[:WINDOW])
+
+
+def test_inspection_convert_command(folder):
+    """The command that the message names makes an image that is accepted."""
+    for kind, *options in (("qcow",), ("qcow2", "-o", "extended_l2=on")):
+        create(folder, "-f", kind, *options, "IMAGE", "8M")
+        subprocess.run(["qemu-img", "convert", "-f", kind, "-O", "qcow2", "image", "new"], check=True, cwd=folder)
+        assert verdict((folder / "new").read_bytes()) == ImageInfo("qcow2", SIZE)
 
 
 def qcow2(version=3, size=SIZE, incompatible=0, encryption=0, magic=b"QFI\xfb"):
@@ -123,7 +132,9 @@ def test_inspection_encrypted_image(folder, make, kind, words):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (qcow2(version=1), "unsupported features"),
+        (qcow2(version=1), "is qcow version 1, which is not read; convert it: "),
+        (qcow2(incompatible=1 << 4), "has extended L2 entries, which are not read; convert it: "),
+        (qcow2(incompatible=1 << 4 | 1 << 5), "unsupported features"),
         (qcow2(version=4), "unsupported features"),
         (qcow2(incompatible=1 << 0), "not closed by its last writer"),
         (qcow2(incompatible=1 << 1), "marked as corrupt"),

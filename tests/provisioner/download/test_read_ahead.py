@@ -62,7 +62,6 @@ async def test_read_ahead_differs_from_image(file, stop):
     [
         (NEAR - 1, 65536, {}),
         (FAR, MOST_BYTES + 1, {}),
-        (FAR, 65536, {"version": None}),
         (FAR, 65536, {"accepts_ranges": False}),
     ],
 )

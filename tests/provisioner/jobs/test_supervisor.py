@@ -351,7 +351,7 @@ async def test_remove_volume_in_use_or_with_a_job(folder):
             await harness.supervisor.remove_volume("main", "web01")
         harness.guard.who_uses.clear()
         harness.source.steps.hang_at = "stat"
-        job_id = await harness.submit()
+        job_id = await harness.submit(msgspec.structs.replace(SPEC, checksum=None))
         await harness.source.steps.reached.wait()
         with pytest.raises(ConflictError, match=job_id):
             await harness.supervisor.remove_volume("main", "web01")

@@ -5,6 +5,7 @@ import pytest
 from provisioner.contracts import GIB, Checksum, ImageUrl, Placement, VolumeUser
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
 from provisioner.contracts.testing import FakeConverter
+from provisioner.download.checksums import Found
 from provisioner.download.inspection import ImageInfo
 from provisioner.pipeline.job_run import JobRun, JobSpec
 from provisioner.pipeline.plan import (
@@ -65,10 +66,17 @@ def test_may_overlap(placement, hit, streams, size_known):
 
 
 def test_check_checksum_if_required():
-    check_checksum(None, URL, required=False)
-    check_checksum(Checksum("sha256", "0" * 64), URL, required=True)
-    with pytest.raises(ChecksumMissingError, match=r"no checksum is known for https://x/y\.raw:"):
-        check_checksum(None, URL, required=True)
+    """The error says what was tried, and the three ways out."""
+    check_checksum(Found(), URL, required=False)
+    check_checksum(Found(Checksum("sha256", "0" * 64)), URL, required=True)
+    nothing = Found(missing=["y.raw.sha256", "SHA256SUMS"], useless=["MD5SUMS: it has only md5"])
+    with pytest.raises(ChecksumMissingError) as caught:
+        check_checksum(nothing, URL, required=True)
+    assert caught.value.message == (
+        "no checksum is known for https://x/y.raw (MD5SUMS: it has only md5; not found: y.raw.sha256, SHA256SUMS); "
+        "give its sha256 or sha512 with the request, name the publisher's checksum file in checksum_files of the "
+        "source, or set require_checksum = false in [cache]"
+    )
 
 
 def test_check_users_names_them():

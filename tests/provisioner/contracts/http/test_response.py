@@ -1,6 +1,12 @@
+import base64
+import hashlib
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
 import httpx
 import pytest
 
+from provisioner.contracts import Checksum
 from provisioner.contracts.errors import (
     RemoteChangedError,
     RemoteDeniedError,
@@ -8,7 +14,7 @@ from provisioner.contracts.errors import (
     RemoteUnavailableError,
     SourceError,
 )
-from provisioner.contracts.http.response import Span, check_encoding, fault, span_of, version_of, whole_size
+from provisioner.contracts.http.response import Span, check_encoding, digest_of, fault, span_of, version_of, whole_size
 from provisioner.contracts.urls import shown
 
 
@@ -123,11 +129,66 @@ def test_whole_size(status, headers, size):
 
 
 def test_check_encoding():
-    for url, encoding in (("http://a/disk.gz?x", "x-gzip"), ("http://a/disk.XZ", "xz"), ("http://a/disk", "identity")):
-        check_encoding(httpx.Headers({"content-encoding": encoding}), url)
-    for url, encoding in (("http://a/disk", "gzip"), ("http://a/disk.gz", "br"), ("http://a/disk.gz", "xz")):
+    """Labels of stored files are accepted; an encoding that cannot be recognized in the bytes is not."""
+    for encoding in ("x-gzip", "XZ", "identity", "", "none", "aws-chunked", "UTF-8", "gzip", "aws-chunked, gzip"):
+        check_encoding(httpx.Headers({"content-encoding": encoding}), "http://a/disk")
+    for encoding in ("br", "deflate", "compress", "gzip, br"):
         with pytest.raises(SourceError, match="encoding"):
-            check_encoding(httpx.Headers({"content-encoding": encoding}), url)
+            check_encoding(httpx.Headers({"content-encoding": encoding}), "http://a/disk.gz")
+
+
+HEX = hashlib.sha256(b"image").hexdigest()
+LONG = hashlib.sha512(b"image").hexdigest()
+BASE64, LONG64 = (base64.b64encode(bytes.fromhex(digits)).decode() for digits in (HEX, LONG))
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"x-amz-checksum-sha256": BASE64}, HEX),
+        ({"x-amz-checksum-sha256": BASE64, "x-amz-checksum-type": "FULL_OBJECT"}, HEX),
+        ({"x-amz-checksum-sha256": BASE64, "x-amz-checksum-type": "COMPOSITE"}, None),
+        ({"x-amz-checksum-sha256": f"{BASE64}-3"}, None),
+        ({"x-amz-checksum-crc32": "AAAAAA=="}, None),
+        ({"x-checksum-sha256": HEX.upper(), "x-checksum-sha1": "0" * 40}, HEX),
+        ({"x-checksum-sha256": HEX[1:]}, None),
+        ({"x-checksum-md5": "0" * 32, "content-md5": "AAAA"}, None),
+        ({"repr-digest": f"sha-256=:{BASE64}:"}, HEX),
+        ({"repr-digest": f"md5=:AAAA:, sha-512=:{LONG64}:"}, LONG),
+        ({"repr-digest": f"sha-256=:{LONG64}:"}, None),
+        ({"repr-digest": f"x-sha-256=:{BASE64}:"}, None),
+        ({"content-digest": f"sha-256=:{BASE64}:"}, None),
+    ],
+)
+def test_digest_of(headers, expected):
+    """Only whole-object digests of a strong algorithm count, and none of just this response's body."""
+    found = digest_of(httpx.Headers(headers))
+    assert (found.hex if found else None) == expected
+
+
+def test_digest_of_encoded_body():
+    """A Repr-Digest covers the encoded bytes, which are the ones that are stored."""
+    headers = {"repr-digest": f"sha-256=:{BASE64}:", "content-encoding": "gzip"}
+    assert digest_of(httpx.Headers(headers)) == Checksum("sha256", HEX)
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("3", 3, 3),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000, 3600),
+    ],
+)
+def test_retry_after(text, least, most):
+    error = fault(503, "http://a/disk", httpx.Headers({"retry-after": text}))
+    assert least <= error.retry_after <= most
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5", "Wed, 21 Oct 2015", "9" * 400])
+def test_retry_after_malformed(text):
+    assert fault(429, "http://a/disk", httpx.Headers({"retry-after": text})).retry_after is None
 
 
 def test_shown_hides_secrets():

@@ -224,12 +224,11 @@ async def test_save_to_full_disk():
 
 
 async def test_unexpected_encoding():
-    answer = says("200 OK\nContent-Length: 3\nContent-Encoding: gzip", b"abc")
+    answer = says("200 OK\nContent-Length: 3\nContent-Encoding: br", b"abc")
     async with raw_server(answer) as server:
         for attempt in (transport().stat(f"{server.url}/disk"), read(transport(), f"{server.url}/disk")):
-            with pytest.raises(SourceError, match="encoding 'gzip'"):
+            with pytest.raises(SourceError, match="encoding 'br'"):
                 await attempt
-        assert await read(transport(), f"{server.url}/disk.gz") == (b"abc", 0)
         assert await read(transport(any_encoding=True), f"{server.url}/disk") == (b"abc", 0)
         assert {request.headers["accept-encoding"] for request in server.requests} == {"identity"}
 
