@@ -64,8 +64,8 @@ class Found:
 async def discover(source: ImageSource, image_url: ImageUrl, remote: RemoteImage | None = None) -> Found:
     """Look for the checksum published beside the image; else use the digest that the server vouches for in ``remote``.
 
-    If the server finds images by digest, as registries do, no file is looked for. Raises RemoteUnavailableError if there
-    is no checksum and asking again may help.
+    A registry finds images by their digest, so no file is looked for. Raises RemoteUnavailableError if there is no
+    checksum and asking again may help.
     """
     if remote is not None and remote.digest is not None and remote.version == str(remote.digest):
         return Found(remote.digest, f"the manifest of {image_url}")
