@@ -35,7 +35,12 @@ CORE = {
     "[log]": LogSettings,
 }
 # Sections of back ends that extend the table of another section.
-BUILDS_ON = {"Source `s3`": "Source `http`", "Source `minio`": "Source `s3`", "Target `thin-lvm`": "Target `lvm`"}
+BUILDS_ON = {
+    "Source `s3`": "Source `http`",
+    "Source `oci`": "Source `http`",
+    "Source `minio`": "Source `s3`",
+    "Target `thin-lvm`": "Target `lvm`",
+}
 
 
 def plugin_sections():

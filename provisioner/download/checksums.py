@@ -64,8 +64,11 @@ class Found:
 async def discover(source: ImageSource, image_url: ImageUrl, remote: RemoteImage | None = None) -> Found:
     """Look for the checksum published beside the image; else use the digest that the server vouches for in ``remote``.
 
-    Raises RemoteUnavailableError if there is none and asking again may help.
+    A registry finds images by their digest, so no file is looked for. Raises RemoteUnavailableError if there is no
+    checksum and asking again may help.
     """
+    if remote is not None and remote.digest is not None and remote.version == str(remote.digest):
+        return Found(remote.digest, f"the manifest of {image_url}")
     found = await _first(source, image_url, checksum_files(image_url, source.checksum_files()))
     if found.checksum is None and remote is not None and remote.digest is not None:
         return Found(remote.digest, f"the server's own headers for {image_url}")

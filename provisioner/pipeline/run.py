@@ -95,7 +95,8 @@ class Pipeline:
         if run.spec.checksum is not None:
             return False
         try:
-            return (await discover(source, run.spec.image_url)).checksum not in {None, run.checksum}
+            remote = await source.stat(run.spec.image_url)
+            return (await discover(source, run.spec.image_url, remote)).checksum not in {None, run.checksum}
         except SourceError:
             return False
 

@@ -1,4 +1,4 @@
-"""Builds MinIO and the Versity gateway with Go, once per machine, under a lock.
+"""Builds the servers of the tests with Go (MinIO, Versity, an OCI registry), once per machine, under a lock.
 
 The programs are kept in $XDG_CACHE_HOME/libvirt-volume-provisioner/PROGRAM/VERSION+GO/.
 """
@@ -17,9 +17,10 @@ from pathlib import Path
 # Pinned. MinIO has no module versions; this commit is its release of 2025-09-07.
 MINIO = ("github.com/minio/minio", "v0.0.0-20250907161309-07c3a429bfed")
 VERSITY = ("github.com/versity/versitygw/cmd/versitygw", "v1.8.0")
+REGISTRY = ("github.com/distribution/distribution/v3/cmd/registry", "v3.0.0")
 
 
-# The version that the go.mod of both requires.
+# The newest version that one of their go.mod requires.
 OLDEST_GO = (1, 25)
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
@@ -82,5 +83,5 @@ def _go_version(go: str) -> str:
 
 
 if __name__ == "__main__":
-    for pinned in (MINIO, VERSITY):
+    for pinned in (MINIO, VERSITY, REGISTRY):
         print(built(*pinned))

@@ -165,3 +165,11 @@ async def test_discover_what_the_server_vouches_for():
     found = await discover(Web({}), IMAGE_URL, remote)
     assert (found.checksum, found.origin) == (Checksum("sha256", B), f"the server's own headers for {URL}")
     assert (await discover(Web({SIDE_256: A}), IMAGE_URL, remote)).checksum == Checksum("sha256", A)
+
+
+async def test_discover_with_a_digest_as_version():
+    """A registry finds images by digest: no file is looked for."""
+    digest, source = Checksum("sha256", A), Web({SIDE_256: B})
+    remote = RemoteImage(IMAGE_URL, 5, str(digest), accepts_ranges=True, digest=digest)
+    assert (await discover(source, IMAGE_URL, remote)).checksum == digest
+    assert not source.asked
