@@ -3,8 +3,10 @@
 A volume of ours has the bare tag ``lvp`` (``lvs @lvp`` lists them all) and these values, each as ``lvp.KEY=VALUE``:
 ``job``, ``created``, ``name`` (the final name), ``token`` (of its staging), ``owner`` (the installation), ``url`` and
 ``digest`` (of the image), and on a base ``format``. A volume that is being replaced, even if this service did not
-create it, has ``old`` or ``inplace`` (its name), ``by`` (the token), ``byjob`` and ``byowner``. LVM allows few
-characters in a tag, so every other byte is written as ``#`` and two hexadecimal digits.
+create it, has ``old`` or ``inplace`` (its name), ``by`` (the token), ``byjob`` and ``byowner``; if it is to be kept,
+also ``replacedat``, ``keptuntil`` and ``bytes``. A kept volume that is being restored has ``restoring`` (the token) and
+``restorer`` (the installation). LVM allows few characters in a tag, so every other byte is written as ``#`` and two
+hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -73,9 +75,25 @@ def for_aside(key: str, name: str, token: str, job_id: str, owner: str) -> list[
     return encode({key: name, "by": token, "byjob": job_id, "byowner": owner})
 
 
+def for_keeping(now: float, seconds: float, size: int) -> list[str]:
+    """Return the further tags for a volume that is kept for so many seconds after it is replaced."""
+    return encode({"replacedat": repr(now), "keptuntil": repr(now + seconds), "bytes": str(size)})
+
+
+def for_restore(token: str, owner: str) -> list[str]:
+    """Return the tags for a kept volume that is being restored."""
+    return encode({"restoring": token, "restorer": owner})
+
+
+def restore_tags(tags: Iterable[str]) -> list[str]:
+    """Return those of ``tags`` that ``for_restore`` wrote."""
+    return [tag for tag in tags if re.match(rf"{MARK}\.(restoring|restorer)=", tag)]
+
+
 def aside_tags(tags: Iterable[str]) -> list[str]:
-    """Return those of ``tags`` that ``for_aside`` wrote."""
-    return [tag for tag in tags if re.match(rf"{MARK}\.(old|inplace|by|byjob|byowner)(\.\d+)?=", tag)]
+    """Return those of ``tags`` that ``for_aside``, ``for_keeping`` and ``for_restore`` wrote."""
+    keys = "old|inplace|by|byjob|byowner|replacedat|keptuntil|bytes|restoring|restorer"
+    return [tag for tag in tags if re.match(rf"{MARK}\.({keys})(\.\d+)?=", tag)]
 
 
 def provenance_of(tags: Iterable[str]) -> Provenance | None:
@@ -85,7 +103,7 @@ def provenance_of(tags: Iterable[str]) -> Provenance | None:
         return None
     values = decode(tags)
     return Provenance(
-        values.get("job", ""), values.get("url", ""), values.get("digest"), _number(values.get("created", ""))
+        values.get("job", ""), values.get("url", ""), values.get("digest"), number(values.get("created", ""))
     )
 
 
@@ -99,7 +117,8 @@ def _unquote(text: str) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """Return the number in a value of ours, 0 if it is malformed."""
     try:
         return float(text)
     except ValueError:
