@@ -76,9 +76,12 @@ class Client:
         """Send PUT; repeat it if the response is lost. Raises ApiError or UnreachableError."""
         return self._repeat("PUT", path)
 
-    def post(self, path: str, *, limit: float = ANSWER_TIMEOUT) -> Answer:
+    def post(self, path: str, body: Mapping[str, object] | None = None, *, limit: float = ANSWER_TIMEOUT) -> Answer:
         """Send POST once; wait ``limit`` seconds for the response. Raises ApiError or UnreachableError."""
-        return self._once("POST", path, limit=limit)
+        if body is None:
+            return self._once("POST", path, limit=limit)
+        headers = {"Content-Type": "application/json"}
+        return self._once("POST", path, headers, json.dumps(body).encode(), limit=limit)
 
     def submit(self, path: str, body: Mapping[str, object], idempotency_key: str) -> Answer:
         """Send POST; repeat it if the response is lost. The key makes the server treat repeats as one request."""

@@ -11,7 +11,7 @@ from provisioner.contracts import Checksum, ImageUrl, Provenance, StageRequest
 from provisioner.pipeline.progress import Progress
 
 if TYPE_CHECKING:
-    from provisioner.contracts import ProvisionedBy, Volume
+    from provisioner.contracts import ProvisionedBy, Replaced, Volume
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +51,8 @@ class Outcome:
 class JobRun:
     """A job while it runs. ``outcome`` is set at the moment it is irrevocable, whatever happens afterwards.
 
-    ``checksum`` is the client's own until the pipeline has looked for one beside the image.
+    ``replaces`` is the volume to be replaced, if the target itself does not report it. ``checksum`` is the client's own
+    until the pipeline has looked for one beside the image.
     """
 
     job_id: str
@@ -59,6 +60,7 @@ class JobRun:
     spec: JobSpec
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
+    replaces: Replaced | None = None
     checksum: Checksum | None = field(init=False)
 
     def __post_init__(self) -> None:
