@@ -51,7 +51,7 @@ def _check_volume(host, stored) -> None:
 
 
 def _check_kept(host) -> None:
-    """Check that a foreign volume is never lost: it has its name or is kept, once, unless an operation may remove it."""
+    """Check that a foreign volume is never lost: it has its name or is kept, unless an operation may remove it."""
     foreign = [content for content in [host.old, *host.kept_before] if content not in {None, IMAGE}]
     left = [content for content in [host.volume(), *host.kept()] if content not in {None, IMAGE}]
     may_go = any(done.kind in {"expire", "remove_volume", "adopt"} for done in host.done)
