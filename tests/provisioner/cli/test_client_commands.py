@@ -194,6 +194,15 @@ def test_volume_remove_without_terminal_needs_yes(lvp, server):
     assert "needs --yes" in ended.err
 
 
+def test_watch_says_what_was_replaced(lvp, server, examples):
+    replaced = examples["JobReplaced"]["replaced"]
+    server.on("GET", JOB_PATH, "JobReplaced")
+    said = f"it replaced a volume that this service did not make, kept as {replaced['kept_as']} until "
+    assert said in lvp("job", "watch", JOB_ID).out
+    server.on("GET", JOB_PATH, {**examples["JobReplaced"], "replaced": {"volume": "web-01", "owner": "ours"}})
+    assert "replaced" not in lvp("job", "watch", JOB_ID).out
+
+
 def test_volume_list_replaced(lvp, server, examples):
     server.on("GET", "/api/v1/volumes/replaced", "ReplacedPage")
     ended = lvp("volume", "list", "--replaced")
