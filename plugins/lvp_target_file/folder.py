@@ -99,7 +99,7 @@ class Folder:
                 status = path.lstat()
             except FileNotFoundError:
                 return None
-            return Entry(volume, path, status, _read_mark(path, volume, status))
+            return Entry(volume, path, status, read_mark(path, volume, status))
 
     def own(self) -> list[Entry]:
         """Return every volume that this service created here."""
@@ -129,7 +129,7 @@ class Folder:
             self.stages.mkdir(mode=0o700, parents=True, exist_ok=True)
             staged.unlink(missing_ok=True)  # left by an earlier attempt of this job
             with opened(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
-                _write_mark(fd, request.name, request.provenance)  # fail early if attributes are unsupported
+                write_mark(fd, request.name, request.provenance)  # fail early if attributes are unsupported
                 os.ftruncate(fd, size)
                 for start in range(0, size if allocate else 0, _ALLOCATE_STEP):
                     check()
@@ -142,13 +142,13 @@ class Folder:
             if over is not None:
                 os.fchown(fd, over.status.st_uid, over.status.st_gid)
                 os.fchmod(fd, stat.S_IMODE(over.status.st_mode))
-            _write_mark(fd, request.name, provenance)
+            write_mark(fd, request.name, provenance)
             os.fsync(fd)
 
     def publish(self, request: StageRequest) -> None:
         """Move the staged file to its final name. Raises VolumeExistsError if the name is taken."""
         with translated("publish", self.file_of(request.name)):
-            _link_new(self.stage_of(request), self.file_of(request.name))
+            rename_new(self.stage_of(request), self.file_of(request.name))
             sync(self.path)
 
     def staged(self) -> list[StagedFile]:
@@ -203,7 +203,7 @@ def _writable(path: Path) -> Finding:
     return Finding(True, f"{path} can be written")
 
 
-def _link_new(staged: Path, final: Path) -> None:
+def rename_new(staged: Path, final: Path) -> None:
     """Rename without replacing. If interrupted between link and unlink, recovery removes the staged name."""
     try:
         os.link(staged, final)
@@ -214,13 +214,15 @@ def _link_new(staged: Path, final: Path) -> None:
     staged.unlink()
 
 
-def _write_mark(fd: int, volume: str, provenance: Provenance) -> None:
+def write_mark(fd: int, volume: str, provenance: Provenance) -> None:
+    """Write the provenance to the volume's file. Raises OSError."""
     kept = replace(provenance, image_url=provenance.image_url[:MAX_URL])
     mark = _Mark(volume, os.fstat(fd).st_ino, kept)
     os.setxattr(fd, ATTRIBUTE, msgspec.json.encode(mark))
 
 
-def _read_mark(path: Path, volume: str, status: os.stat_result) -> Provenance | None:
+def read_mark(path: Path, volume: str, status: os.stat_result) -> Provenance | None:
+    """Return the provenance of the file as ``volume``, or None if this service did not create it. Raises OSError."""
     if not stat.S_ISREG(status.st_mode):
         return None
     try:

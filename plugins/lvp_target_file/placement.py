@@ -35,7 +35,7 @@ def place(request: StageRequest, old: Entry | None, free_bytes: int, settings: F
 
     Raises VolumeExistsError or NoSpaceError. Does not check whether ``old`` is in use.
     """
-    needed = _needed(request, settings)
+    needed = needed_bytes(request, settings)
     fits = needed <= free_bytes
     if old is not None:
         _check_replaceable(request, old, settings)
@@ -52,7 +52,7 @@ def place(request: StageRequest, old: Entry | None, free_bytes: int, settings: F
     )
 
 
-def _needed(request: StageRequest, settings: FileSettings) -> int:
+def needed_bytes(request: StageRequest, settings: FileSettings) -> int:
     """Return the bytes that must be free: the full size or, with ``overcommit``, the image's data if known."""
     return (request.data_bytes or 0) if settings.overcommit and not settings.preallocate else request.size_bytes
 
@@ -67,9 +67,10 @@ def _check_replaceable(request: StageRequest, old: Entry, settings: FileSettings
         raise VolumeExistsError(
             f'volume {request.name} already exists, and the target\'s setting replace = "refuse" keeps it'
         )
-    if settings.only_own and old.provenance is None:
+    if old.provenance is None and (settings.only_own or settings.foreign == "refuse"):
+        setting = "only_own = true" if settings.only_own else 'foreign = "refuse"'
         raise VolumeExistsError(
-            f"volume {request.name} was not created by this service, and the target's setting only_own = true keeps it"
+            f"volume {request.name} was not created by this service, and the target's setting {setting} keeps it"
         )
     if abs(old.status.st_size - request.size_bytes) > request.size_bytes * SIZE_TOLERANCE:
         raise VolumeExistsError(

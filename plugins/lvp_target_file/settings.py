@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Literal
 
-import msgspec
+from provisioner.contracts import KeepingSettings, refuse
 
 
-class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FileSettings(KeepingSettings, frozen=True, forbid_unknown_fields=True):
     """Keys of ``[targets.NAME]`` with ``plugin = "file"``.
 
     ``directory`` is the folder of the volumes, an absolute path. It must exist, but may be mounted later.
@@ -33,7 +33,8 @@ class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # only the image's data must fit. Preallocated volumes always need their full size.
     overcommit: bool = False
 
-    # Whether only volumes that this service created may be replaced. By default others may too, if their size fits.
+    # Whether only volumes that this service created may be replaced; the same as foreign = "refuse". By default others
+    # may too, if their size fits.
     only_own: bool = False
 
     # Whether other installations (state directories) may use the folder at the same time, as on storage that several
@@ -41,5 +42,6 @@ class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if not PurePath(self.directory).is_absolute():
-            raise ValueError(f"directory must be an absolute path, not {self.directory!r}")
+        relative = not PurePath(self.directory).is_absolute()
+        wrong = [f"directory must be an absolute path, not {self.directory!r}"] if relative else []
+        refuse([*wrong, *self.keeping_faults()])

@@ -15,6 +15,7 @@ import os
 import secrets
 import time
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from lvp_target_file.disk import sync, translated
@@ -23,7 +24,7 @@ from lvp_target_file.names import GONE, OLD, StagedFile, staged_name
 from provisioner.contracts.errors import TargetError, VolumeExistsError, VolumeInUseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from lvp_target_file.folder import Entry, Folder
@@ -41,14 +42,20 @@ def refuse_if_used(volume: str, users: list[VolumeUser]) -> None:
         raise VolumeInUseError(f"volume {volume} is in use by {', '.join(map(str, users[:5]))}; it was not changed")
 
 
-def swap(folder: Folder, request: StageRequest, over: Entry) -> None:
+def swap(
+    folder: Folder, request: StageRequest, over: Entry, attributes: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
     """Give the staged file the name of ``over``, and keep the file of ``over`` as ``old_of(request)``.
 
-    If this raises VolumeInUseError or VolumeExistsError, nothing has changed.
+    ``attributes`` are set on the file of ``over``. If this raises VolumeInUseError or VolumeExistsError, nothing else
+    has changed.
     """
     staged, aside = folder.stage_of(request), old_of(folder, request)
     discard(folder, StagedFile.read(aside))  # left by an earlier attempt of this job
     with holding(over) as hold, translated("replace", over.path):
+        for name, value in attributes.items():
+            os.setxattr(hold.fd, name, value)
+            os.fsync(hold.fd)
         os.link(over.path, aside)
         refuse_if_used(over.name, hold.opened())
         staged.rename(over.path)

@@ -12,14 +12,17 @@ import trio
 
 from lvp_target_file import swaps
 from lvp_target_file.folder import LOCK, Entry, Folder
+from lvp_target_file.kept import KeptFiles
 from lvp_target_file.names import StagedFile
-from lvp_target_file.placement import check_name, place
+from lvp_target_file.placement import check_name, needed_bytes, place
 from lvp_target_file.resize import grow
 from provisioner.contracts import (
-    BlockTarget,
     Device,
     Finding,
+    KeepingTarget,
+    KeptVolume,
     Placement,
+    Replaced,
     StagedVolume,
     StageRequest,
     Volume,
@@ -32,12 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from lvp_target_file.settings import FileSettings
-    from provisioner.contracts import BackEndContext, Capacity
+    from provisioner.contracts import BackEndContext, Capacity, Provenance
 
 _in_thread = trio.to_thread.run_sync
 
 
-class FileTarget(BlockTarget):
+class FileTarget(KeepingTarget):
     """Volumes as raw files in one folder."""
 
     def __init__(self, settings: FileSettings, context: BackEndContext) -> None:
@@ -46,6 +49,7 @@ class FileTarget(BlockTarget):
         folder = Path(settings.directory)
         lock = context.place_lock(folder / LOCK, f"the folder {folder}", shared=settings.shared)
         self._folder = Folder(settings.directory, lock)
+        self._kept = KeptFiles(self._folder, self.name, settings)
 
     def check_name(self, volume: str) -> None:
         check_name(volume)
@@ -59,7 +63,7 @@ class FileTarget(BlockTarget):
         return [self.volume_of(entry) for entry in await _in_thread(self._folder.own, abandon_on_cancel=True)]
 
     async def capacity(self) -> Capacity:
-        return await _in_thread(self._folder.capacity, abandon_on_cancel=True)
+        return await _in_thread(self._capacity, abandon_on_cancel=True)
 
     async def check(self) -> None:
         await _in_thread(self._folder.check, abandon_on_cancel=True)
@@ -77,7 +81,7 @@ class FileTarget(BlockTarget):
             )
         try:
             await _in_thread(self._make, request, placement, old)
-            yield _Staged(self, self._folder, request, old if placement is Placement.SWAP else None)
+            yield _Staged(self, self._folder, self._kept, request, old, placement)
         finally:
             with undoing(f"remove the staged volume of {request.name}"):
                 await _in_thread(self._clean, request)
@@ -90,6 +94,22 @@ class FileTarget(BlockTarget):
         """Grow a closed volume. An open one is refused: QEMU grows the file itself (``virsh blockresize``)."""
         self.check_name(volume)
         return await _in_thread(self._resize, volume, size_bytes)
+
+    def keep_time(self, volume: Volume) -> float:
+        return self._settings.keep_seconds(volume.owner)
+
+    async def kept(self) -> Sequence[KeptVolume]:
+        return await _in_thread(self._kept.volumes, abandon_on_cancel=True)
+
+    async def remove_kept(self, kept_as: str) -> None:
+        await _in_thread(self._remove_kept, kept_as)
+
+    async def restore(self, kept_as: str, job_id: str) -> Volume:
+        return await _in_thread(self._restore, kept_as, job_id)
+
+    async def adopt(self, volume: str, provenance: Provenance) -> Volume:
+        self.check_name(volume)
+        return await _in_thread(self._adopt, volume, provenance)
 
     async def recover(self, live_jobs: frozenset[str]) -> Sequence[str]:
         return await _in_thread(self._recover, live_jobs, False)
@@ -111,12 +131,18 @@ class FileTarget(BlockTarget):
 
     # The methods below block and run in threads.
 
+    def _capacity(self) -> Capacity:
+        return replace(self._folder.capacity(), freeable_bytes=self._kept.freeable())
+
     def _place(self, request: StageRequest) -> tuple[Placement, Entry | None]:
         self.check_name(request.name)
         old = self._folder.look(request.name)
-        placement = place(request, old, self._folder.capacity().free_bytes, self._settings)
+        capacity = self._capacity()
+        placement = place(request, old, capacity.free_bytes + capacity.freeable_bytes, self._settings)
         if old is not None:
             swaps.refuse_if_used(old.name, self._folder.users(old.path))
+            if placement is Placement.IN_PLACE:
+                self._kept.refuse_unless_blank(old)
         return placement, old
 
     def _make(self, request: StageRequest, placement: Placement, old: Entry | None) -> None:
@@ -124,12 +150,13 @@ class FileTarget(BlockTarget):
         if placement is Placement.IN_PLACE and old is not None:
             swaps.take_over(self._folder, request, old)
         else:
+            self._kept.make_room(needed_bytes(request, self._settings))
             check = trio.from_thread.check_cancelled
             self._folder.make(request, allocate=self._settings.preallocate, check=check)
 
     def _clean(self, request: StageRequest) -> None:
         for path in (self._folder.stage_of(request), swaps.old_of(self._folder, request)):
-            swaps.discard(self._folder, StagedFile.read(path))
+            self._kept.settle(StagedFile.read(path))
 
     def _remove(self, volume: str) -> None:
         entry = self._own(volume)
@@ -152,36 +179,59 @@ class FileTarget(BlockTarget):
             raise NotFoundError(f"target {self.name} has no volume {volume} that this service created")
         return entry
 
+    def _remove_kept(self, kept_as: str) -> None:
+        self._folder.claim()
+        self._kept.remove(kept_as)
+
+    def _restore(self, kept_as: str, job_id: str) -> Volume:
+        self._folder.claim()
+        entry, replaced = self._kept.restore(kept_as, job_id)
+        return replace(self.volume_of(entry), replaced=replaced)
+
+    def _adopt(self, volume: str, provenance: Provenance) -> Volume:
+        self._folder.claim()
+        return self.volume_of(self._kept.adopt(volume, provenance))
+
     def _recover(self, live_jobs: frozenset[str], every_owner: bool) -> Sequence[str]:
         if self._settings.make_directory:
             self._folder.path.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._folder.claim()
         dead = [file for file in self._folder.staged() if file.job not in live_jobs]
         actions = [self._recovered(file, every_owner=every_owner) for file in dead]
-        return [action for action in actions if action is not None]
+        return [*(action for action in actions if action is not None), *self._kept.recover()]
 
     def _recovered(self, file: StagedFile, *, every_owner: bool) -> str | None:
         """Clean up a file that no live job owns. Return what was done, or None if the file is already gone."""
         if file.owner not in {"", self._folder.owner} and not every_owner:
             return f"left {file.what} alone: it belongs to another installation ({file.owner})"
         try:
-            return f"removed {file.what}" if swaps.discard(self._folder, file) else None
+            return self._kept.settle(file)
         except VolumeInUseError as error:
             return f"left {file.path.name} alone: {error.message}"
 
 
 class _Staged:
-    """A staged file. ``over`` is the volume that it will replace; None if the name must be free."""
+    """A staged file. ``old`` is the volume that has its name; None if the name must be free."""
 
-    def __init__(self, target: FileTarget, folder: Folder, request: StageRequest, over: Entry | None) -> None:
+    def __init__(
+        self,
+        target: FileTarget,
+        folder: Folder,
+        kept: KeptFiles,
+        request: StageRequest,
+        old: Entry | None,
+        placement: Placement,
+    ) -> None:
         self.device = Device(str(folder.stage_of(request)), request.size_bytes, reads_zero=True)
-        self._target, self._folder, self._request, self._over = target, folder, request, over
+        self._target, self._folder, self._kept, self._request = target, folder, kept, request
+        self._over = old if placement is Placement.SWAP else None
+        self._replaced = Replaced(old.name, target.volume_of(old).owner) if old is not None else None
 
     async def commit(self, image_digest: str | None) -> Volume:
         return await _in_thread(self._commit, image_digest)
 
     def _commit(self, image_digest: str | None) -> Volume:
-        request, over = self._request, self._over
+        request, over, replaced = self._request, self._over, self._replaced
         provenance = replace(request.provenance, image_digest=image_digest)
         if over is not None and not over.is_still(self._folder.look(request.name)):
             raise VolumeExistsError(f"volume {request.name} was removed or replaced while the job was running")
@@ -189,6 +239,7 @@ class _Staged:
         if over is None:
             self._folder.publish(request)
         else:
-            swaps.swap(self._folder, request, over)
+            replaced = self._kept.replace(request, over)
         path = self._folder.file_of(request.name)
-        return self._target.volume_of(Entry(request.name, path, path.lstat(), provenance))
+        volume = self._target.volume_of(Entry(request.name, path, path.lstat(), provenance))
+        return replace(volume, replaced=replaced)

@@ -66,6 +66,22 @@ async def discard(path: str) -> None:
     await _over(path, blockdev.discard_range)
 
 
+async def is_blank(path: str) -> bool:
+    """Return whether the whole device reads as zeros."""
+
+    def run() -> bool:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return blockdev.is_blank(fd, trio.from_thread.check_cancelled)
+        finally:
+            os.close(fd)
+
+    try:
+        return await trio.to_thread.run_sync(run)
+    except OSError as error:
+        raise TargetUnavailableError(f"{path} cannot be read: {error.strerror}") from error
+
+
 async def _over(path: str, work: Callable[[int, int, int, Callable[[], None]], object]) -> None:
     def run() -> None:
         with _opened(path) as fd:

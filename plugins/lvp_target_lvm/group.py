@@ -16,12 +16,13 @@ import trio
 from lvp_target_lvm import devices, names, recovery, tags
 from lvp_target_lvm.diagnostics import findings_of_group
 from lvp_target_lvm.holders import in_use, inventory_once_closed
+from lvp_target_lvm.kept import KeepingGroup
 from lvp_target_lvm.lvm import Lvm
 from lvp_target_lvm.placement import Plan, is_users, place, refuse_open, snapshots_of
 from lvp_target_lvm.removal import remove_wiped
 from lvp_target_lvm.resize import Growth
 from lvp_target_lvm.staging import Staged, Staging
-from provisioner.contracts import BlockTarget, Device, Placement, Volume, check_growth, undoing
+from provisioner.contracts import Device, Placement, Volume, check_growth, undoing
 from provisioner.contracts.errors import (
     NotFoundError,
     ProvisionerError,
@@ -42,7 +43,7 @@ _UNDO_TIME = 180.0
 LOCKS = Path("/run/lock/libvirt-volume-provisioner")
 
 
-class GroupTarget(BlockTarget):
+class GroupTarget(KeepingGroup):
     """Volumes in one volume group."""
 
     def __init__(self, settings: LvmSettings, context: BackEndContext) -> None:
@@ -115,7 +116,9 @@ class GroupTarget(BlockTarget):
 
     async def _new_staging(self, request: StageRequest, old: Lv | None, **more_tags: str) -> Staging:
         owner = await self._claim()
-        return Staging(self.lvm, request, names.new_token(), old, self.name, owner, **more_tags)
+        staging = Staging(self.lvm, request, names.new_token(), old, self.name, owner, **more_tags)
+        self._keep_old(staging)
+        return staging
 
     # --- staging ---
 
@@ -140,9 +143,9 @@ class GroupTarget(BlockTarget):
             size = await devices.size_of(staging.path)
             yield Staged(staging, await self._fresh(inventory, staging.path, size), number, self._undo)
 
-    async def _inventory_for(self, request: StageRequest) -> Inventory:  # noqa: ARG002
+    async def _inventory_for(self, request: StageRequest) -> Inventory:
         """Return the inventory, after freeing space for ``request`` if possible."""
-        return await self.lvm.inventory()
+        return await self._with_kept_removed(await self.lvm.inventory(), request)
 
     async def _overwritten(self, inventory: Inventory, staging: Staging) -> Staged:
         number = await staging.set_aside_to_overwrite()
@@ -151,11 +154,14 @@ class GroupTarget(BlockTarget):
 
     async def _plan(self, inventory: Inventory, request: StageRequest) -> Plan:
         inventory = await inventory_once_closed(self.lvm, request.name, inventory)
-        no_room = self._no_room(inventory, request)
+        no_room = self._no_room_even_so(inventory, request)
         try:
-            return place(self._settings, inventory, request, fits_kind=self._fits_kind, no_room=no_room)
+            plan = place(self._settings, inventory, request, fits_kind=self._fits_kind, no_room=no_room)
         except VolumeInUseError as error:
             raise await in_use(error.message, inventory.volumes[request.name]) from error
+        if plan.placement is Placement.IN_PLACE and plan.old is not None:
+            await self._refuse_unless_blank(plan.old)
+        return plan
 
     @asynccontextmanager
     async def _settled(self, staging: Staging) -> AsyncIterator[None]:
@@ -174,8 +180,8 @@ class GroupTarget(BlockTarget):
                 self._live.discard(staging.token)
 
     async def _wipe_old(self, staging: Staging) -> None:
-        """Wipe the replaced volume. It is removed right after, even if wiping fails."""
-        if staging.committed and not staging.clean and self._wipes():
+        """Wipe the replaced volume unless it is kept. It is removed right after, even if wiping fails."""
+        if staging.committed and not staging.clean and not staging.keep_seconds and self._wipes():
             old = names.OLD + staging.token
             await self.lvm.change("lvchange", "-ay", "-K", f"{self._group}/{old}")
             path = devices.path_of(self._group, old)
@@ -190,11 +196,12 @@ class GroupTarget(BlockTarget):
 
     async def _settle(self, staging: Staging) -> None:
         untouched = frozenset({staging.token}) if await staging.is_untouched() else frozenset[str]()
+        await self._clean_up(frozenset({staging.token}), untouched)
+
+    async def _clean_up(self, tokens: frozenset[str], untouched: frozenset[str] = frozenset()) -> None:
+        """Finish or roll back the swaps ``tokens``, as recovery would after a power cut."""
         decisions = recovery.decide(
-            await self.lvm.inventory(),
-            lambda _, token: token == staging.token,
-            self._fits_kind,
-            untouched=untouched,
+            await self.lvm.inventory(), lambda _, token: token in tokens, self._fits_kind, untouched=untouched
         )
         for decision in decisions:
             await self._carry_out(decision)
@@ -206,6 +213,9 @@ class GroupTarget(BlockTarget):
         await self._refuse_open(lv)
         self._refuse_origin(lv, inventory)
         await self._claim()
+        await self._remove_lv(lv)
+
+    async def _remove_lv(self, lv: Lv) -> None:
         if not self._wipes():
             # The kernel refuses to remove an open device, so there is no race with a process that opens it.
             await self.lvm.change("lvremove", f"{self._group}/{lv.name}")

@@ -1,9 +1,9 @@
 """Volume names: what LVM allows, and the names reserved for this service. Pure.
 
 The name of a volume that this service creates shows its role, because a rename is LVM's only atomic change:
-``lvp.stage.TOKEN`` is under construction, ``lvp.old.TOKEN`` was set aside by the swap ``TOKEN``, ``lvp.gone.TOKEN``
-is being removed, ``lvp.base.DIGEST`` is a base; any other name is a committed volume. The separators are dots because
-device-mapper doubles every hyphen.
+``lvp.stage.TOKEN`` is under construction, ``lvp.old.TOKEN`` was set aside by the swap ``TOKEN``, ``lvp.kept.TOKEN`` was
+replaced by it and is kept, ``lvp.gone.TOKEN`` is being removed, ``lvp.base.DIGEST`` is a base; any other name is a
+committed volume. The separators are dots because device-mapper doubles every hyphen.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ OWN = "lvp."
 STAGE = "lvp.stage."
 OLD = "lvp.old."
 GONE = "lvp.gone."
+KEPT = "lvp.kept."
 BASE = "lvp.base."
 
 # lvm2's lib/misc/lvm-string.c
@@ -44,7 +45,7 @@ def base_name(image_digest: str, image_format: str) -> str:
 
 def token_of(name: str) -> str:
     """Return the token in a reserved name, or an empty string."""
-    return next((name[len(start) :] for start in (STAGE, OLD, GONE) if name.startswith(start)), "")
+    return next((name[len(start) :] for start in (STAGE, OLD, GONE, KEPT) if name.startswith(start)), "")
 
 
 def mapper_name(group: str, volume: str) -> str:

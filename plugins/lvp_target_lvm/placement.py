@@ -68,8 +68,9 @@ def why_not_replaced(
         return f"{what} is of another type ({kind}); remove it or choose another name"
     if settings.replace == "refuse":
         return f'{what} already exists, and the target\'s setting replace = "refuse" keeps it'
-    if not old.ours and settings.only_own:
-        return f"{what} was not created by this service, and the target's setting only_own = true keeps it"
+    if not old.ours and (settings.only_own or settings.foreign == "refuse"):
+        setting = "only_own = true" if settings.only_own else 'foreign = "refuse"'
+        return f"{what} was not created by this service, and the target's setting {setting} keeps it"
     if snapshots := snapshots_of(old, inventory):
         return f"{what} has snapshots or is a snapshot ({snapshots}); remove them or choose another name"
     if not old.active:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lvp_target_lvm import devices
@@ -23,8 +24,14 @@ class PlainTarget(GroupTarget):
     """Linear and striped volumes."""
 
     async def capacity(self) -> Capacity:
-        group = (await self.lvm.inventory()).group
-        return Capacity(group.size, group.free)
+        inventory = await self.lvm.inventory()
+        return Capacity(inventory.group.size, inventory.group.free, freeable_bytes=self._freeable(inventory))
+
+    def _space_of(self, lv: Lv) -> int:
+        return lv.size
+
+    def _with_more_room(self, inventory: Inventory, freed: int) -> Inventory:
+        return replace(inventory, group=replace(inventory.group, free=inventory.group.free + freed))
 
     def _fits_kind(self, lv: Lv) -> bool:
         return bool(lv.layout) and lv.layout <= {"linear", "striped"}

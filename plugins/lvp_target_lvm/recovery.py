@@ -13,9 +13,13 @@ what  ``lvp.stage.T``    NAME              ``lvp.old.T``  (has the tags old=NAME
 5     -                  new (token=T)     -
 ====  =================  ================  =========================================
 
-States 1 to 3 are rolled back, 4 is finished. To overwrite a volume in place, it is tagged inplace=NAME, renamed to
-``lvp.stage.T``, written, tagged anew and renamed back. Once it may have been written to, its content is lost, and it is
-removed: a half-written volume under its name would be worse than none.
+States 1 to 3 are rolled back, 4 is finished. If the old volume is to be kept (it has the tag keptuntil), it is not
+removed but renamed to ``lvp.kept.T``. A restore passes through the same states. Its new volume is ``lvp.kept.K``, which
+is tagged restoring=T first and released at the end; if the restore is rolled back, it stays kept.
+
+To overwrite a volume in place, it is tagged inplace=NAME, renamed to ``lvp.stage.T``, written, tagged anew and renamed
+back. Once it may have been written to, its content is lost, and it is removed: a half-written volume under its name
+would be worse than none.
 """
 
 from __future__ import annotations
@@ -62,6 +66,8 @@ def decide(
     running. ``untouched`` holds the tokens of volumes set aside for overwriting that were not written to.
     """
     mine = [lv for lv in inventory.volumes.values() if fits_kind(lv)]
+    # Finish with volumes under names of ours first: a restored volume loses its tag only after the one it replaced.
+    mine.sort(key=lambda lv: not lv.name.startswith(names.OWN))
     # Restore volumes set aside first. The staged volumes are removed in any case.
     aside = [decision for lv in mine for decision in _aside(lv, inventory, is_dead, is_ours, untouched)]
     return aside + [decision for lv in mine for decision in _left(lv, is_dead, is_ours)]
@@ -75,8 +81,10 @@ def foreign(inventory: Inventory, known: str) -> dict[str, str]:
 
 def _owner_at_work(lv: Lv) -> str:
     """Return the installation that builds or replaces ``lv``; empty if there is none or no owner was recorded."""
+    if lv.name.startswith((names.KEPT, names.GONE)):
+        return ""
     if "by" in lv.noted:
-        return lv.noted.get("byowner", "")
+        return lv.noted.get("restorer") or lv.noted.get("byowner", "")
     return lv.noted.get("owner", "") if lv.ours and lv.name.startswith(names.STAGE) else ""
 
 
@@ -89,10 +97,12 @@ def _aside(
 ) -> Iterator[Decision]:
     noted = lv.noted
     token, name, job = noted.get("by", ""), noted.get("old") or noted.get("inplace") or "", noted.get("byjob", "")
-    if not token or not name or not is_dead(job, token):
+    if not token or not name or not is_dead(job, token) or lv.name.startswith((names.KEPT, names.GONE)):
         return
     if not is_ours(owner := _owner_at_work(lv)):
         yield Decision(f"left {lv.name} alone: another installation ({owner}) is replacing {name}", ())
+    elif lv.name == name and "restoring" in noted:
+        yield Decision(f"finished restoring {name}", (_release(lv, name),))
     elif lv.name == name or not lv.name.startswith(names.OWN):
         yield Decision(f"kept {lv.name}, which job {job} had not replaced yet", (_release(lv, lv.name),))
     elif "inplace" in noted:
@@ -107,7 +117,13 @@ def _swapped(lv: Lv, name: str, job: str, holder: Lv | None, token: str) -> Deci
             f"restored {name}, which job {job} had set aside but not replaced yet",
             (Step("rename", lv.name, (name,)), _release(lv, name)),
         )
-    if holder.noted.get("token") == token:
+    if token in {holder.noted.get("token"), holder.noted.get("restoring")}:
+        if "keptuntil" in lv.noted:
+            kept_as = names.KEPT + token
+            return Decision(
+                f"kept the old volume of {name} as {kept_as}, which job {job} had replaced",
+                (Step("rename", lv.name, (kept_as,)),),
+            )
         return Decision(
             f"removed the old volume of {name} ({lv.name}), which job {job} had replaced", (Step("remove", lv.name),)
         )
@@ -132,17 +148,18 @@ def _written(lv: Lv, name: str, job: str, *, free: bool, untouched: bool) -> Dec
 
 def _left(lv: Lv, is_dead: Callable[[str, str], bool], is_ours: Callable[[str], bool]) -> Iterator[Decision]:
     """Yield decisions for staged volumes and unfinished removals. The latter are finished for any installation."""
-    if not lv.ours or "by" in lv.noted:
+    job, name = lv.noted.get("job", ""), lv.noted.get("old") or lv.noted.get("name", "")
+    if lv.name.startswith(names.GONE) and (lv.ours or "keptuntil" in lv.noted):
+        if is_dead("", names.token_of(lv.name)):
+            yield Decision(f"removed {lv.name}: the removal of {name} was not finished", (Step("remove", lv.name),))
+    elif not lv.ours or "by" in lv.noted:
         return
-    job, name = lv.noted.get("job", ""), lv.noted.get("name", "")
-    if lv.name.startswith(names.STAGE) and is_dead(job, names.token_of(lv.name)):
+    elif lv.name.startswith(names.STAGE) and is_dead(job, names.token_of(lv.name)):
         if is_ours(owner := _owner_at_work(lv)):
             purpose = f"to resize {name}" if lv.noted.get("use") == tags.GROWTH else f"for {name} by job {job}"
             yield Decision(f"removed {lv.name}, staged {purpose}", (Step("remove", lv.name),))
         else:
             yield Decision(f"left {lv.name} alone: it belongs to another installation ({owner})", ())
-    elif lv.name.startswith(names.GONE) and is_dead("", names.token_of(lv.name)):
-        yield Decision(f"removed {lv.name}: the removal of {name} was not finished", (Step("remove", lv.name),))
 
 
 def _release(lv: Lv, name: str) -> Step:

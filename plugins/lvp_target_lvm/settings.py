@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from lvp_target_lvm.names import is_group_name, is_volume_name
-from provisioner.contracts import Duration, refuse
+from provisioner.contracts import Duration, KeepingSettings, refuse
 
 
-class LvmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LvmSettings(KeepingSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of the target ``lvm``.
 
     ``volume_group`` holds the volumes; it must exist and is never extended. ``replace`` says what happens if a volume
@@ -29,7 +27,7 @@ class LvmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     # Leaking another customer's data is worse than the time it takes to write zeros.
     stale_data: Literal["zero", "discard", "keep"] = "zero"
     # Off, because automation may create a volume itself and then have it filled. Turn it on if the volume group also
-    # holds volumes made by hand.
+    # holds volumes made by hand; foreign = "refuse" does the same.
     only_own: bool = False
     # A volume whose size differs by more, in percent, was probably made for something else: the name may be mistyped.
     size_tolerance_percent: float = 5.0
@@ -56,7 +54,7 @@ class LvmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             "tool_path must be an absolute path": bool(self.tool_path) and not self.tool_path.startswith("/"),
             "report_timeout and change_timeout must be at least 1s": min(self.report_timeout, self.change_timeout) < 1,
         }
-        return [words for words, wrong in checks.items() if wrong]
+        return [*(words for words, wrong in checks.items() if wrong), *self.keeping_faults()]
 
 
 class ThinSettings(LvmSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):

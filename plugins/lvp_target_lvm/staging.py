@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lvp_target_lvm import devices, names, tags
 from lvp_target_lvm.holders import in_use, inventory_once_closed
-from provisioner.contracts import Device, Volume
+from provisioner.contracts import Device, Owner, Replaced, Volume
 from provisioner.contracts.errors import (
     ProvisionerError,
     TargetError,
@@ -41,12 +42,27 @@ class Staging:
         self.committed = False
         self.clean = False
         self.in_place = False
+        # For how long the old volume is kept once it is replaced (0: it is removed), and the space that it takes.
+        self.keep_seconds = 0.0
+        self.old_bytes = 0
         self.final_path = devices.path_of(lvm.group, request.name)
         self._lvm = lvm
         self._owner = owner
         self._more_tags = more_tags
         self._written_before: int | None = None
         self._writable = False
+        self._keep_tags: list[str] = []
+
+    @property
+    def replaced(self) -> Replaced | None:
+        """Which volume the commit has replaced."""
+        if self.old is None:
+            return None
+        owner = Owner.of(tags.provenance_of(self.old.tags))
+        if not self._keep_tags:
+            return Replaced(self.request.name, owner)
+        kept_until = tags.number(tags.decode(self._keep_tags)["keptuntil"])
+        return Replaced(self.request.name, owner, names.KEPT + self.token, kept_until)
 
     def tag_options(self) -> list[str]:
         """Return the options that tag the staged volume at its creation."""
@@ -58,6 +74,8 @@ class Staging:
         Deactivating it ensures that it is closed: the kernel refuses to deactivate an open device, and a missing
         device cannot be opened. Raises VolumeInUseError.
         """
+        if self.keep_seconds:
+            self._keep_tags = tags.for_keeping(time.time(), self.keep_seconds, self.old_bytes)
         await self._give_up_name("old", names.OLD + self.token)
 
     async def set_aside_to_overwrite(self) -> int:
@@ -138,7 +156,8 @@ class Staging:
         return tags.for_volume(self.request.name, self.token, provenance, owner=self._owner, **self._more_tags)
 
     def _aside_tags(self, key: str) -> list[str]:
-        return tags.for_aside(key, self.request.name, self.token, self.request.job_id, self._owner)
+        aside = tags.for_aside(key, self.request.name, self.token, self.request.job_id, self._owner)
+        return [*aside, *self._keep_tags]
 
     async def _give_up_name(self, key: str, new_name: str) -> None:
         old = await self._same_old()
@@ -192,7 +211,10 @@ class Staged:
             raise
         staging.committed = True
         staging.clean = staging.old is None or staging.in_place
-        return Volume(staging.request.name, staging.target, staging.final_path, self.device.size_bytes, provenance)
+        return Volume(
+            staging.request.name, staging.target, staging.final_path, self.device.size_bytes, provenance,
+            staging.replaced,
+        )  # fmt: skip
 
     async def _publish(self) -> None:
         if self._staging.old is not None and not self._staging.in_place:

@@ -4,8 +4,9 @@ A volume of ours has the bare tag ``lvp`` (``lvs @lvp`` lists them all) and thes
 ``job``, ``created``, ``name`` (the final name), ``token`` (of its staging), ``owner`` (the installation), ``url`` and
 ``digest`` (of the image), on a base ``format``, and ``use`` on a staged volume whose extents are for a volume that
 grows. A volume that is being replaced, even if this service did not create it, has ``old`` or ``inplace`` (its name),
-``by`` (the token), ``byjob`` and ``byowner``. LVM allows few characters in a tag, so every other byte is written as
-``#`` and two hexadecimal digits.
+``by`` (the token), ``byjob`` and ``byowner``; if it is to be kept, also ``replacedat``, ``keptuntil`` and ``bytes``. A
+kept volume that is being restored has ``restoring`` (the token) and ``restorer`` (the installation). LVM allows few
+characters in a tag, so every other byte is written as ``#`` and two hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -76,9 +77,25 @@ def for_aside(key: str, name: str, token: str, job_id: str, owner: str) -> list[
     return encode({key: name, "by": token, "byjob": job_id, "byowner": owner})
 
 
+def for_keeping(now: float, seconds: float, size: int) -> list[str]:
+    """Return the further tags for a volume that is kept for so many seconds after it is replaced."""
+    return encode({"replacedat": repr(now), "keptuntil": repr(now + seconds), "bytes": str(size)})
+
+
+def for_restore(token: str, owner: str) -> list[str]:
+    """Return the tags for a kept volume that is being restored."""
+    return encode({"restoring": token, "restorer": owner})
+
+
+def restore_tags(tags: Iterable[str]) -> list[str]:
+    """Return those of ``tags`` that ``for_restore`` wrote."""
+    return [tag for tag in tags if re.match(rf"{MARK}\.(restoring|restorer)=", tag)]
+
+
 def aside_tags(tags: Iterable[str]) -> list[str]:
-    """Return those of ``tags`` that ``for_aside`` wrote."""
-    return [tag for tag in tags if re.match(rf"{MARK}\.(old|inplace|by|byjob|byowner)(\.\d+)?=", tag)]
+    """Return those of ``tags`` that ``for_aside``, ``for_keeping`` and ``for_restore`` wrote."""
+    keys = "old|inplace|by|byjob|byowner|replacedat|keptuntil|bytes|restoring|restorer"
+    return [tag for tag in tags if re.match(rf"{MARK}\.({keys})(\.\d+)?=", tag)]
 
 
 def provenance_of(tags: Iterable[str]) -> Provenance | None:
@@ -88,7 +105,7 @@ def provenance_of(tags: Iterable[str]) -> Provenance | None:
         return None
     values = decode(tags)
     return Provenance(
-        values.get("job", ""), values.get("url", ""), values.get("digest"), _number(values.get("created", ""))
+        values.get("job", ""), values.get("url", ""), values.get("digest"), number(values.get("created", ""))
     )
 
 
@@ -102,7 +119,8 @@ def _unquote(text: str) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """Return the number in a value of ours, 0 if it is malformed."""
     try:
         return float(text)
     except ValueError:

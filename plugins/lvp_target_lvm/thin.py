@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lvp_target_lvm import devices, names
+from lvp_target_lvm import devices, names, tags
 from lvp_target_lvm.bases import bases_in, eviction_order
 from lvp_target_lvm.diagnostics import findings_of_pool
 from lvp_target_lvm.group import GroupTarget
@@ -49,9 +49,10 @@ class ThinTarget(GroupTarget):
     _settings: ThinSettings
 
     async def capacity(self) -> Capacity:
-        pool = pool_of(self._settings, await self.lvm.inventory())
+        inventory = await self.lvm.inventory()
+        pool = pool_of(self._settings, inventory)
         free = int(pool.size * (100 - (pool.data_percent or 0)) / 100)
-        return Capacity(pool.size, free, pool.data_percent, pool.metadata_percent)
+        return Capacity(pool.size, free, pool.data_percent, pool.metadata_percent, self._freeable(inventory))
 
     async def diagnose(self) -> Sequence[Finding]:
         return [*await super().diagnose(), *await findings_of_pool(self.lvm, self._settings)]
@@ -74,6 +75,16 @@ class ThinTarget(GroupTarget):
         if (refusal := why_full(with_reserve(self._settings), pool_of(self._settings, inventory))) is not None:
             raise NoSpaceError(f"{refusal} for overwriting in place, so volume {staging.request.name} is kept")
         return await super()._overwritten(inventory, staging)
+
+    def _space_of(self, lv: Lv) -> int:
+        # A kept volume is inactive, and LVM does not report the use of an inactive one.
+        noted = int(tags.number(lv.noted.get("bytes", "")))
+        return noted or int(lv.size * (lv.data_percent or 0.0) / 100)
+
+    def _with_more_room(self, inventory: Inventory, freed: int) -> Inventory:
+        pool = pool_of(self._settings, inventory)
+        percent = max(0.0, (pool.data_percent or 0.0) - 100.0 * freed / pool.size)
+        return replace(inventory, volumes={**inventory.volumes, pool.name: replace(pool, data_percent=percent)})
 
     def _fits_kind(self, lv: Lv) -> bool:
         return "thin" in lv.layout and not lv.is_pool and lv.pool == self._settings.pool
@@ -213,7 +224,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
                 return inventory
             going = next((lv.name for lv in self._evictable(inventory) if lv.name not in stuck), None)
             if going is None:
-                return inventory
+                return await self._with_kept_removed(inventory, request, super()._no_room)
             # Try each base once; one that cannot be removed stays.
             stuck.add(going)
             with suppress(TargetError):

@@ -58,6 +58,7 @@ class BackEndListing:
             body["reason"] = reason
         if capacity is not None:
             body |= {"size_bytes": capacity.total_bytes, "free_bytes": capacity.free_bytes}
+            body |= {"freeable_bytes": capacity.freeable_bytes} if capacity.freeable_bytes else {}
             fill = {"data_percent": capacity.data_percent, "metadata_percent": capacity.metadata_percent}
             thin_pool = {key: value for key, value in fill.items() if value is not None}
             body |= {"thin_pool": thin_pool} if thin_pool else {}

@@ -12,7 +12,8 @@ from quart import Blueprint, Response, g, request
 
 from provisioner.api import schemas, submission
 from provisioner.api.back_end_listing import BackEndListing
-from provisioner.api.volume_listing import VolumeListing
+from provisioner.api.kept_volumes import add_kept_volumes
+from provisioner.api.volume_listing import Listing
 from provisioner.auth import authorization
 from provisioner.contracts import GIB, Checksum
 from provisioner.contracts.errors import UnsupportedMediaTypeError
@@ -20,6 +21,7 @@ from provisioner.contracts.errors import UnsupportedMediaTypeError
 if TYPE_CHECKING:
     from provisioner.api.services import Services
     from provisioner.config import Role
+    from provisioner.contracts import Volume
     from provisioner.jobs import Job
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -46,6 +48,9 @@ ROLES: dict[str, Role] = {
     "v1.list_volumes": "viewer",
     "v1.remove_volume": "admin",
     "v1.resize_volume": "operator",
+    "v1.list_replaced_volumes": "viewer",
+    "v1.restore_volume": "admin",
+    "v1.adopt_volume": "admin",
     "v1.list_targets": "viewer",
     "v1.list_sources": "viewer",
     "v1.whoami": "viewer",
@@ -56,6 +61,7 @@ QUERIES: dict[str, type[msgspec.Struct]] = {
     "v1.list_jobs": schemas.JobPage,
     "v1.list_images": schemas.ImagePage,
     "v1.list_volumes": schemas.Page,
+    "v1.list_replaced_volumes": schemas.Page,
 }
 # The routes that need no credential; the configuration can close /metrics.
 OPEN_ROUTES = frozenset(
@@ -174,7 +180,9 @@ def _add_named_images(api: Blueprint, services: Services) -> None:
 
 
 def _add_volumes(api: Blueprint, services: Services) -> None:
-    listing = VolumeListing(services)
+    calls = {name: target.list for name, target in services.back_ends.targets.items()}
+    listing: Listing[Volume] = Listing(services, calls, lambda one: (one.target, one.name))
+    add_kept_volumes(api, services, answer, _body)
 
     @api.get("/volumes", provide_automatic_options=False)
     async def list_volumes() -> Response:

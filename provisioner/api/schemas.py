@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from provisioner.auth.authenticator import Principal
     from provisioner.cache import Entry
     from provisioner.config import NamedImage
-    from provisioner.contracts import Volume
+    from provisioner.contracts import Replaced, Volume
     from provisioner.contracts.errors import ProvisionerError
     from provisioner.images import ResolvedImage
     from provisioner.jobs import Job
+    from provisioner.jobs.job import ReplacedInfo
     from provisioner.pipeline.dry_run import Plan
     from provisioner.pipeline.progress import Snapshot
 
@@ -97,6 +98,12 @@ class ResizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     volume_size_gb: Gibibytes
     online: bool = False
+
+
+class RestoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /volumes/{target}/{name}/restore."""
+
+    kept_as: Name | msgspec.UnsetType = msgspec.UNSET
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +228,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "image_path": job.image_path,
         "error": job.error,
         "volume": job.volume,
+        "replaced": None if job.replaced is None else replaced_body(job.replaced),
         "timings": job.timings,
         "submitted_by": job.principal,
         "waiting_for": snapshot.waiting_for if snapshot else None,
@@ -256,6 +264,14 @@ def asked(job: Job) -> dict[str, str | int]:
         "priority": spec.priority,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def replaced_body(replaced: Replaced | ReplacedInfo) -> dict[str, Any]:
+    """Return the volume that a job or a restore replaced; without ``kept_as`` it was removed."""
+    body: dict[str, Any] = {"volume": replaced.volume, "owner": replaced.owner}
+    if replaced.kept_as is None or replaced.kept_until is None:
+        return body
+    return {**body, "kept_as": replaced.kept_as, "kept_until": timestamp(replaced.kept_until)}
 
 
 def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:

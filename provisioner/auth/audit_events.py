@@ -98,6 +98,8 @@ class Auditor:
                 volume=job.spec.volume_name,
                 source=job.spec.image_url.origin,
                 request_id=job.request_id,
+                replaced=job.replaced.owner.value if job.replaced else None,
+                kept_as=job.replaced.kept_as if job.replaced else None,
             )
         )
 

@@ -8,7 +8,7 @@ import click
 
 from provisioner.cli.connection import path
 from provisioner.cli.exit_status import CliError, ExitStatus
-from provisioner.cli.formatting import printable, size
+from provisioner.cli.formatting import printable, size, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,10 +48,19 @@ def _sentences(plan: Mapping[str, Any]) -> list[str]:
         old = plan["replaces"]
         whose = "made by this service" if old["ours"] else "NOT made by this service"
         how = f", {plan['placement']}" if "placement" in plan else ""
-        lines.append(("replaces", f"{old['path']}, {size(old['size_bytes'])}, {whose}{how}"))
+        lines.append(("replaces", f"{old['path']}, {size(old['size_bytes'])}, {whose}{how}{_kept(old)}"))
     if "space_needed_bytes" in plan:
         lines.append(("space", f"{size(plan['space_needed_bytes'])} of {size(plan['space_free_bytes'])} free"))
     return [f"{name + ':':<10}{printable(value)}" for name, value in lines if value is not None]
+
+
+def _kept(old: Mapping[str, Any]) -> str:
+    """Return what becomes of the replaced volume, if the server says so."""
+    seconds = old.get("keep_seconds")
+    if seconds is None:
+        return ""
+    kept_for = f"{seconds // 86400} days" if seconds >= 2 * 86400 else span(seconds)
+    return f", kept for {kept_for}" if seconds else ", NOT kept"
 
 
 def _checksum(plan: Mapping[str, Any]) -> str | None:

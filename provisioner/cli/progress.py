@@ -92,10 +92,19 @@ def outcome(job: Mapping[str, Any]) -> str:
     volume = job.get("volume")
     if volume:
         made = f"volume {volume['name']} on {volume['target']}, {size(volume['size_bytes'])}, is {volume['path']}"
-        return printable(f"completed: {made} ({volume['provisioned_by']}, {image})")
+        return printable(f"completed: {made} ({volume['provisioned_by']}, {image}){_replaced(job)}")
     if job.get("image_path"):
         return printable(f"completed: {image}, kept at {job['image_path']}")
     return "completed"
+
+
+def _replaced(job: Mapping[str, Any]) -> str:
+    """Return which volume the job replaced, if it matters: it was not the service's own, or it is kept."""
+    replaced = job.get("replaced") or {}
+    whose = "" if replaced.get("owner") == "ours" else " that this service did not make"
+    if "kept_as" in replaced:
+        return f"; it replaced a volume{whose}, kept as {replaced['kept_as']} until {replaced['kept_until']}"
+    return f"; it replaced a volume{whose}" if replaced and whose else ""
 
 
 class Lines:

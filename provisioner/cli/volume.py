@@ -1,4 +1,4 @@
-"""``lvp volume``: list, resize and remove the volumes a server made."""
+"""``lvp volume``: list, resize, remove, restore and adopt volumes of a server."""
 
 from __future__ import annotations
 
@@ -18,26 +18,34 @@ from provisioner.cli.job import Gibibytes, print_if_more
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Seconds to wait for a restore: three LVM changes, each of which may wait for a lock.
+CHANGE_TIMEOUT = 300.0
+
 
 @click.group(cls=SuggestingGroup)
 def volume() -> None:
-    """List, resize and remove the volumes a server made."""
+    """List, resize, remove, restore and adopt volumes of a server."""
 
 
-@volume.command("list", cls=SectionedCommand, examples=["lvp volume list"])
+@volume.command("list", cls=SectionedCommand, examples=["lvp volume list", "lvp volume list --replaced"])
+@click.option("--replaced", is_flag=True, help="List the replaced volumes that can be restored.")
 @click.option("--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Skip the first N.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, metavar="N", help="Show at most N.  [default: 100]")
 @json_option
 @connection_options
-def list_volumes(offset: int, limit: int, as_json: bool, **connection: str | None) -> None:
+def list_volumes(replaced: bool, offset: int, limit: int, as_json: bool, **connection: str | None) -> None:
     """List the volumes that the server made and that still exist.
 
     If a target does not answer, standard error names it, and the exit status is 5.
     """
     client = connect(connection)
-    answer = client.get(path("volumes"), {"offset": offset, "limit": limit})
+    answer = client.get(
+        path("volumes", "replaced") if replaced else path("volumes"), {"offset": offset, "limit": limit}
+    )
     if as_json:
         click.echo(answer.text)
+    elif replaced:
+        _show_replaced(answer.data)
     else:
         _show(answer.data)
     unavailable = answer.data.get("unavailable") or {}
@@ -62,6 +70,27 @@ def _show(page: Mapping[str, Any]) -> None:
     ]
     click.echo(table(["TARGET", "NAME", "SIZE", "CREATED", "PATH", "IMAGE"], rows))
     print_if_more(page, len(rows))
+
+
+def _show_replaced(page: Mapping[str, Any]) -> None:
+    rows = [
+        [
+            entry["target"],
+            entry["volume"],
+            size(entry["size_bytes"]),
+            _whose(entry),
+            entry["replaced_at"],
+            entry["kept_until"],
+            entry["kept_as"],
+        ]
+        for entry in page["replaced"]
+    ]
+    click.echo(table(["TARGET", "NAME", "SIZE", "MADE BY", "REPLACED", "KEPT UNTIL", "KEPT AS"], rows))
+    print_if_more(page, len(rows))
+
+
+def _whose(entry: Mapping[str, Any]) -> str:
+    return "this service" if entry["owner"] == "ours" else "others"
 
 
 @volume.command(
@@ -114,3 +143,42 @@ def remove(target: str, name: str, yes: bool, as_json: bool, **connection: str |
     client = connect(connection)
     answer = client.delete(path("volumes", target, name))
     click.echo(answer.text if as_json else f"removed volume {printable(name)} from {printable(target)}")
+
+
+@volume.command(cls=SectionedCommand, examples=["lvp volume restore fast web-01"])
+@click.argument("target")
+@click.argument("name")
+@click.option("--kept-as", metavar="KEPT_AS", help="Which one, if several volumes of that name are kept.")
+@json_option
+@connection_options
+def restore(target: str, name: str, kept_as: str | None, as_json: bool, **connection: str | None) -> None:
+    """Bring back the volume NAME that was replaced on TARGET.
+
+    The volume that has the name now must not be in use. It is kept in its turn, so a restore can be undone.
+    'lvp volume list --replaced' shows what can be restored.
+    """
+    client = connect(connection)
+    wanted = None if kept_as is None else {"kept_as": kept_as}
+    answer = client.post(path("volumes", target, name, "restore"), wanted, limit=CHANGE_TIMEOUT)
+    if as_json:
+        click.echo(answer.text)
+        return
+    click.echo(f"restored volume {printable(name)} on {printable(target)}")
+    if (replaced := answer.data.get("replaced")) is not None:
+        kept_as, until = printable(replaced["kept_as"]), printable(replaced["kept_until"])
+        click.echo(f"the volume that it replaced is kept as {kept_as} until {until}")
+
+
+@volume.command(cls=SectionedCommand, examples=["lvp volume adopt fast web-01"])
+@click.argument("target")
+@click.argument("name")
+@json_option
+@connection_options
+def adopt(target: str, name: str, as_json: bool, **connection: str | None) -> None:
+    """Let the server treat the volume NAME on TARGET as its own.
+
+    The content is not changed, and the volume may be in use. It is then listed, and can be removed.
+    """
+    client = connect(connection)
+    answer = client.post(path("volumes", target, name, "adopt"))
+    click.echo(answer.text if as_json else f"adopted volume {printable(name)} on {printable(target)}")

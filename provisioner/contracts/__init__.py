@@ -34,12 +34,13 @@ from provisioner.contracts.converter import Converter, ImageView
 from provisioner.contracts.guard import Guard, Observer
 from provisioner.contracts.hookspecs import PROJECT, BackEnd, BackEndContext, NoSettings, hookimpl
 from provisioner.contracts.http import Explain, HttpOptions, HttpTransport, Prepare, TransportSettings, read_secret
+from provisioner.contracts.keeping import RESTORE_KEEP, KeepingSettings, due, removable
 from provisioner.contracts.ownership import PlaceLock
 from provisioner.contracts.rate_limit import RateLimiter
 from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, refuse
 from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.source import ImageSource, ImageStream, pwrite_all
-from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume, check_growth
+from provisioner.contracts.target import BlockTarget, CloneTarget, KeepingTarget, StagedVolume, check_growth
 from provisioner.contracts.threads import run_long
 from provisioner.contracts.tool import ToolResult, last_words, run_tool
 from provisioner.contracts.types import (
@@ -51,10 +52,13 @@ from provisioner.contracts.types import (
     Device,
     Finding,
     JobEvent,
+    KeptVolume,
+    Owner,
     Placement,
     Provenance,
     ProvisionedBy,
     RemoteImage,
+    Replaced,
     StageRequest,
     Volume,
     VolumeUser,
@@ -66,6 +70,7 @@ __all__ = [
     "GIB",
     "MIB",
     "PROJECT",
+    "RESTORE_KEEP",
     "AbsolutePath",
     "BackEnd",
     "BackEndContext",
@@ -88,8 +93,12 @@ __all__ = [
     "ImageUrl",
     "ImageView",
     "JobEvent",
+    "KeepingSettings",
+    "KeepingTarget",
+    "KeptVolume",
     "NoSettings",
     "Observer",
+    "Owner",
     "PlaceLock",
     "Placement",
     "Prepare",
@@ -97,6 +106,7 @@ __all__ = [
     "ProvisionedBy",
     "RateLimiter",
     "RemoteImage",
+    "Replaced",
     "SecretRef",
     "ShieldExpiredError",
     "StageRequest",
@@ -108,12 +118,14 @@ __all__ = [
     "VolumeUser",
     "blockdev",
     "check_growth",
+    "due",
     "errors",
     "hookimpl",
     "last_words",
     "pwrite_all",
     "read_secret",
     "refuse",
+    "removable",
     "run_long",
     "run_tool",
     "shielded",

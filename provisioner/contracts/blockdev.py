@@ -73,6 +73,29 @@ def zero_range(fd: int, start: int, stop: int, check: Callable[[], None] = lambd
         start += step
 
 
+def is_blank(fd: int, check: Callable[[], None] = lambda: None) -> bool:
+    """Return whether a device or file reads as zeros from end to end. Skips the holes of a file.
+
+    ``check`` is called between reads and may raise to stop. Raises OSError.
+    """
+    position, end = 0, device_size(fd)
+    while position < end:
+        check()
+        try:
+            position = position if is_block_device(fd) else os.lseek(fd, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return True
+            raise
+        data = os.pread(fd, len(_ZEROS), position)
+        if not data:
+            return True
+        if data != _ZEROS[: len(data)]:
+            return False
+        position += len(data)
+    return True
+
+
 def discard_range(fd: int, start: int, stop: int, check: Callable[[], None] = lambda: None) -> bool:
     """Discard ``[start, stop)`` of a block device. Return False if the device does not support discard.
 

@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from provisioner.contracts.types import Base, Capacity, Device, Finding, Placement, StageRequest, Volume
+    from provisioner.contracts.types import (
+        Base,
+        Capacity,
+        Device,
+        Finding,
+        KeptVolume,
+        Placement,
+        Provenance,
+        StageRequest,
+        Volume,
+    )
 
 
 def check_growth(volume: Volume, size_bytes: int) -> None:
@@ -35,6 +45,8 @@ class StagedVolume(Protocol):
         Atomic: either the new volume has the name when this returns, or this raises and the old state is unchanged.
         The check that the old volume is not open and the swap are one step: if a process has the old volume open, this
         raises VolumeInUseError; a process that opens it later gets the new one. The caller shields it from cancels.
+
+        If a volume was replaced, ``Volume.replaced`` says which. A KeepingTarget keeps it as its settings say.
         """
 
 
@@ -126,6 +138,48 @@ class BlockTarget(ABC):
 
     async def aclose(self) -> None:
         """Release the target's resources. Called once, at shutdown."""
+
+
+class KeepingTarget(BlockTarget):
+    """A target that keeps replaced volumes aside, so that they can be restored. Settings: ``KeepingSettings``.
+
+    A commit renames the replaced volume within the target, and marks it on the storage itself with its old name, the
+    job, and the time until which it is kept, so that kept volumes outlive restarts and the loss of the state directory.
+    The swap stays atomic: after a crash at any point, ``recover`` either restores the old volume or finishes the
+    commit, and then the old volume is kept. Kept volumes are not found by ``find`` and ``list``.
+    """
+
+    @abstractmethod
+    def keep_time(self, volume: Volume) -> float:
+        """Return for how many seconds ``volume`` would be kept if it were replaced now; 0: it would be removed.
+
+        Pure.
+        """
+
+    @abstractmethod
+    async def kept(self) -> Sequence[KeptVolume]:
+        """Return every kept volume, whichever installation kept it."""
+
+    @abstractmethod
+    async def remove_kept(self, kept_as: str) -> None:
+        """Remove a kept volume. Raises NotFoundError if there is none of that name, VolumeInUseError if it is open."""
+
+    @abstractmethod
+    async def restore(self, kept_as: str, job_id: str) -> Volume:
+        """Give a kept volume its old name again, content and provenance unchanged; atomic, like a commit.
+
+        A volume that has the name now is kept in its turn, for at least ``RESTORE_KEEP`` seconds, as replaced by
+        ``job_id``. Raises NotFoundError, VolumeInUseError if that volume is open, VolumeExistsError if it cannot be
+        replaced.
+        """
+
+    @abstractmethod
+    async def adopt(self, volume: str, provenance: Provenance) -> Volume:
+        """Mark a foreign volume as created by this service, without changing its content; it may be open.
+
+        Raises NotFoundError if it does not exist, VolumeExistsError if it is ours already or of a kind that the target
+        does not make.
+        """
 
 
 class CloneTarget(BlockTarget):

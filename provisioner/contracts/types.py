@@ -6,7 +6,7 @@ Sizes are in bytes and times in seconds since the epoch (UTC), unless a name say
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -120,25 +120,84 @@ class Device:
     zero_tail: bool = True
 
 
+class Owner(StrEnum):
+    """Who created a volume."""
+
+    OURS = "ours"  # this service
+    FOREIGN = "foreign"
+
+    @classmethod
+    def of(cls, provenance: Provenance | None) -> Owner:
+        """Return the owner of a volume with that provenance."""
+        return cls.FOREIGN if provenance is None else cls.OURS
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A volume that a commit or a restore replaced.
+
+    ``kept_as`` is the name under which the target keeps it until ``kept_until``; both are None if it was removed.
+    """
+
+    volume: str
+    owner: Owner
+    kept_as: str | None = None
+    kept_until: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume on a target. ``provenance`` is None if this service did not create it."""
+    """A volume on a target. ``provenance`` is None if this service did not create it.
+
+    ``replaced`` is set only on the volume that a commit or a restore returns, if another one had its name.
+    """
 
     name: str
     target: str
     path: str
     size_bytes: int
     provenance: Provenance | None = None
+    replaced: Replaced | None = field(default=None, compare=False)
+
+    @property
+    def owner(self) -> Owner:
+        return Owner.of(self.provenance)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptVolume:
+    """A replaced volume that a target keeps until ``kept_until``.
+
+    ``kept_as`` is its name now, which is not a valid volume name; ``volume`` is the name that it had. ``job_id``
+    identifies the job or the restore that replaced it.
+    """
+
+    kept_as: str
+    volume: str
+    target: str
+    size_bytes: int
+    job_id: str
+    replaced_at: float
+    kept_until: float
+    provenance: Provenance | None = None
+
+    @property
+    def owner(self) -> Owner:
+        return Owner.of(self.provenance)
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Total and free space of a target; the percentages exist for thin pools only."""
+    """Total and free space of a target; the percentages exist for thin pools only.
+
+    ``freeable_bytes`` is the space of kept volumes that a job may remove; it is not part of ``free_bytes``.
+    """
 
     total_bytes: int
     free_bytes: int
     data_percent: float | None = None
     metadata_percent: float | None = None
+    freeable_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

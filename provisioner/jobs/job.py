@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from provisioner.contracts import ProvisionedBy
+from provisioner.contracts import Owner, ProvisionedBy, Replaced
 from provisioner.contracts.errors import ProvisionerError, RollbackError
 from provisioner.jobs.states import Event, Status, after
 from provisioner.pipeline.job_run import JobSpec, Outcome
@@ -20,11 +20,31 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     provisioned_by: ProvisionedBy
 
 
+class ReplacedInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The volume that a job replaced. ``kept_as`` and ``kept_until`` are None if it was not kept."""
+
+    volume: str
+    owner: Owner
+    kept_as: str | None = None
+    kept_until: float | None = None
+
+    @classmethod
+    def of(cls, replaced: Replaced) -> ReplacedInfo:
+        """Return what a target says it has replaced."""
+        return cls(
+            volume=replaced.volume,
+            owner=replaced.owner,
+            kept_as=replaced.kept_as,
+            kept_until=replaced.kept_until,
+        )
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """An accepted job. Times in seconds since the epoch; ``attempts`` counts starts; ``timings``: seconds per stage.
 
     ``bytes_total``: the bytes that a completed job wrote or fetched; ``request``: the fields of the client's request
-    except its url, which ``spec`` has. Both are None for a job that an older version stored.
+    except its url, which ``spec`` has. Both are None for a job that an older version stored. ``replaced``: the
+    volume that had the name before.
     """
 
     job_id: str
@@ -43,6 +63,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     timings: dict[str, float] | None = None
     bytes_total: int | None = None
     request: dict[str, str | int] | None = None
+    replaced: ReplacedInfo | None = None
 
     def started(self, now: float) -> Job:
         """Return the job as running."""
@@ -61,6 +82,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             image_path=outcome.image_path,
             timings=timings,
             bytes_total=outcome.bytes_total,
+            replaced=None if volume is None or volume.replaced is None else ReplacedInfo.of(volume.replaced),
             volume=None
             if volume is None or outcome.provisioned_by is None
             else VolumeInfo(

@@ -6,6 +6,7 @@ name now.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,6 +15,7 @@ from provisioner.contracts import CloneTarget, ProvisionedBy
 from provisioner.contracts.errors import ConflictError, ProvisionerError
 from provisioner.jobs.states import Status
 from provisioner.pipeline.job_run import Outcome
+from provisioner.pipeline.replaced import replaced_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +63,8 @@ class Recovery:
         volume = await target.find(job.spec.volume_name) if target is not None else None
         origin = volume.provenance if volume is not None else None
         if volume is not None and origin is not None and origin.job_id == job.job_id and job.status is Status.RUNNING:
+            assert target is not None
+            volume = replace(volume, replaced=await replaced_by(target, job.job_id))
             by = ProvisionedBy.CLONE if isinstance(target, CloneTarget) else ProvisionedBy.COPY
             return Outcome(None, None, volume, by)
         if newer is None and origin is not None and await _is_newer(origin, job, store):

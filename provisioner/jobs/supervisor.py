@@ -25,6 +25,7 @@ from provisioner.contracts.errors import (
 )
 from provisioner.jobs.active import ActiveJob
 from provisioner.jobs.job import Job, after_restart
+from provisioner.jobs.kept import KeptVolumes
 from provisioner.jobs.record import fingerprint
 from provisioner.jobs.recovery import OvertakenError, Recovery
 from provisioner.jobs.reservations import Reservations
@@ -73,6 +74,7 @@ class Supervisor:
         self._recovery = Recovery(pipeline.back_ends.targets)
         self._workers = Workers(pipeline, self._recovery, store, metrics, notifier, on_end)
         self._reservations = Reservations()
+        self.kept = KeptVolumes(pipeline, self._reservations)
         # Jobs that are being stored; every limit counts them already.
         self._accepting: set[ActiveJob] = set()
         # Serializes requests with the same idempotency key; a lock is freed with its last user.
@@ -120,6 +122,7 @@ class Supervisor:
         """Work on jobs until cancelled; jobs running then are rolled back and stay accepted."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prune)
+            nursery.start_soon(self.kept.expire)
             await nursery.start(self._workers.run, self._settings.max_concurrent)
             task_status.started()
 

@@ -36,7 +36,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     ``endpoint`` is the route's pattern, never the path as sent, which may contain anything. ``principal`` is absent if
     the caller was not authenticated. ``source`` is the scheme and host of the image. ``reason`` is the error's category
-    or a fixed text.
+    or a fixed text. ``replaced`` is the owner of the volume that a job or a restore replaced, ``kept_as`` its name now.
     """
 
     event: str = "request"
@@ -54,6 +54,8 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     image: str | None = None
     source: str | None = None
     request_id: str | None = None
+    replaced: str | None = None
+    kept_as: str | None = None
 
 
 class AuditLog:

@@ -6,7 +6,8 @@ A streaming converter works while the image is still downloading; the digest is 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -21,12 +22,13 @@ from provisioner.download.inspection import ImageInfo
 from provisioner.pipeline.job_run import Outcome
 from provisioner.pipeline.plan import check_image, data_bytes, may_overlap, needs_end
 from provisioner.pipeline.progress import Stage
+from provisioner.pipeline.replaced import replaced_by
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from provisioner.cache import CachedImage, Entry
-    from provisioner.contracts import Base, BlockTarget, CloneTarget, Converter, Device, StagedVolume, Volume
+    from provisioner.contracts import Base, BlockTarget, CloneTarget, Converter, Device, Replaced, StagedVolume, Volume
     from provisioner.pipeline.job_run import JobRun
     from provisioner.pipeline.progress import Progress
 
@@ -171,8 +173,19 @@ async def commit(
         volume = await _bounded(lambda: staged.commit(digest))
     except Exception as error:  # noqa: BLE001 - raised again if the volume does not exist
         volume = await _committed_after_all(run, target, error)
+    if volume.replaced is None:
+        volume = replace(volume, replaced=run.replaces)
     run.progress.end(Stage.FINALIZING)
+    if volume.replaced is not None:
+        _log_replaced(volume.replaced)
     return volume
+
+
+def _log_replaced(replaced: Replaced) -> None:
+    until = None if replaced.kept_until is None else datetime.fromtimestamp(replaced.kept_until, UTC).isoformat()
+    log.info(
+        "volume replaced", volume=replaced.volume, owner=replaced.owner, kept_as=replaced.kept_as, kept_until=until
+    )
 
 
 async def _bounded(work: Callable[[], Awaitable[T]]) -> T:
@@ -192,12 +205,13 @@ async def _committed_after_all(run: JobRun, target: BlockTarget, error: Exceptio
     try:
         with shielded("look for the volume after its commit failed", FIND_TIMEOUT):
             volume = await target.find(run.spec.volume_name)
+            replaced = await replaced_by(target, run.job_id)
     except Exception as unknown:
         raise error from unknown
     if volume is None or volume.provenance is None or volume.provenance.job_id != run.job_id:
         raise error
     log.warning("the volume exists although its commit failed", volume=volume.name, reason=str(error))
-    return volume
+    return replace(volume, replaced=replaced)
 
 
 def _zero(path: str, start: int, stop: int | None = None) -> None:

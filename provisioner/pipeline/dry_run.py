@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import trio
 
-from provisioner.contracts import CloneTarget, Placement, ProvisionedBy
+from provisioner.contracts import CloneTarget, KeepingTarget, Placement, ProvisionedBy
 from provisioner.contracts.errors import ImageFormatError, ProvisionerError, UnavailableError
 from provisioner.download.checksums import Found, discover
 from provisioner.pipeline.job_run import JobRun
@@ -27,13 +27,17 @@ SOURCE_TIMEOUT = 15.0
 TARGET_TIMEOUT = 10.0
 
 
-class ReplacedVolume(msgspec.Struct, frozen=True, kw_only=True):
-    """The volume that the new one would replace. ``ours``: this service made it."""
+class ReplacedVolume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The volume that the new one would replace. ``ours``: this service made it.
+
+    ``keep_seconds``: for how long it would be kept; 0 if it would be lost, None while the placement is unknown.
+    """
 
     name: str
     path: str
     size_bytes: int
     ours: bool
+    keep_seconds: int | None = None
 
 
 class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -57,6 +61,7 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     replaces: ReplacedVolume | None = None
     space_needed_bytes: int | None = None
     space_free_bytes: int | None = None
+    space_freeable_bytes: int | None = None
 
 
 class DryRun:
@@ -144,6 +149,7 @@ class DryRun:
         plan.replaces = None if old is None else _replaced(old)
         capacity = await target.capacity()
         plan.space_free_bytes = capacity.free_bytes
+        plan.space_freeable_bytes = capacity.freeable_bytes or None
         with self._noting():
             await self._pipeline.check_guards(target, name)
         has_base = await self._find_base(target)
@@ -155,6 +161,8 @@ class DryRun:
             run = JobRun("dry-run", 0.0, self._spec)
             plan.placement = await target.placement(run.stage_request(size_bytes=self._size_bytes, data_bytes=data))
         in_place = plan.placement is Placement.IN_PLACE
+        if old is not None and plan.placement is not None:
+            plan.replaces = _replaced(old, _keep_seconds(target, old) if not in_place else 0)
         clones = isinstance(target, CloneTarget) and not in_place
         plan.provisioned_by = ProvisionedBy.CLONE if clones else ProvisionedBy.COPY
         fresh = data if on_demand and data is not None else self._size_bytes
@@ -176,7 +184,15 @@ class DryRun:
         return True
 
 
-def _replaced(volume: Volume) -> ReplacedVolume:
+def _keep_seconds(target: BlockTarget, volume: Volume) -> int:
+    return int(target.keep_time(volume)) if isinstance(target, KeepingTarget) else 0
+
+
+def _replaced(volume: Volume, keep_seconds: int | None = None) -> ReplacedVolume:
     return ReplacedVolume(
-        name=volume.name, path=volume.path, size_bytes=volume.size_bytes, ours=volume.provenance is not None
+        name=volume.name,
+        path=volume.path,
+        size_bytes=volume.size_bytes,
+        ours=volume.provenance is not None,
+        keep_seconds=keep_seconds,
     )

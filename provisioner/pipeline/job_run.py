@@ -11,7 +11,7 @@ from provisioner.contracts import Checksum, ImageUrl, Provenance, StageRequest
 from provisioner.pipeline.progress import Progress
 
 if TYPE_CHECKING:
-    from provisioner.contracts import ProvisionedBy, Volume
+    from provisioner.contracts import ProvisionedBy, Replaced, Volume
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +52,9 @@ class Outcome:
 class JobRun:
     """A job while it runs. ``outcome`` is set at the moment it is irrevocable, whatever happens afterwards.
 
-    ``checksum`` is the client's own until the pipeline has looked for one beside the image. ``size_bytes`` is the
-    volume's size, 0 until the image has decided it.
+    ``replaces`` is the volume to be replaced, if the target itself does not report it. ``checksum`` is the client's own
+    until the pipeline has looked for one beside the image. ``size_bytes`` is the volume's size, 0 until the image has
+    decided it.
     """
 
     job_id: str
@@ -61,6 +62,7 @@ class JobRun:
     spec: JobSpec
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
+    replaces: Replaced | None = None
     checksum: Checksum | None = field(init=False)
     size_bytes: int = field(init=False)
 

@@ -33,6 +33,7 @@ from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.job_run import Outcome
 from provisioner.pipeline.plan import check_checksum, check_fits, check_users, covers, decompressed_limit, smallest_size
 from provisioner.pipeline.progress import Stage
+from provisioner.pipeline.replaced import would_replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,8 +239,8 @@ class Pipeline:
         target.check_name(spec.volume_name)
         self.back_ends.converter(spec.image_format)
         await self.check_guards(target, spec.volume_name)
-        if run.size_bytes:
-            await target.placement(run.stage_request())
+        if not run.size_bytes or await target.placement(run.stage_request()) is not Placement.NEW:
+            run.replaces = await would_replace(target, spec.volume_name)
 
     async def check_guards(self, target: BlockTarget, volume_name: str) -> None:
         """Ask every guard whether the volume is in use. Raises VolumeInUseError."""

@@ -15,6 +15,7 @@ import trio.lowlevel
 
 from provisioner.cache import ImageCache
 from provisioner.contracts.errors import ProvisionerError
+from provisioner.contracts.testing import FakeKeepingTarget
 from provisioner.jobs import JobFilter, JobStore, Supervisor
 from provisioner.jobs.notify import Notifier
 from provisioner.observe.metrics import Metrics
@@ -109,6 +110,11 @@ class Host(Harness):
     async def all_jobs(self):
         return {job.job_id: job for job in (await self.store.page(JobFilter(), 0, 1000))[0]}
 
+    def kept(self) -> list[bytes]:
+        """Return the beginning of each kept volume."""
+        kept = [path for path in (self.folder / "main/.lvp/kept").glob("*") if path.suffix != ".record"]
+        return [content for path in kept if (content := self.volume(path)) is not None]
+
     def at_rest(self) -> bool:
         """Return whether no job is active, or none will run before the restart."""
         return self.supervisor.active_count == 0 or self.jobs_stopped.is_set()
@@ -124,17 +130,18 @@ class Host(Harness):
             await trio.lowlevel.checkpoint()
 
 
-def scenario(*operations, before=None):
+def scenario(*operations, before=None, keeping=None):
     """Return a scenario for `explore`: run the operations on a new host, check every promise, restart.
 
-    ``before(host)`` prepares the host, outside the schedule.
+    ``before(host)`` prepares the host, outside the schedule. With ``keeping``, the target keeps replaced volumes.
     """
 
     async def play(schedule, clock) -> None:
         folder = Path(tempfile.mkdtemp(prefix="lvp-", dir=MEMORY))
         try:
             with plain_logs():
-                await _play(Host(folder), schedule, clock, operations, before)
+                target = FakeKeepingTarget(folder / "main", name="main", keeping=keeping) if keeping else None
+                await _play(Host(folder, target=target), schedule, clock, operations, before)
         finally:
             shutil.rmtree(folder)
 
@@ -146,7 +153,7 @@ async def _play(host, schedule, clock, operations, before) -> None:
         if before is not None:
             await before(host)
         host.known |= (await host.all_jobs()).keys()
-        host.old = host.volume()
+        host.old, host.kept_before = host.volume(), host.kept()
 
         def finished() -> bool:
             return len(host.done) == len(operations) and all(done.end >= 0 for done in host.done) and host.at_rest()

@@ -51,6 +51,21 @@ async def resize_volume(host: Host):
     await host.supervisor.resize_volume("main", SPEC.volume_name, 2 * SPEC.size_bytes, online=False)
 
 
+async def restore(host: Host):
+    """Restore the kept volume."""
+    return await host.supervisor.kept.restore("main", SPEC.volume_name, None)
+
+
+async def adopt(host: Host):
+    """Adopt the volume."""
+    return await host.supervisor.kept.adopt("main", SPEC.volume_name)
+
+
+async def expire(host: Host):
+    """Remove the kept volumes whose time is up."""
+    await host.supervisor.kept._expire("main", host.target)
+
+
 async def evict(host: Host):
     """Remove the image from the cache."""
     return await host.cache.remove(DIGEST)
@@ -86,3 +101,10 @@ async def a_volume(host: Host) -> None:
 async def a_foreign_volume(host: Host) -> None:
     """A volume of that name exists that the service did not make."""
     host.put_old_volume()
+
+
+async def a_kept_volume(host: Host) -> None:
+    """A foreign volume was replaced and is kept."""
+    await a_foreign_volume(host)
+    await a_volume(host)
+    assert len(host.kept()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from provisioner.contracts import KeepingTarget
 from provisioner.jobs import Status
 from tests.cancellation.harness import IMAGE
 
@@ -25,6 +26,7 @@ def check_now(host, stored) -> None:
         "a job is stored, but nothing runs it"
     )
     _check_volume(host, stored)
+    _check_kept(host)
     _check_overlaps(host, stored, accepted)
     for done in host.of("evict"):
         on_disk = {path.name for path in (host.folder / "cache").iterdir()}
@@ -43,7 +45,19 @@ def _check_volume(host, stored) -> None:
     allowed = [IMAGE] if completed else [host.old]
     if removed:
         allowed = [None, IMAGE] if completed else [None]
+    if host.of("restore"):
+        allowed = [*allowed, *host.kept_before]
     assert held in allowed, f"the volume holds {held and held[:20]!r}; {completed=}, {removed=}"
+
+
+def _check_kept(host) -> None:
+    """Check that a foreign volume is never lost: it has its name or is kept, unless an operation may remove it."""
+    foreign = [content for content in [host.old, *host.kept_before] if content not in {None, IMAGE}]
+    left = [content for content in [host.volume(), *host.kept()] if content not in {None, IMAGE}]
+    may_go = any(done.kind in {"expire", "remove_volume", "adopt"} for done in host.done)
+    if isinstance(host.target, KeepingTarget) and not may_go:
+        assert left == foreign, f"a foreign volume was lost: {len(foreign)} before, {len(left)} now"
+    assert len(left) <= len(foreign), "a volume has its name and is kept, too"
 
 
 def _check_overlaps(host, stored, accepted) -> None:

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from provisioner.contracts import Duration, KeepingSettings
 from tests.interleavings import operations as op
 from tests.interleavings.host import scenario
 from tests.interleavings.schedule import explore
@@ -41,6 +42,21 @@ TRIPLES = [
     (op.submit, op.cancel, op.drain, op.a_volume),
     (op.submit, op.prune, op.evict, op.a_volume),
 ]
+KEPT_PAIRS = [
+    (op.submit, op.cancel, op.a_foreign_volume),
+    (op.submit, op.adopt, op.a_foreign_volume),
+    (op.submit, op.drain, op.a_foreign_volume),
+    (op.submit, op.restore, op.a_kept_volume),
+    (op.restore, op.restore, op.a_kept_volume),
+    (op.restore, op.remove_volume, op.a_kept_volume),
+    (op.restore, op.drain, op.a_kept_volume),
+]
+# The time of a replaced volume is up at once.
+EXPIRED_PAIRS = [
+    (op.restore, op.expire, op.a_kept_volume),
+    (op.submit, op.expire, op.a_kept_volume),
+    (op.expire, op.expire, op.a_kept_volume),
+]
 
 
 def name_of(case):
@@ -58,3 +74,16 @@ def test_pair(case):
 def test_triple(case):
     *operations, before = case
     explore(scenario(*operations, before=before), random_runs=2 * RANDOM_RUNS)
+
+
+@pytest.mark.parametrize("case", KEPT_PAIRS, ids=name_of)
+def test_pair_with_kept_volumes(case):
+    *operations, before = case
+    explore(scenario(*operations, before=before, keeping=KeepingSettings()), random_runs=RANDOM_RUNS, at_least=10)
+
+
+@pytest.mark.parametrize("case", EXPIRED_PAIRS, ids=name_of)
+def test_pair_with_expired_volumes(case):
+    *operations, before = case
+    keeping = KeepingSettings(keep_replaced_foreign=Duration(1e-9))
+    explore(scenario(*operations, before=before, keeping=keeping), random_runs=RANDOM_RUNS, at_least=10)

@@ -31,8 +31,10 @@ This package does not import pytest.
 """
 
 from provisioner.contracts.testing.converter_suite import ConverterConformance
+from provisioner.contracts.testing.fake_keeping import FakeKeepingTarget
 from provisioner.contracts.testing.fake_target import FakeCloneTarget, FakeTarget
 from provisioner.contracts.testing.fakes import FakeConverter, FakeGuard, FakeImage, FakeObserver, FakeSource
+from provisioner.contracts.testing.keeping_suite import KeepingTargetConformance
 from provisioner.contracts.testing.source_suite import SourceConformance
 from provisioner.contracts.testing.steps import Steps, a_provenance, a_request, raises
 from provisioner.contracts.testing.target_suite import BlockTargetConformance
@@ -46,10 +48,12 @@ __all__ = [
     "FakeConverter",
     "FakeGuard",
     "FakeImage",
+    "FakeKeepingTarget",
     "FakeObserver",
     "FakeSource",
     "FakeTarget",
     "FileView",
+    "KeepingTargetConformance",
     "SourceConformance",
     "Steps",
     "a_provenance",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lvp_target_lvm import lvm
-from provisioner.contracts.testing import BlockTargetConformance
+from provisioner.contracts.testing import BlockTargetConformance, KeepingTargetConformance
 from tests.guest.lvm import harness
 from tests.guest.lvm.openers import opened_midway
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from lvp_target_lvm.group import GroupTarget
-    from provisioner.contracts import BlockTarget, Volume
+    from provisioner.contracts import BlockTarget, KeepingTarget, Volume
 
 OTHER = Path("/var/tmp/lab-other-state")
 
@@ -57,6 +57,32 @@ class TestThin(GroupConformance):
 
     def make_foreign_target(self, folder: Path) -> BlockTarget:
         return harness.thin_target(self.group, state=OTHER)
+
+
+class TestPlainKeeps(KeepingTargetConformance):
+    @pytest.fixture(autouse=True)
+    def _empty(self, plain: str) -> None:
+        self.group = plain
+
+    def make_target(self, folder: Path, **settings: Any) -> KeepingTarget:
+        return harness.plain_target(self.group, **settings)
+
+    async def make_foreign_volume(self, folder: Path, name: str, data: bytes) -> None:
+        harness.lvm("lvcreate", "--yes", "-L", "8m", "-n", name, self.group)
+        harness.write(f"/dev/{self.group}/{name}", data)
+
+
+class TestThinKeeps(KeepingTargetConformance):
+    @pytest.fixture(autouse=True)
+    def _empty(self, thin: str) -> None:
+        self.group = thin
+
+    def make_target(self, folder: Path, **settings: Any) -> KeepingTarget:
+        return harness.thin_target(self.group, **settings)
+
+    async def make_foreign_volume(self, folder: Path, name: str, data: bytes) -> None:
+        harness.lvm("lvcreate", "--yes", "-V", "8m", "--thinpool", f"{self.group}/pool", "-n", name)
+        harness.write(f"/dev/{self.group}/{name}", data)
 
 
 @pytest.mark.slow

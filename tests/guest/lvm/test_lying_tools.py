@@ -98,7 +98,7 @@ async def test_in_place(tiny: str, tmp_path: Path, fault: str) -> None:
     begun = []
 
     def make(tools: str, limit: float) -> GroupTarget:
-        settings = {"change_timeout": limit, "report_timeout": limit, "replace": "in-place"}
+        settings = {"change_timeout": limit, "report_timeout": limit, "replace": "in-place", "foreign": "overwrite"}
         return harness.plain_target(tiny, tool_path=tools, **settings)
 
     async def old_volume() -> None:

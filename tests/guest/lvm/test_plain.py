@@ -97,7 +97,7 @@ async def test_replace_without_room_for_a_second(tiny: str) -> None:
     request = harness.request(size=160 * MIB)
     with pytest.raises(NoSpaceError, match="GiB free"):
         await harness.plain_target(tiny).placement(request)
-    target = harness.plain_target(tiny, replace="in-place")
+    target = harness.plain_target(tiny, replace="in-place", foreign="overwrite")
     assert await target.placement(request) is Placement.IN_PLACE
     with pytest.raises(VolumeExistsError, match="verified"):
         async with target.stage(request, verified=False):
@@ -116,7 +116,7 @@ async def test_in_place_restores_an_untouched_volume(tiny: str) -> None:
     harness.lvm("lvcreate", "--yes", "-L", "160m", "--addtag", "customer", "-n", "web01", tiny)
     harness.write(f"/dev/{tiny}/web01", b"old")
     before = harness.volumes(tiny)
-    target = harness.plain_target(tiny, replace="in-place")
+    target = harness.plain_target(tiny, replace="in-place", foreign="overwrite")
     with pytest.raises(ZeroDivisionError):
         async with target.stage(harness.request(size=160 * MIB), verified=True):
             raise ZeroDivisionError
@@ -126,7 +126,7 @@ async def test_in_place_restores_an_untouched_volume(tiny: str) -> None:
 
 async def test_in_place_removes_a_half_written_volume(tiny: str) -> None:
     harness.lvm("lvcreate", "--yes", "-L", "160m", "-n", "web01", tiny)
-    target = harness.plain_target(tiny, replace="in-place")
+    target = harness.plain_target(tiny, replace="in-place", foreign="overwrite")
     with pytest.raises(ZeroDivisionError):
         async with target.stage(harness.request(size=160 * MIB), verified=True) as staged:
             harness.write(staged.device.path, b"half")

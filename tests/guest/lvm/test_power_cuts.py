@@ -105,7 +105,7 @@ async def test_swap_and_remove_on_plain_volumes(plain: str) -> None:
 
 async def test_in_place(tiny: str) -> None:
     def make() -> GroupTarget:
-        return harness.plain_target(tiny, replace="in-place")
+        return harness.plain_target(tiny, replace="in-place", foreign="overwrite")
 
     async def old_volume() -> None:
         if await make().find("web01") is None:

@@ -197,7 +197,7 @@ async def test_in_place_above_the_mark(small_pool: str) -> None:
     harness.lvm("lvcreate", "--yes", "-V", "40m", "--thinpool", f"{small_pool}/small", "-n", "web01")
     harness.write(f"/dev/{small_pool}/web01", harness.PATTERN * 40)
     marks = {"high_water_data_percent": 60, "watch_interval": 0.1}
-    target = harness.thin_target(small_pool, "small", replace="in-place", **marks)
+    target = harness.thin_target(small_pool, "small", replace="in-place", foreign="overwrite", **marks)
     request = harness.request(size=40 * MIB)
     assert await target.placement(request) is Placement.IN_PLACE
     async with target.stage(request, verified=True) as staged:

@@ -8,7 +8,7 @@ import pytest
 
 from lvp_target_file import FileSettings, FileTarget, holders
 from provisioner.contracts import BackEndContext
-from provisioner.contracts.testing import BlockTargetConformance
+from provisioner.contracts.testing import BlockTargetConformance, KeepingTargetConformance
 from tests.plugins.lvp_target_file.openers import opened_before_rename
 
 
@@ -46,3 +46,11 @@ class TestWithoutLeasesConforms(FileTargetConformance):
     @pytest.fixture(autouse=True)
     def _no_leases(self, monkeypatch):
         monkeypatch.setattr(holders, "_lease_refused", lambda fd: None)
+
+
+class TestFileTargetKeeps(KeepingTargetConformance):
+    def make_target(self, folder, **settings):
+        return FileTarget(FileSettings(str(folder), **settings), BackEndContext("images", folder / ".lvp" / "state"))
+
+    async def make_foreign_volume(self, folder, name, data):
+        (folder / f"{name}.raw").write_bytes(data.ljust(self.size, b"\0"))

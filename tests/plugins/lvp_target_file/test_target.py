@@ -217,7 +217,7 @@ async def an_old_one(folder):
 
 async def test_in_place_needs_verified_image(tmp_path, without_room):
     await an_old_one(tmp_path)
-    target = make_target(tmp_path, replace="in-place")
+    target = make_target(tmp_path, replace="in-place", foreign="overwrite")
     assert await target.placement(a_request()) is Placement.IN_PLACE
     with pytest.raises(VolumeExistsError, match="verified beforehand"):
         async with target.stage(a_request(), verified=False):
@@ -235,7 +235,7 @@ async def test_in_place_needs_verified_image(tmp_path, without_room):
 
 async def test_in_place_without_commit(tmp_path, without_room):
     await an_old_one(tmp_path)
-    target = make_target(tmp_path, replace="in-place")
+    target = make_target(tmp_path, replace="in-place", foreign="overwrite")
     async with target.stage(a_request(), verified=True):
         pass
     assert visible(tmp_path) == []

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lvp_target_lvm import tags
 from lvp_target_lvm.recovery import Decision, Step, decide, foreign
 from tests.plugins.lvp_target_lvm.cases import OWNER, a_pool, aside, base, inventory, ours, plain
 
@@ -22,6 +23,17 @@ OLD_TAGGED = aside(OLD, "old", "web01", "t1", "dead")
 OLD_ASIDE = replace(OLD_TAGGED, name="lvp.old.t1", active=False)
 IN_PLACE_TAGGED = aside(OLD, "inplace", "web01", "t1", "dead")
 IN_PLACE = replace(IN_PLACE_TAGGED, name="lvp.stage.t1")
+KEEP = tuple(tags.for_keeping(1000.0, 60.0, 4096))
+OLD_TO_KEEP = replace(OLD_ASIDE, tags=(*OLD_ASIDE.tags, *KEEP))
+KEPT = replace(OLD_TO_KEEP, name="lvp.kept.t1")
+# A restore t2 gives KEPT its name again and keeps the present volume.
+RESTORE = tuple(tags.for_restore("t2", OWNER))
+PRESENT = ours("web01", "t1", "dead", uuid="uuid-present")
+PRESENT_TAGGED = replace(PRESENT, tags=(*aside(PRESENT, "old", "web01", "t2", "restore").tags, *KEEP))
+PRESENT_ASIDE = replace(PRESENT_TAGGED, name="lvp.old.t2", active=False)
+PRESENT_KEPT = replace(PRESENT_ASIDE, name="lvp.kept.t2")
+RESTORING = replace(KEPT, tags=(*KEPT.tags, *RESTORE))
+RESTORED = replace(RESTORING, name="web01")
 GONE = ours("lvp.gone.t9", "t0", "any", intended="web07")
 
 
@@ -59,6 +71,18 @@ STATES = {
     "in place, set aside": ([IN_PLACE], []),
     "in place, complete but for the rename": ([replace(STAGED, uuid="uuid-web01")], []),
     "being removed": ([GONE, NEW], [NEW]),
+    "renamed, the old one to be kept": ([NEW, OLD_TO_KEEP], [NEW, KEPT]),
+    "set aside to be kept": ([STAGED, OLD_TO_KEEP], [OLD]),
+    "kept": ([NEW, KEPT], [NEW, KEPT]),
+    "kept, the new one removed": ([KEPT], [KEPT]),
+    "a kept one being removed": ([replace(KEPT, name="lvp.gone.t8"), NEW], [NEW]),
+    "a restore, tagged": ([RESTORING, PRESENT], [RESTORING, PRESENT]),
+    "a restore, the present one tagged": ([RESTORING, PRESENT_TAGGED], [RESTORING, PRESENT]),
+    "a restore, the present one set aside": ([RESTORING, PRESENT_ASIDE], [RESTORING, PRESENT]),
+    "a restore, renamed": ([RESTORED, PRESENT_ASIDE], [OLD, PRESENT_KEPT]),
+    "a restore, the present one kept": ([RESTORED, PRESENT_KEPT], [OLD, PRESENT_KEPT]),
+    "a restore, done": ([OLD, PRESENT_KEPT], [OLD, PRESENT_KEPT]),
+    "a restore to a free name": ([RESTORED], [OLD]),
     "a base under construction": ([replace(base("lvp.stage.t5", "sha256:1", 1.0), uuid="x")], []),
     "a base": ([base("lvp.base.1", "sha256:1", 1.0)], [base("lvp.base.1", "sha256:1", 1.0)]),
     "nothing of ours": ([plain("lvp.stage.zz"), plain("lvp.old.zz"), plain("lvp.gone.zz"), a_pool()],) * 2,
@@ -89,9 +113,13 @@ def test_decide_after_a_complete_recovery(before: list[Lv], after: list[Lv]) -> 
     assert [decision for decision in decided(rest) if decision.steps] == []
 
 
-@pytest.mark.parametrize("name", [name for name in STATES if name != "being removed"])
+# What is being removed has no job; what is kept is at rest.
+NOT_AT_WORK = {"being removed", "a kept one being removed", "kept", "kept, the new one removed", "a restore, tagged"}
+
+
+@pytest.mark.parametrize("name", [name for name in STATES if "removed" not in name.partition("being ")[2]])
 def test_decide_ignores_a_running_job(name: str) -> None:
-    assert decided(inventory(*STATES[name][0]), "dead", "job-b") == []
+    assert decided(inventory(*STATES[name][0]), "dead", "job-b", "restore") == []
 
 
 def test_decide_restores_an_untouched_volume() -> None:
@@ -111,7 +139,7 @@ def test_decide_ignores_volumes_of_another_kind() -> None:
     assert decide(inventory(STAGED, OLD_ASIDE), lambda *_: True, lambda _: False) == []
 
 
-@pytest.mark.parametrize("name", [name for name in STATES if name not in {"being removed", "done", "a base"}])
+@pytest.mark.parametrize("name", [name for name in STATES if name not in {*NOT_AT_WORK, "done", "a base"}])
 def test_decide_keeps_volumes_of_others(name: str) -> None:
     """The jobs of another installation are unknown here but may be running."""
     stock = inventory(*(_owned_by_another(lv) for lv in STATES[name][0]))
@@ -131,7 +159,7 @@ def test_decide_without_an_owner_tag() -> None:
 
 
 def _owned_by_another(lv: Lv) -> Lv:
-    return replace(lv, tags=tuple(tag.replace(f"owner={OWNER}", "owner=ffffffffffff") for tag in lv.tags))
+    return replace(lv, tags=tuple(tag.replace(f"={OWNER}", "=ffffffffffff") for tag in lv.tags))
 
 
 def _without_owner(lv: Lv) -> Lv:

@@ -18,7 +18,7 @@ from provisioner.auth.tokens import TokenFile
 from provisioner.cache import ImageCache
 from provisioner.config import AuthSettings, CacheSettings, Config, JobSettings, ServerSettings
 from provisioner.contracts import ByteSize
-from provisioner.contracts.testing import FakeConverter, FakeSource, FakeTarget
+from provisioner.contracts.testing import FakeConverter, FakeKeepingTarget, FakeSource
 from provisioner.images import ImageResolver
 from provisioner.jobs import JobStore, Supervisor
 from provisioner.jobs.notify import Notifier
@@ -50,7 +50,7 @@ class Service:
     services: Services
     source: FakeSource
     converter: FakeConverter
-    target: FakeTarget
+    target: FakeKeepingTarget
     folder: Path
     tokens: TokenFile
     token: dict[str, str] = field(default_factory=dict)
@@ -113,7 +113,7 @@ async def running(
         ),
     )
     source = FakeSource({URL: IMAGE, f"{URL}.sha256": SUMS})
-    converter, target = FakeConverter(), FakeTarget(folder / "volumes")
+    converter, target = FakeConverter(), FakeKeepingTarget(folder / "volumes")
     back_ends = BackEnds(
         sources={"http": source},
         converters={"raw": converter, "qcow2": converter},

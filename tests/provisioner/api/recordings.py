@@ -85,6 +85,7 @@ def fixed(value, folder):
     running = r'("percent": (?!100,)[\d.]+, "bytes_processed": \d+, "bytes_total": \d+, "eta_sec": )\d+'
     text = re.sub(running, r"\g<1>29", text)
     text = re.sub(r'("uptime": )"[^"]+"', r'\1"2h30m45s"', text)
+    text = re.sub(r"@kept\.[0-9a-f]{16}\.", "@kept.5b7d2c9e6f184f1c.", text)
     value = json.loads(text)
     if "timings" in value:  # stages overlap: in which order they begin, and whether a failure stops the last, varies
         stages = [stage for stage in Stage if stage in value["timings"] and value["status"] == "completed"]
@@ -127,6 +128,7 @@ async def record():
         _cache,
         _named_images,
         _volumes,
+        _replaced,
         _host,
         _limits,
         _health,
@@ -247,6 +249,28 @@ async def _volumes(to):
         service.target.in_use.clear()
         await to.keep("VolumeRemoved", await service.call("DELETE", volume))
         await to.keep("VolumeUnknown", await service.call("DELETE", volume), 404)
+
+
+async def _replaced(to):
+    listing, volume = "/api/v1/volumes/replaced", "/api/v1/volumes/fake/web-01"
+    async with to.service() as service:
+        await to.keep("ReplacedEmpty", await service.call("GET", listing))
+        await to.keep("RestoreUnknown", await service.call("POST", f"{volume}/restore"), 404)
+        await to.keep("VolumeUnknownHere", await service.call("POST", f"{volume}/adopt"), 404)
+        (service.target.folder / "web-01").write_bytes(b"theirs")
+        plan = await service.call("POST", "/api/v1/jobs?dry_run=true", json=JOB)
+        await to.keep("PlanReplaceForeign", plan)
+        done = await service.done(JOB)
+        await to.keep("JobReplaced", await service.call("GET", f"/api/v1/jobs/{done['job_id']}"))
+        await to.keep("ReplacedPage", await service.call("GET", listing))
+        request = {"kept_as": done["replaced"]["kept_as"]}
+        to.examples["RestoreRequest"] = fixed(request, to.folder)
+        await to.keep("VolumeRestored", await service.call("POST", f"{volume}/restore", json=request))
+        await to.keep("VolumeAdopted", await service.call("POST", f"{volume}/adopt"))
+        await to.keep("VolumeOurs", await service.call("POST", f"{volume}/adopt"), 409)
+        (service.target.folder / ".lvp" / "web-01.json").unlink()
+        await service.done(JOB)
+        await to.keep("RestoreWhich", await service.call("POST", f"{volume}/restore"), 400)
 
 
 async def _host(to):

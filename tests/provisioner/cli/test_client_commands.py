@@ -222,6 +222,39 @@ def test_volume_resize_refused(lvp, server, examples):
     assert lvp("volume", "resize", "fast", "web-01", "20G").status == 2
 
 
+def test_watch_says_what_was_replaced(lvp, server, examples):
+    replaced = examples["JobReplaced"]["replaced"]
+    server.on("GET", JOB_PATH, "JobReplaced")
+    said = f"it replaced a volume that this service did not make, kept as {replaced['kept_as']} until "
+    assert said in lvp("job", "watch", JOB_ID).out
+    server.on("GET", JOB_PATH, {**examples["JobReplaced"], "replaced": {"volume": "web-01", "owner": "ours"}})
+    assert "replaced" not in lvp("job", "watch", JOB_ID).out
+
+
+def test_volume_list_replaced(lvp, server, examples):
+    server.on("GET", "/api/v1/volumes/replaced", "ReplacedPage")
+    ended = lvp("volume", "list", "--replaced")
+    assert ended.status == 0
+    header, row = ended.out.splitlines()
+    assert header.split("  ")[0] == "TARGET"
+    for value in ("files", "web-01", "others", examples["ReplacedPage"]["replaced"][0]["kept_as"]):
+        assert value in row
+
+
+def test_volume_restore_and_adopt(lvp, server, examples):
+    server.on("POST", "/api/v1/volumes/files/web-01/restore", "VolumeRestored")
+    server.on("POST", "/api/v1/volumes/files/web-01/adopt", "VolumeAdopted")
+    ended = lvp("volume", "restore", "files", "web-01")
+    kept_as = examples["VolumeRestored"]["replaced"]["kept_as"]
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.splitlines()[0] == "restored volume web-01 on files"
+    assert f"is kept as {kept_as} until " in ended.out
+    lvp("volume", "restore", "files", "web-01", "--kept-as", "@kept.1.web-01")
+    assert server.requests[1].body == {"kept_as": "@kept.1.web-01"}
+    ended = lvp("volume", "adopt", "files", "web-01")
+    assert (ended.status, ended.out) == (0, "adopted volume web-01 on files\n")
+
+
 @pytest.mark.parametrize("size", ["20G", "0", "1.5", "-3"])
 def test_submit_with_invalid_size(lvp, server, size):
     ended = lvp("job", "submit", "https://x/y", "web-01", "--", size)

@@ -42,6 +42,14 @@ def test_dry_run_shows_the_plan(lvp, server, examples):
     assert server.requests[0].path == "/api/v1/jobs?dry_run=true"
 
 
+def test_dry_run_says_how_long_the_old_volume_is_kept(lvp, server):
+    server.on("POST", "/api/v1/jobs", "PlanReplaceForeign")
+    ended = lvp(*SUBMIT, "--dry-run")
+    assert "NOT made by this service, swap, kept for 7 days" in ended.out
+    server.on("POST", "/api/v1/jobs", "PlanReplace")
+    assert "swap, NOT kept" in lvp(*SUBMIT, "--dry-run").out
+
+
 def test_dry_run_on_older_server(lvp, server):
     """A server that ignores the query has accepted the job; the user must learn that."""
     server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from provisioner.contracts import ImageUrl
+from provisioner.contracts import Duration, ImageUrl, KeepingSettings
 from provisioner.contracts.errors import CorruptImageError, RemoteChangedError, RollbackError
 from provisioner.contracts.testing import (
     ArrivingView,
@@ -16,8 +16,10 @@ from provisioner.contracts.testing import (
     FakeCloneTarget,
     FakeConverter,
     FakeImage,
+    FakeKeepingTarget,
     FakeSource,
     FakeTarget,
+    KeepingTargetConformance,
     SourceConformance,
     a_provenance,
     a_request,
@@ -83,6 +85,24 @@ class TestStaleFakeTargetConforms(FakeTargetConformance):
 
     def make_foreign_target(self, folder: Path):
         return FakeCloneTarget(folder, stale=True, owner="b")
+
+
+class TestFakeKeepingTargetConforms(FakeTargetConformance):
+    def make_target(self, folder: Path):
+        return FakeKeepingTarget(folder, owner="a", keeping=KeepingSettings(keep_replaced=Duration(60)))
+
+    def make_foreign_target(self, folder: Path):
+        return FakeKeepingTarget(folder, owner="b")
+
+
+class TestFakeKeepingTargetKeeps(KeepingTargetConformance):
+    holding_open = FakeTargetConformance.holding_open
+
+    def make_target(self, folder: Path, **settings):
+        return FakeKeepingTarget(folder, keeping=KeepingSettings(**settings))
+
+    async def make_foreign_volume(self, folder: Path, name, data):
+        (folder / name).write_bytes(data.ljust(self.size, b"\0"))
 
 
 @pytest.mark.parametrize("step", ["placement", "stage", "staged"])

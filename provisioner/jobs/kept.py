@@ -1,0 +1,111 @@
+"""Kept volumes: restores and adopts volumes for clients, and removes kept ones when their time is up."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from provisioner.contracts import KeepingTarget, KeptVolume, Provenance, due
+from provisioner.contracts.errors import ConflictError, InvalidRequestError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provisioner.contracts import Volume
+    from provisioner.jobs.reservations import Reservations
+    from provisioner.pipeline.run import Pipeline
+
+log = structlog.get_logger(__name__)
+
+# Seconds between searches for kept volumes whose time is up. They are kept for days; one in use is tried again as soon.
+_EVERY = 600.0
+
+
+class KeptVolumes:
+    """What may be done with the kept volumes of all targets. A kept volume's name is reserved like a volume's."""
+
+    def __init__(self, pipeline: Pipeline, reservations: Reservations) -> None:
+        self._pipeline, self._reservations = pipeline, reservations
+
+    async def restore(self, target_name: str, volume_name: str, kept_as: str | None) -> tuple[str, Volume]:
+        """Give a kept volume its name again; return its kept name and the volume, with what it replaced.
+
+        ``kept_as`` may be None if one volume of that name is kept. Raises NotFoundError, InvalidRequestError,
+        ConflictError while a job works on the volume, VolumeInUseError.
+        """
+        target = self._target(target_name)
+        doing = f"the volume {volume_name} is being restored"
+        with self._reservations.holding(target_name, volume_name, doing):
+            kept = _chosen(await target.kept(), target_name, volume_name, kept_as)
+            with self._reservations.holding(target_name, kept.kept_as, doing):
+                await self._pipeline.check_guards(target, volume_name)
+                volume = await target.restore(kept.kept_as, str(uuid.uuid4()))
+        replaced = volume.replaced
+        log.info(
+            "volume restored", target=target_name, volume=volume_name, owner=volume.owner, kept_as=kept.kept_as,
+            replaced=replaced.owner if replaced else None, replaced_kept_as=replaced.kept_as if replaced else None,
+        )  # fmt: skip
+        return kept.kept_as, volume
+
+    async def adopt(self, target_name: str, volume_name: str) -> Volume:
+        """Make a foreign volume ours; its content stays as it is.
+
+        Raises NotFoundError, ConflictError while a job works on the volume, VolumeExistsError if it is ours already.
+        """
+        target = self._target(target_name)
+        with self._reservations.holding(target_name, volume_name, f"the volume {volume_name} is being adopted"):
+            adopted = Provenance(str(uuid.uuid4()), "", None, time.time())
+            volume = await target.adopt(volume_name, adopted)
+        log.info("volume adopted", target=target_name, volume=volume_name)
+        return volume
+
+    async def expire(self) -> None:
+        """Remove kept volumes when their time is up, now and periodically, until cancelled."""
+        while True:
+            for name, target in self._pipeline.back_ends.targets.items():
+                if isinstance(target, KeepingTarget):
+                    await self._expire(name, target)
+            await trio.sleep(_EVERY)
+
+    async def _expire(self, name: str, target: KeepingTarget) -> None:
+        """Remove the kept volumes of one target whose time is up. One that cannot be removed now is tried again."""
+        try:
+            over = due(await target.kept(), time.time())
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the other targets must go on
+            log.warning("kept volumes could not be listed; retrying later", target=name, reason=str(error))
+            return
+        for kept in over:
+            about = {"target": name, "kept_as": kept.kept_as, "volume": kept.volume, "owner": kept.owner}
+            try:
+                with self._reservations.holding(name, kept.kept_as, f"{kept.kept_as} is being removed: it has expired"):
+                    await target.remove_kept(kept.kept_as)
+            except (NotFoundError, ConflictError):  # removed or being restored
+                continue
+            except Exception as error:  # noqa: BLE001 - as above
+                log.warning("an expired volume could not be removed; retrying later", **about, reason=str(error))
+            else:
+                log.info("kept volume removed: its time is up", **about)
+
+    def _target(self, name: str) -> KeepingTarget:
+        target = self._pipeline.back_ends.targets.get(name)
+        if target is None:
+            raise NotFoundError(f"no block target {name!r} is configured")
+        if not isinstance(target, KeepingTarget):
+            raise InvalidRequestError(f"target {name} cannot keep, restore or adopt volumes")
+        return target
+
+
+def _chosen(kept: Sequence[KeptVolume], target: str, volume_name: str, kept_as: str | None) -> KeptVolume:
+    """Return the kept volume to restore."""
+    found = [one for one in kept if one.volume == volume_name and kept_as in {None, one.kept_as}]
+    if not found:
+        which = f" as {kept_as!r}" if kept_as else ""
+        raise NotFoundError(f"target {target} keeps no volume {volume_name}{which}")
+    if len(found) > 1:
+        names = ", ".join(one.kept_as for one in sorted(found, key=lambda one: one.replaced_at))
+        raise InvalidRequestError(f"kept_as must say which: {volume_name} is kept as {names}")
+    return found[0]
