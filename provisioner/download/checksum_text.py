@@ -30,10 +30,9 @@ _LABELS = {
 }
 # A digest stands alone between spaces, or after a label; a file's name may contain hexadecimal digits too.
 _DIGEST = re.compile(r"(?<![^\s:=\\])(?:[0-9A-Fa-f]{128}|[0-9A-Fa-f]{64}|[0-9A-Fa-f]{40}|[0-9A-Fa-f]{32})(?!\S)")
-_LABEL = r"([A-Za-z][A-Za-z0-9/_-]{1,15})"
-_LABELLED = re.compile(rf"{_LABEL}\s*[:=]?\s*")  # sha256:HEX name, Get-FileHash
-_BSD = re.compile(rf"(?:{_LABEL} ?)?\((.+)\) ?= ?")  # BSD, openssl dgst
-_NAMED = re.compile(rf"(.*\S)[\s:=]+{_LABEL}[\s:=]+")  # name sha256:HEX
+_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9/_-]{1,15}")
+_BSD = re.compile(rf"(?:({_LABEL.pattern}) ?)?\((.+)\) ?= ?")  # BSD, openssl dgst
+_BETWEEN = " \t:="  # between a name, a label and a digest
 _SECTION = re.compile(r"#+\s*([A-Za-z0-9/_-]+)\s+HASH(?:ES)?", re.IGNORECASE)
 _NO_NAME = {"", "-", "stdin"}  # sha256sum and openssl name standard input so
 # Suffixes that say how a file is packed: an image and its packed form have different digests.
@@ -155,13 +154,17 @@ def _parts(line: str) -> tuple[str, str | None, str] | None:
     label: str | None = None
     if bsd := _BSD.fullmatch(before):
         label, after = bsd[1], bsd[2]
-    elif (labelled := _LABELLED.fullmatch(before)) and (after or _plain(labelled[1])):
-        label = labelled[1]
     elif before not in {"", "\\"}:
-        if after:
+        # No regular expression here: a hostile line of blanks would keep it busy.
+        before = before.rstrip(_BETWEEN)
+        if _LABEL.fullmatch(before) and (after or _plain(before)):
+            label = before  # sha256:HEX name, Get-FileHash
+        elif after:
             return None  # a sentence
-        named = _NAMED.fullmatch(before)
-        label, after = (named[2], named[1]) if named and _plain(named[2]) else (None, before.rstrip(" \t:="))
+        else:
+            last = re.split(r"[\s:=]", before)[-1]
+            label = last if _plain(last) else None  # name sha256:HEX
+            after = (before.removesuffix(last) if label else before).rstrip(_BETWEEN)
     return digest[0].lower(), label, after
 
 

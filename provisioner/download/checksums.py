@@ -43,19 +43,19 @@ SIDE_BY_SIDE = 6
 class Found:
     """What was found: the checksum and where it comes from; or why there is none.
 
-    ``missing`` are the names of files that do not exist, ``useless`` says what is wrong with the others.
+    ``missing`` are the names of files that do not exist; ``useless`` has what is wrong with others, and their names.
     """
 
     checksum: Checksum | None = None
     origin: str = ""
     missing: list[str] = field(default_factory=list)
-    useless: list[str] = field(default_factory=list)
+    useless: dict[str, list[str]] = field(default_factory=dict)
     # Whether a server is temporarily down, so that asking again may help.
     temporary: bool = False
 
     def reasons(self) -> str:
         """Return what was tried and why it did not help, as a part of a sentence."""
-        found = list(self.useless)
+        found = [f"{', '.join(names)}: {reason}" for reason, names in self.useless.items()]
         if self.missing:
             found.append(f"not found: {', '.join(self.missing)}")
         return "; ".join(found) or "no name was looked for"
@@ -77,7 +77,7 @@ async def discover(source: ImageSource, image_url: ImageUrl, remote: RemoteImage
     if found.temporary:
         raise RemoteUnavailableError(f"no checksum was found for {image_url}: {found.reasons()}")
     weak = await _first(source, image_url, weak_checksum_files(image_url))
-    found.useless += [text for text in weak.useless if "too weak" in text]
+    found.useless |= {reason: names for reason, names in weak.useless.items() if "too weak" in reason}
     return found
 
 
@@ -115,7 +115,8 @@ def _summary(files: Sequence[ChecksumFile], answers: Sequence[_Answer | None]) -
             # Without permission to list, object stores report a missing object as denied.
             found.missing.append(file.name)
         elif isinstance(answer, ProvisionerError):
-            found.useless.append(f"{file.name}: {answer.message}")
+            reason = answer.message.removesuffix(f" for {file.url}").replace(str(file.url), "it")
+            found.useless.setdefault(reason, []).append(file.name)
             found.temporary = found.temporary or answer.temporary
         elif answer is not None:
             return Found(answer, str(file.url))

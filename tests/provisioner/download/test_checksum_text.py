@@ -151,6 +151,13 @@ def test_weak_digests(line, weak):
     assert (text.result() is None) == (A not in line)
 
 
+@pytest.mark.parametrize("filler", [" ", ":", "\t", "=", "a ", "a:"])
+def test_hostile_lines(filler):
+    """Lines that would keep a backtracking expression busy for hours are parsed at once."""
+    for line in (f"a{filler * 30_000}!{filler}{A}", f"sha256{filler * 30_000}!{A}", f"({filler * 30_000}) {A}"):
+        assert parse(line, "sha256", NAME, only_file=False) is None
+
+
 def test_name_that_looks_like_a_digest():
     name = f"{MD5}.qcow2"
     for line in (f"{A}  {name}", f"{A}  {MD5}", f"SHA256 ({name}) = {A}", f"{name}: {A}"):

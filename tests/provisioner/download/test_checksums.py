@@ -94,12 +94,20 @@ async def test_discover_lists_what_was_tried():
     assert "CHECKSUM.SHA256" in reasons
 
 
+async def test_discover_says_the_same_once():
+    """A store that answers everything in the same odd way takes one part of the message, without urls."""
+    error = SourceError(f"the server answered HTTP 409 for {SIDE_256}")
+    other = SourceError(f"the server answered HTTP 409 for {SIDE_512}")
+    found = await discover(Web({SIDE_256: error, SIDE_512: other}), IMAGE_URL)
+    assert found.useless == {"the server answered HTTP 409": ["disk.qcow2.sha256", "disk.qcow2.sha512"]}
+
+
 async def test_discover_denied_or_down():
     """Stores report missing objects as denied; a server that is down does not count as "no checksum"."""
     source = FakeSource({URL: b"image"}, fail_at={"open": RemoteDeniedError("no")})
     assert (await discover(source, IMAGE_URL)).checksum is None
     source = FakeSource({URL: b"image"}, fail_at={"open": RemoteUnavailableError("down")})
-    with pytest.raises(RemoteUnavailableError, match=r"disk\.qcow2\.sha256: down"):
+    with pytest.raises(RemoteUnavailableError, match=r"disk\.qcow2\.sha256, .*: down"):
         await discover(source, IMAGE_URL)
 
 

@@ -69,7 +69,7 @@ def test_check_checksum_if_required():
     """The error says what was tried, and the three ways out."""
     check_checksum(Found(), URL, required=False)
     check_checksum(Found(Checksum("sha256", "0" * 64)), URL, required=True)
-    nothing = Found(missing=["y.raw.sha256", "SHA256SUMS"], useless=["MD5SUMS: it has only md5"])
+    nothing = Found(missing=["y.raw.sha256", "SHA256SUMS"], useless={"it has only md5": ["MD5SUMS"]})
     with pytest.raises(ChecksumMissingError) as caught:
         check_checksum(nothing, URL, required=True)
     assert caught.value.message == (
