@@ -269,7 +269,7 @@ PACKED = [
     Case("bomb-xz", bomb(xz), "decompresses to more than", "raw"),
     Case("bomb-zst", bomb(zst), "decompresses to more than", "raw"),
     Case("bomb-bz2", bomb(bz2.compress), "decompresses to more than", "raw"),
-    Case("bomb-in-one-piece", lambda _shop: gz(bytes(GIB + 1)), "decompresses to more than", "raw"),
+    Case("bomb-in-one-piece", lambda _shop: gz(bytes(GIB + 513)), "decompresses to more than", "raw"),
     Case("bomb-as-qcow2", lambda shop: gz(shop.qcow2()) + gz(bytes(64 * MIB)) * 20, "decompresses to more than"),
     Case("xz-that-wants-4-gib",
          lambda shop: forge.xz_with_dictionary(noise(shop), 40), "cannot be decompressed", "raw"),
