@@ -2,36 +2,25 @@
 
 import bz2
 import gzip
-import io
 import lzma
-import tarfile
-import zipfile
 
 import lz4.frame
 import pytest
 import zstandard
 
 from tests.end_to_end.conftest import same, vouch
+from tests.hostile.forge import tar_of, zip_of
 
 pytestmark = pytest.mark.slow
 
 
 def tar(data):
-    """Return the disk as an appliance: a description first, padded."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
-        for name, content in (("vm.ovf", b"<Envelope/>\n" * 99), ("disk1", data)):
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            archive.addfile(header, io.BytesIO(content))
-    return made.getvalue()
+    """Return the disk as an appliance: a description comes first."""
+    return tar_of({"vm.ovf": b"<Envelope/>\n" * 99, "disk1": data})
 
 
 def zipped(data):
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("disk.img", data)
-    return made.getvalue()
+    return zip_of({"disk.img": data})
 
 
 PACKERS = {

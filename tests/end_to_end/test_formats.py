@@ -1,13 +1,11 @@
 """Disk images as other tools make them, without a size: the volume is what qemu-img reads from the image."""
 
 import gzip
-import io
-import tarfile
-import zipfile
 
 import pytest
 
 from tests.end_to_end.conftest import MIB, qemu_img, vouch
+from tests.hostile.forge import tar_of, zip_of
 
 pytestmark = pytest.mark.slow
 
@@ -33,30 +31,19 @@ FORMATS = {
 
 def as_ova(data):
     """Return an appliance as OVF tools write it: description, disk, manifest."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        members = {
-            "vm.ovf": b"<?xml version='1.0'?>\n<Envelope/>\n",
-            "vm-disk1.vmdk": data,
-            "vm.mf": b"SHA256(vm.ovf)= 0\n",
-        }
-        for name, content in members.items():
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            archive.addfile(header, io.BytesIO(content))
-    return made.getvalue()
-
-
-def as_zip(data):
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("images/disk", data)
-    return made.getvalue()
+    return tar_of(
+        {"vm.ovf": b"<?xml version='1.0'?>\n<Envelope/>\n", "vm-disk1.vmdk": data, "vm.mf": b"SHA256(x)= 0\n"}
+    )
 
 
 # Appliances, and Azure's images.
 PACKED = [("vmdk-sparse", ".ova"), ("vmdk-stream", ".ova"), ("vhd-fixed", ".zip"), ("vhd-fixed-as-raw", ".gz")]
-PACKINGS = {"": lambda data: data, ".ova": as_ova, ".zip": as_zip, ".gz": lambda data: gzip.compress(data, 1)}
+PACKINGS = {
+    "": lambda data: data,
+    ".ova": as_ova,
+    ".zip": lambda data: zip_of({"images/disk": data}),
+    ".gz": lambda data: gzip.compress(data, 1),
+}
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import random
 import struct
 import subprocess
+import tarfile
+import zipfile
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 MIB = 2**20
@@ -157,3 +161,24 @@ class Workshop:
         words = [str(image) if word == "IMAGE" else str(word) for word in arguments]
         subprocess.run(["qemu-img", *words], check=True, cwd=self.folder)
         return image.read_bytes()
+
+
+# --- archives -----------------------------------------------------------------------------------------
+
+
+def tar_of(members: Mapping[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+    return made.getvalue()
+
+
+def zip_of(members: Mapping[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return made.getvalue()
