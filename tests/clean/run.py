@@ -26,8 +26,10 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 HERE = "/root/libvirt-volume-provisioner"
 CACHES = {
     "/root/.cache/libvirt-volume-provisioner": "project", "/root/.cache/uv": "uv", "/root/.cache/pip": "pip",
-    "/root/go/pkg": "go-pkg", "/root/.cache/go-build": "go-build",
+    "/root/go/pkg": "go-pkg", "/root/.cache/go-build": "go-build", "/root/.cache/mypy": "mypy",
 }  # fmt: skip
+# make exports it to mypy, whose default is a folder in the clone.
+MYPY = "MYPY_CACHE_DIR=/root/.cache/mypy"
 
 
 def main() -> int:
@@ -83,7 +85,7 @@ def make(options: argparse.Namespace, target: str, clone: Path, binds: dict[str,
     say(f"make {target} on {stack[0].parent.name.partition('-')[0]}")
     started = time.monotonic()
     with Session(stack, binds=binds) as session:
-        status = session.run(["make", target, f"TESTS={options.tests}"], HERE)
+        status = session.run(["make", target, f"TESTS={options.tests}", MYPY], HERE)
     say(f"make {target}: status {status} after {time.monotonic() - started:.0f} s")
     return status
 
