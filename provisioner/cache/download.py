@@ -74,6 +74,8 @@ class Download(CachedImage):
         self.scope = trio.CancelScope()
         self._info: ImageInfo | None = None
         self.error: ProvisionerError | None = None
+        # The server ended the transfer early, so that the next job may resume it.
+        self.broken_off = False
         self.rollback_error: RollbackError | None = None  # a failed cleanup, raised by its last user
         self._inspected = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
@@ -182,7 +184,14 @@ class Download(CachedImage):
             try:
                 await fetch(self.source, self._remote, self.growing_file, attempts, received)
             except BaseException as error:
-                self.growing_file.fail(as_provisioner_error(error) if isinstance(error, Exception) else self._failure())
+                cause = as_provisioner_error(error) if isinstance(error, Exception) else self._failure()
+                # Decided before the users hear of it: the last one to leave cancels the download.
+                self.broken_off = (
+                    isinstance(error, Exception)
+                    and isinstance(cause, RemoteUnavailableError)
+                    and not self.scope.cancel_called
+                )
+                self.growing_file.fail(cause)
                 raise
         return hashes[0]
 

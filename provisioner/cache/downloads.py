@@ -15,7 +15,7 @@ import trio
 
 from provisioner.cache.download import Download, as_provisioner_error
 from provisioner.cache.partials import Content
-from provisioner.contracts.errors import ProvisionerError, RemoteUnavailableError, RollbackError
+from provisioner.contracts.errors import ProvisionerError, RollbackError
 from provisioner.contracts.shield import undoing
 from provisioner.contracts.urls import shown
 
@@ -222,8 +222,7 @@ class Downloads:
 
 
 def _worth_keeping(download: Download) -> bool:
-    broken_off = isinstance(download.error, RemoteUnavailableError) and not download.scope.cancel_called
-    return broken_off and download.growing_file.available > 0 and _resumable(download.expectation) is not None
+    return download.broken_off and download.growing_file.available > 0 and _resumable(download.expectation) is not None
 
 
 def _resumable(expectation: Expectation) -> str | None:

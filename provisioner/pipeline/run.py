@@ -239,8 +239,9 @@ class Pipeline:
         target.check_name(spec.volume_name)
         self.back_ends.converter(spec.image_format)
         await self.check_guards(target, spec.volume_name)
-        if not run.size_bytes or await target.placement(run.stage_request()) is not Placement.NEW:
-            run.replaces = await would_replace(target, spec.volume_name)
+        run.replaces = await would_replace(target, spec.volume_name)
+        if run.size_bytes:
+            await target.placement(run.stage_request())
 
     async def check_guards(self, target: BlockTarget, volume_name: str) -> None:
         """Ask every guard whether the volume is in use. Raises VolumeInUseError."""
