@@ -9,7 +9,7 @@ from quart import Response, g, request
 from provisioner.api import schemas
 from provisioner.api.volume_listing import Listing
 from provisioner.auth import authorization
-from provisioner.contracts import KeepingTarget
+from provisioner.contracts import KeepingTarget, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,7 +45,13 @@ def add_kept_volumes(
         replaced = volume.replaced
         if replaced is not None:
             g.about |= {"replaced": replaced.owner, "kept_as": replaced.kept_as or ""}
-        done = {"status": "restored", "target": target, "name": name, "owner": volume.owner, "restored_from": kept_as}
+        done = {
+            "status": "restored",
+            "target": target,
+            "name": name,
+            "ours": volume.owner is Owner.OURS,
+            "restored_from": kept_as,
+        }
         return answer(done if replaced is None else {**done, "replaced": schemas.replaced_body(replaced)})
 
     @api.post("/volumes/<target>/<name>/adopt", provide_automatic_options=False)
@@ -59,9 +65,9 @@ def add_kept_volumes(
 def kept_body(kept: KeptVolume) -> dict[str, Any]:
     """Return a kept volume as clients see it."""
     body = {
-        "volume": kept.volume,
+        "name": kept.volume,
         "target": kept.target,
-        "owner": kept.owner,
+        "ours": kept.owner is Owner.OURS,
         "kept_as": kept.kept_as,
         "size_bytes": kept.size_bytes,
         "replaced_at": schemas.timestamp(kept.replaced_at),

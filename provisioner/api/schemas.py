@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from provisioner.api.field_errors import describe
-from provisioner.contracts import GIB, Checksum, ImageUrl
+from provisioner.contracts import GIB, Checksum, ImageUrl, Owner
 from provisioner.contracts.errors import InvalidRequestError
 from provisioner.contracts.redaction import redact
 from provisioner.jobs import JobFilter, JobSpec, Status
@@ -268,7 +268,7 @@ def asked(job: Job) -> dict[str, str | int]:
 
 def replaced_body(replaced: Replaced | ReplacedInfo) -> dict[str, Any]:
     """Return the volume that a job or a restore replaced; without ``kept_as`` it was removed."""
-    body: dict[str, Any] = {"volume": replaced.volume, "owner": replaced.owner}
+    body: dict[str, Any] = {"name": replaced.volume, "ours": replaced.owner is Owner.OURS}
     if replaced.kept_as is None or replaced.kept_until is None:
         return body
     return {**body, "kept_as": replaced.kept_as, "kept_until": timestamp(replaced.kept_until)}

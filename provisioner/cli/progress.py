@@ -101,7 +101,7 @@ def outcome(job: Mapping[str, Any]) -> str:
 def _replaced(job: Mapping[str, Any]) -> str:
     """Return which volume the job replaced, if it matters: it was not the service's own, or it is kept."""
     replaced = job.get("replaced") or {}
-    whose = "" if replaced.get("owner") == "ours" else " that this service did not make"
+    whose = "" if replaced.get("ours") else " that this service did not make"
     if "kept_as" in replaced:
         return f"; it replaced a volume{whose}, kept as {replaced['kept_as']} until {replaced['kept_until']}"
     return f"; it replaced a volume{whose}" if replaced and whose else ""

@@ -76,7 +76,7 @@ def _show_replaced(page: Mapping[str, Any]) -> None:
     rows = [
         [
             entry["target"],
-            entry["volume"],
+            entry["name"],
             size(entry["size_bytes"]),
             _whose(entry),
             entry["replaced_at"],
@@ -90,7 +90,7 @@ def _show_replaced(page: Mapping[str, Any]) -> None:
 
 
 def _whose(entry: Mapping[str, Any]) -> str:
-    return "this service" if entry["owner"] == "ours" else "others"
+    return "this service" if entry["ours"] else "others"
 
 
 @volume.command(

@@ -431,6 +431,21 @@ async def test_volumes(service):
     assert re.fullmatch(TIMESTAMP, volume["created_at"])
 
 
+async def test_replaced_volume_is_kept_and_restored(service):
+    (service.folder / "volumes" / "web-01").write_bytes(b"theirs".ljust(2**20, b"\0"))
+    done = await service.done()
+    replaced = done["replaced"]
+    assert (replaced["name"], replaced["ours"]) == ("web-01", False)
+    assert re.fullmatch(TIMESTAMP, replaced["kept_until"])
+    path = "/api/v1/volumes/fake/web-01"
+    assert (await body_of(await service.call("POST", f"{path}/restore")))["restored_from"] == replaced["kept_as"]
+    assert (service.folder / "volumes" / "web-01").read_bytes().startswith(b"theirs")
+    assert (await body_of(await service.call("POST", f"{path}/adopt")))["status"] == "adopted"
+    assert [one["name"] for one in (await body_of(await service.call("GET", "/api/v1/volumes")))["volumes"]] == [
+        "web-01"
+    ]
+
+
 async def test_remove_a_volume(service):
     path = "/api/v1/volumes/fake/web-01"
     assert (await service.call("DELETE", path)).status_code == 404

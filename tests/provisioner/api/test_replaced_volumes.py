@@ -33,14 +33,14 @@ async def test_job_says_what_it_replaced(tmp_path):
         done = await service.done()
         (one,) = await kept(service)
         assert done["replaced"] == {
-            "volume": "web-01",
-            "owner": "foreign",
+            "name": "web-01",
+            "ours": False,
             "kept_as": one["kept_as"],
             "kept_until": one["kept_until"],
         }
         assert one["replaced_by"] == done["job_id"]
         again = await service.done()
-        assert again["replaced"] == {"volume": "web-01", "owner": "ours"}
+        assert again["replaced"] == {"name": "web-01", "ours": True}
         assert "replaced" not in await service.done(job("web-02"))
         stored = await service.services.store.get(done["job_id"])
         assert stored.replaced.kept_as == one["kept_as"]
@@ -56,7 +56,7 @@ async def test_job_says_so_on_target_that_keeps_nothing(tmp_path):
     async with running(tmp_path, more_targets=[other]) as service:
         (other.folder / "web-01").write_bytes(b"theirs")
         done = await service.done(job(target="other"))
-        assert done["replaced"] == {"volume": "web-01", "owner": "foreign"}
+        assert done["replaced"] == {"name": "web-01", "ours": False}
         for what in ("restore", "adopt"):
             response = await service.call("POST", f"/api/v1/volumes/other/web-01/{what}")
             await refused(response, 400, "invalid request", "other cannot keep")
@@ -68,12 +68,12 @@ async def test_restore_can_be_undone(service):
     path = service.target.folder / "web-01"
     first = await held(await service.call("POST", f"{VOLUME}/restore"), "VolumeRestored")
     assert path.read_bytes() == b"theirs"
-    assert (first["owner"], first["replaced"]["owner"]) == ("foreign", "ours")
+    assert (first["ours"], first["replaced"]["ours"]) == (False, True)
     body = {"kept_as": first["replaced"]["kept_as"]}
     second = await held(await service.call("POST", f"{VOLUME}/restore", json=body), "VolumeRestored")
     assert path.read_bytes().startswith(IMAGE)
-    assert second["owner"] == "ours"
-    assert [one["owner"] for one in await kept(service)] == ["foreign"]
+    assert second["ours"]
+    assert [one["ours"] for one in await kept(service)] == [False]
 
 
 async def test_restore_refusals(service):
@@ -130,13 +130,13 @@ async def test_expired_volumes_are_removed(tmp_path, monkeypatch):
         assert len(await kept(service)) == 2
         now = time.time() + 3700
         monkeypatch.setattr("provisioner.jobs.kept.time.time", lambda: now)
-        (ours,) = [one for one in await kept(service) if one["owner"] == "ours"]
+        (ours,) = [one for one in await kept(service) if one["ours"]]
         service.target.in_use.add(ours["kept_as"])
         await expire_once(service)
         assert len(await kept(service)) == 2
         service.target.in_use.clear()
         await expire_once(service)
-        assert [one["owner"] for one in await kept(service)] == ["foreign"]
+        assert [one["ours"] for one in await kept(service)] == [False]
 
 
 @pytest.mark.parametrize("step", ["kept", "remove_kept"])

@@ -227,7 +227,7 @@ def test_watch_says_what_was_replaced(lvp, server, examples):
     server.on("GET", JOB_PATH, "JobReplaced")
     said = f"it replaced a volume that this service did not make, kept as {replaced['kept_as']} until "
     assert said in lvp("job", "watch", JOB_ID).out
-    server.on("GET", JOB_PATH, {**examples["JobReplaced"], "replaced": {"volume": "web-01", "owner": "ours"}})
+    server.on("GET", JOB_PATH, {**examples["JobReplaced"], "replaced": {"name": "web-01", "ours": True}})
     assert "replaced" not in lvp("job", "watch", JOB_ID).out
 
 
