@@ -1,7 +1,7 @@
 """Each LVM command fails, hangs and lies in a swap, a removal, an overwrite in place, a clone and a base.
 
-After a swap, either the old or the new volume is complete. After an overwrite in place it is complete too, or it was
-removed because writing had started. Nothing is left over, and the error quotes LVM.
+After a swap, either the old volume is complete, or the new one is and the old one is kept. After an overwrite in place
+it is complete too, or it was removed because writing had started. Nothing is left over, and the error quotes LVM.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ def _timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lvp_target_lvm.thin._BASE_GRACE", 0.0)
 
 
+def kept_in(group: str) -> set[str]:
+    return {name for name in harness.volumes(group) if name.startswith("lvp.kept.")}
+
+
 def judge_swapped(group: str, others: set[str], new: bytes, done: bool) -> None:
     rows = harness.volumes(group)
-    assert set(rows) == {"web01", *others}
+    kept = kept_in(group)
+    assert set(rows) - kept == {"web01", *others}
     assert rows["web01"]["lv_active"] == "active"
     assert ".by=" not in rows["web01"]["lv_tags"]
     found = harness.head(f"/dev/{group}/web01", 6)
@@ -43,6 +48,8 @@ def judge_swapped(group: str, others: set[str], new: bytes, done: bool) -> None:
     ours = "lvp.job=new" in rows["web01"]["lv_tags"]
     assert found == (new if ours else OLD)
     assert ours or not done
+    # The old volume was not ours, so it is kept.
+    assert len(kept) == ours
     # A committed volume has the digest of its image.
     assert not ours or "lvp.digest=" in rows["web01"]["lv_tags"]
 
@@ -137,8 +144,8 @@ async def test_clone(thin: str, tmp_path: Path, fault: str) -> None:
     assert base is not None
 
     async def old_volume() -> None:
-        if "web01" in harness.volumes(thin):
-            harness.lvm("lvremove", "--yes", f"{thin}/web01")
+        for name in harness.volumes(thin).keys() & {"web01", *kept_in(thin)}:
+            harness.lvm("lvremove", "--yes", f"{thin}/{name}")
         harness.lvm("lvcreate", "--yes", "-V", "32m", "--thinpool", f"{thin}/pool", "-n", "web01")
         harness.write(f"/dev/{thin}/web01", OLD)
 
