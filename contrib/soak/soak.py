@@ -36,7 +36,7 @@ ROUND_SECONDS = 6.0
 WARM_UP_ROUNDS = 5
 SETTLE_SECONDS = 60  # by then, idle connections and worker threads have ended
 GROWTH_MIB = 48.0
-# The connections that a source may keep open (16): checksum files are asked for side by side.
+# Two rounds of clients that do not read: each leaves some 8 sockets. Why they stay open is not known yet.
 GROWTH_DESCRIPTORS = 16
 GROWTH_THREADS = 8
 
