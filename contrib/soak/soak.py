@@ -36,8 +36,7 @@ ROUND_SECONDS = 6.0
 WARM_UP_ROUNDS = 5
 SETTLE_SECONDS = 60  # by then, idle connections and worker threads have ended
 GROWTH_MIB = 48.0
-# Two rounds of clients that do not read: each leaves some 8 sockets. Why they stay open is not known yet.
-GROWTH_DESCRIPTORS = 16
+GROWTH_DESCRIPTORS = 8
 GROWTH_THREADS = 8
 
 

@@ -1,8 +1,8 @@
 """Workarounds for hypercorn 0.18 and quart-trio 0.12, each with the upstream bug it works around.
 
 ``tests/provisioner/server/test_hypercorn_quirks.py`` shows every bug in the pinned versions. If a test there fails,
-upstream has fixed the bug, and the workaround of the same number can be removed. While number 1, 2 or 3 is
-needed, ``pyproject.toml`` pins ``hypercorn<0.19``: ``HttpConnection`` overrides private methods of ``TCPServer``.
+upstream has fixed the bug, and the workaround of the same number can be removed. While number 1, 2, 3 or 8
+is needed, ``pyproject.toml`` pins ``hypercorn<0.19``: ``HttpConnection`` overrides private methods of ``TCPServer``.
 
 1. An error on one connection ends the server. ``trio/run.py`` serves every connection in one nursery and catches
    nothing: data for an HTTP/2 stream that has been answered is a KeyError (issue 329, pull requests 312 and 334), bytes
@@ -23,6 +23,9 @@ needed, ``pyproject.toml`` pins ``hypercorn<0.19``: ``HttpConnection`` overrides
    ``peer_certificate.RecordingSSLObject`` carries it in a context variable.
 7. h11 0.16 accepts a request with both Content-Length and Transfer-Encoding (h11 issue 90). RFC 9112, 6.1, wants the
    connection closed after it, since a proxy in between may have read another length. ``has_ambiguous_length`` finds it.
+8. A client that sends its next request early and then goes away holds its connection for ever. ``protocol/h11.py``,
+   ``_handle_events``, stops reading until the response is sent; if that fails, nothing wakes the reader (not reported).
+   ``HttpConnection`` ends it.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 from provisioner.contracts.shield import shielded
@@ -40,6 +44,7 @@ from provisioner.contracts.shield import shielded
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
+    from hypercorn.events import Event
     from hypercorn.protocol.http_stream import HTTPStream
     from hypercorn.protocol.ws_stream import WSStream
     from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendEvent, Scope
@@ -51,21 +56,39 @@ _CHUNK = 64 * 1024
 
 
 class HttpConnection(TCPServer):
-    """Hypercorn's connection, with an idle timer that runs if and only if the connection is idle (1, 2, 3)."""
+    """Hypercorn's connection, with an idle timer that runs if and only if the connection is idle (1, 2, 3).
+
+    It ends when its peer has gone (8).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reading = trio.CancelScope()
+
+    async def protocol_send(self, event: Event) -> None:
+        await super().protocol_send(event)
+        protocol = self.protocol.protocol
+        # Sending failed: there is no response any more that would wake the reader.
+        if isinstance(event, RawData) and isinstance(protocol, H11Protocol) and protocol.stream is None:
+            self._reading.cancel(reason="the peer has gone")
 
     async def _read_data(self) -> None:
+        with self._reading:
+            await self._read_until_closed()
+        await self.protocol.handle(Closed())
+        await self.idle_task.stop()
+
+    async def _read_until_closed(self) -> None:
         self._accept_late_data()
         data = b"-"
         while data:
             try:
                 data = bytes(await self.stream.receive_some(_CHUNK))
             except (trio.ClosedResourceError, trio.BrokenResourceError):
-                break
+                return
             await self.protocol.handle(RawData(data))
             self._accept_late_data()
             await self._restart_idle_timer()
-        await self.protocol.handle(Closed())
-        await self.idle_task.stop()
 
     def _accept_late_data(self) -> None:
         protocol = self.protocol.protocol

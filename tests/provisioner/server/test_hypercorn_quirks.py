@@ -297,3 +297,26 @@ async def test_last_step_survives_cancel(autojump_clock):
     with trio.move_on_after(0.5):
         await WholeResponses(app)({}, None, send, None, None)
     assert sent == ["http.response.body"]
+
+
+class Deaf(Plain):
+    """A stream whose peer goes away while it is being sent something."""
+
+    async def send_all(self, data):
+        await trio.sleep(1)
+        raise trio.BrokenResourceError
+
+
+async def gone_with_requests_waiting(kind):
+    """Send two requests at once and go away; return whether the connection ends within an hour."""
+    near, far = trio.testing.memory_stream_pair()
+    await near.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+    with trio.move_on_after(HOUR) as scope:
+        await server(kind, quart_app(), Deaf(far))
+    return not scope.cancelled_caught
+
+
+async def test_peer_gone_with_requests_waiting(autojump_clock):
+    """8: fails once hypercorn ends such a connection itself."""
+    assert not await gone_with_requests_waiting(TCPServer)
+    assert await gone_with_requests_waiting(HttpConnection)
