@@ -10,7 +10,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from provisioner import __version__
-from provisioner.api import schemas
+from provisioner.api import responses
 from provisioner.api.readiness import Readiness
 from provisioner.api.routes import answer
 from provisioner.observe import logs
@@ -39,9 +39,9 @@ def make_blueprint(services: Services) -> Blueprint:
         degraded = services.supervisor.active_count > services.config.server.degraded_above
         body: dict[str, object] = {
             "status": "degraded" if degraded else "healthy",
-            "timestamp": schemas.timestamp(time.time()),
+            "timestamp": responses.timestamp(time.time()),
             "version": __version__,
-            "uptime": schemas.uptime(time.monotonic() - services.started_at),
+            "uptime": responses.uptime(time.monotonic() - services.started_at),
         }
         return answer(_with_warnings(body))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from quart import Response, g, request
 
-from provisioner.api import schemas
+from provisioner.api import requests, responses
 from provisioner.api.volume_listing import Listing
 from provisioner.auth import authorization
 from provisioner.contracts import KeepingTarget, Owner
@@ -30,7 +30,7 @@ def add_kept_volumes(
 
     @api.get("/volumes/replaced", provide_automatic_options=False)
     async def list_replaced_volumes() -> Response:
-        page = schemas.read_query(request.args, schemas.Page)
+        page = requests.read_query(request.args, requests.Page)
         kept, unavailable = await listing.all()
         shown = [kept_body(one) for one in kept[page.offset : page.offset + page.limit]]
         about = {"count": len(kept), "offset": page.offset, "limit": page.limit}
@@ -40,7 +40,7 @@ def add_kept_volumes(
     async def restore_volume(target: str, name: str) -> Response:
         g.about = {"target": target, "volume": name}
         authorization.check_volume(g.principal, target, name)
-        wanted = await body(schemas.RestoreRequest) if await request.get_data() else schemas.RestoreRequest()
+        wanted = await body(requests.RestoreRequest) if await request.get_data() else requests.RestoreRequest()
         kept_as, volume = await services.supervisor.kept.restore(target, name, wanted.kept_as or None)
         replaced = volume.replaced
         if replaced is not None:
@@ -52,7 +52,7 @@ def add_kept_volumes(
             "ours": volume.owner is Owner.OURS,
             "restored_from": kept_as,
         }
-        return answer(done if replaced is None else {**done, "replaced": schemas.replaced_body(replaced)})
+        return answer(done if replaced is None else {**done, "replaced": responses.replaced_body(replaced)})
 
     @api.post("/volumes/<target>/<name>/adopt", provide_automatic_options=False)
     async def adopt_volume(target: str, name: str) -> Response:
@@ -70,8 +70,8 @@ def kept_body(kept: KeptVolume) -> dict[str, Any]:
         "ours": kept.owner is Owner.OURS,
         "kept_as": kept.kept_as,
         "size_bytes": kept.size_bytes,
-        "replaced_at": schemas.timestamp(kept.replaced_at),
+        "replaced_at": responses.timestamp(kept.replaced_at),
         "replaced_by": kept.job_id,
-        "kept_until": schemas.timestamp(kept.kept_until),
+        "kept_until": responses.timestamp(kept.kept_until),
     }
     return {**body, "image_url": kept.provenance.image_url} if kept.provenance and kept.provenance.image_url else body

@@ -15,8 +15,8 @@ import structlog
 from quart import Response, g, request
 
 from provisioner.api.cross_site import check_cross_site
+from provisioner.api.requests import check_query
 from provisioner.api.routes import OPEN_ROUTES, QUERIES, ROLES, is_sane_id
-from provisioner.api.schemas import check_query
 from provisioner.auth.audit_events import LOCAL
 from provisioner.auth.authenticator import check_role, presented
 from provisioner.contracts.errors import (

@@ -10,7 +10,7 @@ import structlog
 import trio
 from quart import Blueprint, Response, g, request
 
-from provisioner.api import schemas, submission
+from provisioner.api import requests, responses, submission
 from provisioner.api.back_end_listing import BackEndListing
 from provisioner.api.kept_volumes import add_kept_volumes
 from provisioner.api.volume_listing import Listing
@@ -57,11 +57,11 @@ ROLES: dict[str, Role] = {
 }
 # The query parameters of each route; a route that is not listed has none.
 QUERIES: dict[str, type[msgspec.Struct]] = {
-    "v1.submit_job": schemas.SubmitQuery,
-    "v1.list_jobs": schemas.JobPage,
-    "v1.list_images": schemas.ImagePage,
-    "v1.list_volumes": schemas.Page,
-    "v1.list_replaced_volumes": schemas.Page,
+    "v1.submit_job": requests.SubmitQuery,
+    "v1.list_jobs": requests.JobPage,
+    "v1.list_images": requests.ImagePage,
+    "v1.list_volumes": requests.Page,
+    "v1.list_replaced_volumes": requests.Page,
 }
 # The routes that need no credential; the configuration can close /metrics.
 OPEN_ROUTES = frozenset(
@@ -88,26 +88,26 @@ def make_blueprint(services: Services) -> Blueprint:
 def _add_jobs(api: Blueprint, services: Services) -> None:
     @api.post("/jobs", provide_automatic_options=False)
     async def submit_job() -> Response:
-        query = schemas.read_query(request.args, schemas.SubmitQuery)
-        body = await _body(schemas.JobRequest)
+        query = requests.read_query(request.args, requests.SubmitQuery)
+        body = await _body(requests.JobRequest)
         if query.dry_run == "true":
-            return answer(schemas.plan_body(*await submission.dry_run(services, body)))
+            return answer(responses.plan_body(*await submission.dry_run(services, body)))
         return _accepted(await submission.submit(services, body))
 
     @api.get("/jobs", provide_automatic_options=False)
     async def list_jobs() -> Response:
-        page = schemas.read_query(request.args, schemas.JobPage)
+        page = requests.read_query(request.args, requests.JobPage)
         jobs, count = await services.store.page(page.wanted(), page.offset, page.limit)
         snapshot, bodies = services.supervisor.snapshot, []
         for start in range(0, len(jobs), _RENDERED_AT_ONCE):
             some = jobs[start : start + _RENDERED_AT_ONCE]
-            bodies += [schemas.job_body(job, snapshot(job.job_id), g.principal.id) for job in some]
+            bodies += [responses.job_body(job, snapshot(job.job_id), g.principal.id) for job in some]
             await trio.lowlevel.checkpoint()
         return answer({"jobs": bodies, "count": count, "offset": page.offset, "limit": page.limit})
 
     @api.get("/jobs/<job_id>", provide_automatic_options=False)
     async def get_job(job_id: str) -> Response:
-        return answer(schemas.job_body(*await services.supervisor.find(job_id), g.principal.id))
+        return answer(responses.job_body(*await services.supervisor.find(job_id), g.principal.id))
 
     @api.post("/jobs/<job_id>/cancel", provide_automatic_options=False)
     async def cancel_job(job_id: str) -> Response:
@@ -124,40 +124,40 @@ def _add_jobs(api: Blueprint, services: Services) -> None:
 def _add_cache(api: Blueprint, services: Services) -> None:
     @api.get("/cache/images", provide_automatic_options=False)
     async def list_images() -> Response:
-        page = schemas.read_query(request.args, schemas.ImagePage)
+        page = requests.read_query(request.args, requests.ImagePage)
         entries = page.wanted(services.cache.entries())
         shown = entries[page.offset : page.offset + page.limit]
         kept = services.cache.prewarmed()
-        bodies = [schemas.image_body(one, services.cache.path(one), prewarmed=one.sha256 in kept) for one in shown]
+        bodies = [responses.image_body(one, services.cache.path(one), prewarmed=one.sha256 in kept) for one in shown]
         return answer({"images": bodies, "count": len(entries), "offset": page.offset, "limit": page.limit})
 
     @api.delete("/cache/images/<checksum>", provide_automatic_options=False)
     async def remove_image(checksum: str) -> Response:
         entry = await services.cache.remove(submission.image_within_limits(services, Checksum.parse(checksum)))
-        return answer(schemas.image_changed_body("removed", entry))
+        return answer(responses.image_changed_body("removed", entry))
 
     @api.put("/cache/images/<checksum>/pin", provide_automatic_options=False)
     async def pin_image(checksum: str) -> Response:
         entry = await services.cache.pin(
             submission.image_within_limits(services, Checksum.parse(checksum)), pinned=True
         )
-        return answer(schemas.image_changed_body("pinned", entry))
+        return answer(responses.image_changed_body("pinned", entry))
 
     @api.delete("/cache/images/<checksum>/pin", provide_automatic_options=False)
     async def unpin_image(checksum: str) -> Response:
         entry = await services.cache.pin(
             submission.image_within_limits(services, Checksum.parse(checksum)), pinned=False
         )
-        return answer(schemas.image_changed_body("unpinned", entry))
+        return answer(responses.image_changed_body("unpinned", entry))
 
     @api.post("/cache/images/<checksum>/verify", provide_automatic_options=False)
     async def verify_image(checksum: str) -> Response:
         entry, intact = await services.cache.verify(submission.image_within_limits(services, Checksum.parse(checksum)))
-        return answer(schemas.image_changed_body("intact" if intact else "removed", entry))
+        return answer(responses.image_changed_body("intact" if intact else "removed", entry))
 
     @api.post("/cache/fetch", provide_automatic_options=False)
     async def fetch_image() -> Response:
-        return _accepted(await submission.submit(services, await _body(schemas.FetchRequest)))
+        return _accepted(await submission.submit(services, await _body(requests.FetchRequest)))
 
     @api.post("/cache/prune", provide_automatic_options=False)
     async def prune_cache() -> Response:
@@ -171,12 +171,12 @@ def _add_named_images(api: Blueprint, services: Services) -> None:
 
     @api.get("/images", provide_automatic_options=False)
     async def list_named_images() -> Response:
-        return answer({"images": [schemas.named_image_body(name, image) for name, image in sorted(images.items())]})
+        return answer({"images": [responses.named_image_body(name, image) for name, image in sorted(images.items())]})
 
     @api.get("/images/<name>", provide_automatic_options=False)
     async def get_named_image(name: str) -> Response:
         found = await services.images.resolve(name)
-        return answer(schemas.named_image_body(name, images[name]) | schemas.resolved_image_body(found))
+        return answer(responses.named_image_body(name, images[name]) | responses.resolved_image_body(found))
 
 
 def _add_volumes(api: Blueprint, services: Services) -> None:
@@ -186,9 +186,9 @@ def _add_volumes(api: Blueprint, services: Services) -> None:
 
     @api.get("/volumes", provide_automatic_options=False)
     async def list_volumes() -> Response:
-        page = schemas.read_query(request.args, schemas.Page)
+        page = requests.read_query(request.args, requests.Page)
         volumes, unavailable = await listing.all()
-        shown = [schemas.volume_body(volume) for volume in volumes[page.offset : page.offset + page.limit]]
+        shown = [responses.volume_body(volume) for volume in volumes[page.offset : page.offset + page.limit]]
         body = {"volumes": shown, "count": len(volumes), "offset": page.offset, "limit": page.limit}
         return answer({**body, "unavailable": unavailable} if unavailable else body)
 
@@ -203,10 +203,10 @@ def _add_volumes(api: Blueprint, services: Services) -> None:
     async def resize_volume(target: str, name: str) -> Response:
         g.about = {"target": target, "volume": name}
         authorization.check_volume(g.principal, target, name)
-        body = await _body(schemas.ResizeRequest)
+        body = await _body(requests.ResizeRequest)
         size = body.volume_size_gb * GIB
         volume, grown = await services.supervisor.resize_volume(target, name, size, online=body.online)
-        return answer(schemas.volume_resized_body(volume, grown=grown))
+        return answer(responses.volume_resized_body(volume, grown=grown))
 
 
 def _add_host(api: Blueprint, services: Services) -> None:
@@ -222,7 +222,7 @@ def _add_host(api: Blueprint, services: Services) -> None:
 
     @api.get("/whoami", provide_automatic_options=False)
     async def whoami() -> Response:
-        return answer(schemas.principal_body(g.principal))
+        return answer(responses.principal_body(g.principal))
 
 
 def _accepted(job: Job) -> Response:
@@ -235,7 +235,7 @@ async def _body(kind: type[S]) -> S:
         raise UnsupportedMediaTypeError("the body must be sent as application/json")
     data = await request.get_data(cache=False)
     assert isinstance(data, bytes)
-    body = schemas.read_body(data, kind)
+    body = requests.read_body(data, kind)
     correlation_id: Any = getattr(body, "correlation_id", None)
     if not g.request_id_given and isinstance(correlation_id, str) and is_sane_id(correlation_id):
         g.request_id = correlation_id

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from quart import g, request
 
-from provisioner.api import schemas
+from provisioner.api import requests, responses
 from provisioner.auth import authorization
 from provisioner.contracts.errors import (
     ConflictError,
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from provisioner.contracts import Checksum
     from provisioner.jobs import Job, JobSpec
 
-R = TypeVar("R", bound=schemas.FetchRequest)
+R = TypeVar("R", bound=requests.FetchRequest)
 
 
-async def submit(services: Services, body: schemas.FetchRequest) -> Job:
+async def submit(services: Services, body: requests.FetchRequest) -> Job:
     """Submit the job of a request body."""
     body = await _resolved(services, body)
     return await _submit(services, body.spec(), msgspec.to_builtins(body))
@@ -48,7 +48,7 @@ async def _resolved(services: Services, body: R) -> R:
     if not body.image:
         if not body.image_url:
             raise InvalidRequestError("image_url is required")
-        return msgspec.structs.replace(body, image_type=body.image_type or schemas.DEFAULT_FORMAT)
+        return msgspec.structs.replace(body, image_type=body.image_type or requests.DEFAULT_FORMAT)
     try:
         found = await services.images.resolve(body.image)
     except NotFoundError as error:
@@ -59,7 +59,7 @@ async def _resolved(services: Services, body: R) -> R:
     )
 
 
-async def dry_run(services: Services, body: schemas.JobRequest) -> tuple[Plan, list[ProvisionerError]]:
+async def dry_run(services: Services, body: requests.JobRequest) -> tuple[Plan, list[ProvisionerError]]:
     """Return what the job would do, and why it would be refused. Changes nothing.
 
     A request beyond the caller's limits learns that alone: neither the source nor the target is asked.
@@ -93,7 +93,7 @@ async def retry(services: Services, job_id: str) -> Job:
     job, _ = await services.supervisor.find(job_id)
     if not job.status.ended:
         raise ConflictError(f"job {job_id} is still {job.status}; it can be retried when it has ended")
-    asked = schemas.asked(job)
+    asked = responses.asked(job)
     if job.spec.image_url.query and job.principal != g.principal.id:
         raise ForbiddenError("the image's url has a query that only the job's submitter may use; submit a new job")
     target = job.spec.target if "target" in asked else None

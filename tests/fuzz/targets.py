@@ -23,7 +23,7 @@ from lvp_source_s3 import S3Settings
 from lvp_source_s3.addresses import place_of
 from lvp_target_lvm import report
 from provisioner import registry
-from provisioner.api import schemas
+from provisioner.api import requests
 from provisioner.config import dump, load
 from provisioner.contracts import MIB, BackEndContext, Checksum, Device, ImageUrl
 from provisioner.contracts.errors import (
@@ -129,15 +129,15 @@ def read_lvm_report(data: bytes) -> None:
 
 def read_requests(data: bytes) -> None:
     """Parse a request's body and query: the result is within the limits, or an InvalidRequestError."""
-    for kind in (schemas.JobRequest, schemas.FetchRequest):
+    for kind in (requests.JobRequest, requests.FetchRequest):
         with suppress(InvalidRequestError):
-            asked = schemas.read_body(data, kind)
+            asked = requests.read_body(data, kind)
             assert asked.spec().image_url
             assert len(asked.image_url) <= 4096
     query = MultiDict(httpx.QueryParams(data.decode("utf-8", errors="replace")).multi_items())
     with suppress(InvalidRequestError):
-        schemas.check_query(query, schemas.JobPage)
-        page = schemas.read_query(query, schemas.JobPage)
+        requests.check_query(query, requests.JobPage)
+        page = requests.read_query(query, requests.JobPage)
         assert 1 <= page.limit <= 1000
         assert page.wanted() is not None
 
