@@ -41,7 +41,8 @@ async def submit(services: Services, body: requests.FetchRequest) -> Job:
 async def _resolved(services: Services, body: R) -> R:
     """Return the request with the url of the image that it names, and the type and checksum that go with it.
 
-    What the request says itself wins. Raises InvalidRequestError, and SourceError if the publisher does not answer.
+    What the request says itself wins. Raises InvalidRequestError, ForbiddenError before the publisher is asked if the
+    caller's limits do not cover its server, and SourceError if the publisher does not answer.
     """
     if body.image and body.image_url:
         raise InvalidRequestError("give image_url or image, not both")
@@ -50,6 +51,7 @@ async def _resolved(services: Services, body: R) -> R:
             raise InvalidRequestError("image_url is required")
         return msgspec.structs.replace(body, image_type=body.image_type or requests.DEFAULT_FORMAT)
     try:
+        _check_url(services, services.images.named(body.image).asked_first)
         found = await services.images.resolve(body.image)
     except NotFoundError as error:
         raise InvalidRequestError(error.message) from error
@@ -130,8 +132,12 @@ def check_limits(services: Services, spec: JobSpec) -> None:
 
 
 def _check_source(services: Services, spec: JobSpec) -> None:
-    g.about["source"] = spec.image_url.origin
-    authorization.check_source(g.principal, spec.image_url, source_name(services, spec.image_url))
+    _check_url(services, spec.image_url)
+
+
+def _check_url(services: Services, url: ImageUrl) -> None:
+    g.about = {**g.get("about", {}), "source": url.origin}
+    authorization.check_source(g.principal, url, source_name(services, url))
 
 
 def _check_image(services: Services, spec: JobSpec) -> None:

@@ -85,6 +85,12 @@ class NamedImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """The names of the placeholders in ``url``, in order."""
         return list(dict.fromkeys(PLACEHOLDER.findall(self.url or "")))
 
+    @property
+    def asked_first(self) -> ImageUrl:
+        """The url that is read first to find the newest image, with 0 for placeholders; that of a fixed image."""
+        index = self.simplestreams or self.index
+        return ImageUrl.parse(index.url if index is not None else PLACEHOLDER.sub("0", self.url or ""))
+
     def _faults(self) -> Iterator[str]:
         if sum(one is not None for one in (self.url, self.simplestreams, self.index)) != 1:
             yield "set exactly one of url, simplestreams and index"

@@ -70,16 +70,21 @@ class ImageResolver:
         # One request to the publisher at a time for each image.
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
 
+    def named(self, name: str) -> NamedImage:
+        """Return the settings of an image. Raises NotFoundError."""
+        image = self.images.get(name)
+        if image is None:
+            known = ", ".join(sorted(self.images)) or "none; see [images.NAME] in the configuration"
+            raise NotFoundError(f"there is no image named {name!r}; there are: {known}")
+        return image
+
     async def resolve(self, name: str) -> ResolvedImage:
         """Return what ``name`` stands for.
 
         If the publisher does not answer, this is the last answer, or else the newest image in the cache that the url
         pattern covers. Raises NotFoundError for an unknown name; SourceError or ImageError if there is no answer.
         """
-        image = self.images.get(name)
-        if image is None:
-            known = ", ".join(sorted(self.images)) or "none; see [images.NAME] in the configuration"
-            raise NotFoundError(f"there is no image named {name!r}; there are: {known}")
+        image = self.named(name)
         if image.url is not None and not image.placeholders and image.checksum_url is None:
             checksum = Checksum.parse(image.checksum) if image.checksum else None
             return ResolvedImage(name, ImageUrl.parse(image.url), image.image_type, checksum)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from provisioner.config import NamedImage
+from provisioner.config.access import Limits
 from provisioner.contracts.testing import FakeImage
 from tests.provisioner.api.conftest import DIGEST, IMAGE, running
 from tests.provisioner.api.document import held, refused
@@ -98,9 +99,10 @@ async def test_list_and_resolve(service):
     await refused(await service.call("GET", "/api/v1/images/debian"), 404, "not found", "no image named")
 
 
-async def test_limits_apply_to_what_a_name_stands_for(service):
-    from provisioner.config.access import Limits
-
+@pytest.mark.parametrize("query", ["", "?dry_run=true"])
+async def test_limits_apply_before_the_publisher_is_asked(service, query):
     token = service.tokens.create("ci", "operator", limits=Limits(sources=["elsewhere"]))
-    answer = await service.submit(NAMED, role=None, headers={"X-API-Token": token})
-    await refused(answer, 403, "forbidden", "")
+    sent = {"X-API-Token": token}
+    answer = await service.call("POST", f"/api/v1/jobs{query}", role=None, headers=sent, json=NAMED)
+    await refused(answer, 403, "forbidden", "may not use images from")
+    assert service.source.opens == []
