@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from provisioner.contracts.errors import UnavailableError
+from provisioner.jobs.service_clock import LONGEST_DOWNTIME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -222,7 +223,9 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
             _run_all(db, _FROM_0)
         _run_all(db, _INDEXES)
         _run_all(db, _TRIGGERS)
-        db.execute("INSERT OR IGNORE INTO service_clock VALUES (1, 0, ?)", (time.time(),))
+        # Row 1 has the service clock and the wall clock, row 2 from which second of the former the latter is trusted.
+        trusted = "INSERT OR IGNORE INTO service_clock VALUES (1, 0, ?), (2, ?, 0)"
+        db.execute(trusted, (time.time(), LONGEST_DOWNTIME))
         if version != VERSION:
             db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")

@@ -13,7 +13,7 @@ from provisioner.contracts import KeepingTarget, KeptVolume, Provenance, due
 from provisioner.contracts.errors import ConflictError, InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from provisioner.contracts import Volume
     from provisioner.jobs.reservations import Reservations
@@ -26,10 +26,16 @@ _EVERY = 600.0
 
 
 class KeptVolumes:
-    """What may be done with the kept volumes of all targets. A kept volume's name is reserved like a volume's."""
+    """What may be done with the kept volumes of all targets. A kept volume's name is reserved like a volume's.
 
-    def __init__(self, pipeline: Pipeline, reservations: Reservations) -> None:
+    ``wall`` returns the time, None while the clock may be wrong: no volume's time is up then.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, reservations: Reservations, wall: Callable[[], float | None] = time.time
+    ) -> None:
         self._pipeline, self._reservations = pipeline, reservations
+        self.wall = wall
 
     async def restore(self, target_name: str, volume_name: str, kept_as: str | None) -> tuple[str, Volume]:
         """Give a kept volume its name again; return its kept name and the volume, with what it replaced.
@@ -73,8 +79,11 @@ class KeptVolumes:
 
     async def _expire(self, name: str, target: KeepingTarget) -> None:
         """Remove the kept volumes of one target whose time is up. One that cannot be removed now is tried again."""
+        now = self.wall()
+        if now is None:
+            return
         try:
-            over = due(await target.kept(), time.time())
+            over = due(await target.kept(), now)
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the other targets must go on
             log.warning("kept volumes could not be listed; retrying later", target=name, reason=str(error))
             return

@@ -75,6 +75,10 @@ class JobStore:
         self._probing = trio.Lock()
         self._probed: tuple[float, str | None] = (-_PROBE_EVERY, None)
 
+    def trusted_wall(self) -> float | None:
+        """Return the wall clock, None while it may be wrong. See ServiceClock."""
+        return self._clock.trusted_wall()
+
     async def open(self) -> None:
         """Open or create the database. Raises UnavailableError."""
         await self._translated(lambda: trio.to_thread.run_sync(self._open, limiter=self._writing))
@@ -82,7 +86,8 @@ class JobStore:
     def _open(self) -> None:
         db = self._db = open_database(self._path)
         try:
-            self._clock.resume(*db.execute("SELECT seconds, wall FROM service_clock").fetchone())
+            (seconds, wall), (trusted_from, _) = db.execute("SELECT seconds, wall FROM service_clock ORDER BY id")
+            self._clock.resume(seconds, wall, trusted_from)
             self._transact(lambda _: None)  # the first write creates the write-ahead log
             for name in (self._path.name, f"{self._path.name}-wal"):
                 path = self._path.with_name(name)
@@ -245,7 +250,7 @@ class JobStore:
             for job_id in withdrawn:
                 db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
             result = work(db)
-            db.execute("UPDATE service_clock SET seconds = ?, wall = ?", self._clock.saved())
+            db.execute("REPLACE INTO service_clock VALUES (1, ?, ?), (2, ?, 0)", self._clock.saved())
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:

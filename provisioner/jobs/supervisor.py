@@ -74,7 +74,7 @@ class Supervisor:
         self._recovery = Recovery(pipeline.back_ends.targets)
         self._workers = Workers(pipeline, self._recovery, store, metrics, notifier, on_end)
         self._reservations = Reservations()
-        self.kept = KeptVolumes(pipeline, self._reservations)
+        self.kept = KeptVolumes(pipeline, self._reservations, store.trusted_wall)
         # Jobs that are being stored; every limit counts them already.
         self._accepting: set[ActiveJob] = set()
         # Serializes requests with the same idempotency key; a lock is freed with its last user.

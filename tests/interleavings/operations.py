@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ async def adopt(host: Host):
 
 async def expire(host: Host):
     """Remove the kept volumes whose time is up."""
+    host.supervisor.kept.wall = time.time  # which a new store does not trust yet
     await host.supervisor.kept._expire("main", host.target)
 
 

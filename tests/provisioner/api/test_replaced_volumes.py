@@ -12,6 +12,7 @@ import trio.testing
 from provisioner.contracts import Duration, KeepingSettings
 from provisioner.contracts.errors import TargetUnavailableError
 from provisioner.contracts.testing import FakeTarget
+from provisioner.jobs.service_clock import ServiceClock
 from tests.provisioner.api.conftest import IMAGE, job, running
 from tests.provisioner.api.document import held, refused
 
@@ -120,7 +121,19 @@ async def expire_once(service):
         nursery.cancel_scope.cancel()
 
 
-async def test_expired_volumes_are_removed(tmp_path, monkeypatch):
+async def test_clock_a_year_ahead_removes_nothing_for_a_day(service):
+    make_foreign(service)
+    await service.done()
+    wall, uptime = time.time() + 365 * 86400, [0.0]
+    service.services.store._clock = ServiceClock(lambda: wall, lambda: uptime[0])
+    await expire_once(service)
+    assert len(await kept(service)) == 1
+    uptime[0] = 86400.0
+    await expire_once(service)
+    assert await kept(service) == []
+
+
+async def test_expired_volumes_are_removed(tmp_path):
     async with running(tmp_path) as service:
         service.target.keeping = KeepingSettings(keep_replaced=Duration(3600))
         make_foreign(service)
@@ -129,7 +142,7 @@ async def test_expired_volumes_are_removed(tmp_path, monkeypatch):
         await expire_once(service)
         assert len(await kept(service)) == 2
         now = time.time() + 3700
-        monkeypatch.setattr("provisioner.jobs.kept.time.time", lambda: now)
+        service.services.supervisor.kept.wall = lambda: now
         (ours,) = [one for one in await kept(service) if one["ours"]]
         service.target.in_use.add(ours["kept_as"])
         await expire_once(service)
@@ -141,12 +154,12 @@ async def test_expired_volumes_are_removed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("step", ["kept", "remove_kept"])
 @pytest.mark.parametrize("error", [TargetUnavailableError("no group"), RuntimeError("a bug")])
-async def test_expiry_survives_failing_target(tmp_path, monkeypatch, step, error):
+async def test_expiry_survives_failing_target(tmp_path, step, error):
     async with running(tmp_path) as service:
         make_foreign(service)
         await service.done()
         now = time.time() + 8 * 86400
-        monkeypatch.setattr("provisioner.jobs.kept.time.time", lambda: now)
+        service.services.supervisor.kept.wall = lambda: now
         service.target.steps.fail_at[step] = error
         await expire_once(service)
         service.target.steps.fail_at.clear()
@@ -155,11 +168,11 @@ async def test_expiry_survives_failing_target(tmp_path, monkeypatch, step, error
         assert await kept(service) == []
 
 
-async def test_expiry_leaves_volume_that_is_being_restored(service, monkeypatch):
+async def test_expiry_leaves_volume_that_is_being_restored(service):
     make_foreign(service)
     await service.done()
     now = time.time() + 8 * 86400
-    monkeypatch.setattr("provisioner.jobs.kept.time.time", lambda: now)
+    service.services.supervisor.kept.wall = lambda: now
 
     async def expire():
         await service.services.supervisor.kept._expire("fake", service.target)

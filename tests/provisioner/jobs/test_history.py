@@ -220,6 +220,53 @@ async def test_wall_clock_a_year_ahead(path):
     assert await life(path, clocks) == 6
 
 
+async def trusted(path, clocks, seconds=0.0):
+    """Run the store for so long; return whether it then trusts the wall clock."""
+    store = JobStore(path, clocks.service_clock())
+    await store.open()
+    clocks.run(seconds)
+    found = store.trusted_wall()
+    await store.prune(90 * DAY, 1000)  # writes the clocks
+    await store.aclose()
+    assert found in {None, clocks.wall}
+    return found is not None
+
+
+async def test_new_store_trusts_the_wall_clock_after_a_day(path):
+    clocks = Clocks()
+    assert not await trusted(path, clocks, 0.9 * DAY)
+    assert await trusted(path, clocks, 0.2 * DAY)
+
+
+async def test_wall_clock_ahead_is_trusted_after_a_day(path):
+    """Restarts with the wrong clock do not help it; neither does its correction."""
+    clocks = Clocks()
+    assert await trusted(path, clocks, 2 * DAY)
+    clocks.run(0.9 * DAY)
+    assert await trusted(path, clocks)
+    clocks.wall += 365 * DAY
+    assert not await trusted(path, clocks)
+    assert not await trusted(path, clocks, 0.9 * DAY)
+    assert await trusted(path, clocks, 0.2 * DAY)
+    clocks.wall -= 365 * DAY
+    assert await trusted(path, clocks)
+
+
+async def test_wall_clock_that_jumps_while_the_service_runs(path):
+    clocks = Clocks()
+    await trusted(path, clocks, 2 * DAY)
+    store = JobStore(path, clocks.service_clock())
+    await store.open()
+    assert store.trusted_wall() == clocks.wall
+    clocks.run(3 * DAY)
+    assert store.trusted_wall() == clocks.wall
+    clocks.wall += 2 * DAY
+    assert store.trusted_wall() is None
+    clocks.run(DAY)
+    assert store.trusted_wall() == clocks.wall
+    await store.aclose()
+
+
 async def test_history_ages_by_uptime(path):
     """Also across restarts with short downtimes; unfinished jobs are never pruned."""
     clocks = Clocks()
