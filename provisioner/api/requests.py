@@ -92,6 +92,12 @@ class RestoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     kept_as: Name | msgspec.UnsetType = msgspec.UNSET
 
 
+class KeptQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of DELETE /volumes/{target}/{name}/replaced."""
+
+    kept_as: Name | msgspec.UnsetType = msgspec.UNSET
+
+
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Query of a paginated list."""
 

@@ -50,6 +50,7 @@ ROLES: dict[str, Role] = {
     "v1.resize_volume": "operator",
     "v1.list_replaced_volumes": "viewer",
     "v1.restore_volume": "admin",
+    "v1.remove_replaced_volume": "admin",
     "v1.adopt_volume": "admin",
     "v1.list_targets": "viewer",
     "v1.list_sources": "viewer",
@@ -62,6 +63,7 @@ QUERIES: dict[str, type[msgspec.Struct]] = {
     "v1.list_images": requests.ImagePage,
     "v1.list_volumes": requests.Page,
     "v1.list_replaced_volumes": requests.Page,
+    "v1.remove_replaced_volume": requests.KeptQuery,
 }
 # The routes that need no credential; the configuration can close /metrics.
 OPEN_ROUTES = frozenset(

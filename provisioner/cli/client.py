@@ -71,9 +71,9 @@ class Client:
         """Send GET; repeat it if the response is lost. Raises ApiError or UnreachableError."""
         return self._repeat("GET", f"{path}?{urlencode(params)}" if params else path)
 
-    def delete(self, path: str) -> Answer:
+    def delete(self, path: str, params: Mapping[str, str] | None = None, *, limit: float = ANSWER_TIMEOUT) -> Answer:
         """Send DELETE once: a repeat would answer that nothing is there. Raises ApiError or UnreachableError."""
-        return self._once("DELETE", path)
+        return self._once("DELETE", f"{path}?{urlencode(params)}" if params else path, limit=limit)
 
     def put(self, path: str) -> Answer:
         """Send PUT; repeat it if the response is lost. Raises ApiError or UnreachableError."""

@@ -128,8 +128,8 @@ def submit(
 
 
 def image_field(image: str) -> dict[str, object]:
-    """Return the field of a request for what the user typed: a url, or the name of an image."""
-    return {"image_url" if "://" in image else "image": image}
+    """Return the field of a request for what the user typed: the name of an image, or a url. No name has a slash."""
+    return {"image_url" if "/" in image else "image": image}
 
 
 def start(

@@ -1,4 +1,4 @@
-"""Kept volumes: restores and adopts volumes for clients, and removes kept ones when their time is up."""
+"""Kept volumes: restores, adopts and removes volumes for clients, and removes kept ones when their time is up."""
 
 from __future__ import annotations
 
@@ -57,6 +57,19 @@ class KeptVolumes:
         )  # fmt: skip
         return kept.kept_as, volume
 
+    async def remove(self, target_name: str, volume_name: str, kept_as: str | None) -> KeptVolume:
+        """Remove a kept volume and its data for good; return it.
+
+        ``kept_as`` may be None if one volume of that name is kept. Raises NotFoundError, InvalidRequestError,
+        ConflictError while it is being restored, VolumeInUseError.
+        """
+        target = self._target(target_name)
+        kept = _chosen(await target.kept(), target_name, volume_name, kept_as)
+        with self._reservations.holding(target_name, kept.kept_as, f"{kept.kept_as} is being removed"):
+            await target.remove_kept(kept.kept_as)
+        log.info("kept volume removed", target=target_name, volume=volume_name, owner=kept.owner, kept_as=kept.kept_as)
+        return kept
+
     async def adopt(self, target_name: str, volume_name: str) -> Volume:
         """Make a foreign volume ours; its content stays as it is.
 
@@ -109,7 +122,7 @@ class KeptVolumes:
 
 
 def _chosen(kept: Sequence[KeptVolume], target: str, volume_name: str, kept_as: str | None) -> KeptVolume:
-    """Return the kept volume to restore."""
+    """Return the kept volume that is meant."""
     found = [one for one in kept if one.volume == volume_name and kept_as in {None, one.kept_as}]
     if not found:
         which = f" as {kept_as!r}" if kept_as else ""

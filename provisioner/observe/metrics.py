@@ -110,6 +110,10 @@ class Metrics:
         self.target_free = Gauge(
             f"{PREFIX}_target_free_bytes", "Free space of a block target.", ["target"], registry=registry
         )
+        self.target_freeable = Gauge(
+            f"{PREFIX}_target_freeable_bytes", "Space of kept volumes on a block target that jobs may remove.",
+            ["target"], registry=registry,
+        )  # fmt: skip
         self.target_size = Gauge(
             f"{PREFIX}_target_size_bytes", "Size of a block target.", ["target"], registry=registry
         )

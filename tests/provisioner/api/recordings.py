@@ -271,6 +271,9 @@ async def _replaced(to):
         (service.target.folder / ".lvp" / "web-01.json").unlink()
         await service.done(JOB)
         await to.keep("RestoreWhich", await service.call("POST", f"{volume}/restore"), 400)
+        (kept, *_) = (await (await service.call("GET", listing)).get_json())["replaced"]
+        removed = await service.call("DELETE", f"{volume}/replaced", query_string={"kept_as": kept["kept_as"]})
+        await to.keep("ReplacedVolumeRemoved", removed)
 
 
 async def _host(to):

@@ -241,6 +241,16 @@ def test_volume_list_replaced(lvp, server, examples):
         assert value in row
 
 
+def test_volume_remove_replaced(lvp, server):
+    server.on("DELETE", "/api/v1/volumes/files/web-01/replaced", "ReplacedVolumeRemoved")
+    ended = lvp("volume", "remove", "files", "web-01", "--replaced")
+    assert (ended.status, server.requests) == (2, [])
+    ended = lvp("volume", "remove", "files", "web-01", "--replaced", "--yes")
+    assert (ended.status, ended.out) == (0, "removed the replaced volume web-01 from files\n")
+    assert lvp("volume", "remove", "files", "web-01", "--kept-as", "@kept.1.web-01", "-y").status == 0
+    assert server.requests[1].path.endswith("/replaced?kept_as=%40kept.1.web-01")
+
+
 def test_volume_restore_and_adopt(lvp, server, examples):
     server.on("POST", "/api/v1/volumes/files/web-01/restore", "VolumeRestored")
     server.on("POST", "/api/v1/volumes/files/web-01/adopt", "VolumeAdopted")
@@ -253,6 +263,13 @@ def test_volume_restore_and_adopt(lvp, server, examples):
     assert server.requests[1].body == {"kept_as": "@kept.1.web-01"}
     ended = lvp("volume", "adopt", "files", "web-01")
     assert (ended.status, ended.out) == (0, "adopted volume web-01 on files\n")
+
+
+@pytest.mark.parametrize("image", ["https:/images.example/a.qcow2", "images.example/a.qcow2", "./a.qcow2"])
+def test_malformed_url_is_not_taken_for_a_name(lvp, server, image):
+    server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)
+    lvp("job", "submit", image, "web-01", "20")
+    assert server.requests[0].body["image_url"] == image
 
 
 @pytest.mark.parametrize("size", ["20G", "0", "1.5", "-3"])
