@@ -114,6 +114,7 @@ async def _main(
             await outer.start(services.cache.run)
             await supervisor.recover()
             await outer.start(services.notifier.run)
+            outer.start_soon(services.notifier.feed.run, supervisor.running)
             await outer.start(services.probes.run)
             async with trio.open_nursery() as jobs:
                 jobs.start_soon(supervisor.run)
@@ -135,9 +136,15 @@ async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listene
     metrics = Metrics()
     logs.report_drops(lambda sink, count: metrics.log_dropped.labels(sink).inc(count))
     store = JobStore(Path(config.database))
-    cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
-    pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
     notifier = Notifier({**back_ends.observers, "the service manager": StatusLine()})
+    cache = ImageCache(
+        Path(config.cache_directory),
+        config.cache,
+        metrics.downloaded.inc,
+        metrics.cache_evictions.inc,
+        notifier.image_changed,
+    )
+    pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
     to_log = config.audit.goes_to_log(config.log.format)
     audit = AuditLog(Path(config.audit.file) if config.audit.file else None, metrics.audit_lost.inc, to_log=to_log)
     if not (config.audit.file or to_log):
@@ -185,7 +192,9 @@ async def _serve(
             log.info("stopping", signal=signal.Signals(signum).name, active_jobs=services.supervisor.active_count)
             break
         systemd.notify("STOPPING=1\nSTATUS=Stopping: waiting for running jobs")
+        services.notifier.feed.publish("service.stopping", None)
         await services.supervisor.drain()
+        services.notifier.feed.close()
         stop.set()
     log.info("the API has stopped")
 

@@ -12,6 +12,8 @@ from openapi_spec_validator import validate
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT4
 
+from tests.provisioner.api.events_client import parse
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "api.yaml").read_text()
 DOCUMENT = yaml.safe_load(TEXT)
@@ -40,7 +42,7 @@ def bodies():
         places = {"request": operation["requestBody"]} if "requestBody" in operation else {}
         places |= {status: resolve(response) for status, response in operation["responses"].items()}
         for place, node in places.items():
-            for media in node["content"].values():
+            for media in node.get("content", {}).values():
                 for name, example in media["examples"].items():
                     yield f"{method} {path} {place} {name}", media["schema"], resolve(example)["value"]
 
@@ -126,7 +128,7 @@ def test_sizes_are_int64():
 def test_request_id_is_no_argument():
     """A parameter of every operation would be an argument of every generated method."""
     named = [node for _, node in nodes(DOCUMENT) if node.get("in") == "header"]
-    assert {node["name"] for node in named if "type" not in node} == {"Idempotency-Key"}
+    assert {node["name"] for node in named if "type" not in node} == {"Idempotency-Key", "Last-Event-ID"}
 
 
 def test_request_fields_have_no_default():
@@ -155,3 +157,14 @@ def test_no_unused_component():
 def test_operation_ids_are_unique():
     ids = [operation["operationId"] for _, _, operation in operations()]
     assert len(ids) == len(set(ids))
+
+
+def test_example_events_match_their_schemas():
+    schemas = DOCUMENT["components"]["schemas"]["EventStream"]["x-events"]
+    seen = set()
+    for name in ("JobEvents", "AllEvents"):
+        blocks = DOCUMENT["components"]["examples"][name]["value"].split("\n\n")
+        for event in filter(None, map(parse, filter(None, blocks))):
+            assert faults(schemas[event.kind], event.data) == [], event.kind
+            seen.add(event.kind)
+    assert {"snapshot", "job.pending", "job.running", "job.progress", "job.completed", "cache.added", "end"} <= seen

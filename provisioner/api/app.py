@@ -10,6 +10,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from provisioner.api import health, middleware, routes
+from provisioner.api.event_stream import release_at_end
 from provisioner.api.routes import answer
 from provisioner.contracts.errors import ProvisionerError, TooManyRequestsError
 from provisioner.contracts.tasks import first_cause
@@ -44,6 +45,7 @@ def create_app(services: Services) -> QuartTrio:
     app.register_blueprint(health.make_blueprint(services))
     middleware.add_hooks(app, services)
     _add_error_handlers(app)
+    release_at_end(app)
     return app
 
 

@@ -12,6 +12,7 @@ from quart import Blueprint, Response, g, request
 
 from provisioner.api import requests, responses, submission
 from provisioner.api.back_end_listing import BackEndListing
+from provisioner.api.event_stream import add_events
 from provisioner.api.kept_volumes import add_kept_volumes
 from provisioner.api.volume_listing import Listing
 from provisioner.auth import authorization
@@ -36,6 +37,8 @@ ROLES: dict[str, Role] = {
     "v1.get_job": "viewer",
     "v1.cancel_job": "operator",
     "v1.retry_job": "operator",
+    "v1.watch_job": "viewer",
+    "v1.watch_events": "viewer",
     "v1.list_images": "viewer",
     "v1.remove_image": "admin",
     "v1.pin_image": "operator",
@@ -80,6 +83,7 @@ def make_blueprint(services: Services) -> Blueprint:
     """Return the blueprint of all ``/api/v1`` routes."""
     api = Blueprint("v1", __name__, url_prefix="/api/v1")
     _add_jobs(api, services)
+    add_events(api, services)
     _add_cache(api, services)
     _add_named_images(api, services)
     _add_volumes(api, services)

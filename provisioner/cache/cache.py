@@ -67,10 +67,13 @@ class ImageCache:
         settings: CacheSettings,
         received: Callable[[int], None] = lambda _bytes: None,
         evicted: Callable[[int], None] = lambda _images: None,
+        changed: Callable[[str, Entry], None] = lambda _what, _entry: None,
     ) -> None:
+        """``changed`` is called with ``added``, ``removed``, ``pinned`` or ``unpinned`` and the entry."""
         self._directory = directory
         self._settings = settings
-        self._catalog = Catalog(settings.prewarm)
+        self._changed = changed
+        self._catalog = Catalog(settings.prewarm, changed)
         self._downloads = Downloads(settings, self._catalog.users, received, self.make_room, self._publish)
         self._space = Space(directory, settings, self._catalog, self._in_thread, self._downloads.reserved, evicted)
         self._files: CacheFiles | None = None
@@ -273,6 +276,7 @@ class ImageCache:
             entry = msgspec.structs.replace(self._catalog.named(digest), pinned=pinned)
             await self._in_thread(lambda files: files.index.put(entry))
             self._catalog.change(entry)
+        self._changed("pinned" if pinned else "unpinned", entry)
         return entry
 
     async def verify(self, digest: str) -> tuple[Entry, bool]:

@@ -32,10 +32,18 @@ class Users(Counter[str]):
 
 
 class Catalog:
-    """The entries by sha256, and the urls they were downloaded from."""
+    """The entries by sha256, and the urls they were downloaded from.
 
-    def __init__(self, prewarm: Sequence[PrewarmSettings] = ()) -> None:
+    ``changed`` is called with ``added`` or ``removed`` and the entry.
+    """
+
+    def __init__(
+        self,
+        prewarm: Sequence[PrewarmSettings] = (),
+        changed: Callable[[str, Entry], None] = lambda _what, _entry: None,
+    ) -> None:
         self.users = Users()
+        self._changed = changed
         self._prewarm = prewarm
         self._entries: dict[str, Entry] = {}
         # url -> (server's version, sha256), and the reverse.
@@ -57,6 +65,7 @@ class Catalog:
         self._damaged.discard(entry.sha256)
         if version is not None:
             self._note_url(url, version, entry.sha256)
+        self._changed("added", entry)
 
     def _note_url(self, url: str, version: str, sha256: str) -> None:
         _, before = self._urls.get(url, ("", ""))
@@ -72,10 +81,12 @@ class Catalog:
 
     def forget(self, entry: Entry) -> None:
         """Remove an entry whose file is gone, and its urls."""
-        self._entries.pop(entry.sha256, None)
+        was_there = self._entries.pop(entry.sha256, None) is not None
         self._damaged.discard(entry.sha256)
         for url in self._urls_of.pop(entry.sha256, ()):
             self._urls.pop(url, None)
+        if was_there:
+            self._changed("removed", entry)
 
     def mark_damaged(self, entry: Entry) -> None:
         """Never use this entry again, even if its file cannot be removed."""

@@ -63,6 +63,10 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     max_connections: Positive = 256
     # Open connections per address, so that one address cannot lock out the others.
     max_connections_per_address: Positive = 64
+    # Open event streams. Each keeps a connection, so half of the connections stay free for requests.
+    max_event_streams: Positive = 128
+    # Open event streams per address, half of its connections.
+    max_event_streams_per_address: Positive = 32
 
     def __post_init__(self) -> None:
         refuse(self._faults())

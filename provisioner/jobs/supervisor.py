@@ -24,6 +24,7 @@ from provisioner.contracts.errors import (
     UnavailableError,
 )
 from provisioner.jobs.active import ActiveJob
+from provisioner.jobs.feed import VolumeChange
 from provisioner.jobs.job import Job, after_restart
 from provisioner.jobs.kept import KeptVolumes
 from provisioner.jobs.record import fingerprint
@@ -71,10 +72,11 @@ class Supervisor:
         self._store = store
         self._settings = settings
         self._on_end = on_end
+        self._feed = notifier.feed
         self._recovery = Recovery(pipeline.back_ends.targets)
         self._workers = Workers(pipeline, self._recovery, store, metrics, notifier, on_end)
         self._reservations = Reservations()
-        self.kept = KeptVolumes(pipeline, self._reservations, store.trusted_wall)
+        self.kept = KeptVolumes(pipeline, self._reservations, notifier.feed, store.trusted_wall)
         # Jobs that are being stored; every limit counts them already.
         self._accepting: set[ActiveJob] = set()
         # Serializes requests with the same idempotency key; a lock is freed with its last user.
@@ -96,6 +98,7 @@ class Supervisor:
                 active.unproven = unproven
                 self._workers.enqueue(active)
             elif job.status.ended:
+                self._feed.publish_job(job)
                 self._on_end(job)
 
     async def _after_restart(self, job: Job) -> tuple[Job, bool]:
@@ -269,6 +272,14 @@ class Supervisor:
             raise JobNotFoundError
         return job, None
 
+    def running(self) -> list[tuple[Job, Snapshot]]:
+        """Return the running jobs with their progress."""
+        return [(active.job, active.progress.snapshot()) for active in self._workers.running()]
+
+    def active(self) -> list[tuple[Job, Snapshot]]:
+        """Return the jobs pending or running, in the order of their acceptance, with their progress."""
+        return [(active.job, active.progress.snapshot()) for active in self._workers.active.values()]
+
     def snapshot(self, job_id: str) -> Snapshot | None:
         """Return the progress of an active job."""
         active = self._workers.active.get(job_id)
@@ -301,6 +312,7 @@ class Supervisor:
             await self._pipeline.check_guards(target, volume_name)
             await target.remove(volume_name)
         log.info("volume removed", target=target_name, volume=volume_name)
+        self._feed.publish("volume.removed", VolumeChange(target=target_name, name=volume_name))
 
     async def resize_volume(
         self, target_name: str, volume_name: str, size_bytes: int, *, online: bool
@@ -311,7 +323,10 @@ class Supervisor:
         """
         target = self._target(target_name)
         with self._reservations.holding(target_name, volume_name, f"the volume {volume_name} is being resized"):
-            return await resize(self._pipeline, target, volume_name, size_bytes, online=online)
+            volume, grown = await resize(self._pipeline, target, volume_name, size_bytes, online=online)
+        if grown:
+            self._feed.publish("volume.resized", VolumeChange.of(volume))
+        return volume, grown
 
     def _target(self, name: str) -> BlockTarget:
         target = self._pipeline.back_ends.targets.get(name)

@@ -84,6 +84,7 @@ class Workers:
         self._queue.put(active, active.job.spec.priority)
         self._count()
         self._notify(active, Stage.QUEUED)
+        self._publish(active)
 
     def stop(self) -> None:
         """Start no more jobs from the queue."""
@@ -133,6 +134,7 @@ class Workers:
         active.job = active.job.started(time.time())
         self._metrics.jobs.labels("started").inc()
         self._count()
+        self._publish(active)
         try:
             with active.scope:
                 await self._store_start(active)
@@ -190,6 +192,7 @@ class Workers:
         """Publish an end that is on disk."""
         active.job = job
         self._notify(active, active.progress.stage)
+        self._publish(active)
         del self.active[job.job_id]
         active.release()
         active.ended.set()
@@ -218,6 +221,11 @@ class Workers:
     def _count(self) -> None:
         self._metrics.active_jobs.set(len(self.active))
         self._metrics.queue_depth.set(len(self._queue))
+
+    def _publish(self, active: ActiveJob) -> None:
+        """Tell the readers of the feed the job's new status."""
+        snapshot = None if active.job.status.ended else active.progress.snapshot()
+        self._notifier.feed.publish_job(active.job, snapshot)
 
     def _notify(self, active: ActiveJob, stage: Stage) -> None:
         job, snapshot = active.job, active.progress.snapshot()

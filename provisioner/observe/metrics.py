@@ -84,6 +84,15 @@ class Metrics:
             "Connections rejected, or closed to make room.",
             registry=registry,
         )
+        self.event_readers = Gauge(f"{PREFIX}_event_readers", "Open event streams.", registry=registry)
+        self.events_dropped = Counter(
+            f"{PREFIX}_events_dropped",
+            "Events that a slow reader missed: progress, or changes, after which its stream is ended.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in ("progress", "change"):
+            self.events_dropped.labels(kind)
         self.expiry = Gauge(
             f"{PREFIX}_certificate_expiry_timestamp_seconds",
             "Expiry of the server certificate, the client CA or its revocation list.",

@@ -122,8 +122,14 @@ async def running(
     )
     metrics = Metrics()
     store = JobStore(folder / "state" / "jobs.sqlite")
-    cache = ImageCache(folder / "state" / "cache", config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     notifier = Notifier({})
+    cache = ImageCache(
+        folder / "state" / "cache",
+        config.cache,
+        metrics.downloaded.inc,
+        metrics.cache_evictions.inc,
+        notifier.image_changed,
+    )
     audit_log = AuditLog(audit, metrics.audit_lost.inc)
     auditor = Auditor(audit_log, metrics, config.auth.max_failures)
     pipeline = Pipeline(back_ends, cache, True)
@@ -141,6 +147,7 @@ async def running(
         async with trio.open_nursery() as nursery:
             await nursery.start(cache.run)
             await nursery.start(services.probes.run)
+            nursery.start_soon(notifier.feed.run, supervisor.running)
             if work:
                 await nursery.start(supervisor.run)
             yield Service(services, source, converter, target, folder, tokens)

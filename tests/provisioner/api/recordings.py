@@ -25,13 +25,16 @@ import yaml
 from provisioner import __version__
 from provisioner.api.middleware import BODY_TIMEOUT
 from provisioner.cache.cache import VERIFY_QUEUE, VERIFY_THREADS
-from provisioner.config import AuthSettings, JobSettings, NamedImage
+from provisioner.config import AuthSettings, JobSettings, NamedImage, ServerSettings
 from provisioner.config.access import Limits
 from provisioner.contracts.errors import TargetUnavailableError
 from provisioner.contracts.testing import FakeImage
+from provisioner.jobs import feed as feed_module
 from provisioner.pipeline.progress import Stage
 from provisioner.tls.expiry import TlsFiles
 from tests.provisioner.api.conftest import URL, running
+from tests.provisioner.api.events_client import stream
+from tests.provisioner.api.served import served
 
 API_YAML = Path(__file__).parents[3] / "api.yaml"
 DOCUMENTED = {
@@ -129,6 +132,7 @@ async def record():
         _named_images,
         _volumes,
         _replaced,
+        _events,
         _host,
         _limits,
         _health,
@@ -276,6 +280,83 @@ async def _replaced(to):
         await to.keep("ReplacedVolumeRemoved", removed)
 
 
+async def _events(to):
+    half, go_on = trio.Event(), trio.Event()
+
+    async def stop_half_way():
+        half.set()
+        await go_on.wait()
+
+    async with by_hand(), to.service() as service:
+        service.source.at_byte, service.source.steps.act_at["byte"] = len(IMAGE) // 2, stop_half_way
+        feed, supervisor = service.services.notifier.feed, service.services.supervisor
+        async with served(service) as (url, _), follow(service, url, "/api/v1/events") as all_events:
+            await all_events.next()
+            job_id = (await (await service.submit(JOB)).get_json())["job_id"]
+            await half.wait()
+            await trio.sleep(0.4)  # no time left is told earlier
+            async with follow(service, url, f"/api/v1/jobs/{job_id}/events") as events:
+                await events.next()
+                feed.look(supervisor.running())
+                await events.next(progress=True)
+                go_on.set()
+                await events.rest()
+                to.examples["JobEvents"] = fixed_events(events.blocks, to.folder)
+            await all_events.until("job.completed")
+            await service.call("POST", "/api/v1/volumes/fake/web-01/resize", json={"volume_size_gb": 40})
+            feed.publish("service.stopping", None)
+            feed.close()
+            await all_events.rest()
+            to.examples["AllEvents"] = fixed_events(all_events.blocks, to.folder, without="job.progress")
+    async with to.service() as service:
+        feed = service.services.notifier.feed
+        feed.most_per_group = 0
+        async with served(service) as (url, _), follow(service, url, "/api/v1/events", status=429) as events:
+            body = json.loads(await events.response.aread())
+            to.examples["StreamShareUsed"] = fixed(with_default(body, "max_event_streams_per_address"), to.folder)
+        feed.most_per_group, feed.most_readers = 1, 0
+        async with served(service) as (url, _), follow(service, url, "/api/v1/events", status=503) as events:
+            body = json.loads(await events.response.aread())
+            to.examples["StreamsFull"] = fixed(with_default(body, "max_event_streams"), to.folder)
+
+
+@asynccontextmanager
+async def by_hand():
+    """Let the feed look at no job by itself."""
+    tick, feed_module._TICK = feed_module._TICK, 86400.0
+    try:
+        yield
+    finally:
+        feed_module._TICK = tick
+
+
+def follow(service, url, path, **more):
+    return stream(url, path, service.token["admin"], **more)
+
+
+def with_default(body, limit):
+    """The error as it is with the default limit."""
+    return {**body, "message": body["message"].replace("0", str(getattr(ServerSettings(), limit)), 1)}
+
+
+def fixed_events(blocks, folder, without=""):
+    """The recorded events as one text, with the parts that differ in each run replaced."""
+    text = []
+    for block in blocks:
+        lines = block.splitlines()
+        if block.startswith(":") or (without and f"event: {without}" in lines):
+            continue
+        for line in lines:
+            name, _, value = line.partition(": ")
+            if name == "data":
+                value = json.dumps(fixed(json.loads(value), folder), separators=(",", ":"))
+            elif name == "id":
+                value = f"3f9a1c07-{value.partition('-')[2]}"
+            text.append(f"{name}: {value}\n")
+        text.append("\n")
+    return "".join(text)
+
+
 async def _host(to):
     async with to.service(work=False) as service:
         await to.keep("TargetList", await service.call("GET", "/api/v1/targets"))
@@ -370,10 +451,21 @@ async def _slow_body(service):
     return {**body, "message": body["message"].replace("0.01", str(BODY_TIMEOUT))}
 
 
+class Dumper(yaml.SafeDumper):
+    """Writes text of several lines as such."""
+
+
+def _text(dumper, value):
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+Dumper.add_representer(str, _text)
+
+
 def written(text, examples):
     """The document's text with these examples."""
     named = {name: {"value": value} for name, value in sorted(examples.items())}
-    body = yaml.safe_dump(named, sort_keys=False, width=110, allow_unicode=True)
+    body = yaml.dump(named, Dumper=Dumper, sort_keys=False, width=110, allow_unicode=True)
     start = text.index("\n  examples:\n") + len("\n  examples:\n")
     return text[:start] + re.sub(r"^(?=.)", "    ", body, flags=re.MULTILINE)
 
