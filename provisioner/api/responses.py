@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from provisioner.contracts import GIB, Owner
+from provisioner.contracts import GIB, Owner, Signer
 from provisioner.contracts.redaction import redact
 from provisioner.jobs import Status
 
@@ -62,6 +62,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "replaced": None if job.replaced is None else replaced_body(job.replaced),
         "timings": job.timings,
         "submitted_by": job.principal,
+        "signed_by": None if job.signed_by is None else signer_body(job.signed_by),
         "waiting_for": snapshot.waiting_for if snapshot else None,
     }
     image_url = spec.image_url.text if job.principal == reader else _without_query(spec.image_url.text)
@@ -97,6 +98,12 @@ def asked(job: Job) -> dict[str, str | int]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def signer_body(signer: Signer) -> dict[str, str]:
+    """Return who signed an image."""
+    body = {"kind": signer.kind, "key": signer.key}
+    return {**body, "name": signer.name} if signer.name else body
+
+
 def replaced_body(replaced: Replaced | ReplacedInfo) -> dict[str, Any]:
     """Return the volume that a job or a restore replaced; without ``kept_as`` it was removed."""
     body: dict[str, Any] = {"name": replaced.volume, "ours": replaced.owner is Owner.OURS}
@@ -126,7 +133,10 @@ def plan_body(plan: Plan, refusals: Iterable[ProvisionerError]) -> dict[str, Any
         {"error": error.category if error.code < 500 else "job would fail", "message": redact(error.message)}
         for error in refusals
     ]
-    return {**msgspec.to_builtins(plan), "refusals": reasons}
+    body = msgspec.to_builtins(plan)
+    if plan.signed_by is not None:
+        body["signed_by"] = signer_body(plan.signed_by)
+    return {**body, "refusals": reasons}
 
 
 def principal_body(principal: Principal) -> dict[str, Any]:
@@ -165,7 +175,11 @@ def _digest(digest: str) -> dict[str, Any]:
 
 def image_body(entry: Entry, path: str, *, prewarmed: bool = False) -> dict[str, Any]:
     """Return a cached image as clients see it; one that is ``prewarmed`` is pinned by the configuration."""
-    optional = {"virtual_size": entry.virtual_size, "compression": entry.compression}
+    optional = {
+        "virtual_size": entry.virtual_size,
+        "compression": entry.compression,
+        "signed_by": None if entry.signed_by is None else signer_body(entry.signed_by),
+    }
     return {
         "path": path,
         "size": entry.size,
@@ -193,7 +207,7 @@ def volume_body(volume: Volume) -> dict[str, Any]:
     """Return a provisioned volume as clients see it."""
     origin = volume.provenance
     assert origin is not None, "only volumes this service made are listed"
-    body = {
+    body: dict[str, Any] = {
         "name": volume.name,
         "target": volume.target,
         "path": volume.path,
@@ -202,4 +216,7 @@ def volume_body(volume: Volume) -> dict[str, Any]:
         "job_id": origin.job_id,
         "created_at": timestamp(origin.created_at),
     }
-    return body if origin.image_digest is None else {**body, **_digest(origin.image_digest)}
+    if origin.image_digest is not None:
+        body |= _digest(origin.image_digest)
+    signer = Signer.of_tag(origin.signed_by)
+    return body if signer is None else {**body, "signed_by": signer_body(signer)}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from provisioner.api.services import Services
+    from provisioner.config import SignatureSettings
     from provisioner.contracts import Checksum
     from provisioner.jobs import Job, JobSpec
 
@@ -34,12 +35,16 @@ R = TypeVar("R", bound=requests.FetchRequest)
 
 async def submit(services: Services, body: requests.FetchRequest) -> Job:
     """Submit the job of a request body."""
-    body = await _resolved(services, body)
-    return await _submit(services, body.spec(), msgspec.to_builtins(body))
+    body, signature = await _resolved(services, body)
+    return await _submit(services, _spec(body, signature), msgspec.to_builtins(body))
 
 
-async def _resolved(services: Services, body: R) -> R:
-    """Return the request with the url of the image that it names, and the type and checksum that go with it.
+def _spec(body: requests.FetchRequest, signature: SignatureSettings | None) -> JobSpec:
+    return msgspec.structs.replace(body.spec(), signature=signature)
+
+
+async def _resolved(services: Services, body: R) -> tuple[R, SignatureSettings | None]:
+    """Return the request with the url of the image that it names, and the type, checksum and signature that go with it.
 
     What the request says itself wins. Raises InvalidRequestError, ForbiddenError before the publisher is asked if the
     caller's limits do not cover its server, and SourceError if the publisher does not answer.
@@ -49,16 +54,16 @@ async def _resolved(services: Services, body: R) -> R:
     if not body.image:
         if not body.image_url:
             raise InvalidRequestError("image_url is required")
-        return msgspec.structs.replace(body, image_type=body.image_type or requests.DEFAULT_FORMAT)
+        return msgspec.structs.replace(body, image_type=body.image_type or requests.DEFAULT_FORMAT), None
     try:
         _check_url(services, services.images.named(body.image).asked_first)
         found = await services.images.resolve(body.image)
     except NotFoundError as error:
         raise InvalidRequestError(error.message) from error
     checksum = body.checksum or (str(found.checksum) if found.checksum else msgspec.UNSET)
-    return msgspec.structs.replace(
-        body, image_url=found.url.text, image_type=body.image_type or found.image_type, checksum=checksum
-    )
+    image_type = body.image_type or found.image_type
+    body = msgspec.structs.replace(body, image_url=found.url.text, image_type=image_type, checksum=checksum)
+    return body, found.signature
 
 
 async def dry_run(services: Services, body: requests.JobRequest) -> tuple[Plan, list[ProvisionerError]]:
@@ -67,7 +72,7 @@ async def dry_run(services: Services, body: requests.JobRequest) -> tuple[Plan, 
     A request beyond the caller's limits learns that alone: neither the source nor the target is asked.
     """
     g.about = {"volume": body.volume_name}
-    spec = (await _resolved(services, body)).spec()
+    spec = _spec(*await _resolved(services, body))
     refusals = list(_outside_limits(services, spec))
     if refusals:
         return Plan(image_url=spec.image_url.without_query), refusals

@@ -18,9 +18,11 @@ import trio
 
 from provisioner.cache.catalog import Catalog
 from provisioner.cache.decompressed import DecompressedImage
-from provisioner.cache.download import as_provisioner_error
+from provisioner.cache.download import Download, as_provisioner_error
 from provisioner.cache.downloads import Downloads
 from provisioner.cache.files import CacheFiles
+from provisioner.cache.image import StoredImage
+from provisioner.cache.proving import prove_stored
 from provisioner.cache.space import Space
 from provisioner.cache.stored import open_stored
 from provisioner.contracts.errors import CacheError, ConflictError, DamagedImageError
@@ -31,13 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from provisioner.cache.download import Download
     from provisioner.cache.entry import Entry, Expectation
-    from provisioner.cache.image import CachedImage, StoredImage
+    from provisioner.cache.image import CachedImage
     from provisioner.config import CacheSettings
-    from provisioner.contracts import Checksum, ImageSource
+    from provisioner.contracts import Checksum, ImageSource, Signer
     from provisioner.download.hashing import Hashes
     from provisioner.download.inspection import ImageInfo
+    from provisioner.signatures import Proof
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -213,17 +215,50 @@ class ImageCache:
     async def _publish(self, download: Download, hashes: Hashes, info: ImageInfo) -> None:
         sha256 = hashes.digests["sha256"]
         fd, partial, remote = download.growing_file.fd, download.partial, download.expectation.remote
+        proof, signer = download.expectation.proof, download.signer
+        signature = (signer, proof.key.id) if proof is not None and signer is not None else None
         # Outside the shared thread, which a large image on a slow disk would block for everyone.
         await run_long(os.fsync, fd)
         async with self._changing:
             known, damaged = self._catalog.get(sha256), self._catalog.is_damaged(sha256)
             entry = await self._in_thread(
-                lambda files: files.publish(fd, partial, remote, hashes, info, known, damaged=damaged)
+                lambda files: files.publish(
+                    fd, partial, remote, hashes, info, known, damaged=damaged, signature=signature
+                )
             )
             # No await from here on, so that the entry and its users appear together.
             download.entry = entry
             self._catalog.add(entry, remote.url.text, remote.version)
             self._catalog.users.hold(entry.sha256, download.users)
+
+    async def prove(self, image: CachedImage, proof: Proof) -> Signer:
+        """Return who signed the image; wait for it if it is downloading. A cached one is read only if necessary.
+
+        Raises SignatureError, DamagedImageError, and the download's errors.
+        """
+        if isinstance(image, StoredImage):
+            known = self._catalog.get(image.entry.sha256) or image.entry
+            if known.signed_by is not None and known.signed_under == proof.key.id:
+                return known.signed_by
+            signer, sha512 = await prove_stored(image, proof)
+            await self.note_signature(image.entry.sha256, signer, proof, sha512)
+            return signer
+        assert isinstance(image, Download)
+        await image.verified()
+        assert image.signer is not None, "a download with a proof is published only with a signer"
+        return image.signer
+
+    async def note_signature(self, sha256: str, signer: Signer, proof: Proof, sha512: str | None = None) -> None:
+        """Record who signed a cached image."""
+        async with self._changing:
+            entry = self._catalog.get(sha256)
+            if entry is None:
+                return
+            entry = msgspec.structs.replace(
+                entry, signed_by=signer, signed_under=proof.key.id, sha512=entry.sha512 or sha512
+            )
+            await self._in_thread(lambda files: files.index.put(entry))
+            self._catalog.change(entry)
 
     async def make_room(self, wanted: int) -> None:
         """Evict until ``wanted`` more bytes fit. Raises CacheFullError."""

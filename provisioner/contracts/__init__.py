@@ -37,6 +37,7 @@ from provisioner.contracts.http import Explain, HttpOptions, HttpTransport, Prep
 from provisioner.contracts.keeping import RESTORE_KEEP, KeepingSettings, due, removable
 from provisioner.contracts.ownership import PlaceLock
 from provisioner.contracts.rate_limit import RateLimiter
+from provisioner.contracts.sandbox import sandboxed
 from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, refuse
 from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.source import ImageSource, ImageStream, pwrite_all
@@ -59,6 +60,7 @@ from provisioner.contracts.types import (
     ProvisionedBy,
     RemoteImage,
     Replaced,
+    Signer,
     StageRequest,
     Volume,
     VolumeUser,
@@ -109,6 +111,7 @@ __all__ = [
     "Replaced",
     "SecretRef",
     "ShieldExpiredError",
+    "Signer",
     "StageRequest",
     "StagedVolume",
     "ToolResult",
@@ -128,6 +131,7 @@ __all__ = [
     "removable",
     "run_long",
     "run_tool",
+    "sandboxed",
     "shielded",
     "undoing",
     "write_probe",

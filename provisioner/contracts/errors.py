@@ -205,6 +205,10 @@ class ChecksumMissingError(ImageError):
     """The configuration requires a checksum, and none is known for the image."""
 
 
+class SignatureError(ImageError):
+    """A signature is demanded, and the image has none, or one that does not count."""
+
+
 class CacheError(ProvisionerError):
     """The image cache failed."""
 

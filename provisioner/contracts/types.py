@@ -78,13 +78,42 @@ class ProvisionedBy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Signer:
+    """Who signed an image: the ``kind`` of signature, the key's fingerprint or id, and the name that goes with it.
+
+    ``name`` is the key's user id (OpenPGP) or the trusted comment (minisign), empty if there is none.
+    """
+
+    kind: str
+    key: str
+    name: str = ""
+
+    @property
+    def tag(self) -> str:
+        """Return the kind and the key, such as ``openpgp:9D2E...``."""
+        return f"{self.kind}:{self.key}"
+
+    @classmethod
+    def of_tag(cls, tag: str | None) -> Signer | None:
+        """Return the signer whose ``tag`` this is, without a name; None for None."""
+        if tag is None:
+            return None
+        kind, _, key = tag.partition(":")
+        return cls(kind, key)
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
-    """The origin of a volume. A target stores it with the volume, so no database is needed."""
+    """The origin of a volume. A target stores it with the volume, so no database is needed.
+
+    ``signed_by`` is the ``Signer.tag`` of the image's signature, None if none was demanded.
+    """
 
     job_id: str
     image_url: str
     image_digest: str | None  # "sha256:HEX"; None until the image is verified
     created_at: float
+    signed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from provisioner.contracts import ImageUrl
 from provisioner.contracts.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from provisioner.contracts import ImageUrl
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +70,11 @@ def checksum_files(image_url: ImageUrl, configured: Sequence[str] = ()) -> list[
     return list(_files(image_url, [*configured, *_fedora(image_url.file_name), *PATTERNS]))
 
 
+def files_of_patterns(image_url: ImageUrl, patterns: Sequence[str]) -> list[ChecksumFile]:
+    """Return the files of these patterns, or urls, for the image."""
+    return list(_files(image_url, patterns))
+
+
 def weak_checksum_files(image_url: ImageUrl) -> list[ChecksumFile]:
     """Return where publishers put digests that are too weak."""
     return list(_files(image_url, WEAK_PATTERNS))
@@ -92,7 +96,7 @@ def _files(image_url: ImageUrl, patterns: Sequence[str]) -> Iterator[ChecksumFil
         fields = {"dir": folder, "parent": folder.rpartition("/")[0], "name": name}
         path = re.sub(r"\{(dir|parent|name)\}", lambda match: fields[match[1]], pattern)  # noqa: B023
         try:
-            url = image_url.with_path(path)
+            url = ImageUrl.parse(pattern) if "://" in pattern else image_url.with_path(path)
         except InvalidRequestError:
             continue
         if url not in seen:

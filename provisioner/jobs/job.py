@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from provisioner.contracts import Owner, ProvisionedBy, Replaced
+from provisioner.contracts import Owner, ProvisionedBy, Replaced, Signer
 from provisioner.contracts.errors import ProvisionerError, RollbackError
 from provisioner.jobs.states import Event, Status, after
 from provisioner.pipeline.job_run import JobSpec, Outcome
@@ -44,7 +44,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     ``bytes_total``: the bytes that a completed job wrote or fetched; ``request``: the fields of the client's request
     except its url, which ``spec`` has. Both are None for a job that an older version stored. ``replaced``: the
-    volume that had the name before.
+    volume that had the name before. ``signed_by``: who signed the image, if a signature was demanded.
     """
 
     job_id: str
@@ -64,6 +64,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     bytes_total: int | None = None
     request: dict[str, str | int] | None = None
     replaced: ReplacedInfo | None = None
+    signed_by: Signer | None = None
 
     def started(self, now: float) -> Job:
         """Return the job as running."""
@@ -82,6 +83,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             image_path=outcome.image_path,
             timings=timings,
             bytes_total=outcome.bytes_total,
+            signed_by=outcome.signed_by,
             replaced=None if volume is None or volume.replaced is None else ReplacedInfo.of(volume.replaced),
             volume=None
             if volume is None or outcome.provisioned_by is None

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from typing import Literal
 
 import msgspec
 
-from provisioner.contracts import GIB, Checksum, ImageUrl
+from provisioner.config import SignatureSettings
+from provisioner.contracts import GIB, AbsolutePath, Checksum, ImageUrl
 from provisioner.contracts.errors import InvalidRequestError
 from provisioner.jobs.job import Job
 from provisioner.pipeline.job_run import JobSpec
@@ -19,7 +21,27 @@ from provisioner.pipeline.job_run import JobSpec
 _parse_url = lru_cache(maxsize=256)(ImageUrl.parse)
 _parse_checksum = lru_cache(maxsize=256)(Checksum.parse)
 # Fields that earlier versions did not have. They are left out when empty.
-_LATER = frozenset({"bytes_total", "request", "replaced"})
+_LATER = frozenset({"bytes_total", "request", "replaced", "signed_by"})
+
+
+class SignatureRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A demanded signature in the store."""
+
+    kind: Literal["openpgp", "minisign", "cosign"]
+    key_file: str
+    files: list[str]
+
+    @classmethod
+    def of(cls, settings: SignatureSettings) -> SignatureRecord:
+        """Return the record of ``settings``."""
+        return cls(kind=settings.kind, key_file=str(settings.key_path), files=settings.files)
+
+    def settings(self) -> SignatureSettings:
+        """Return the settings. Raises ValueError."""
+        path = AbsolutePath(self.key_file)
+        if self.kind == "openpgp":
+            return SignatureSettings(kind=self.kind, keyring=path, files=self.files)
+        return SignatureSettings(kind=self.kind, public_key=path, files=self.files)
 
 
 class SpecRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +56,7 @@ class SpecRecord(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
     priority: int = 0
     allowed_sources: list[str] | None = None
+    signature: SignatureRecord | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def of(cls, spec: JobSpec) -> SpecRecord:
@@ -48,6 +71,7 @@ class SpecRecord(msgspec.Struct, frozen=True, kw_only=True):
             correlation_id=spec.correlation_id,
             priority=spec.priority,
             allowed_sources=None if spec.allowed_sources is None else list(spec.allowed_sources),
+            signature=SignatureRecord.of(spec.signature) if spec.signature is not None else msgspec.UNSET,
         )
 
     def spec(self) -> JobSpec:
@@ -62,6 +86,7 @@ class SpecRecord(msgspec.Struct, frozen=True, kw_only=True):
             correlation_id=self.correlation_id,
             priority=self.priority,
             allowed_sources=None if self.allowed_sources is None else tuple(self.allowed_sources),
+            signature=self.signature.settings() if self.signature else None,
         )
 
 
@@ -91,5 +116,5 @@ def decode(body: bytes) -> Job:
 def fingerprint(spec: JobSpec) -> str:
     """Return a digest that is equal for equal requests, to compare under an idempotency key."""
     request = msgspec.structs.asdict(SpecRecord.of(spec))
-    del request["allowed_sources"]
+    del request["allowed_sources"], request["signature"]
     return hashlib.sha256(msgspec.json.encode(request)).hexdigest()

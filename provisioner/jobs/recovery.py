@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from provisioner.contracts import CloneTarget, ProvisionedBy
+from provisioner.contracts import CloneTarget, ProvisionedBy, Signer
 from provisioner.contracts.errors import ConflictError, ProvisionerError
 from provisioner.jobs.states import Status
 from provisioner.pipeline.job_run import Outcome
@@ -66,7 +66,7 @@ class Recovery:
             assert target is not None
             volume = replace(volume, replaced=await replaced_by(target, job.job_id))
             by = ProvisionedBy.CLONE if isinstance(target, CloneTarget) else ProvisionedBy.COPY
-            return Outcome(None, None, volume, by)
+            return Outcome(None, None, volume, by, signed_by=Signer.of_tag(origin.signed_by))
         if newer is None and origin is not None and await _is_newer(origin, job, store):
             newer = origin.job_id
         if newer is not None:

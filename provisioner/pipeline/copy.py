@@ -69,7 +69,9 @@ class Copying:
             run.progress.end(Stage.ALLOCATING)
             entry = await self._fill(staged.device, virtual_size)
             volume = await commit(staged, entry.digest, run, target, self.check_guards)
-            run.outcome = Outcome(image.hit, self.path_of(entry), volume, ProvisionedBy.COPY, virtual_size)
+            run.outcome = Outcome(
+                image.hit, self.path_of(entry), volume, ProvisionedBy.COPY, virtual_size, run.signed_by
+            )
 
     async def to_base(self, target: CloneTarget, digest: str) -> Base:
         """Copy onto a new base of the target and publish it."""

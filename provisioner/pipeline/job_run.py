@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from provisioner.contracts import Checksum, ImageUrl, Provenance, StageRequest
+from provisioner.config import SignatureSettings
+from provisioner.contracts import Checksum, ImageUrl, Provenance, Signer, StageRequest
 from provisioner.pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     ``size_bytes`` is 0 for such a fetch, and if the volume is to be the smallest that fits the image.
     ``allowed_sources`` is not part of the request: it is what the client's limits allowed when it submitted the job,
-    None if they allow all.
+    None if they allow all. ``signature`` is what a named image demands instead of its source.
     """
 
     image_url: ImageUrl
@@ -31,6 +32,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
     priority: int = 0
     allowed_sources: tuple[str, ...] | None = None
+    signature: SignatureSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Outcome:
     volume: Volume | None = None
     provisioned_by: ProvisionedBy | None = None
     bytes_total: int | None = None
+    signed_by: Signer | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +57,7 @@ class JobRun:
 
     ``replaces`` is the volume to be replaced, if the target itself does not report it. ``checksum`` is the client's own
     until the pipeline has looked for one beside the image. ``size_bytes`` is the volume's size, 0 until the image has
-    decided it.
+    decided it. ``signed_by`` is set as soon as the demanded signature is verified.
     """
 
     job_id: str
@@ -63,6 +66,7 @@ class JobRun:
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
     replaces: Replaced | None = None
+    signed_by: Signer | None = None
     checksum: Checksum | None = field(init=False)
     size_bytes: int = field(init=False)
 
@@ -84,5 +88,6 @@ class JobRun:
         """
         spec = self.spec
         # A volume outlives its job: the query, which may hold a signature, is not written into its tags.
-        provenance = Provenance(self.job_id, spec.image_url.without_query, image_digest, self.created_at)
+        signed_by = None if self.signed_by is None else self.signed_by.tag
+        provenance = Provenance(self.job_id, spec.image_url.without_query, image_digest, self.created_at, signed_by)
         return StageRequest(name or spec.volume_name or "", size_bytes or self.size_bytes, provenance, data_bytes)
