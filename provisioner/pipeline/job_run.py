@@ -54,7 +54,7 @@ class JobRun:
 
     ``replaces`` is the volume to be replaced, if the target itself does not report it. ``checksum`` is the client's own
     until the pipeline has looked for one beside the image. ``size_bytes`` is the volume's size, 0 until the image has
-    decided it.
+    decided it. ``warning`` is what the client should know although the job goes on.
     """
 
     job_id: str
@@ -62,6 +62,7 @@ class JobRun:
     spec: JobSpec
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
+    warning: str | None = None
     replaces: Replaced | None = None
     checksum: Checksum | None = field(init=False)
     size_bytes: int = field(init=False)

@@ -88,6 +88,16 @@ def check_checksum(found: Found, image_url: ImageUrl, *, required: bool) -> None
         )
 
 
+def unverified_warning(found: Found, image_url: ImageUrl) -> str | None:
+    """Return what to tell the client of an image without a checksum although there are checksum files; None if fine.
+
+    A file that exists but says nothing about the image may have been truncated, or be a page of another service.
+    """
+    if found.checksum is not None or not found.useless:
+        return None
+    return f"{image_url} was not verified, because no checksum file could be used: {found.useless_files()}"
+
+
 def covers(allowed: Collection[str], image_url: ImageUrl, source: str | None) -> bool:
     """Return whether a caller limited to ``allowed``, names of sources and prefixes of urls, may use the image.
 

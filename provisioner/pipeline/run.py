@@ -31,7 +31,15 @@ from provisioner.download.checksums import Found, discover
 from provisioner.download.fetch import with_retries
 from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.job_run import Outcome
-from provisioner.pipeline.plan import check_checksum, check_fits, check_users, covers, decompressed_limit, smallest_size
+from provisioner.pipeline.plan import (
+    check_checksum,
+    check_fits,
+    check_users,
+    covers,
+    decompressed_limit,
+    smallest_size,
+    unverified_warning,
+)
 from provisioner.pipeline.progress import Stage
 from provisioner.pipeline.replaced import would_replace
 
@@ -116,6 +124,9 @@ class Pipeline:
             found = await with_retries(lambda: discover(source, url, remote), attempts, waits)
         check_checksum(found, url, required=self.require_checksum)
         run.checksum = found.checksum
+        run.warning = unverified_warning(found, url)
+        if run.warning is not None:
+            log.warning("the image is not verified", url=str(url), checksum_files=found.useless_files())
         return Expectation(remote=remote, checksum=found.checksum, may_use=may_use, origin=found.origin)
 
     async def _with_image(self, run: JobRun, source: ImageSource, expectation: Expectation) -> None:
