@@ -73,9 +73,9 @@ class ImageUrl:
         """Return the decoded last segment of the path; empty if the path ends in a slash."""
         return unquote(self.path.rsplit("/", 1)[-1])
 
-    def with_path(self, path: str) -> ImageUrl:
-        """Return the url of another path on the same server, without a query. Raises InvalidRequestError."""
-        return ImageUrl.parse(f"{self.origin}{path}")
+    def with_path(self, path: str, query: str = "") -> ImageUrl:
+        """Return the url of another path on the same server, without this one's query. Raises InvalidRequestError."""
+        return ImageUrl.parse(f"{self.origin}{path}" + (f"?{query}" if query else ""))
 
     @property
     def origin(self) -> str:

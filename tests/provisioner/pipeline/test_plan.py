@@ -74,7 +74,8 @@ def test_check_checksum_if_required():
     with pytest.raises(ChecksumMissingError) as caught:
         check_checksum(nothing, URL, required=True)
     assert caught.value.message == (
-        "no checksum is known for https://x/y.raw (MD5SUMS: it has only md5; not found: y.raw.sha256, SHA256SUMS); "
+        "no checksum is known for https://x/y.raw (its url is signed for itself alone: files beside it were asked for "
+        "without the signature) (MD5SUMS: it has only md5; not found: y.raw.sha256, SHA256SUMS); "
         "give its sha256 or sha512 with the request, name the publisher's checksum file in checksum_files of the "
         "source, or set require_checksum = false in [cache]"
     )
