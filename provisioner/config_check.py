@@ -27,7 +27,7 @@ from provisioner.config import (
     decode_struct,
     read,
 )
-from provisioner.contracts import Finding, TransportSettings
+from provisioner.contracts import Finding, NamesFiles, TransportSettings
 from provisioner.contracts.errors import ConfigError, SignatureError
 from provisioner.linux import state_lock
 from provisioner.signatures import openpgp, read_key
@@ -89,6 +89,8 @@ def check_files(document: Mapping[str, Any], made: Made) -> dict[str, Finding]:
             if isinstance(settings, TransportSettings):
                 files = diagnostics.check_client(settings, now)
                 found |= {f"{path}.{key}": finding for key, finding in files.items()}
+            elif isinstance(settings, NamesFiles):
+                found |= {f"{path}.{key}": finding for key, finding in settings.check_files().items()}
     found |= check_signatures(_signatures(document, made))
     return found | {key: check_secret(reference) for key, reference in made.back_ends.secrets.items()}
 

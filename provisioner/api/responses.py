@@ -58,6 +58,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "cache_hit": job.cache_hit if snapshot is None or snapshot.cache_hit is None else snapshot.cache_hit,
         "image_path": job.image_path,
         "error": job.error,
+        "warnings": job.warnings,
         "volume": job.volume,
         "replaced": None if job.replaced is None else replaced_body(job.replaced),
         "timings": job.timings,

@@ -245,6 +245,8 @@ def _lines(entry: Mapping[str, Any], indent: str = "") -> list[str]:
     for key, value in entry.items():
         if isinstance(value, dict):
             lines += [f"{indent}{printable(key)}:", *_lines(value, indent + "  ")]
+        elif isinstance(value, list):
+            lines += [f"{indent}{printable(key)}:", *(f"{indent}  {printable(one)}" for one in value)]
         elif key in {"size_bytes", "bytes_processed", "bytes_total"}:
             lines.append(f"{indent}{key}: {value} ({size(value)})")
         else:

@@ -125,6 +125,8 @@ def wait_for(client: Client, job_id: str, display: Display, patience: RetryWindo
         raise SystemExit(ExitStatus.INTERRUPTED) from None
     assert job is not None
     status = job.data.get("status")
+    for warning in job.data.get("warnings", ()):
+        click.echo(printable(f"Warning: {warning}"), err=True)
     if status == "failed":
         raise CliError(f"job {job_id} failed: {printable(job.data.get('error', 'no reason given'))}", ExitStatus.FAILED)
     if status == "cancelled":

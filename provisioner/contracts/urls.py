@@ -37,7 +37,10 @@ class ImageUrl:
 
     @classmethod
     def parse(cls, text: str | ImageUrl) -> ImageUrl:
-        """Parse scheme://host[:port]/path[?query]; a parsed url is returned as it is. Raises InvalidRequestError."""
+        """Parse scheme://host[:port]/path[?query], or file:///path. Raises InvalidRequestError.
+
+        A parsed url is returned as it is.
+        """
         if isinstance(text, ImageUrl):
             return text
         if re.search(r"^\w+://[^/?#]*[^\x00-\x7f]", text):
@@ -54,12 +57,15 @@ class ImageUrl:
             raise InvalidRequestError(f"image_url is not a url: {error}") from error
         if "@" in parts.netloc:
             raise InvalidRequestError("image_url must not hold a user name or password")
-        if not parts.scheme or not _HOST.fullmatch(re.sub(r":\d*$", "", parts.netloc)):
+        if parts.scheme.lower() == "file":
+            if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+                raise InvalidRequestError("image_url of a file must be file:///path, without a host")
+        elif not parts.scheme or not _HOST.fullmatch(re.sub(r":\d*$", "", parts.netloc)):
             raise InvalidRequestError("image_url must be scheme://host/path")
         if any(segment in {".", ".."} for segment in unquote(unquote(parts.path)).split("/")):
             raise InvalidRequestError("image_url must not hold '.' or '..' as a part of its path")
         scheme = parts.scheme.lower()
-        host = (parts.hostname or "").lower()
+        host = "" if scheme == "file" else (parts.hostname or "").lower()
         return cls(scheme, host, port or DEFAULT_PORTS.get(scheme), parts.path or "/", parts.query, text)
 
     @property
@@ -67,9 +73,9 @@ class ImageUrl:
         """Return the decoded last segment of the path; empty if the path ends in a slash."""
         return unquote(self.path.rsplit("/", 1)[-1])
 
-    def with_path(self, path: str) -> ImageUrl:
-        """Return the url of another path on the same server, without a query. Raises InvalidRequestError."""
-        return ImageUrl.parse(f"{self.origin}{path}")
+    def with_path(self, path: str, query: str = "") -> ImageUrl:
+        """Return the url of another path on the same server, without this one's query. Raises InvalidRequestError."""
+        return ImageUrl.parse(f"{self.origin}{path}" + (f"?{query}" if query else ""))
 
     @property
     def origin(self) -> str:

@@ -44,7 +44,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     ``bytes_total``: the bytes that a completed job wrote or fetched; ``request``: the fields of the client's request
     except its url, which ``spec`` has. Both are None for a job that an older version stored. ``replaced``: the
-    volume that had the name before. ``signed_by``: who signed the image, if a signature was demanded.
+    volume that had the name before. ``signed_by``: who signed the image, if that was demanded. ``warnings``: what
+    the client should know although the job completed.
     """
 
     job_id: str
@@ -65,6 +66,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     request: dict[str, str | int] | None = None
     replaced: ReplacedInfo | None = None
     signed_by: Signer | None = None
+    warnings: tuple[str, ...] | None = None
 
     def started(self, now: float) -> Job:
         """Return the job as running."""

@@ -186,6 +186,8 @@ class Workers:
         )
         if job.status.ended and job.cache_hit is None:
             job = msgspec.structs.replace(job, cache_hit=run.progress.cache_hit)
+        if job.status.ended and run.warning is not None:
+            job = msgspec.structs.replace(job, warnings=(run.warning,))
         return job
 
     def _ended(self, active: ActiveJob, job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
 from provisioner.cache import Expectation
@@ -13,7 +14,7 @@ from provisioner.contracts.errors import SignatureError, SourceError
 from provisioner.contracts.redaction import redact
 from provisioner.download.checksums import Found, discover
 from provisioner.download.fetch import with_retries
-from provisioner.pipeline.plan import check_checksum
+from provisioner.pipeline.plan import check_checksum, unverified_warning
 from provisioner.signatures import read_key, search
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from provisioner.pipeline.job_run import JobRun, JobSpec
     from provisioner.pipeline.run import Pipeline
     from provisioner.signatures import Key, Proof
+
+log = structlog.get_logger(__name__)
 
 
 async def expectation_of(pipeline: Pipeline, run: JobRun, source: ImageSource) -> Expectation:
@@ -54,6 +57,9 @@ async def expectation_of(pipeline: Pipeline, run: JobRun, source: ImageSource) -
     # A signature of the image itself proves more than a checksum.
     check_checksum(found, url, required=pipeline.require_checksum and proof is None)
     run.checksum = found.checksum
+    run.warning = unverified_warning(found, url) if proof is None else None
+    if run.warning is not None:
+        log.warning("the image is not verified", url=str(url), checksum_files=found.useless_files())
     return Expectation(remote=remote, checksum=found.checksum, may_use=may_use, proof=proof, origin=found.origin)
 
 

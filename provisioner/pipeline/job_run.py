@@ -57,7 +57,8 @@ class JobRun:
 
     ``replaces`` is the volume to be replaced, if the target itself does not report it. ``checksum`` is the client's own
     until the pipeline has looked for one beside the image. ``size_bytes`` is the volume's size, 0 until the image has
-    decided it. ``signed_by`` is set as soon as the demanded signature is verified.
+    decided it. ``signed_by`` is set when the demanded signature is verified. ``warning`` is what the client should
+    know although the job goes on.
     """
 
     job_id: str
@@ -65,6 +66,7 @@ class JobRun:
     spec: JobSpec
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
+    warning: str | None = None
     replaces: Replaced | None = None
     signed_by: Signer | None = None
     checksum: Checksum | None = field(init=False)

@@ -254,6 +254,16 @@ def test_check_files_of_a_source(files):
     assert "contains a certificate, but no private key" in fault
 
 
+def test_check_folders_of_a_source(files):
+    (files / "images").mkdir()
+    table = '[sources.local]\nplugin = "file"\nfolders = ["{0}/images", "{0}/missing", "{0}/password"]\n'
+    faults = check(write(files, CONFIG + table)).faults
+    assert [fault.partition(": ")[2] for fault in faults] == [
+        f"sources.local.folders[1]: {files}/missing cannot be opened: No such file or directory",
+        f"sources.local.folders[2]: {files}/password cannot be opened: Not a directory",
+    ]
+
+
 def test_check_of_a_secret_that_only_the_service_has(files, monkeypatch):
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     text = CONFIG.replace("file:{0}/password", "credential:web").replace("file:{0}/token.key", "env:NOT_SET")

@@ -88,6 +88,15 @@ def test_watch_completed_job(lvp, server):
     )
 
 
+@pytest.mark.parametrize(("command", "where"), [("watch", "err"), ("show", "out")])
+def test_warnings_of_a_job(lvp, server, examples, command, where):
+    server.on("GET", JOB_PATH, {**examples["JobCompleted"], "warnings": ["https://x/y was not verified"]})
+    ended = lvp("job", command, JOB_ID)
+    assert ended.status == 0
+    before = {"err": "Warning: ", "out": "warnings:\n  "}[where]
+    assert f"{before}https://x/y was not verified" in ended._asdict()[where]
+
+
 def test_watch_json_prints_each_change_once(lvp, server, examples):
     server.on("GET", JOB_PATH, "JobRunning", "JobRunning", "JobCompleted")
     ended = lvp("job", "watch", JOB_ID, "--json")
