@@ -11,7 +11,7 @@ export LVP_RELEASE := $(RELEASE)
 
 .PHONY: help demo test check lint unit-core unit-plugins test-here test-parts test-whole test-minio test-guest \
   test-guest-lvm test-guest-service test-guest-package test-guest-all test-short test-short-here test-short-guest test-clean \
-  test-some test-soak bench bench-guest soak packages lock clean setup-demo setup-test wheel
+  test-some test-soak bench bench-guest soak clients packages lock clean setup-demo setup-test wheel
 
 help:
 	@printf '%s\n' \
@@ -28,7 +28,8 @@ help:
 	  'make soak            run random operations and faults against a real daemon: SOAK_MINUTES=5 SEED=1' \
 	  'make bench           compare the speed with the usual tools' \
 	  'make bench-guest     compare clones with copies, on LVM in the booted guest' \
-	  'make packages        build deb and rpm for both releases, into dist/bookworm and dist/trixie' \
+	  'make clients         generate clients from api.yaml in six languages, build them and run them: NAMES="python java"' \
+  'make packages        build deb and rpm for both releases, into dist/bookworm and dist/trixie' \
 	  'make lock            update the pinned dependencies'
 
 setup-demo:
@@ -149,6 +150,10 @@ bench: setup-test
 bench-guest: setup-test wheel
 	@$(PY) contrib/bench/clone.py --guest --wheel build/wheel/*.whl
 
+NAMES :=
+clients: setup-test
+	@$(PY) contrib/clients/run.py $(NAMES)
+
 MINUTES := 10
 TARGETS :=
 fuzz: setup-test
@@ -159,7 +164,8 @@ lock: setup-demo
 	options="--quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11"; \
 	$$uv pip compile $$options pyproject.toml -o requirements/runtime.txt && \
 	$$uv pip compile $$options pyproject.toml --group test -o requirements/test.txt && \
-	$$uv pip compile $$options pyproject.toml --group dev -o requirements/dev.txt
+	$$uv pip compile $$options pyproject.toml --group dev -o requirements/dev.txt && \
+	$$uv pip compile $$options contrib/clients/python/generator.in -o contrib/clients/python/requirements.txt
 
 clean:
 	rm -rf .venv dist build demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis

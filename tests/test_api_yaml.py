@@ -114,15 +114,51 @@ def nodes(node, where="#"):
             yield from nodes(part, f"{where}/{number}")
 
 
+def test_every_number_has_a_format():
+    """Without one, clients for Java, Go and Rust read a size into 32 bits and fail at 2 GiB, and Go reads a float32."""
+    formats = {"integer": {"int32", "int64"}, "number": {"double"}}
+    parts = {name: part for name, part in DOCUMENT["components"].items() if name != "examples"}
+    found = [*nodes(parts), *nodes(DOCUMENT["paths"])]
+    numbers = {where: node for where, node in found if str(node.get("type")) in formats}
+    assert len(numbers) >= 40
+    assert not [where for where, node in numbers.items() if node.get("format") not in formats[node["type"]]]
+
+
 def test_sizes_are_int64():
-    """Without a format, generated clients for Java, Go and Rust read a size into 32 bits, and fail at 2 GiB."""
     found = {
         where: node
         for where, node in nodes(DOCUMENT["components"]["schemas"])
-        if node.get("type") == "integer" and re.search(r"size|bytes|eta", where.rpartition("/")[2])
+        if node.get("type") == "integer" and re.search(r"size|bytes|eta|seconds", where.rpartition("/")[2])
     }
     assert len(found) >= 9
     assert {where for where, node in found.items() if node.get("format") != "int64"} == set()
+
+
+def test_every_operation_has_one_result():
+    """Generators for Java, Go and Rust give a method the type of one success response, and lose the others."""
+    for path, method, operation in operations():
+        fine = [resolve(response) for status, response in operation["responses"].items() if status < "300"]
+        schemas = [body["schema"] for response in fine for body in response["content"].values()]
+        assert len(fine) == 1, (path, method)
+        assert all(schema == schemas[0] for schema in schemas), (path, method)
+
+
+def test_every_object_has_a_name():
+    """Some generators have only anonymous types for an object inside another one, others invent a name."""
+    inner = [
+        where
+        for where, node in nodes(DOCUMENT["components"]["schemas"])
+        if "properties" in node and where.count("/") > 1 and "/allOf/" not in where
+    ]
+    assert inner == []
+    assert not [where for where, node in nodes(DOCUMENT["paths"]) if "properties" in node]
+
+
+def test_same_values_have_one_enum():
+    """An enum that is written twice becomes two types."""
+    enums = [node["enum"] for _, node in nodes(DOCUMENT["components"]["schemas"]) if "enum" in node]
+    several = [tuple(sorted(values)) for values in enums if len(values) > 1]
+    assert len(several) == len(set(several))
 
 
 def test_request_id_is_no_argument():
@@ -133,8 +169,12 @@ def test_request_id_is_no_argument():
 
 def test_request_fields_have_no_default():
     """Generators take a field with a default for one that is always there."""
-    for name in ("JobRequest", "FetchRequest"):
-        assert not [where for where, node in nodes(DOCUMENT["components"]["schemas"][name]) if "default" in node]
+    bodies = [operation["requestBody"] for _, _, operation in operations() if "requestBody" in operation]
+    schemas = [resolve(body["content"]["application/json"]["schema"]) for body in bodies]
+    assert len(schemas) >= 4
+    for schema in schemas:
+        assert schema["additionalProperties"] is False
+        assert not [where for where, node in nodes(schema) if node.keys() & {"default", "nullable"}]
 
 
 def test_every_operation_may_answer_400():

@@ -33,6 +33,7 @@ _RENDERED_AT_ONCE = 100
 # The least role for each route. A route that is neither here nor in OPEN_ROUTES is forbidden to every caller.
 ROLES: dict[str, Role] = {
     "v1.submit_job": "operator",
+    "v1.plan_job": "operator",
     "v1.list_jobs": "viewer",
     "v1.get_job": "viewer",
     "v1.cancel_job": "operator",
@@ -92,13 +93,20 @@ def make_blueprint(services: Services) -> Blueprint:
 
 
 def _add_jobs(api: Blueprint, services: Services) -> None:
+    async def planned(body: requests.JobRequest) -> Response:
+        return answer(responses.plan_body(*await submission.dry_run(services, body)))
+
     @api.post("/jobs", provide_automatic_options=False)
     async def submit_job() -> Response:
         query = requests.read_query(request.args, requests.SubmitQuery)
         body = await _body(requests.JobRequest)
         if query.dry_run == "true":
-            return answer(responses.plan_body(*await submission.dry_run(services, body)))
+            return await planned(body)
         return _accepted(await submission.submit(services, body))
+
+    @api.post("/jobs/plan", provide_automatic_options=False)
+    async def plan_job() -> Response:
+        return await planned(await _body(requests.JobRequest))
 
     @api.get("/jobs", provide_automatic_options=False)
     async def list_jobs() -> Response:

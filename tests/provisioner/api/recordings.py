@@ -184,7 +184,7 @@ async def _jobs(to):
 
 
 async def _plans(to):
-    path = "/api/v1/jobs?dry_run=true"
+    path = "/api/v1/jobs/plan"
     async with to.service() as service:
         await to.keep("PlanDownload", await service.call("POST", path, json=JOB))
         await service.done(JOB)
@@ -262,7 +262,7 @@ async def _replaced(to):
         await to.keep("RestoreUnknown", await service.call("POST", f"{volume}/restore"), 404)
         await to.keep("VolumeUnknownHere", await service.call("POST", f"{volume}/adopt"), 404)
         (service.target.folder / "web-01").write_bytes(b"theirs")
-        plan = await service.call("POST", "/api/v1/jobs?dry_run=true", json=JOB)
+        plan = await service.call("POST", "/api/v1/jobs/plan", json=JOB)
         await to.keep("PlanReplaceForeign", plan)
         done = await service.done(JOB)
         await to.keep("JobReplaced", await service.call("GET", f"/api/v1/jobs/{done['job_id']}"))
