@@ -65,14 +65,15 @@ unit-plugins:
 # READY is set in the nested make that runs the suites: setup and wheel are done, so the suites start in the given order.
 NEEDS := $(if $(READY),,setup-test)
 WHEEL := $(if $(READY),,wheel)
-SUITES := $(MAKE) --no-print-directory READY=yes --keep-going -j4 --output-sync=target
+SUITES := $(MAKE) --no-print-directory READY=yes --keep-going -j$(JOBS) --output-sync=target
 
 # Each suite says how long it took, and how much of that was processor time of its own processes.
 TIMED = @TIMEFORMAT='make: $@ took %R s, with %U + %S s of processor time'; time
 
-# Four suites at a time: with two, a quarter to a half of two processors is idle, because a guest has one and many tests
+# Suites at a time. With two of them, a quarter to a half of two processors is idle, because a guest has one and many tests
 # wait. The two guests take longest, so they start first; while one of them is alone at the end, a processor is idle. The
 # output of each suite comes in one piece.
+JOBS := 4
 test: setup-test wheel
 	@$(SUITES) test-guest-lvm test-guest-service test-whole test-parts test-soak lint test-guest-package test-minio
 
