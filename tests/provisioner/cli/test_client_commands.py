@@ -88,6 +88,12 @@ def test_watch_completed_job(lvp, server):
     )
 
 
+def test_watch_signed_job(lvp, server, examples):
+    signer = {"kind": "openpgp", "key": "9D2E" * 10, "name": "Publisher <p@example.org>"}
+    server.on("GET", JOB_PATH, examples["JobCompleted"] | {"signed_by": signer})
+    assert lvp("job", "watch", JOB_ID).out.endswith(f"(copy, image downloaded); signed by openpgp key {'9D2E' * 10}\n")
+
+
 def test_watch_json_prints_each_change_once(lvp, server, examples):
     server.on("GET", JOB_PATH, "JobRunning", "JobRunning", "JobCompleted")
     ended = lvp("job", "watch", JOB_ID, "--json")
