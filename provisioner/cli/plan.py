@@ -33,6 +33,10 @@ def show_plan(client: Client, wanted: Mapping[str, object], *, as_json: bool) ->
 
 def _sentences(plan: Mapping[str, Any]) -> list[str]:
     lines = [("image", plan["image_url"]), ("source", plan.get("source")), ("checksum", _checksum(plan))]
+    if "signed_by" in plan:
+        signer = plan["signed_by"]
+        name = f" ({signer['name']})" if "name" in signer else ""
+        lines.append(("signer", f"{signer['kind']} key {signer['key']}{name}"))
     if plan.get("cache_hit"):
         lines.append(("download", "nothing: the image is there already"))
     elif "download_bytes" in plan:

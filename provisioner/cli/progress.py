@@ -92,10 +92,16 @@ def outcome(job: Mapping[str, Any]) -> str:
     volume = job.get("volume")
     if volume:
         made = f"volume {volume['name']} on {volume['target']}, {size(volume['size_bytes'])}, is {volume['path']}"
-        return printable(f"completed: {made} ({volume['provisioned_by']}, {image}){_replaced(job)}")
+        return printable(f"completed: {made} ({volume['provisioned_by']}, {image}){_signed(job)}{_replaced(job)}")
     if job.get("image_path"):
-        return printable(f"completed: {image}, kept at {job['image_path']}")
+        return printable(f"completed: {image}, kept at {job['image_path']}{_signed(job)}")
     return "completed"
+
+
+def _signed(job: Mapping[str, Any]) -> str:
+    """Return who signed the image, if a signature was demanded."""
+    signer = job.get("signed_by")
+    return f"; signed by {signer['kind']} key {signer['key']}" if signer else ""
 
 
 def _replaced(job: Mapping[str, Any]) -> str:

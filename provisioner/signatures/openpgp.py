@@ -6,9 +6,11 @@ clear-signed text counts only as gpgv prints it: what is around the signed part 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
 TIMEOUT, IMAGE_TIMEOUT = 60.0, 7200.0
 # gpgv needs some 20 MiB; compressed packets ask for more.
 _MEMORY = 256 * MIB
+# Only comments may come before it. A regular expression over a megabyte would hold the event loop.
+_HEAD = 16 * 1024
 _CLEAR_SIGNED = re.compile(rb"^-----BEGIN PGP SIGNED MESSAGE-----[ \t]*\r?$", re.MULTILINE)
-_SIGNATURE = re.compile(rb"^-----BEGIN PGP SIGNATURE-----[ \t]*\r?$", re.MULTILINE)
 # MD5, SHA-1, RIPEMD-160: two texts with the same digest can be made, or will be.
 _WEAK = {"1": "MD5", "2": "SHA-1", "3": "RIPEMD-160"}
 # All signatures are good; one is bad; one cannot be checked.
@@ -71,12 +74,18 @@ def gpgv() -> str:
 
 def is_clear_signed(content: bytes) -> bool:
     """Return whether the text is clear-signed, or claims to be."""
-    return _CLEAR_SIGNED.search(content) is not None
+    return _CLEAR_SIGNED.search(content[:_HEAD]) is not None
+
+
+def _is_one_block(content: bytes) -> bool:
+    """Return whether there is one signed text with one block of signatures. Blocking."""
+    begins = Counter(line.rstrip() for line in io.BytesIO(content) if line.startswith(b"-----BEGIN PGP "))
+    return begins == {b"-----BEGIN PGP SIGNED MESSAGE-----": 1, b"-----BEGIN PGP SIGNATURE-----": 1}
 
 
 async def check_clear_signed(content: bytes, key: Key, where: str) -> tuple[bytes, Signer]:
     """Return the signed part of a clear-signed text, and who signed it. ``where`` names it. Raises SignatureError."""
-    if len(_CLEAR_SIGNED.findall(content)) != 1 or len(_SIGNATURE.findall(content)) != 1:
+    if not await trio.to_thread.run_sync(_is_one_block, content):
         raise SignatureError(f"{where} is malformed: it must have one signed text with one signature block")
     report, said, text = await _run(key, [content])
     return text, judge(report, key, where, said)

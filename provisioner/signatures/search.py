@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from provisioner.contracts import ImageSource, ImageUrl, Signer
     from provisioner.signatures.keys import Key
 
-# Of one file. Lists of checksums that are signed have some 10 KiB.
-MAX_SIZE = 2 * MIB
+# Of a signed file, and of a signature. Lists of checksums that are signed have some 10 KiB, Sigstore's bundles too.
+MAX_SIZE, MAX_SIGNATURE = MIB, MIB // 16
 _NAMES = {"openpgp": "OpenPGP", "minisign": "minisign", "cosign": "cosign"}
 
 
@@ -74,7 +74,9 @@ class _Search:
                 del texts[place.signed.url]
         places = [place for place in places if configured or place.is_image or place.signed.url in texts]
         apart = [place for place in places if not self._is_clear_signed(texts.get(place.signed.url))]
-        signatures = await self._read_all(url for place in apart for url in place.signatures)
+        # A configured file may turn out to be a clear-signed list.
+        limit = MAX_SIZE if configured else MAX_SIGNATURE
+        signatures = await self._read_all((url for place in apart for url in place.signatures), limit)
         for place in places:
             proof = await self._try(place, texts.get(place.signed.url), signatures)
             if proof is not None:
@@ -102,15 +104,15 @@ class _Search:
     def _is_clear_signed(self, text: bytes | None) -> bool:
         return self.settings.kind == "openpgp" and text is not None and openpgp.is_clear_signed(text)
 
-    async def _read_all(self, urls: Iterable[ImageUrl]) -> dict[ImageUrl, bytes]:
-        """Return the contents of the files that exist, asking for some at once."""
+    async def _read_all(self, urls: Iterable[ImageUrl], limit: int = MAX_SIZE) -> dict[ImageUrl, bytes]:
+        """Return the contents of the files that exist, of at most ``limit`` bytes each, asking for some at once."""
         found: dict[ImageUrl, bytes] = {}
-        limit = trio.CapacityLimiter(SIDE_BY_SIDE)
+        at_once = trio.CapacityLimiter(SIDE_BY_SIDE)
 
         async def read(url: ImageUrl) -> None:
-            async with limit:
+            async with at_once:
                 try:
-                    found[url] = await _read(self.source, url)
+                    found[url] = await _read(self.source, url, limit)
                 except (RemoteNotFoundError, RemoteDeniedError):
                     # Without permission to list, object stores report a missing object as denied.
                     self.missing.append(url.file_name)
@@ -261,15 +263,15 @@ def _beside(url: ImageUrl, suffixes: Sequence[str]) -> Iterable[ImageUrl]:
             continue
 
 
-async def _read(source: ImageSource, url: ImageUrl) -> bytes:
+async def _read(source: ImageSource, url: ImageUrl, limit: int) -> bytes:
     content = bytearray()
     try:
         with trio.fail_after(MAX_SECONDS):
             async with source.open(url) as stream, closing_chunks(stream) as chunks:
                 async for chunk in chunks:
                     content += chunk
-                    if len(content) > MAX_SIZE:
-                        raise ImageError(f"it is too large for a signed file: more than {MAX_SIZE // MIB} MiB")
+                    if len(content) > limit:
+                        raise ImageError(f"it is too large for a signed file or a signature: over {limit // 1024} KiB")
     except trio.TooSlowError as error:
         raise RemoteUnavailableError(f"not received within {MAX_SECONDS:g} s") from error
     return bytes(content)

@@ -97,6 +97,12 @@ def test_warnings_of_a_job(lvp, server, examples, command, where):
     assert f"{before}https://x/y was not verified" in ended._asdict()[where]
 
 
+def test_watch_signed_job(lvp, server, examples):
+    signer = {"kind": "openpgp", "key": "9D2E" * 10, "name": "Publisher <p@example.org>"}
+    server.on("GET", JOB_PATH, examples["JobCompleted"] | {"signed_by": signer})
+    assert lvp("job", "watch", JOB_ID).out.endswith(f"(copy, image downloaded); signed by openpgp key {'9D2E' * 10}\n")
+
+
 def test_watch_json_prints_each_change_once(lvp, server, examples):
     server.on("GET", JOB_PATH, "JobRunning", "JobRunning", "JobCompleted")
     ended = lvp("job", "watch", JOB_ID, "--json")
