@@ -28,7 +28,7 @@ help:
 	  'make soak            run random operations and faults against a real daemon: SOAK_MINUTES=5 SEED=1' \
 	  'make bench           compare the speed with the usual tools' \
 	  'make bench-guest     compare clones with copies, on LVM in the booted guest' \
-	  'make clients         generate clients from api.yaml in six languages, build them and run them: NAMES="python java"' \
+	  'make clients         generate clients from api.yaml with six generators, build and run them: NAMES="python java"' \
   'make packages        build deb and rpm for both releases, into dist/bookworm and dist/trixie' \
 	  'make lock            update the pinned dependencies'
 

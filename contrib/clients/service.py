@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, load_pem_private_key, pkcs12
 from cryptography.x509 import load_pem_x509_certificate
 
+from contrib.clients.later import later_version
 from tests.end_to_end.daemon import LVP, Daemon, plain_config
 from tests.servers.images import image_server
 
@@ -26,7 +27,8 @@ SIZE_GB = 3
 SIZE = SIZE_GB * 2**30
 # Java reads keys from a PKCS #12 file, which needs a password.
 STORE_PASSWORD = "lvp"
-CREDENTIALS = ("certificate", "token")
+# With a certificate, with a token, and with a token against a service whose responses have new fields.
+WAYS = ("certificate", "token", "later")
 _SENT_OF_HELD = 256 * 1024
 
 
@@ -39,18 +41,19 @@ class Service:
     held_url: str  # the download of this image never ends
     checksum: str
     pki: Path
+    later_url: str
 
-    def settings(self, credential: str, volume: str) -> dict[str, str]:
-        """Return the variables of one client's run, with one of ``CREDENTIALS`` and no other."""
+    def settings(self, way: str, volume: str) -> dict[str, str]:
+        """Return the variables of one client's run, which is one of ``WAYS``."""
         found = {
-            "LVP_URL": self.daemon.url,
+            "LVP_URL": self.later_url if way == "later" else self.daemon.url,
             "LVP_CA": str(self.pki / "ca.pem"),
             "LVP_IMAGE_URL": self.image_url,
             "LVP_HELD_URL": self.held_url,
             "LVP_CHECKSUM": self.checksum,
             "LVP_VOLUME": volume,
         }
-        if credential == "token":
+        if way != "certificate":
             return found | {"LVP_TOKEN": self.daemon.token, "LVP_PRINCIPAL": "token:client"}
         return found | {
             "LVP_CERTIFICATE": str(self.pki / "clients" / "generated.pem"),
@@ -80,7 +83,9 @@ def running(folder: Path) -> Iterator[Service]:
         daemon = Daemon(folder / "daemon", plain_config(folder / "daemon", **tables))
         try:
             daemon.start()
-            yield Service(daemon, server.of("disk.qcow2"), server.of("held.raw"), checksum, folder / "pki")
+            with later_version(daemon.url, folder / "pki" / "ca.pem") as later_url:
+                disk, held = server.of("disk.qcow2"), server.of("held.raw")
+                yield Service(daemon, disk, held, checksum, folder / "pki", later_url)
             assert daemon.stop() == 0
             assert "Traceback" not in daemon.log_file.read_text()
         finally:
