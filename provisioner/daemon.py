@@ -26,7 +26,7 @@ from provisioner.auth.audit_events import Auditor
 from provisioner.auth.authenticator import Authenticator
 from provisioner.auth.token_keys import token_keys
 from provisioner.auth.tokens import TokenFile
-from provisioner.cache import ImageCache
+from provisioner.cache import UPLOADS, ImageCache
 from provisioner.contracts.errors import ConfigError, ProvisionerError, UnavailableError
 from provisioner.contracts.shield import shielded
 from provisioner.contracts.tasks import first_cause, leaves
@@ -136,6 +136,7 @@ async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listene
     logs.report_drops(lambda sink, count: metrics.log_dropped.labels(sink).inc(count))
     store = JobStore(Path(config.database))
     cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
+    back_ends.sources = {**back_ends.sources, UPLOADS: cache.upload_source}
     pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
     notifier = Notifier({**back_ends.observers, "the service manager": StatusLine()})
     to_log = config.audit.goes_to_log(config.log.format)

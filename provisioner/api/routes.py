@@ -13,6 +13,7 @@ from quart import Blueprint, Response, g, request
 from provisioner.api import requests, responses, submission
 from provisioner.api.back_end_listing import BackEndListing
 from provisioner.api.kept_volumes import add_kept_volumes
+from provisioner.api.uploads import add_uploads
 from provisioner.api.volume_listing import Listing
 from provisioner.auth import authorization
 from provisioner.contracts import GIB, Checksum
@@ -37,6 +38,8 @@ ROLES: dict[str, Role] = {
     "v1.cancel_job": "operator",
     "v1.retry_job": "operator",
     "v1.list_images": "viewer",
+    "v1.upload_image": "operator",
+    "v1.get_upload": "operator",
     "v1.remove_image": "admin",
     "v1.pin_image": "operator",
     "v1.unpin_image": "operator",
@@ -60,6 +63,8 @@ QUERIES: dict[str, type[msgspec.Struct]] = {
     "v1.submit_job": requests.SubmitQuery,
     "v1.list_jobs": requests.JobPage,
     "v1.list_images": requests.ImagePage,
+    "v1.upload_image": requests.UploadQuery,
+    "v1.get_upload": requests.UploadStateQuery,
     "v1.list_volumes": requests.Page,
     "v1.list_replaced_volumes": requests.Page,
 }
@@ -79,6 +84,7 @@ def make_blueprint(services: Services) -> Blueprint:
     api = Blueprint("v1", __name__, url_prefix="/api/v1")
     _add_jobs(api, services)
     _add_cache(api, services)
+    add_uploads(api, services, answer)
     _add_named_images(api, services)
     _add_volumes(api, services)
     _add_host(api, services)
