@@ -26,7 +26,7 @@ from provisioner.auth.audit_events import Auditor
 from provisioner.auth.authenticator import Authenticator
 from provisioner.auth.token_keys import token_keys
 from provisioner.auth.tokens import TokenFile
-from provisioner.cache import ImageCache
+from provisioner.cache import UPLOADS, ImageCache
 from provisioner.contracts.errors import ConfigError, ProvisionerError, UnavailableError
 from provisioner.contracts.shield import shielded
 from provisioner.contracts.tasks import first_cause, leaves
@@ -144,6 +144,7 @@ async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listene
         metrics.cache_evictions.inc,
         notifier.image_changed,
     )
+    back_ends.sources = {**back_ends.sources, UPLOADS: cache.upload_source}
     pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
     to_log = config.audit.goes_to_log(config.log.format)
     audit = AuditLog(Path(config.audit.file) if config.audit.file else None, metrics.audit_lost.inc, to_log=to_log)

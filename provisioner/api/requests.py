@@ -35,6 +35,15 @@ DigestPrefix = Annotated[
         description="the first 8 to 64 digits of a SHA-256, with or without sha256:",
     ),
 ]
+# Of an uploaded image: parts of a path, so that limits of callers can cover a folder.
+UploadName = Annotated[
+    str,
+    Meta(
+        pattern="^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$",
+        max_length=200,
+        description="letters, digits, '.', '_' and '-', in parts separated by '/'",
+    ),
+]
 DEFAULT_FORMAT = "qcow2"
 # The most GiB whose size in bytes fits an int64.
 Gibibytes = Annotated[int, Meta(ge=1, le=2**33 - 1)]
@@ -128,6 +137,23 @@ class JobPage(Page, frozen=True, kw_only=True):
             correlation_id=self.correlation_id or None,
             id_prefix=self.id_prefix.lower() if self.id_prefix else None,
         )
+
+
+class UploadStateQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of GET /cache/images/{checksum}/upload."""
+
+    # Absent: the size is not checked.
+    size: Annotated[int, Meta(ge=1, le=2**63 - 1)] | msgspec.UnsetType = msgspec.UNSET
+    name: UploadName | msgspec.UnsetType = msgspec.UNSET
+
+
+class UploadQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of PUT /cache/images."""
+
+    checksum: Digest
+    name: UploadName | msgspec.UnsetType = msgspec.UNSET
+    image_type: Format | msgspec.UnsetType = msgspec.UNSET
+    pinned: Literal["true", "false"] = "true"
 
 
 class ImagePage(Page, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from provisioner.auth.authenticator import Principal
-    from provisioner.cache import Entry
+    from provisioner.cache import Entry, Upload
     from provisioner.config import NamedImage
     from provisioner.contracts import Replaced, Volume
     from provisioner.contracts.errors import ProvisionerError
@@ -191,6 +191,11 @@ def image_body(entry: Entry, path: str, *, prewarmed: bool = False) -> dict[str,
         "pinned": entry.pinned or prewarmed,
         **{name: value for name, value in optional.items() if value is not None},
     }
+
+
+def upload_body(status: str, upload: Upload, offset: int) -> dict[str, Any]:
+    """Return how many bytes of an image are here, and by which url jobs will use it."""
+    return {"status": status, "offset": offset, "image_url": upload.url.text, **_digest(upload.digest)}
 
 
 def volume_resized_body(volume: Volume, *, grown: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from provisioner.api import requests, responses, submission
 from provisioner.api.back_end_listing import BackEndListing
 from provisioner.api.event_stream import add_events
 from provisioner.api.kept_volumes import add_kept_volumes
+from provisioner.api.uploads import add_uploads
 from provisioner.api.volume_listing import Listing
 from provisioner.auth import authorization
 from provisioner.contracts import GIB, Checksum
@@ -41,6 +42,8 @@ ROLES: dict[str, Role] = {
     "v1.watch_job": "viewer",
     "v1.watch_events": "viewer",
     "v1.list_images": "viewer",
+    "v1.upload_image": "operator",
+    "v1.get_upload": "operator",
     "v1.remove_image": "admin",
     "v1.pin_image": "operator",
     "v1.unpin_image": "operator",
@@ -65,6 +68,8 @@ QUERIES: dict[str, type[msgspec.Struct]] = {
     "v1.submit_job": requests.SubmitQuery,
     "v1.list_jobs": requests.JobPage,
     "v1.list_images": requests.ImagePage,
+    "v1.upload_image": requests.UploadQuery,
+    "v1.get_upload": requests.UploadStateQuery,
     "v1.list_volumes": requests.Page,
     "v1.list_replaced_volumes": requests.Page,
     "v1.remove_replaced_volume": requests.KeptQuery,
@@ -86,6 +91,7 @@ def make_blueprint(services: Services) -> Blueprint:
     _add_jobs(api, services)
     add_events(api, services)
     _add_cache(api, services)
+    add_uploads(api, services, answer)
     _add_named_images(api, services)
     _add_volumes(api, services)
     _add_host(api, services)

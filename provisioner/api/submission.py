@@ -23,7 +23,7 @@ from provisioner.contracts.urls import ImageUrl
 from provisioner.pipeline.dry_run import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from provisioner.api.services import Services
     from provisioner.config import SignatureSettings
@@ -54,6 +54,7 @@ async def _resolved(services: Services, body: R) -> tuple[R, SignatureSettings |
     if not body.image:
         if not body.image_url:
             raise InvalidRequestError("image_url is required")
+        body = _of_upload(services, body)
         return msgspec.structs.replace(body, image_type=body.image_type or requests.DEFAULT_FORMAT), None
     try:
         _check_url(services, services.images.named(body.image).asked_first)
@@ -64,6 +65,22 @@ async def _resolved(services: Services, body: R) -> tuple[R, SignatureSettings |
     image_type = body.image_type or found.image_type
     body = msgspec.structs.replace(body, image_url=found.url.text, image_type=image_type, checksum=checksum)
     return body, found.signature
+
+
+def _of_upload(services: Services, body: R) -> R:
+    """Return a request for an uploaded image with the image's checksum and type; another request unchanged.
+
+    The name may stand for another image when the job runs. Raises InvalidRequestError if there is no such image.
+    """
+    url, source = ImageUrl.parse(body.image_url or ""), services.cache.upload_source
+    if not source.owns(url) or body.checksum:
+        return body
+    _check_url(services, url)
+    try:
+        entry = source.look_up(url)
+    except SourceError as error:
+        raise InvalidRequestError(error.message) from error
+    return msgspec.structs.replace(body, image_type=body.image_type or entry.format, checksum=entry.digest)
 
 
 async def dry_run(services: Services, body: requests.JobRequest) -> tuple[Plan, list[ProvisionerError]]:
@@ -146,7 +163,11 @@ def _check_url(services: Services, url: ImageUrl) -> None:
 
 
 def _check_image(services: Services, spec: JobSpec) -> None:
-    if spec.checksum is not None:  # the cache finds an image by digest, from any source
+    if spec.checksum is None:
+        return
+    # The cache finds an image by digest, from any source.
+    entry, allowed = services.cache.find(spec.checksum, spec.image_url.text, None), may_use(services)
+    if entry is None or allowed is None or not any(map(allowed, services.cache.urls_of(entry))):
         image_within_limits(services, spec.checksum)
 
 
@@ -155,6 +176,21 @@ def _check_volume(services: Services, spec: JobSpec) -> None:
         target = services.back_ends.target(spec.target).name
         g.about["target"] = target
         authorization.check_volume(g.principal, target, spec.volume_name)
+
+
+def may_use(services: Services) -> Callable[[str], bool] | None:
+    """Return a check whether the caller may use an image from some url, or None if its sources are not limited."""
+    if g.principal.limits.sources is None:
+        return None
+
+    def check(text: str) -> bool:
+        with suppress(InvalidRequestError, SourceError, ForbiddenError):
+            image_url = ImageUrl.parse(text)
+            authorization.check_source(g.principal, image_url, source_name(services, image_url))
+            return True
+        return False
+
+    return check
 
 
 def source_name(services: Services, image_url: ImageUrl) -> str:

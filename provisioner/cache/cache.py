@@ -10,6 +10,7 @@ import os
 import time
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -25,6 +26,9 @@ from provisioner.cache.image import StoredImage
 from provisioner.cache.proving import prove_stored
 from provisioner.cache.space import Space
 from provisioner.cache.stored import open_stored
+from provisioner.cache.upload_source import UploadSource
+from provisioner.cache.uploads import Uploads
+from provisioner.contracts import Checksum
 from provisioner.contracts.errors import CacheError, ConflictError, DamagedImageError
 from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.threads import ThreadQueue, run_long
@@ -35,8 +39,9 @@ if TYPE_CHECKING:
 
     from provisioner.cache.entry import Entry, Expectation
     from provisioner.cache.image import CachedImage
+    from provisioner.cache.uploads import Upload
     from provisioner.config import CacheSettings
-    from provisioner.contracts import Checksum, ImageSource, Signer
+    from provisioner.contracts import ImageSource, RemoteImage, Signer
     from provisioner.download.hashing import Hashes
     from provisioner.download.inspection import ImageInfo
     from provisioner.signatures import Proof
@@ -77,7 +82,9 @@ class ImageCache:
         self._changed = changed
         self._catalog = Catalog(settings.prewarm, changed)
         self._downloads = Downloads(settings, self._catalog.users, received, self.make_room, self._publish)
-        self._space = Space(directory, settings, self._catalog, self._in_thread, self._downloads.reserved, evicted)
+        self.uploads = Uploads(settings, self.make_room, self._publish_upload)
+        self.upload_source = UploadSource(self._catalog.latest_of)
+        self._space = Space(directory, settings, self._catalog, self._in_thread, self._reserved, evicted)
         self._files: CacheFiles | None = None
         # One thread at a time, because the SQLite connection and the directory are shared.
         self._thread = trio.CapacityLimiter(1)
@@ -97,6 +104,7 @@ class ImageCache:
             raise CacheError(f"the cache directory {self._directory} cannot be used: {error.strerror}") from error
         try:
             self._catalog.load(files.entries, files.urls)
+            self.uploads.partials = files.partials
             await self._downloads.run(files.partials, task_status)
         finally:
             await self._close(files)
@@ -128,6 +136,10 @@ class ImageCache:
         ``may_use``: an entry is found by its checksum only if this returns True for one of its urls.
         """
         return self._catalog.find(checksum, url, version, may_use)
+
+    def urls_of(self, entry: Entry) -> set[str]:
+        """Return the urls that are known to have served the entry."""
+        return self._catalog.urls_of(entry)
 
     @asynccontextmanager
     async def image(self, source: ImageSource, expectation: Expectation) -> AsyncIterator[CachedImage]:
@@ -213,23 +225,45 @@ class ImageCache:
                 await trio.to_thread.run_sync(os.close, fd)  # in a thread: freeing a large file takes time
 
     async def _publish(self, download: Download, hashes: Hashes, info: ImageInfo) -> None:
-        sha256 = hashes.digests["sha256"]
-        fd, partial, remote = download.growing_file.fd, download.partial, download.expectation.remote
+        def appeared(entry: Entry) -> None:
+            download.entry = entry
+            self._catalog.users.hold(entry.sha256, download.users)
+
+        growing_file, remote = download.growing_file, download.expectation.remote
         proof, signer = download.expectation.proof, download.signer
         signature = (signer, proof.key.id) if proof is not None and signer is not None else None
+        await self._publish_file(growing_file.fd, download.partial, remote, hashes, info, appeared, signature=signature)
+
+    async def _publish_upload(self, fd: int, partial: Path, upload: Upload, hashes: Hashes, info: ImageInfo) -> Entry:
+        return await self._publish_file(fd, partial, upload.remote, hashes, info, pinned=upload.pinned)
+
+    async def _publish_file(
+        self,
+        fd: int,
+        partial: Path,
+        remote: RemoteImage,
+        hashes: Hashes,
+        info: ImageInfo,
+        appeared: Callable[[Entry], None] = lambda _entry: None,
+        *,
+        pinned: bool = False,
+        signature: tuple[Signer, str] | None = None,
+    ) -> Entry:
+        """Publish a verified file; ``appeared`` is called at the moment at which others find the entry."""
+        sha256 = hashes.digests["sha256"]
         # Outside the shared thread, which a large image on a slow disk would block for everyone.
         await run_long(os.fsync, fd)
         async with self._changing:
             known, damaged = self._catalog.get(sha256), self._catalog.is_damaged(sha256)
             entry = await self._in_thread(
                 lambda files: files.publish(
-                    fd, partial, remote, hashes, info, known, damaged=damaged, signature=signature
+                    fd, partial, remote, hashes, info, known, damaged=damaged, signature=signature, pinned=pinned
                 )
             )
             # No await from here on, so that the entry and its users appear together.
-            download.entry = entry
             self._catalog.add(entry, remote.url.text, remote.version)
-            self._catalog.users.hold(entry.sha256, download.users)
+            appeared(entry)
+        return entry
 
     async def prove(self, image: CachedImage, proof: Proof) -> Signer:
         """Return who signed the image; wait for it if it is downloading. A cached one is read only if necessary.
@@ -260,10 +294,28 @@ class ImageCache:
             await self._in_thread(lambda files: files.index.put(entry))
             self._catalog.change(entry)
 
-    async def make_room(self, wanted: int) -> None:
-        """Evict until ``wanted`` more bytes fit. Raises CacheFullError."""
+    async def use_cached(self, upload: Upload, may_use: Callable[[str], bool] | None) -> Entry | None:
+        """Give a cached image the name of an upload, without receiving it; return its entry, None if it is not cached.
+
+        ``may_use``: as in ``find``. Someone who may not use the cached image has to send its bytes.
+        """
         async with self._changing:
-            await self._space.make(wanted, self._downloads.left_over, self._downloads.sweep)
+            entry = self.find(Checksum("sha256", upload.sha256), upload.url.text, None, may_use)
+            if entry is None or entry.size != upload.size:
+                return None
+            named = msgspec.structs.replace(entry, pinned=entry.pinned or upload.pinned, last_used_at=time.time())
+            if not await self._in_thread(lambda files: files.record_url(named, upload.url.text, upload.digest)):
+                return None
+            self._catalog.add(named, upload.url.text, upload.digest)
+        return named
+
+    async def make_room(self, wanted: int, there: int = 0) -> None:
+        """Evict until a file of ``wanted`` bytes fits, of which ``there`` are on the disk. Raises CacheFullError."""
+        async with self._changing:
+            await self._space.make(wanted, there, self._downloads.left_over, self._downloads.sweep)
+
+    def _reserved(self) -> Iterator[tuple[int, int]]:
+        return chain(self._downloads.reserved(), self.uploads.reserved())
 
     async def check_room(self, wanted: int) -> None:
         """Raise CacheFullError if ``wanted`` more bytes do not fit even after evictions. Evicts nothing."""

@@ -125,6 +125,11 @@ class Catalog:
             return None
         return found
 
+    def latest_of(self, url: str) -> Entry | None:
+        """Return the usable entry that ``url`` served last, in whatever version."""
+        version, _ = self._urls.get(url, (None, ""))
+        return None if version is None else self.find(None, url, version)
+
     def _by_checksum(self, checksum: Checksum) -> Entry | None:
         if checksum.algorithm == "sha256":
             return self._entries.get(checksum.hex)

@@ -61,6 +61,8 @@ def new_entry(
     status: os.stat_result,
     now: float,
     end: bytes,
+    *,
+    pinned: bool = False,
 ) -> Entry:
     """Return the entry for the file ``name``, given its hex ``digests`` by algorithm and its inspection.
 
@@ -79,6 +81,7 @@ def new_entry(
         url=url,
         added_at=now,
         last_used_at=now,
+        pinned=pinned,
     )
 
 

@@ -14,7 +14,7 @@ from provisioner.cli.transport import Transport, UnreachableError
 from provisioner.cli.transport_errors import CERT_SETTINGS, speaks_https
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from provisioner.cli.client_settings import ClientSettings
 
@@ -24,6 +24,8 @@ ANSWER_TIMEOUT = 30.0
 CANCEL_TIMEOUT = 600.0
 # The server zeroes the new part before it responds: a disk of 500 MB/s takes half an hour for 1 TiB.
 RESIZE_TIMEOUT = 3600.0
+# Seconds for each piece of an upload to be taken, and for the answer: the server reads no faster than its disk writes.
+UPLOAD_TIMEOUT = 120.0
 # Seconds before each repeat of a request whose response was lost.
 REPEAT_PAUSES = (0.3, 1.0, 3.0)
 # Temporary states of the server, or of a proxy in front of it.
@@ -78,6 +80,13 @@ class Client:
     def put(self, path: str) -> Answer:
         """Send PUT; repeat it if the response is lost. Raises ApiError or UnreachableError."""
         return self._repeat("PUT", path)
+
+    def upload(self, path: str, params: Mapping[str, str], part: str, body: Iterable[bytes], length: int) -> Answer:
+        """Send a part of a file with PUT, once; ``part`` is its Content-Range. Raises ApiError or UnreachableError."""
+        headers = {"Content-Range": part, "Content-Type": "application/octet-stream", "Content-Length": str(length)}
+        sent = {**self._headers, **headers}
+        found = self._transport.send("PUT", f"{path}?{urlencode(params)}", sent, body, UPLOAD_TIMEOUT)
+        return read_answer(*found, self._settings)
 
     def post(self, path: str, body: Mapping[str, object] | None = None, *, limit: float = ANSWER_TIMEOUT) -> Answer:
         """Send POST once; wait ``limit`` seconds for the response. Raises ApiError or UnreachableError."""

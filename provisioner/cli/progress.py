@@ -116,7 +116,9 @@ def _replaced(job: Mapping[str, Any]) -> str:
 class Lines:
     """A display for pipes and log files: a line at each change of stage and every ten percent."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, err: bool = False) -> None:
+        """``err``: write to standard error."""
+        self._err = err
         self._speed = Speed()
         self._last: tuple[object, int] | None = None
 
@@ -136,7 +138,7 @@ class Lines:
         if not progress or mark == self._last:
             return
         self._last = mark
-        click.echo(printable(", ".join([headline(progress), *facts(progress, speed)])))
+        click.echo(printable(", ".join([headline(progress), *facts(progress, speed)])), err=self._err)
         sys.stdout.flush()  # the reader of a pipe wants lines while the job runs
 
 

@@ -147,6 +147,9 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_size: ByteSize = ByteSize(200 * 2**30)
     # Free space to leave on the file system, which the cache usually shares with other data.
     min_free: ByteSize = ByteSize(2**30)
+    # The largest image that a client may upload; 0 refuses uploads. A quarter of the default max_size, because uploaded
+    # images are not evicted.
+    max_upload: ByteSize = ByteSize(50 * 2**30)
     # Reject images without a checksum.
     require_checksum: bool = True
     # Attempts with less than 64 KiB received in total; with the backoff, a server has half a minute to return.

@@ -31,6 +31,7 @@ from provisioner.contracts.errors import TargetUnavailableError
 from provisioner.contracts.testing import FakeImage
 from provisioner.jobs import feed as feed_module
 from provisioner.pipeline.progress import Stage
+from provisioner.server import streamed_body
 from provisioner.tls.expiry import TlsFiles
 from tests.provisioner.api.conftest import URL, running
 from tests.provisioner.api.events_client import stream
@@ -80,6 +81,7 @@ def fixed(value, folder):
     """The recorded value with the parts that differ in each run replaced."""
     text = json.dumps(value).replace(str(folder), DATA).replace(URL, IMAGE_URL)
     text = text.replace('"fake"', '"files"').replace("'fake'", "'files'").replace(f'"{__version__}"', '"1.0.0"')
+    text = re.sub(r"[0-9.]+ MiB free", "51200.0 MiB free", text)
     ids = dict.fromkeys(one for one in re.findall(_UUID, text) if one not in _FIXED_IDS)
     for found, known in zip(ids, _FIXED_IDS, strict=False):
         text = text.replace(found, known)
@@ -129,6 +131,7 @@ async def record():
         _plans,
         _failures,
         _cache,
+        _uploads,
         _named_images,
         _volumes,
         _replaced,
@@ -220,6 +223,44 @@ async def _cache(to):
         await to.keep("CachedImageUnknown", await service.call("DELETE", image), 404)
         await service.done({**JOB, "volume_name": "web-02"})
         await to.keep("CachePruned", await service.call("POST", "/api/v1/cache/prune"))
+
+
+async def _uploads(to):
+    digest, path = f"sha256:{DIGEST}", "/api/v1/cache/images"
+    name = "name=builds/ubuntu-24.04.qcow2"
+    state, upload = f"{path}/{digest}/upload?size={len(IMAGE)}&{name}", f"{path}?checksum={digest}&{name}"
+    to.examples["UploadBytes"] = "the bytes of the image file"
+    async with to.service(work=False) as service:
+        await to.keep("UploadNew", await service.call("GET", state))
+        gap = {"Content-Range": f"bytes 65536-{len(IMAGE) - 1}/{len(IMAGE)}"}
+        await to.keep("UploadGap", await service.upload(upload, IMAGE[65536:], headers=gap), 409)
+        await to.keep("UploadMismatch", await service.upload(upload, IMAGE + b"x"), 422)
+        await to.keep("UploadOtherFormat", await service.upload(f"{upload}&image_type=raw", IMAGE), 422)
+        await to.keep("UploadDone", await service.upload(upload, IMAGE), 201)
+        await to.keep("UploadCached", await service.upload(upload, IMAGE))
+        await to.keep("UploadKnown", await service.call("GET", state))
+        large = {"Content-Length": str(2**40)}
+        await to.keep("UploadTooLarge", await service.call("PUT", upload, headers=large), 413)
+        await to.keep("UploadWithoutLength", await service.call("PUT", upload), 411)
+        to.examples["UploadTooSlow"] = await _slow_upload(service, upload)
+    async with to.service(work=False, cache_size=len(IMAGE) // 2) as service:
+        await to.keep("UploadWithoutRoom", await service.upload(upload, IMAGE), 507)
+
+
+async def _slow_upload(service, path):
+    """What a client gets whose image does not come."""
+    window, streamed_body.WINDOW = streamed_body.WINDOW, 0.01
+    other = path.replace(DIGEST, 64 * "1")
+    sent = {"X-API-Token": service.token["admin"], "Content-Length": "1000"}
+    try:
+        async with service.app.test_client().request(other, method="PUT", headers=sent) as connection:
+            await connection.send(b"x")
+            response = await connection.as_response()
+    finally:
+        streamed_body.WINDOW = window
+    assert response.status_code == 408
+    body = await response.get_json()
+    return {**body, "message": body["message"].replace("0.01", f"{window:g}")}
 
 
 async def _named_images(to):

@@ -112,7 +112,7 @@ async def test_disk_full_in_download(small_disk):
     async with host.running() as cache:
         entry, _ = await host.get(checksum=sha(DATA))
 
-        async def no_room(_wanted):
+        async def no_room(_wanted, _there):
             await trio.lowlevel.checkpoint()
 
         cache._downloads._make_room = no_room
