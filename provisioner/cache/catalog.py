@@ -61,11 +61,13 @@ class Catalog:
 
     def add(self, entry: Entry, url: str = "", version: str | None = None) -> None:
         """Add an entry with an intact file, and record that ``url`` served it as ``version``."""
+        known = entry.sha256 in self._entries and entry.sha256 not in self._damaged
         self._entries[entry.sha256] = entry
         self._damaged.discard(entry.sha256)
         if version is not None:
             self._note_url(url, version, entry.sha256)
-        self._changed("added", entry)
+        if not known:
+            self._changed("added", entry)
 
     def _note_url(self, url: str, version: str, sha256: str) -> None:
         _, before = self._urls.get(url, ("", ""))
