@@ -24,7 +24,7 @@ from contrib.clients.service import WAYS, Service, running
 from contrib.clients.toolchain import CLIENTS, Command, MissingToolError, built
 
 # Seconds; only ends clients that hang.
-TIMEOUT = 120
+TIMEOUT = 600
 
 
 def run(service: Service, name: str, command: Command) -> None:

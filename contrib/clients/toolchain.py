@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ OLDEST_GO = (1, 26)
 GENERATOR = "openapi-generator-cli-7.25.0.jar"
 GENERATOR_SHA256 = "41ce4f6b07f196676439d710759fa1ced7a08066d06ff1bf314681470289efae"
 MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
+UNUSED_SECONDS = 24 * 60 * 60
 Command = list[str]
 
 
@@ -74,7 +76,7 @@ def _sha256(file: Path) -> str:
 
 @contextmanager
 def _made(name: str, key: str) -> Iterator[tuple[Path, bool]]:
-    """Yield a folder of the cache, and whether it is new. It is kept if the block succeeds; older ones are removed."""
+    """Yield a folder of the cache, and whether it is new. If the block succeeds, it is kept until unused for a day."""
     above = cache() / "clients" / name
     above.mkdir(parents=True, exist_ok=True)
     folder = above / key
@@ -82,12 +84,18 @@ def _made(name: str, key: str) -> Iterator[tuple[Path, bool]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         new = not (folder / "whole").exists()
         if new:
-            for old in above.iterdir():
-                if old.is_dir():
-                    shutil.rmtree(old)
+            _remove_unused(above)
             folder.mkdir()
         yield folder, new
         (folder / "whole").touch()
+
+
+def _remove_unused(above: Path) -> None:
+    """Remove unfinished folders, and those that no other checkout has used for a day."""
+    for folder in (path for path in above.iterdir() if path.is_dir()):
+        whole = folder / "whole"
+        if not whole.exists() or whole.stat().st_mtime < time.time() - UNUSED_SECONDS:
+            shutil.rmtree(folder)
 
 
 def _python(folder: Path, new: bool) -> Command:

@@ -110,7 +110,7 @@ def _add_jobs(api: Blueprint, services: Services) -> None:
             return await planned(body)
         return _accepted(await submission.submit(services, body))
 
-    @api.post("/jobs/plan", provide_automatic_options=False)
+    @api.post("/plan", provide_automatic_options=False)
     async def plan_job() -> Response:
         return await planned(await _body(requests.JobRequest))
 

@@ -65,7 +65,7 @@ async function submit(body: JobRequest): Promise<string> {
 async function provision(volume: string): Promise<string> {
   const checksum = setting("LVP_CHECKSUM");
   const body: JobRequest = { volume_name: volume, image_url: setting("LVP_IMAGE_URL"), volume_size_gb: SIZE_GB };
-  const plan = answered(await api.POST("/api/v1/jobs/plan", { body }));
+  const plan = answered(await api.POST("/api/v1/plan", { body }));
   same([plan.volume_size_bytes, plan.refusals], [SIZE, []]);
 
   const job = await wait(await submit(body), ENDED);

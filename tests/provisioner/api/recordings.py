@@ -187,7 +187,7 @@ async def _jobs(to):
 
 
 async def _plans(to):
-    path = "/api/v1/jobs/plan"
+    path = "/api/v1/plan"
     async with to.service() as service:
         await to.keep("PlanDownload", await service.call("POST", path, json=JOB))
         await service.done(JOB)
@@ -303,7 +303,7 @@ async def _replaced(to):
         await to.keep("RestoreUnknown", await service.call("POST", f"{volume}/restore"), 404)
         await to.keep("VolumeUnknownHere", await service.call("POST", f"{volume}/adopt"), 404)
         (service.target.folder / "web-01").write_bytes(b"theirs")
-        plan = await service.call("POST", "/api/v1/jobs/plan", json=JOB)
+        plan = await service.call("POST", "/api/v1/plan", json=JOB)
         await to.keep("PlanReplaceForeign", plan)
         done = await service.done(JOB)
         await to.keep("JobReplaced", await service.call("GET", f"/api/v1/jobs/{done['job_id']}"))

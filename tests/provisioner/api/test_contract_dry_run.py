@@ -1,4 +1,4 @@
-"""Tests of POST /jobs/plan and POST /jobs?dry_run=true: the plan is right, and nothing is changed."""
+"""Tests of POST /plan and POST /jobs?dry_run=true: the plan is right, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from provisioner.pipeline import dry_run
 from tests.provisioner.api.conftest import ABSENT, DIGEST, IMAGE, URL, job, running
 from tests.provisioner.api.document import held, refused
 
-PATH = "/api/v1/jobs/plan"
+PATH = "/api/v1/plan"
 QUERY = "/api/v1/jobs?dry_run=true"
 
 
