@@ -251,11 +251,12 @@ class ImageCache:
             entry = self._catalog.get(sha256)
             if entry is None:
                 return
-            entry = msgspec.structs.replace(
+            signed = msgspec.structs.replace(
                 entry, signed_by=signer, signed_under=proof.key.id, sha512=entry.sha512 or sha512
             )
-            await self._in_thread(lambda files: files.index.put(entry))
-            self._catalog.change(entry)
+            if signed != entry:
+                await self._in_thread(lambda files: files.index.put(signed))
+                self._catalog.change(signed)
 
     async def make_room(self, wanted: int) -> None:
         """Evict until ``wanted`` more bytes fit. Raises CacheFullError."""
