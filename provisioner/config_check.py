@@ -91,11 +91,11 @@ def check_files(document: Mapping[str, Any], made: Made) -> dict[str, Finding]:
                 found |= {f"{path}.{key}": finding for key, finding in files.items()}
             elif isinstance(settings, NamesFiles):
                 found |= {f"{path}.{key}": finding for key, finding in settings.check_files().items()}
-    found |= check_signatures(_signatures(document, made))
+    found |= check_signatures(demanded_signatures(document, made))
     return found | {key: check_secret(reference) for key, reference in made.back_ends.secrets.items()}
 
 
-def _signatures(document: Mapping[str, Any], made: Made) -> dict[str, SignatureSettings]:
+def demanded_signatures(document: Mapping[str, Any], made: Made) -> dict[str, SignatureSettings]:
     """Return the demanded signatures by the key of their table, whatever else is wrong with the document."""
     found = {f"sources.{name}": settings for name, settings in made.back_ends.signatures.items()}
     images = document.get("images")

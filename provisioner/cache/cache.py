@@ -288,11 +288,12 @@ class ImageCache:
             entry = self._catalog.get(sha256)
             if entry is None:
                 return
-            entry = msgspec.structs.replace(
+            signed = msgspec.structs.replace(
                 entry, signed_by=signer, signed_under=proof.key.id, sha512=entry.sha512 or sha512
             )
-            await self._in_thread(lambda files: files.index.put(entry))
-            self._catalog.change(entry)
+            if signed != entry:
+                await self._in_thread(lambda files: files.index.put(signed))
+                self._catalog.change(signed)
 
     async def use_cached(self, upload: Upload, may_use: Callable[[str], bool] | None) -> Entry | None:
         """Give a cached image the name of an upload, without receiving it; return its entry, None if it is not cached.

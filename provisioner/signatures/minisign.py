@@ -20,7 +20,7 @@ from provisioner.signatures.keys import ALTERED, minisign_id
 if TYPE_CHECKING:
     from provisioner.signatures.keys import Key
 
-_TRUSTED = "trusted comment: "
+_TRUSTED = b"trusted comment: "
 _SIGNATURE, _GLOBAL = 74, 64  # bytes
 
 
@@ -48,7 +48,7 @@ class MinisignSignature:
 
 def parse(text: bytes, key: Key, where: str) -> MinisignSignature:
     """Return the signature in a file. Raises SignatureError: malformed, of another key, with an altered comment."""
-    lines = text.decode(errors="replace").splitlines()
+    lines = [line.rstrip(b"\r") for line in text.split(b"\n")]
     try:
         raw, signed_comment = (base64.b64decode(lines[number].strip(), validate=True) for number in (1, 3))
     except (ValueError, IndexError):
@@ -61,8 +61,8 @@ def parse(text: bytes, key: Key, where: str) -> MinisignSignature:
     comment = lines[2].removeprefix(_TRUSTED)
     assert key.ed25519 is not None
     try:
-        key.ed25519.verify(signed_comment, raw[10:] + comment.encode())
+        key.ed25519.verify(signed_comment, raw[10:] + comment)
     except InvalidSignature as error:
         raise SignatureError(f"the trusted comment of {where} was altered, so the signature does not count") from error
-    shown = "".join(character if character.isprintable() else "?" for character in comment)[:200]
-    return MinisignSignature(raw[10:], raw[:2] == b"ED", shown)
+    shown = "".join(character if character.isprintable() else "?" for character in comment.decode(errors="replace"))
+    return MinisignSignature(raw[10:], raw[:2] == b"ED", shown[:200])

@@ -72,6 +72,12 @@ def gpgv() -> str:
     return path
 
 
+async def missing_layers() -> list[str]:
+    """Return the layers of the sandbox that this host lacks, each as ``name: reason``. Raises ProvisionerError."""
+    argv = sandboxed(await trio.to_thread.run_sync(gpgv), mode="probe", memory=_MEMORY)
+    return (await run_tool(argv, name="the sandbox of gpgv", timeout=TIMEOUT)).stdout.splitlines()
+
+
 def is_clear_signed(content: bytes) -> bool:
     """Return whether the text is clear-signed, or claims to be."""
     return _CLEAR_SIGNED.search(content[:_HEAD]) is not None

@@ -301,6 +301,8 @@ def test_check_keyring(files, gpg):
     assert check(file).faults == []
     assert (True, f"sources.web.signature.keyring: {files}/keyring.gpg has public keys") in findings(file)
     assert (True, "sources.web.signature.kind: /usr/bin/gpgv checks OpenPGP signatures") in findings(file)
+    assert any("the sandbox of gpgv" in what for _, what in findings(file))
+    assert not any("gpgv" in what for _, what in findings(write(files)))
 
 
 def test_check_no_keyring(files):

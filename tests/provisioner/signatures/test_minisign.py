@@ -38,9 +38,14 @@ def refusal(text, key, content=SUMS):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_sums(publisher, key_of, legacy):
     key = key_of(publisher.public_key)
-    signature = minisign.parse(publisher.sign(SUMS, comment="version 5 é\x07", legacy=legacy), key, "S")
-    assert signature.check_text(SUMS, key, "S") == Signer("minisign", publisher.id, "version 5 é?")
+    signature = minisign.parse(publisher.sign(SUMS, comment="version 5 é\x07\u2028", legacy=legacy), key, "S")
+    assert signature.check_text(SUMS, key, "S") == Signer("minisign", publisher.id, "version 5 é??")
     assert signature.prehashed is not legacy
+
+
+def test_windows_line_ends(publisher, key_of):
+    key = key_of(publisher.public_key.replace(b"\n", b"\r\n"))
+    minisign.parse(publisher.sign(SUMS).replace(b"\n", b"\r\n"), key, "S").check_text(SUMS, key, "S")
 
 
 def test_prehashed(publisher, key_of):
