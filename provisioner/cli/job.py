@@ -164,7 +164,8 @@ def start(
 
 def poll_to_end(client: Client, job_id: str, patience: float, *, as_json: bool) -> None:
     """Show a job until it ends. Raises CliError unless it completed."""
-    from provisioner.cli.polling import RetryWindow, wait_for
+    from provisioner.cli.following import wait_for
+    from provisioner.cli.polling import RetryWindow
     from provisioner.cli.progress import display
 
     sys.stdout.flush()

@@ -19,7 +19,7 @@ from provisioner.cli.exit_status import CliError, ExitStatus
 from provisioner.cli.transport_errors import CONNECT_TIMEOUT, UnreachableError, transport_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from provisioner.cli.client_settings import ClientSettings
@@ -49,16 +49,37 @@ class Transport:
         A body in pieces needs the header Content-Length.
         """
         with transport_errors(self._settings):
-            base = "http://localhost" if self._settings.url.startswith("unix:") else self._settings.url
-            request = urllib.request.Request(  # noqa: S310 - the scheme is http or https, see ``check_url``
-                base + path, body, dict(headers), method=method
-            )
+            request = self._request(method, path, headers, body)
             try:
                 with self._opener.open(request, timeout=limit) as response:
                     return response.status, response.read().decode(errors="replace")
             except HTTPError as error:
                 with error:
                     return error.code, error.read().decode(errors="replace")
+
+    def lines(self, path: str, headers: Mapping[str, str], limit: float) -> Iterator[str]:
+        """Yield the lines of an event stream as they come, until it ends or nothing comes for ``limit`` seconds.
+
+        Yields nothing if the server answers anything else. An error is an end: another request tells what it is.
+        """
+        try:
+            with self._opener.open(self._request("GET", path, headers), timeout=limit) as response:
+                if response.headers.get_content_type() != "text/event-stream":
+                    return
+                while line := response.readline():
+                    yield line.decode(errors="replace").rstrip("\r\n")
+        except HTTPError as error:
+            error.close()
+        except (OSError, http.client.HTTPException):
+            return
+
+    def _request(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | Iterable[bytes] | None = None
+    ) -> urllib.request.Request:
+        base = "http://localhost" if self._settings.url.startswith("unix:") else self._settings.url
+        return urllib.request.Request(  # noqa: S310 - the scheme is http or https, see ``check_url``
+            base + path, body, dict(headers), method=method
+        )
 
 
 class _EarlyAnswers(http.client.HTTPConnection):
