@@ -37,7 +37,8 @@ _RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19})", re.ASCII)
 
 def is_streamed(method: str, path: str) -> bool:
     """Return whether the route reads the request's body as it arrives."""
-    return method == "PUT" and path == f"/api/v1{PATH}"
+    # The path may be spelled with two slashes at its start, or be a whole url.
+    return method == "PUT" and path.endswith(f"/api/v1{PATH}")
 
 
 def add_uploads(api: Blueprint, services: Services, answer: Callable[..., Response]) -> None:
@@ -59,7 +60,7 @@ def add_uploads(api: Blueprint, services: Services, answer: Callable[..., Respon
     @api.put(PATH, provide_automatic_options=False)
     async def upload_image() -> Response:
         query = requests.read_query(request.args, requests.UploadQuery)
-        start, size = _part(request.headers.get("Content-Range"), request.content_length)
+        start, size = part_of(request.headers.get("Content-Range"), request.content_length)
         upload = _wanted(services, query.checksum, query.name or "", size)
         upload = replace(upload, image_format=query.image_type or None, pinned=query.pinned == "true")
         if upload.image_format is not None:
@@ -100,7 +101,7 @@ def _wanted(services: Services, checksum: str, name: str, size: int) -> Upload:
     return upload
 
 
-def _part(content_range: str | None, length: int | None) -> tuple[int, int]:
+def part_of(content_range: str | None, length: int | None) -> tuple[int, int]:
     """Return the offset of the body's first byte in the image, and the image's size. Raises ProvisionerError."""
     if length is None:
         raise LengthRequiredError("send Content-Length: the size of an image must be known before it is received")

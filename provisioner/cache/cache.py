@@ -19,16 +19,14 @@ import trio
 
 from provisioner.cache.catalog import Catalog
 from provisioner.cache.decompressed import DecompressedImage
-from provisioner.cache.download import Download, as_provisioner_error
+from provisioner.cache.download import as_provisioner_error
 from provisioner.cache.downloads import Downloads
 from provisioner.cache.files import CacheFiles
-from provisioner.cache.image import StoredImage
-from provisioner.cache.proving import prove_stored
+from provisioner.cache.publishing import Publisher
 from provisioner.cache.space import Space
 from provisioner.cache.stored import open_stored
 from provisioner.cache.upload_source import UploadSource
 from provisioner.cache.uploads import Uploads
-from provisioner.contracts import Checksum
 from provisioner.contracts.errors import CacheError, ConflictError, DamagedImageError
 from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.threads import ThreadQueue, run_long
@@ -38,11 +36,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.cache.entry import Entry, Expectation
-    from provisioner.cache.image import CachedImage
+    from provisioner.cache.image import CachedImage, StoredImage
     from provisioner.cache.uploads import Upload
     from provisioner.config import CacheSettings
-    from provisioner.contracts import ImageSource, RemoteImage, Signer
-    from provisioner.download.hashing import Hashes
+    from provisioner.contracts import Checksum, ImageSource, Signer
     from provisioner.download.inspection import ImageInfo
     from provisioner.signatures import Proof
 
@@ -81,15 +78,16 @@ class ImageCache:
         self._settings = settings
         self._changed = changed
         self._catalog = Catalog(settings.prewarm, changed)
-        self._downloads = Downloads(settings, self._catalog.users, received, self.make_room, self._publish)
-        self.uploads = Uploads(settings, self.make_room, self._publish_upload)
-        self.upload_source = UploadSource(self._catalog.latest_of)
-        self._space = Space(directory, settings, self._catalog, self._in_thread, self._reserved, evicted)
         self._files: CacheFiles | None = None
         # One thread at a time, because the SQLite connection and the directory are shared.
         self._thread = trio.CapacityLimiter(1)
         # Held while publishing or removing, so that a decision stays valid until it is carried out.
         self._changing = trio.Lock()
+        self._publisher = publisher = Publisher(self._catalog, self._in_thread, self._changing)
+        self._downloads = Downloads(settings, self._catalog.users, received, self.make_room, publisher.download)
+        self.uploads = Uploads(settings, self.make_room, publisher.upload)
+        self.upload_source = UploadSource(self._catalog.latest_of)
+        self._space = Space(directory, settings, self._catalog, self._in_thread, self._reserved, evicted)
         self._verifying = ThreadQueue("verify cached images", threads=VERIFY_THREADS, most_waiting=VERIFY_QUEUE)
 
     # --- lifecycle ---
@@ -224,91 +222,17 @@ class ImageCache:
             with undoing("free the disk space of a decompressed image", 30):
                 await trio.to_thread.run_sync(os.close, fd)  # in a thread: freeing a large file takes time
 
-    async def _publish(self, download: Download, hashes: Hashes, info: ImageInfo) -> None:
-        def appeared(entry: Entry) -> None:
-            download.entry = entry
-            self._catalog.users.hold(entry.sha256, download.users)
-
-        growing_file, remote = download.growing_file, download.expectation.remote
-        proof, signer = download.expectation.proof, download.signer
-        signature = (signer, proof.key.id) if proof is not None and signer is not None else None
-        await self._publish_file(growing_file.fd, download.partial, remote, hashes, info, appeared, signature=signature)
-
-    async def _publish_upload(self, fd: int, partial: Path, upload: Upload, hashes: Hashes, info: ImageInfo) -> Entry:
-        return await self._publish_file(fd, partial, upload.remote, hashes, info, pinned=upload.pinned)
-
-    async def _publish_file(
-        self,
-        fd: int,
-        partial: Path,
-        remote: RemoteImage,
-        hashes: Hashes,
-        info: ImageInfo,
-        appeared: Callable[[Entry], None] = lambda _entry: None,
-        *,
-        pinned: bool = False,
-        signature: tuple[Signer, str] | None = None,
-    ) -> Entry:
-        """Publish a verified file; ``appeared`` is called at the moment at which others find the entry."""
-        sha256 = hashes.digests["sha256"]
-        # Outside the shared thread, which a large image on a slow disk would block for everyone.
-        await run_long(os.fsync, fd)
-        async with self._changing:
-            known, damaged = self._catalog.get(sha256), self._catalog.is_damaged(sha256)
-            entry = await self._in_thread(
-                lambda files: files.publish(
-                    fd, partial, remote, hashes, info, known, damaged=damaged, signature=signature, pinned=pinned
-                )
-            )
-            # No await from here on, so that the entry and its users appear together.
-            self._catalog.add(entry, remote.url.text, remote.version)
-            appeared(entry)
-        return entry
-
     async def prove(self, image: CachedImage, proof: Proof) -> Signer:
-        """Return who signed the image; wait for it if it is downloading. A cached one is read only if necessary.
+        """Return who signed the image; see ``Publisher.prove``."""
+        return await self._publisher.prove(image, proof)
 
-        Raises SignatureError, DamagedImageError, and the download's errors.
-        """
-        if isinstance(image, StoredImage):
-            known = self._catalog.get(image.entry.sha256) or image.entry
-            if known.signed_by is not None and known.signed_under == proof.key.id:
-                return known.signed_by
-            signer, sha512 = await prove_stored(image, proof)
-            await self.note_signature(image.entry.sha256, signer, proof, sha512)
-            return signer
-        assert isinstance(image, Download)
-        await image.verified()
-        assert image.signer is not None, "a download with a proof is published only with a signer"
-        return image.signer
-
-    async def note_signature(self, sha256: str, signer: Signer, proof: Proof, sha512: str | None = None) -> None:
+    async def note_signature(self, sha256: str, signer: Signer, proof: Proof) -> None:
         """Record who signed a cached image."""
-        async with self._changing:
-            entry = self._catalog.get(sha256)
-            if entry is None:
-                return
-            signed = msgspec.structs.replace(
-                entry, signed_by=signer, signed_under=proof.key.id, sha512=entry.sha512 or sha512
-            )
-            if signed != entry:
-                await self._in_thread(lambda files: files.index.put(signed))
-                self._catalog.change(signed)
+        await self._publisher.note_signature(sha256, signer, proof)
 
     async def use_cached(self, upload: Upload, may_use: Callable[[str], bool] | None) -> Entry | None:
-        """Give a cached image the name of an upload, without receiving it; return its entry, None if it is not cached.
-
-        ``may_use``: as in ``find``. Someone who may not use the cached image has to send its bytes.
-        """
-        async with self._changing:
-            entry = self.find(Checksum("sha256", upload.sha256), upload.url.text, None, may_use)
-            if entry is None or entry.size != upload.size:
-                return None
-            named = msgspec.structs.replace(entry, pinned=entry.pinned or upload.pinned, last_used_at=time.time())
-            if not await self._in_thread(lambda files: files.record_url(named, upload.url.text, upload.digest)):
-                return None
-            self._catalog.add(named, upload.url.text, upload.digest)
-        return named
+        """Give a cached image the name of an upload; see ``Publisher.use_cached``."""
+        return await self._publisher.use_cached(upload, may_use)
 
     async def make_room(self, wanted: int, there: int = 0) -> None:
         """Evict until a file of ``wanted`` bytes fits, of which ``there`` are on the disk. Raises CacheFullError."""

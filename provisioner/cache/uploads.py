@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Uploads at once. Each has a thread that hashes; more would only share the disk.
+# Uploads at once, of all callers and of one. Each has a thread that hashes; more would only share the disk.
 MOST = 8
+MOST_PER_CALLER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,9 @@ class Uploads:
         key = _key(upload)
         if key in self._running:
             raise ConflictError("another request uploads this image at the moment; wait for it, or try again later")
-        if len(self._running) >= MOST:
-            raise TooManyRequestsError(f"{MOST} uploads are in progress; try again later")
+        own = sum(owner == upload.owner for owner, _ in self._running)
+        if len(self._running) >= MOST or own >= MOST_PER_CALLER:
+            raise TooManyRequestsError(f"{len(self._running)} uploads are in progress; try again later")
         running = self._running[key] = _Running()  # before the first await, so that there is only one
         try:
             return await self._receive(running, upload, start, body)

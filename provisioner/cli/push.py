@@ -129,8 +129,7 @@ class _Upload:
                     raise
             if self._patience_is_over():
                 raise error or CliError("another request still uploads this image; try again later")
-            if error is not None:
-                self._say(error)
+            self._say(error.cause if error is not None else None)
             self._window.sleep(wait)
             pause = min(pause * 2, LONGEST_RETRY)
 
@@ -139,7 +138,7 @@ class _Upload:
         query: dict[str, str | int] = {"name": self._options["name"], "size": self._image.size}
         state = self._client.get(path("cache", "images", self._digest, "upload"), query).data
         if state["offset"] != self._offset:
-            self._offset, self._away_since, self._said = state["offset"], None, None
+            self._offset, self._away_since = state["offset"], None
         return None if state["status"] == "uploading" else self._offset
 
     def _send(self, start: int) -> Answer:
@@ -164,11 +163,14 @@ class _Upload:
             self._away_since = now
         return now - self._away_since >= self._window.limit
 
-    def _say(self, error: ApiError | UnreachableError) -> None:
-        if self._said != error.cause:
-            self._said = error.cause
-            left = span(self._window.limit)
-            click.echo(printable(f"upload interrupted, trying to go on for {left} ({error.cause})"), err=True)
+    def _say(self, cause: str | None) -> None:
+        """Say once why the upload waits; ``cause`` is None while another request uploads the image."""
+        words = "waiting for another upload of this image"
+        if cause is not None:
+            words = f"upload interrupted, trying to go on for {span(self._window.limit)} ({cause})"
+        if words != self._said:
+            self._said = words
+            click.echo(printable(words), err=True)
 
 
 class _Reporter:

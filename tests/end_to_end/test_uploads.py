@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -37,9 +38,13 @@ def image(images):
 
 
 class Relay:
-    """A proxy between client and daemon that cuts the first connection after ``after`` bytes from the client."""
+    """A proxy between client and daemon that cuts the first connection after ``after`` bytes from the client.
 
-    def __init__(self, url, after):
+    ``stalls``: it passes nothing on from there instead, until ``free`` is set.
+    """
+
+    def __init__(self, url, after, *, stalls=False):
+        self.stalls, self.stalled, self.free = stalls, threading.Event(), threading.Event()
         self.target = ("127.0.0.1", int(url.rpartition(":")[2]))
         self.after = after
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -68,7 +73,10 @@ class Relay:
             while data := source.recv(65536):
                 sink.sendall(data)
                 passed += len(data)
-                if limited and not self.cuts and passed >= self.after:
+                if limited and self.stalls and passed >= self.after:
+                    self.stalled.set()
+                    self.free.wait(TIMEOUT)
+                elif limited and not self.cuts and passed >= self.after:
                     self.cuts += 1
                     source.shutdown(socket.SHUT_RDWR)
                     sink.shutdown(socket.SHUT_RDWR)
@@ -82,8 +90,8 @@ class Relay:
 def relay(daemon):
     made = []
 
-    def start(after):
-        made.append(Relay(daemon.url, after))
+    def start(after, **more):
+        made.append(Relay(daemon.url, after, **more))
         return made[-1]
 
     yield start
@@ -138,6 +146,47 @@ def test_push_goes_on_after_a_cut(daemon, relay, images):
     assert "upload interrupted, trying to go on" in done.stderr
     (resumed,) = daemon.events("resuming an upload")
     assert resumed["at_byte"] >= file.stat().st_size // 4
+    assert daemon.stop() == 0
+
+
+def test_push_waits_for_another_request(daemon, images):
+    """A request of the same caller may be left from a connection that broke without a sign."""
+    file = images["full.raw"].file
+    data, checksum = file.read_bytes(), sha(file)
+    with begin(daemon, checksum, len(data)) as connection:
+        connection.sendall(data[:MIB])
+        until(lambda: offset(daemon, checksum)[0] == "uploading")
+        with subprocess.Popen(
+            [*LVP, "image", "push", str(file), "--url", daemon.url, "--token", daemon.token],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=daemon.environment,
+        ) as push:  # fmt: skip
+            said = iter(push.stderr.readline, "")
+            assert any("waiting for another upload of this image" in line for line in said)
+            connection.close()
+            out, _ = push.communicate(timeout=TIMEOUT)
+    assert (push.returncode, out) == (0, "upload://cache/full.raw\n")
+    assert daemon.event("resuming an upload")["at_byte"] == MIB
+    assert daemon.stop() == 0
+
+
+def test_push_interrupted(daemon, relay, images):
+    """Ctrl-C: the server keeps what has arrived, and the same command goes on."""
+    file = images["full.raw"].file
+    between = relay(16 * MIB, stalls=True)
+    with subprocess.Popen(
+        [*LVP, "image", "push", str(file), "--url", between.url, "--token", daemon.token],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=daemon.environment,
+    ) as push:  # fmt: skip
+        assert between.stalled.wait(TIMEOUT)
+        push.send_signal(signal.SIGINT)
+        _, err = push.communicate(timeout=TIMEOUT)
+    between.free.set()
+    assert push.returncode == 130
+    assert "goes on from there" in err
+    until(lambda: offset(daemon, sha(file))[0] == "waiting")
+    done = daemon.lvp("image", "push", file)
+    assert (done.status, done.out) == (0, "upload://cache/full.raw\n")
+    assert daemon.event("resuming an upload")["at_byte"] >= 8 * MIB
     assert daemon.stop() == 0
 
 
@@ -231,7 +280,7 @@ def test_client_gone_leaves_no_descriptor(daemon, image):
         with begin(daemon, checksum, len(data)) as connection:
             connection.sendall(data[:sent])
             until(lambda: offset(daemon, checksum)[0] == "uploading")
-            assert held()[0]
+            until(lambda: held()[0])
         until(lambda sent=sent: offset(daemon, checksum) == ("waiting", sent))
         until(lambda: not held()[0] and len(held()[1]) == idle)
     assert len(list(partial.iterdir())) == 1

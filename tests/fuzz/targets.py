@@ -25,7 +25,7 @@ from lvp_source_s3 import S3Settings
 from lvp_source_s3.addresses import place_of
 from lvp_target_lvm import report
 from provisioner import registry
-from provisioner.api import requests
+from provisioner.api import requests, uploads
 from provisioner.config import SignatureSettings, dump, load
 from provisioner.contracts import MIB, AbsolutePath, BackEndContext, Checksum, Device, ImageUrl
 from provisioner.contracts.errors import (
@@ -33,6 +33,7 @@ from provisioner.contracts.errors import (
     ImageError,
     ImageTooLargeError,
     InvalidRequestError,
+    LengthRequiredError,
     SignatureError,
     TargetError,
 )
@@ -229,12 +230,27 @@ def read_signatures(data: bytes) -> None:
     openpgp.is_clear_signed(data)
 
 
+def read_content_ranges(data: bytes) -> None:
+    """Parse a Content-Range with the length of its body: a part that ends where the image does, or an error."""
+    text, _, length = data.decode("latin-1").partition("\n")
+    number = int(length) if length.isascii() and length.isdecimal() and len(length) < 25 else None
+    try:
+        start, size = uploads.part_of(text or None, number)
+    except (InvalidRequestError, LengthRequiredError):
+        return
+    assert number is not None
+    assert 0 <= start <= size < 2**63
+    assert size > 0
+    assert size - start == number
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "checksums": read_checksums,
     "config": read_config,
     "urls": read_urls,
     "lvm-report": read_lvm_report,
     "requests": read_requests,
+    "content-ranges": read_content_ranges,
     "inspection": inspect_images,
     "decompress": decompress_images,
     "archives": extract_archives,
@@ -252,6 +268,7 @@ WORDS: dict[str, list[bytes]] = {
     ],
     "lvm-report": [b'"lv_tags":"', b"lvp.", b"&", b'"vg_size":', b"-1", b"[" * 99, b"1e999", b"\\u0000", b"null"],
     "requests": [b'"checksum":', b"null", b"1e999", b"[" * 99, b"{", b"&limit=", b"\\ud800", b"-0", b"%ff"],
+    "content-ranges": [b"bytes ", b"*/", b"-", b"/", b"0", b"9" * 19, b"\n", b"\xb2", b"+1"],
     "inspection": [
         b"QFI\xfb", b"KDMV", b"vhdxfile", b"conectix", b"LUKS\xba\xbe", b"\x7f\x10\xda\xbe", b"CD001", b"\x1f\x8b\x08",
     ],

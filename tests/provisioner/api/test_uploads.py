@@ -13,6 +13,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h11
+import httpx
 import pytest
 import trio
 import trio.testing
@@ -80,6 +81,10 @@ class Wire:
             while (state := await self.state())["status"] != status:  # noqa: ASYNC110
                 await trio.sleep(0.005)  # clients must poll
         return state
+
+    @property
+    def partial_folder(self):
+        return self.service.folder / "state" / "cache" / ".lvp" / "partial"
 
     def files(self):
         cache = self.service.folder / "state" / "cache"
@@ -246,6 +251,43 @@ async def test_too_many_uploads(wire, monkeypatch):
     async with wire.sending():
         await wire.waiting("uploading")
         assert (await wire.put(DATA, role="admin"))[0] == 429
+
+
+async def test_too_many_uploads_of_one_caller(wire, monkeypatch):
+    monkeypatch.setattr(uploads, "MOST_PER_CALLER", 1)
+    other = DATA[::-1]
+    path = UPLOAD.replace(SHA, hashlib.sha256(other).hexdigest())
+    async with wire.sending():
+        await wire.waiting("uploading")
+        assert (await wire.put(other, path=path))[0] == 429
+        assert (await wire.put(other, path=path, role="admin"))[0] == 201
+
+
+@pytest.mark.parametrize("start", ["/", "http://x", "/%61pi/v1/cache/images"])
+async def test_other_spellings_of_the_path(wire, start):
+    path = UPLOAD.replace("/api/v1/cache/images", start) if "%" in start else start + UPLOAD
+    assert (await wire.put(DATA, path=path))[0] == 201
+
+
+async def test_abandoned_upload_expires(wire):
+    await wire.cut(DATA, 1000)
+    (file,) = await trio.Path(wire.partial_folder).iterdir()
+    os.utime(file, (0, 0))
+    cache = wire.service.services.cache
+    cache.uploads.partials._note(Path(file), resumable=True)  # as the next start finds it
+    await trio.to_thread.run_sync(cache.uploads.partials.sweep_old)
+    assert wire.files() == set()
+    assert (await wire.state())["offset"] == 0
+
+
+async def test_room_is_made_from_abandoned_uploads(tmp_path):
+    other = DATA[::-1]
+    async with running(tmp_path, cache_size=SIZE * 3 // 2) as service, served(service) as (url, _):
+        wire = Wire(service, int(url.rpartition(":")[2]))
+        await wire.cut(DATA, SIZE * 3 // 4)
+        path = UPLOAD.replace(SHA, hashlib.sha256(other).hexdigest())
+        assert (await wire.put(other, path=path))[0] == 201
+        assert (await wire.state())["offset"] == 0
 
 
 @pytest.mark.parametrize(
@@ -467,6 +509,24 @@ class Http2Upload:
             self.client.send_data(1, DATA[self.sent : end], end_stream=end == SIZE)
             self.sent = end
         await self.stream.send_all(self.client.data_to_send())
+
+
+async def test_http2_answer_before_the_body_ends(wire):
+    """Of an upload that is refused, the rest is dropped, and the connection stays usable."""
+
+    async def pieces():
+        yield b"<!DOCTYPE html><html>"
+        for _ in range(64):
+            yield bytes(65536)
+
+    size = str(21 + 64 * 65536)
+    headers = {"X-API-Token": wire.service.token["operator"], "Content-Length": size}
+    url = f"http://127.0.0.1:{wire.port}"
+    async with httpx.AsyncClient(base_url=url, http1=False, http2=True, trust_env=False, timeout=60) as client:
+        answer = await client.put(UPLOAD, content=pieces(), headers=headers)
+        assert (answer.status_code, answer.json()["error"]) == (422, "image error")
+        assert (await client.get("/health")).status_code == 200
+    assert wire.files() == set()
 
 
 async def test_http2_client_waits_for_a_slow_disk(wire, slow_disk):

@@ -2,7 +2,6 @@
 """The cache after changes on disk: modified files, a lost index, a full file system."""
 
 import os
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -94,16 +93,6 @@ async def test_directory_unusable(tmp_path):
     with pytest.RaisesGroup(CacheError, allow_unwrapped=True, flatten_subgroups=True):
         async with host.running():
             pass
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mount a file system of 4 MiB."""
-    where = tmp_path / "small"
-    where.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "lvp-test", where], check=True)
-    yield where
-    subprocess.run(["umount", "-l", where], check=True)
 
 
 async def test_disk_full_in_download(small_disk):
