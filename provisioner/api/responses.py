@@ -60,6 +60,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "image_path": job.image_path,
         "error": job.error,
         "warnings": job.warnings,
+        "pinned_url": _without_query(job.pinned_url) if job.pinned_url else None,
         "volume": job.volume,
         "replaced": None if job.replaced is None else replaced_body(job.replaced),
         "timings": job.timings,

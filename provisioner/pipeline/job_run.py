@@ -11,6 +11,8 @@ from provisioner.contracts import Checksum, ImageUrl, Provenance, StageRequest
 from provisioner.pipeline.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from provisioner.contracts import ProvisionedBy, Replaced, Volume
 
 
@@ -55,6 +57,9 @@ class JobRun:
     ``replaces`` is the volume to be replaced, if the target itself does not report it. ``checksum`` is the client's own
     until the pipeline has looked for one beside the image. ``size_bytes`` is the volume's size, 0 until the image has
     decided it. ``warning`` is what the client should know although the job goes on.
+
+    ``pinned_url`` is the url that ``spec.image_url`` stood for when the job first asked its source; later runs of the
+    job use it. ``on_pin`` stores it.
     """
 
     job_id: str
@@ -63,6 +68,8 @@ class JobRun:
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
     warning: str | None = None
+    pinned_url: ImageUrl | None = None
+    on_pin: Callable[[], Awaitable[None]] | None = None
     replaces: Replaced | None = None
     checksum: Checksum | None = field(init=False)
     size_bytes: int = field(init=False)
@@ -70,6 +77,13 @@ class JobRun:
     def __post_init__(self) -> None:
         self.checksum = self.spec.checksum
         self.size_bytes = self.spec.size_bytes
+
+    async def pin(self, pinned: ImageUrl | None) -> None:
+        """Keep what the source says that the image's url stands for; the first answer counts."""
+        if pinned is not None and self.pinned_url is None:
+            self.pinned_url = pinned
+            if self.on_pin is not None:
+                await self.on_pin()
 
     def stage_request(
         self,

@@ -6,7 +6,7 @@ or a cancel at any await rolls back exactly what was done.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -104,7 +104,7 @@ class Pipeline:
         if run.spec.checksum is not None:
             return False
         try:
-            remote = await source.stat(run.spec.image_url)
+            remote = await _stat(run, source)
             return (await discover(source, run.spec.image_url, remote)).checksum not in {None, run.checksum}
         except SourceError:
             return False
@@ -118,7 +118,8 @@ class Pipeline:
             if entry is not None:
                 remote = RemoteImage(url, entry.size, None, accepts_ranges=True)
                 return Expectation(remote=remote, checksum=spec.checksum, may_use=may_use)
-        remote = await with_retries(lambda: source.stat(url), attempts, waits)
+        remote = await with_retries(lambda: _stat(run, source), attempts, waits)
+        await run.pin(remote.pinned)
         found = Found(spec.checksum, "the request")
         if spec.checksum is None:
             found = await with_retries(lambda: discover(source, url, remote), attempts, waits)
@@ -262,6 +263,14 @@ class Pipeline:
         if volume is not None:
             for guard in self.back_ends.guards.values():
                 check_users(volume_name, await guard.users(volume))
+
+
+async def _stat(run: JobRun, source: ImageSource) -> RemoteImage:
+    """Ask the source about the job's image: about the one that its url stood for when the job first asked."""
+    url = run.spec.image_url
+    if run.pinned_url is None:
+        return await source.stat(url)
+    return replace(await source.stat(run.pinned_url), url=url, pinned=run.pinned_url)
 
 
 def _wait(run: JobRun, error: str | None) -> None:
