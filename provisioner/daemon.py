@@ -31,7 +31,7 @@ from provisioner.contracts.errors import ConfigError, ProvisionerError, Unavaila
 from provisioner.contracts.shield import shielded
 from provisioner.contracts.tasks import first_cause, leaves
 from provisioner.images import ImageResolver
-from provisioner.jobs import JobStore, Supervisor
+from provisioner.jobs import JobSpec, JobStore, Supervisor
 from provisioner.jobs.notify import Notifier
 from provisioner.jobs.prewarm import prewarm
 from provisioner.linux import ioprio, loop_priority, state_lock, systemd
@@ -118,7 +118,7 @@ async def _main(
             await outer.start(services.probes.run)
             async with trio.open_nursery() as jobs:
                 jobs.start_soon(supervisor.run)
-                jobs.start_soon(prewarm, supervisor, config.cache.prewarm)
+                jobs.start_soon(prewarm, supervisor, config.cache.prewarm, partial(_named, services))
                 reloader = Reloader(config, read_again or (lambda: config), listener, services.authenticator)
                 services.warnings, services.expires = reloader.warnings, lambda: listener.tls.tls_files.expires
                 outer.start_soon(reloader.watch)
@@ -128,6 +128,16 @@ async def _main(
                 jobs.cancel_scope.cancel(reason="shutdown")
             outer.cancel_scope.cancel(reason="shutdown")
     log.info("stopped")
+
+
+async def _named(services: Services, name: str) -> JobSpec:
+    """Return the fetch of a named image to prewarm, and keep in the cache what the name stands for now."""
+    cached = services.images.cached(name)
+    if cached is not None:  # pinned after a restart too, until the publisher answers
+        services.cache.resolved(name, cached.url.text, cached.checksum)
+    found = await services.images.resolve(name)
+    services.cache.resolved(name, found.url.text, found.checksum)
+    return JobSpec(image_url=found.url, image_format=found.image_type, checksum=found.checksum)
 
 
 @asynccontextmanager

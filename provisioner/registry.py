@@ -296,8 +296,12 @@ def _check_prewarm(document: Mapping[str, Any], back_ends: BackEnds, faults: Fau
     cache = document.get("cache")
     images = cache.get("prewarm") if isinstance(cache, dict) else None
     formats = plugin_tables(document)["converters"]
+    known = document["images"] if isinstance(document.get("images"), dict) else {}
     for number, image in enumerate(images if isinstance(images, list) else ()):
         path, (url, image_type) = f"cache.prewarm[{number}]", _prewarmed(image)
+        named = image.get("image") if isinstance(image, dict) else None
+        if isinstance(named, str) and named not in known:
+            faults.add(f"{path}.image", f"there is no image named {show(named)}; there are: {_names(known)}")
         if image_type not in formats:
             faults.add(f"{path}.image_type", f"found {show(image_type)}, allowed: {_names(formats)}")
         if sources_known and url and not any(source.owns(url) for source in back_ends.sources.values()):
@@ -323,7 +327,7 @@ def _check_images(document: Mapping[str, Any], back_ends: BackEnds, faults: Faul
 def _prewarmed(image: object) -> tuple[ImageUrl | None, str]:
     """Return the url, None if it is malformed, and the type of an image to prewarm."""
     table = image if isinstance(image, dict) else {}
-    text, image_type = table.get("url"), table.get("image_type", "qcow2")
+    text, image_type = table.get("url"), table.get("image_type") or "qcow2"
     try:
         url = ImageUrl.parse(text if isinstance(text, str) else "")
     except InvalidRequestError:

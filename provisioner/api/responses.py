@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from provisioner.contracts import GIB, Owner, Signer
-from provisioner.contracts.redaction import redact
+from provisioner.contracts.redaction import is_version_id, redact
 from provisioner.jobs import Status
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def uptime(seconds: float) -> str:
 
 def _without_query(url: str) -> str:
     """Return the URL without its query, which may hold a signature that grants access to the image."""
-    return url.partition("?")[0]
+    base, _, query = url.partition("?")
+    return url if is_version_id(query) else base
 
 
 def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "image_path": job.image_path,
         "error": job.error,
         "warnings": job.warnings,
+        "pinned_url": _without_query(job.pinned_url) if job.pinned_url else None,
         "volume": job.volume,
         "replaced": None if job.replaced is None else replaced_body(job.replaced),
         "timings": job.timings,

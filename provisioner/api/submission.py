@@ -118,7 +118,7 @@ async def retry(services: Services, job_id: str) -> Job:
     if not job.status.ended:
         raise ConflictError(f"job {job_id} is still {job.status}; it can be retried when it has ended")
     asked = responses.asked(job)
-    if job.spec.image_url.query and job.principal != g.principal.id:
+    if job.spec.image_url.has_secret and job.principal != g.principal.id:
         raise ForbiddenError("the image's url has a query that only the job's submitter may use; submit a new job")
     target = job.spec.target if "target" in asked else None
     spec = msgspec.structs.replace(job.spec, target=target, allowed_sources=None)

@@ -256,6 +256,10 @@ class ImageCache:
         """Return the digests (bare SHA-256) of the images that are pinned because the configuration prewarms them."""
         return self._catalog.prewarmed()
 
+    def resolved(self, name: str, url: str, checksum: Checksum | None) -> None:
+        """Record what the name of an image to prewarm stands for now: that image is pinned from now on."""
+        self._catalog.resolved(name, url, checksum)
+
     def path(self, entry: Entry) -> str:
         """Return the path of the entry's file."""
         return str(self._directory / entry.file_name)

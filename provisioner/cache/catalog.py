@@ -45,6 +45,8 @@ class Catalog:
         self.users = Users()
         self._changed = changed
         self._prewarm = prewarm
+        # Image name -> the (url, checksum) it stands for, and the one before, which is kept until the new one is here.
+        self._resolved: dict[str, list[tuple[str, Checksum | None]]] = {}
         self._entries: dict[str, Entry] = {}
         # url -> (server's version, sha256), and the reverse.
         self._urls: dict[str, tuple[str, str]] = {}
@@ -164,13 +166,26 @@ class Catalog:
         found = (self._prewarmed(image) for image in self._prewarm)
         return {entry.sha256 for entry in found if entry is not None}
 
+    def resolved(self, name: str, url: str, checksum: Checksum | None) -> None:
+        """Record what the name of an image to prewarm stands for now."""
+        before = [one for one in self._resolved.get(name, ()) if one != (url, checksum)]
+        cached = [one for one in before if self._latest(*one) is not None]
+        self._resolved[name] = [(url, checksum), *cached[:1]]
+
     def _prewarmed(self, image: PrewarmSettings) -> Entry | None:
-        if image.checksum is not None:
-            return self._by_checksum(Checksum.parse(image.checksum))
-        if image.url in self._urls:
-            return self._entries.get(self._urls[image.url][1])
+        if image.image is None:
+            return self._latest(image.url or "", Checksum.parse(image.checksum) if image.checksum else None)
+        found = (self._latest(*one) for one in self._resolved.get(image.image, ()))
+        return next((entry for entry in found if entry is not None), None)
+
+    def _latest(self, url: str, checksum: Checksum | None) -> Entry | None:
+        """Return the image with that checksum or, without one, the latest that the url led to."""
+        if checksum is not None:
+            return self._by_checksum(checksum)
+        if url in self._urls:
+            return self._entries.get(self._urls[url][1])
         # The server names no versions.
-        fetched = (entry for entry in self._entries.values() if entry.url == image.url)
+        fetched = (entry for entry in self._entries.values() if entry.url == url)
         return max(fetched, key=lambda entry: entry.added_at, default=None)
 
     def recent(self) -> list[Entry]:

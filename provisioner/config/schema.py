@@ -113,10 +113,12 @@ class JobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class PrewarmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[[cache.prewarm]]``: an image to download into the cache in advance."""
+    """``[[cache.prewarm]]``: an image to download into the cache in advance, by its ``url`` or as a named ``image``."""
 
-    url: str
-    image_type: str = "qcow2"
+    url: str | None = None
+    image: str | None = None
+    # Default: qcow2, or the type of the named image.
+    image_type: str | None = None
     checksum: str | None = None
     # Cloud images are published at most daily.
     every: Duration = Duration(86400)
@@ -127,10 +129,15 @@ class PrewarmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     def _faults(self) -> Iterator[str]:
         if self.every < 60:
             yield "every must be at least 1m"
-        try:
-            ImageUrl.parse(self.url)
-        except InvalidRequestError as error:
-            yield f"url: {error.message.replace('image_url', 'it')}"
+        if (self.url is None) == (self.image is None):
+            yield "set either url or image"
+        if self.url is not None:
+            try:
+                ImageUrl.parse(self.url)
+            except InvalidRequestError as error:
+                yield f"url: {error.message.replace('image_url', 'it')}"
+        if self.image is not None and (self.checksum is not None or self.image_type is not None):
+            yield "checksum and image_type go with url; a named image has its own in [images.NAME]"
         if self.checksum is not None:
             try:
                 Checksum.parse(self.checksum)

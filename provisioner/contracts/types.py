@@ -53,6 +53,8 @@ class RemoteImage:
 
     ``size`` is in bytes, None if unknown. ``version`` changes whenever the content changes (a strong ETag, an object
     version); None if the server has none. ``digest`` is what the server itself says that the whole image's digest is.
+    ``pinned`` is a url of the same source that always means this very image, if ``url`` may come to mean another one;
+    the image is fetched from it.
     """
 
     url: ImageUrl
@@ -60,6 +62,7 @@ class RemoteImage:
     version: str | None
     accepts_ranges: bool
     digest: Checksum | None = None
+    pinned: ImageUrl | None = None
 
 
 class Placement(StrEnum):

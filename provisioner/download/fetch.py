@@ -105,7 +105,7 @@ async def fetch(
             # Without a version, what is in the file may come from another one: the digest decides in the end.
             growing_file.mixed |= growing_file.available > 0 and image.version is None
             start = growing_file.available if image.accepts_ranges else 0
-            async with source.open(image.url, start, None, image.version) as stream:
+            async with source.open(image.pinned or image.url, start, None, image.version) as stream:
                 answered, down_since = True, math.inf
                 resumes = resumes and stream.start == start
                 await _receive(stream, image, growing_file, received)

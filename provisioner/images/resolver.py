@@ -126,6 +126,10 @@ class ImageResolver:
         log.warning("the newest image could not be determined; using an older answer", image=name, url=str(found.url))
         return found
 
+    def cached(self, name: str) -> ResolvedImage | None:
+        """Return the newest cached image that ``name`` is known to have stood for, without asking its publisher."""
+        return self._newest_cached(name, self.named(name))
+
     def _newest_cached(self, name: str, image: NamedImage) -> ResolvedImage | None:
         if image.url is None or not image.placeholders:
             return None

@@ -44,8 +44,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     ``bytes_total``: the bytes that a completed job wrote or fetched; ``request``: the fields of the client's request
     except its url, which ``spec`` has. Both are None for a job that an older version stored. ``replaced``: the
-    volume that had the name before. ``signed_by``: who signed the image, if that was demanded. ``warnings``: what
-    the client should know although the job completed.
+    volume that had the name before. ``signed_by``: who signed the image, if that was demanded. ``pinned_url``: what the
+    image's url stood for when the job asked its source, if it may come to mean another image, such as a tag.
+    ``warnings``: what the client should know although the job completed.
     """
 
     job_id: str
@@ -67,6 +68,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     replaced: ReplacedInfo | None = None
     signed_by: Signer | None = None
     warnings: tuple[str, ...] | None = None
+    pinned_url: str | None = None
 
     def started(self, now: float) -> Job:
         """Return the job as running."""

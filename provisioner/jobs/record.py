@@ -21,7 +21,7 @@ from provisioner.pipeline.job_run import JobSpec
 _parse_url = lru_cache(maxsize=256)(ImageUrl.parse)
 _parse_checksum = lru_cache(maxsize=256)(Checksum.parse)
 # Fields that earlier versions did not have. They are left out when empty.
-_LATER = frozenset({"bytes_total", "request", "replaced", "signed_by", "warnings"})
+_LATER = frozenset({"bytes_total", "request", "replaced", "signed_by", "warnings", "pinned_url"})
 
 
 class SignatureRecord(msgspec.Struct, frozen=True, kw_only=True):

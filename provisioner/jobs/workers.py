@@ -13,7 +13,7 @@ import msgspec
 import structlog
 import trio
 
-from provisioner.contracts import JobEvent
+from provisioner.contracts import ImageUrl, JobEvent
 from provisioner.contracts.errors import ProvisionerError, UnavailableError
 from provisioner.contracts.tasks import first_cause
 from provisioner.jobs.ends import PAUSES, Ends
@@ -129,7 +129,7 @@ class Workers:
 
     async def _work_on(self, active: ActiveJob) -> None:
         active.started_at = time.monotonic()
-        run = JobRun(active.job.job_id, active.job.created_at, active.job.spec, active.progress)
+        run = self._run_of(active)
         error: BaseException | None = None
         active.job = active.job.started(time.time())
         self._metrics.jobs.labels("started").inc()
@@ -145,6 +145,22 @@ class Workers:
             # The job's own scope has exited, so a cancel still in effect here comes from the shutdown.
             active.interrupted |= trio.current_effective_deadline() == -math.inf
             await self._ends.store(active, self._conclude(active, run, error))
+
+    def _run_of(self, active: ActiveJob) -> JobRun:
+        job, pinned = active.job, active.job.pinned_url
+
+        async def on_pin() -> None:
+            """Store what the image's url stands for, so that the job uses the same image if it runs again."""
+            active.job = msgspec.structs.replace(active.job, pinned_url=run.pinned_url and run.pinned_url.text)
+            log.info("the image is pinned", url=str(run.pinned_url))
+            try:
+                await self._store.put(active.job)
+            except UnavailableError as error:  # stored with the job's end; only a restart before that looks again
+                log.warning("the pinned url could not be stored", reason=error.message)
+
+        run = JobRun(job.job_id, job.created_at, job.spec, active.progress)
+        run.pinned_url, run.on_pin = None if pinned is None else ImageUrl.parse(pinned), on_pin
+        return run
 
     async def _store_start(self, active: ActiveJob) -> None:
         """Store that the job runs, before it does anything; wait for the store as long as it takes."""

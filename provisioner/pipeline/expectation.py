@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,8 @@ async def expectation_of(pipeline: Pipeline, run: JobRun, source: ImageSource) -
             remote = RemoteImage(url, entry.size, None, accepts_ranges=True)
             return Expectation(remote=remote, checksum=spec.checksum, may_use=may_use)
     waits = partial(_wait, run)
-    remote = await with_retries(lambda: source.stat(url), cache.attempts, waits)
+    remote = await with_retries(lambda: _stat(run, source), cache.attempts, waits)
+    await run.pin(remote.pinned)
     found, proof = Found(spec.checksum, "the request"), None
     if key is not None:
         proof = await with_retries(partial(find_proof, pipeline, spec, source, key), cache.attempts, waits)
@@ -85,7 +87,7 @@ async def signed_checksum(pipeline: Pipeline, run: JobRun, source: ImageSource) 
         if key is not None:
             signed = (await find_proof(pipeline, run.spec, source, key)).signed
             return None if signed is None else signed[0]
-        return (await discover(source, url, await source.stat(url))).checksum
+        return (await discover(source, url, await _stat(run, source))).checksum
     except (SourceError, SignatureError):
         return None
 
@@ -100,6 +102,14 @@ async def key_for(pipeline: Pipeline, spec: JobSpec, source: ImageSource) -> Key
     """Return the key that the demanded signature is checked with, None if none is demanded. Raises SignatureError."""
     settings = pipeline.signature_for(spec, source)
     return None if settings is None else await trio.to_thread.run_sync(read_key, settings)
+
+
+async def _stat(run: JobRun, source: ImageSource) -> RemoteImage:
+    """Ask the source about the job's image: about the one that its url stood for when the job first asked."""
+    url = run.spec.image_url
+    if run.pinned_url is None:
+        return await source.stat(url)
+    return replace(await source.stat(run.pinned_url), url=url, pinned=run.pinned_url)
 
 
 def _wait(run: JobRun, error: str | None) -> None:

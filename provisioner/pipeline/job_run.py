@@ -12,6 +12,8 @@ from provisioner.contracts import Checksum, ImageUrl, Provenance, Signer, StageR
 from provisioner.pipeline.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from provisioner.contracts import ProvisionedBy, Replaced, Volume
 
 
@@ -59,6 +61,9 @@ class JobRun:
     until the pipeline has looked for one beside the image. ``size_bytes`` is the volume's size, 0 until the image has
     decided it. ``signed_by`` is set when the demanded signature is verified. ``warning`` is what the client should
     know although the job goes on.
+
+    ``pinned_url`` is the url that ``spec.image_url`` stood for when the job first asked its source; later runs of the
+    job use it. ``on_pin`` stores it.
     """
 
     job_id: str
@@ -67,6 +72,8 @@ class JobRun:
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
     warning: str | None = None
+    pinned_url: ImageUrl | None = None
+    on_pin: Callable[[], Awaitable[None]] | None = None
     replaces: Replaced | None = None
     signed_by: Signer | None = None
     checksum: Checksum | None = field(init=False)
@@ -75,6 +82,13 @@ class JobRun:
     def __post_init__(self) -> None:
         self.checksum = self.spec.checksum
         self.size_bytes = self.spec.size_bytes
+
+    async def pin(self, pinned: ImageUrl | None) -> None:
+        """Keep what the source says that the image's url stands for; the first answer counts."""
+        if pinned is not None and self.pinned_url is None:
+            self.pinned_url = pinned
+            if self.on_pin is not None:
+                await self.on_pin()
 
     def stage_request(
         self,

@@ -182,6 +182,23 @@ def test_check_never_shows_a_secret(files, line):
     assert "hunter2" not in "\n".join(report.faults + report.unchecked)
 
 
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('image = "debian"', None),
+        ('image = "fedora"', 'cache.prewarm[0].image: there is no image named "fedora"; there are: debian'),
+        ('image = "debian"\nurl = "https://images.example.org/x"', "cache.prewarm[0]: set either url or image"),
+        ('every = "1h"', "cache.prewarm[0]: set either url or image"),
+        ('image = "debian"\nimage_type = "raw"', "cache.prewarm[0]: checksum and image_type go with url"),
+    ],
+)
+def test_check_prewarm_by_name(files, line, fault):
+    image = '[images.debian]\nurl = "https://images.example.org/{{version}}.qcow2"\n'
+    faults = check(write(files, f"{CONFIG}{image}[[cache.prewarm]]\n{line}\n")).faults
+    assert [one for one in faults if fault is None or fault not in one] == []
+    assert bool(faults) == (fault is not None)
+
+
 @pytest.mark.parametrize("key", ["ca_file", "client_certificate", "client_key", "credentials_file"])
 def test_check_refuses_relative_paths_of_plugins(files, key):
     text = f'{CONFIG}[sources.more]\nplugin = "s3"\n{key} = "relative"\n'

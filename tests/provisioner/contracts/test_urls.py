@@ -177,3 +177,20 @@ def test_neighbours_of_an_image_have_no_query():
     with pytest.raises(InvalidRequestError):
         url.with_path("/pub/../x")
     assert url.origin == "https://h:8443"
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        ("versionId=3sL4kqtJ%2BrmS", True),
+        ("versionId=3&X-Amz-Signature=a", False),
+        ("versionId=", False),
+        ("x=1", False),
+    ],
+)
+def test_version_is_no_secret(query, kept):
+    """An object's version belongs to the image's name; any other query may be a signature."""
+    url = ImageUrl.parse(f"s3://bucket/key?{query}")
+    assert str(url) == (f"s3://bucket/key?{query}" if kept else "s3://bucket/key")
+    assert url.has_secret is not kept
+    assert url.text == f"s3://bucket/key?{query}"
