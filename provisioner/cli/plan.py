@@ -43,9 +43,9 @@ def _sentences(plan: Mapping[str, Any]) -> list[str]:
         lines.append(("download", size(plan["download_bytes"])))
     lines.append(("target", plan.get("target")))
     if "provisioned_by" in plan:
-        lines.append(
-            ("volume", f"{plan['volume_name']}, {size(plan['volume_size_bytes'])}, by {plan['provisioned_by']}")
-        )
+        reason = f" ({plan['copy_reason']})" if "copy_reason" in plan else ""
+        how = f"by {plan['provisioned_by']}{reason}"
+        lines.append(("volume", f"{plan['volume_name']}, {size(plan['volume_size_bytes'])}, {how}"))
     elif "volume_name" in plan and "volume_size_bytes" not in plan:
         lines.append(("volume", f"{plan['volume_name']}, as large as the image needs"))
     if "replaces" in plan:

@@ -291,6 +291,10 @@ class TargetUnavailableError(TargetError):
     temporary = True
 
 
+class BaseGoneError(TargetUnavailableError):
+    """The base to clone was removed, or cannot be cloned any more. The caller copies the image instead."""
+
+
 class ConvertError(ProvisionerError):
     """Writing the image onto the volume failed."""
 

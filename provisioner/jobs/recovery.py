@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from provisioner.contracts import CloneTarget, ProvisionedBy, Signer
+from provisioner.contracts import CloneTarget, ProvisionedBy, Signer, StageRequest
 from provisioner.contracts.errors import ConflictError, ProvisionerError
 from provisioner.jobs.states import Status
 from provisioner.pipeline.job_run import Outcome
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from provisioner.contracts import BlockTarget
-    from provisioner.contracts.types import Provenance
+    from provisioner.contracts.types import Provenance, Volume
     from provisioner.jobs.job import Job
     from provisioner.jobs.store import JobStore
 
@@ -65,13 +65,19 @@ class Recovery:
         if volume is not None and origin is not None and origin.job_id == job.job_id and job.status is Status.RUNNING:
             assert target is not None
             volume = replace(volume, replaced=await replaced_by(target, job.job_id))
-            by = ProvisionedBy.CLONE if isinstance(target, CloneTarget) else ProvisionedBy.COPY
+            by = await _provisioned_by(target, volume, origin)
             return Outcome(None, None, volume, by, signed_by=Signer.of_tag(origin.signed_by))
         if newer is None and origin is not None and await _is_newer(origin, job, store):
             newer = origin.job_id
         if newer is not None:
             raise OvertakenError(job.spec.volume_name, newer)
         return None
+
+
+async def _provisioned_by(target: BlockTarget, volume: Volume, origin: Provenance) -> ProvisionedBy:
+    request = StageRequest(volume.name, 0, origin)
+    clones = isinstance(target, CloneTarget) and await target.why_copy(request) is None
+    return ProvisionedBy.CLONE if clones else ProvisionedBy.COPY
 
 
 class OvertakenError(ConflictError):

@@ -76,7 +76,8 @@ class Copying:
     async def to_base(self, target: CloneTarget, digest: str) -> Base:
         """Copy onto a new base of the target and publish it."""
         run, image, spec = self.run, self.image, self.run.spec
-        if not (self.converter.streams and not image.hit and image.size is not None):
+        overlap = self.converter.streams and not image.hit and image.size is not None
+        if not overlap or await self._shares_blocks(target):
             await verified(image, run.progress)
             await self._checked(Placement.NEW)
         virtual_size = await self.check_image()
@@ -91,6 +92,16 @@ class Copying:
         if base is None:
             raise TargetError(f"the base volume of {spec.image_url} vanished right after it was made")
         return base
+
+    async def base_bytes(self, target: CloneTarget) -> int:
+        """Return about how many bytes a new base of the image takes on the target."""
+        virtual_size = await self.check_image()
+        if await self._shares_blocks(target):
+            return 0
+        return data_bytes(self.run.spec.image_format, self.image.size, virtual_size) or virtual_size
+
+    async def _shares_blocks(self, target: CloneTarget) -> bool:
+        return self.run.spec.image_format == "raw" and await target.shares_blocks(self.image.fd)
 
     async def _checked(self, placement: Placement) -> None:
         """Check a cached image before it is converted, unless the converter checks what it reads.

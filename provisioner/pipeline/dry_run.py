@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.cache import Entry
-    from provisioner.contracts import BlockTarget, Checksum, ImageSource, RemoteImage, Volume
+    from provisioner.contracts import BlockTarget, Checksum, ImageSource, RemoteImage, StageRequest, Volume
     from provisioner.pipeline.job_run import JobSpec
     from provisioner.pipeline.run import Pipeline
     from provisioner.signatures import Key
@@ -45,7 +45,8 @@ class ReplacedVolume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What a job would do now. What is None is unknown because of a refusal, or does not apply.
 
-    ``signed_by`` is known only if a checksum is signed, or the cached image was verified before. ``download_bytes`` and
+    ``signed_by`` is known only if a checksum is signed, or the cached image was verified before. ``copy_reason``: why a
+    target that clones other volumes copies this one. ``download_bytes`` and
     ``space_needed_bytes`` are what the cache and the target must have room for.
     """
 
@@ -62,6 +63,7 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     target: str | None = None
     placement: Placement | None = None
     provisioned_by: ProvisionedBy | None = None
+    copy_reason: str | None = None
     replaces: ReplacedVolume | None = None
     space_needed_bytes: int | None = None
     space_free_bytes: int | None = None
@@ -174,15 +176,23 @@ class DryRun:
         data = data_bytes(self._spec.image_format, plan.image_size_bytes, self._size_bytes)
         on_demand = capacity.data_percent is not None  # a thin pool allocates what is written
         with self._noting():
-            run = JobRun("dry-run", 0.0, self._spec)
-            plan.placement = await target.placement(run.stage_request(size_bytes=self._size_bytes, data_bytes=data))
+            plan.placement = await target.placement(self._stage_request(data))
         in_place = plan.placement is Placement.IN_PLACE
         if old is not None and plan.placement is not None:
             plan.replaces = _replaced(old, _keep_seconds(target, old) if not in_place else 0)
-        clones = isinstance(target, CloneTarget) and not in_place
+        if isinstance(target, CloneTarget):
+            with self._noting():
+                base_bytes = 0 if has_base else data or plan.image_size_bytes or self._size_bytes
+                plan.copy_reason = await target.why_copy(self._stage_request(data), base_bytes)
+        clones = isinstance(target, CloneTarget) and not in_place and plan.copy_reason is None
         plan.provisioned_by = ProvisionedBy.CLONE if clones else ProvisionedBy.COPY
         fresh = data if on_demand and data is not None else self._size_bytes
         plan.space_needed_bytes = 0 if in_place or (has_base and clones and on_demand) else fresh
+
+    def _stage_request(self, data_bytes: int | None) -> StageRequest:
+        run = JobRun("dry-run", 0.0, self._spec)
+        digest = str(self._checksum) if self._checksum is not None else None
+        return run.stage_request(digest, size_bytes=self._size_bytes, data_bytes=data_bytes)
 
     async def _find_base(self, target: BlockTarget) -> bool:
         """Return whether the target has the image already, so that nothing is downloaded."""

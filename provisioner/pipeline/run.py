@@ -15,6 +15,7 @@ import trio
 
 from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy
 from provisioner.contracts.errors import (
+    BaseGoneError,
     ChecksumMismatchError,
     DamagedImageError,
     InvalidRequestError,
@@ -23,6 +24,7 @@ from provisioner.contracts.errors import (
     ProvisionerError,
     RemoteChangedError,
     SourceError,
+    TargetError,
 )
 from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.expectation import expectation_of, is_proven, redacted, signed_checksum
@@ -138,15 +140,23 @@ class Pipeline:
         if not run.size_bytes:
             run.size_bytes = smallest_size(await copying.check_image())
             await target.placement(run.stage_request())
-        if isinstance(target, CloneTarget):
+        if isinstance(target, CloneTarget) and await self._may_clone(target, copying):
             await self._through_base(target, copying)
         else:
             await copying.to_volume(target)
 
+    async def _may_clone(self, target: CloneTarget, copying: Copying) -> bool:
+        """Return whether the target can clone the volume, after making a base if there is none."""
+        request = copying.run.stage_request(_sha256(copying.run))
+        # First without the image, whose header may not have arrived.
+        reason = await target.why_copy(request) or await target.why_copy(request, await copying.base_bytes(target))
+        if reason is not None:
+            log.info("the volume is copied, not cloned", job_id=copying.run.job_id, reason=reason)
+        return reason is None
+
     async def _through_base(self, target: CloneTarget, copying: Copying) -> None:
         run, image = copying.run, copying.image
-        digest = str(run.checksum) if run.checksum and run.checksum.algorithm == "sha256" else None
-        digest = digest or (await verified(image, run.progress)).digest
+        digest = _sha256(run) or (await verified(image, run.progress)).digest
         try:
             async with self._base_locks.setdefault((target.name, digest), trio.Lock()):
                 base = await target.base(digest, run.spec.image_format)
@@ -154,8 +164,8 @@ class Pipeline:
                     base = await copying.to_base(target, digest)
             entry = await verified(image, run.progress)
             await self._clone(run, target, base, image.hit, self.cache.path(entry))
-        except NoSpaceError:
-            if run.outcome is not None or not await _only_in_place(target, run):
+        except (NoSpaceError, BaseGoneError) as error:
+            if run.outcome is not None or not await _copies_instead(target, run, digest, error):
                 raise
             await copying.to_volume(target)
 
@@ -178,10 +188,10 @@ class Pipeline:
         path = self.cache.path(entry) if entry else base.name
         try:
             await self._clone(run, target, base, True, path)
-        except NoSpaceError:
-            if run.outcome is not None or not await _only_in_place(target, run):
+        except (NoSpaceError, BaseGoneError) as error:
+            if run.outcome is not None or not await _copies_instead(target, run, base.digest, error):
                 raise
-            return False  # overwriting the volume needs the image itself
+            return False  # a copy needs the image itself
         return True
 
     async def _clone(self, run: JobRun, target: CloneTarget, base: Base, hit: bool, image_path: str) -> None:
@@ -240,6 +250,16 @@ class Pipeline:
                 check_users(volume_name, await guard.users(volume))
 
 
-async def _only_in_place(target: CloneTarget, run: JobRun) -> bool:
-    """Return whether the target can place the volume only by overwriting the existing one."""
-    return await target.placement(run.stage_request()) is Placement.IN_PLACE
+def _sha256(run: JobRun) -> str | None:
+    """Return the image's digest as targets store it, if it is known already."""
+    return str(run.checksum) if run.checksum and run.checksum.algorithm == "sha256" else None
+
+
+async def _copies_instead(target: CloneTarget, run: JobRun, digest: str, error: TargetError) -> bool:
+    """Return whether the volume is copied after cloning failed with ``error``: the base is gone, or a copy fits."""
+    placement = await target.placement(run.stage_request())
+    copies = isinstance(error, BaseGoneError) or placement is Placement.IN_PLACE
+    copies = copies or await target.why_copy(run.stage_request(digest)) is not None
+    if copies:
+        log.info("the volume is copied, not cloned", job_id=run.job_id, reason=error.message)
+    return copies

@@ -93,6 +93,15 @@ async def test_plan_of_a_clone(tmp_path):
         assert (second["provisioned_by"], second["cache_hit"], second["download_bytes"]) == ("clone", True, 0)
 
 
+async def test_plan_of_a_copy_on_a_cloning_target(tmp_path):
+    pool = FakeCloneTarget(tmp_path / "pool", name="pool")
+    pool.copy_reason = "the file system does not support reflinks"
+    async with running(tmp_path, more_targets=[pool]) as service:
+        body = await planned(service, job(target="pool"))
+        assert (body["provisioned_by"], body["copy_reason"]) == ("copy", pool.copy_reason)
+        assert "copy_reason" not in await planned(service, job())
+
+
 async def test_plan_has_every_refusal(tmp_path):
     """One answer says all that stands in the way: the queue, the share, the volume in use, the space, the image."""
     async with running(tmp_path, work=False, jobs=JobSettings(max_queued=1)) as service:
