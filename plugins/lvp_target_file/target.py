@@ -239,7 +239,7 @@ class _Staged:
         if over is None:
             self._folder.publish(request)
         else:
-            replaced = self._kept.replace(request, over)
+            replaced = self._kept.replace(request, over, request.keep_seconds)
         path = self._folder.file_of(request.name)
         volume = self._target.volume_of(Entry(request.name, path, path.lstat(), provenance))
         return replace(volume, replaced=replaced)

@@ -12,7 +12,7 @@ from provisioner.contracts.redaction import redact
 from provisioner.jobs import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from provisioner.auth.authenticator import Principal
     from provisioner.cache import Entry
@@ -59,6 +59,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "image_path": job.image_path,
         "error": job.error,
         "volume": job.volume,
+        "seed": job.seed,
         "replaced": None if job.replaced is None else replaced_body(job.replaced),
         "timings": job.timings,
         "submitted_by": job.principal,
@@ -75,6 +76,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "request": {
             "image_url": image_url,
             **{key: value for key, value in asked(job).items() if key not in _ELSEWHERE},
+            **({"cloud_init": True} if spec.cloud_init else {}),
         },
         **{name: value for name, value in optional.items() if value is not None},
     }
@@ -189,8 +191,14 @@ def volume_resized_body(volume: Volume, *, grown: bool) -> dict[str, Any]:
     }
 
 
-def volume_body(volume: Volume) -> dict[str, Any]:
-    """Return a provisioned volume as clients see it."""
+def seeds_of(volumes: Iterable[Volume]) -> dict[tuple[str, str], str]:
+    """Return the names of the cloud-init seeds among ``volumes``, by the target and name of their volumes."""
+    origins = ((volume, volume.provenance) for volume in volumes)
+    return {(one.target, origin.seed_of): one.name for one, origin in origins if origin and origin.seed_of}
+
+
+def volume_body(volume: Volume, seeds: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """Return a provisioned volume as clients see it. ``seeds``: see ``seeds_of``."""
     origin = volume.provenance
     assert origin is not None, "only volumes this service made are listed"
     body = {
@@ -202,4 +210,8 @@ def volume_body(volume: Volume) -> dict[str, Any]:
         "job_id": origin.job_id,
         "created_at": timestamp(origin.created_at),
     }
+    if origin.seed_of is not None:
+        return {**body, "seed_of": origin.seed_of}
+    if (volume.target, volume.name) in seeds:
+        body["seed"] = seeds[volume.target, volume.name]
     return body if origin.image_digest is None else {**body, **_digest(origin.image_digest)}

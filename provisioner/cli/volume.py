@@ -142,7 +142,8 @@ def remove(target: str, name: str, yes: bool, as_json: bool, **connection: str |
         click.confirm(f"Remove volume {name} and its data from {target}?", abort=True, err=True)
     client = connect(connection)
     answer = client.delete(path("volumes", target, name))
-    click.echo(answer.text if as_json else f"removed volume {printable(name)} from {printable(target)}")
+    seed = f" and its cloud-init seed {printable(answer.data['seed'])}" if "seed" in answer.data else ""
+    click.echo(answer.text if as_json else f"removed volume {printable(name)}{seed} from {printable(target)}")
 
 
 @volume.command(cls=SectionedCommand, examples=["lvp volume restore fast web-01"])

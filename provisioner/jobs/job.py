@@ -20,6 +20,14 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     provisioned_by: ProvisionedBy
 
 
+class SeedInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The cloud-init seed that a completed job made beside its volume. ``size_bytes`` is its real size."""
+
+    name: str
+    path: str
+    size_bytes: int
+
+
 class ReplacedInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The volume that a job replaced. ``kept_as`` and ``kept_until`` are None if it was not kept."""
 
@@ -64,6 +72,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     bytes_total: int | None = None
     request: dict[str, str | int] | None = None
     replaced: ReplacedInfo | None = None
+    seed: SeedInfo | None = None
 
     def started(self, now: float) -> Job:
         """Return the job as running."""
@@ -73,7 +82,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def completed(self, outcome: Outcome, timings: dict[str, float], now: float) -> Job:
         """Return the job as completed."""
-        volume = outcome.volume
+        volume, seed = outcome.volume, outcome.seed
         return msgspec.structs.replace(
             self,
             status=after(self.status, Event.COMPLETE),
@@ -82,6 +91,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             image_path=outcome.image_path,
             timings=timings,
             bytes_total=outcome.bytes_total,
+            seed=None if seed is None else SeedInfo(name=seed.name, path=seed.path, size_bytes=seed.size_bytes),
             replaced=None if volume is None or volume.replaced is None else ReplacedInfo.of(volume.replaced),
             volume=None
             if volume is None or outcome.provisioned_by is None

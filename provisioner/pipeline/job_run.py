@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from provisioner.contracts import Checksum, ImageUrl, Provenance, StageRequest
+from provisioner.pipeline.cloud_init import seed_name
 from provisioner.pipeline.progress import Progress
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from provisioner.contracts import ProvisionedBy, Replaced, Volume
 
 
@@ -19,7 +22,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     ``size_bytes`` is 0 for such a fetch, and if the volume is to be the smallest that fits the image.
     ``allowed_sources`` is not part of the request: it is what the client's limits allowed when it submitted the job,
-    None if they allow all.
+    None if they allow all. ``cloud_init`` is the seal of the cloud-init data, which itself is never in a spec; None if
+    the job has none.
     """
 
     image_url: ImageUrl
@@ -31,11 +35,19 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
     priority: int = 0
     allowed_sources: tuple[str, ...] | None = None
+    cloud_init: str | None = None
+
+    @property
+    def seed_name(self) -> str | None:
+        """Return the name of the cloud-init seed volume, or None if the job makes none."""
+        return None if self.cloud_init is None or self.volume_name is None else seed_name(self.volume_name)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a completed job made. ``volume`` and ``provisioned_by`` are None for a fetch into the cache.
+
+    ``seed`` is the cloud-init seed of the volume, if it has one.
 
     ``cache_hit``, ``image_path`` and ``bytes_total``, the bytes of the image that were written or fetched, are None if
     a restart lost them.
@@ -46,6 +58,7 @@ class Outcome:
     volume: Volume | None = None
     provisioned_by: ProvisionedBy | None = None
     bytes_total: int | None = None
+    seed: Volume | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +67,7 @@ class JobRun:
 
     ``replaces`` is the volume to be replaced, if the target itself does not report it. ``checksum`` is the client's own
     until the pipeline has looked for one beside the image. ``size_bytes`` is the volume's size, 0 until the image has
-    decided it.
+    decided it. ``seed_image`` is the file with the cloud-init image, if the job has one.
     """
 
     job_id: str
@@ -63,6 +76,7 @@ class JobRun:
     progress: Progress = field(default_factory=Progress)
     outcome: Outcome | None = None
     replaces: Replaced | None = None
+    seed_image: Path | None = None
     checksum: Checksum | None = field(init=False)
     size_bytes: int = field(init=False)
 

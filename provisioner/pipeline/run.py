@@ -29,6 +29,7 @@ from provisioner.contracts.errors import (
 from provisioner.contracts.redaction import redact
 from provisioner.download.checksums import Found, discover
 from provisioner.download.fetch import with_retries
+from provisioner.pipeline import seed
 from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.job_run import Outcome
 from provisioner.pipeline.plan import check_checksum, check_fits, check_users, covers, decompressed_limit, smallest_size
@@ -207,8 +208,8 @@ class Pipeline:
         run.progress.begin(Stage.ALLOCATING)
         async with target.stage_clone(base, run.stage_request(base.digest)) as staged:
             run.progress.end(Stage.ALLOCATING)
-            volume = await commit(staged, base.digest, run, target, self.check_guards)
-            run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE, base.size_bytes)
+            made = partial(Outcome, hit, image_path, provisioned_by=ProvisionedBy.CLONE, bytes_total=base.size_bytes)
+            await commit(staged, base.digest, run, target, self.check_guards, made)
 
     def may_use(self, spec: JobSpec) -> Callable[[str], bool] | None:
         """Return a check whether the job may use an image from some url, or None if its caller is not limited.
@@ -240,6 +241,9 @@ class Pipeline:
         self.back_ends.converter(spec.image_format)
         await self.check_guards(target, spec.volume_name)
         run.replaces = await would_replace(target, spec.volume_name)
+        await seed.check(target, spec)
+        if spec.seed_name is not None:
+            await self.check_guards(target, spec.seed_name)
         if run.size_bytes:
             await target.placement(run.stage_request())
 
