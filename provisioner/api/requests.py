@@ -11,6 +11,7 @@ from provisioner.api.field_errors import describe
 from provisioner.contracts import GIB, Checksum, ImageUrl
 from provisioner.contracts.errors import InvalidRequestError
 from provisioner.jobs import JobFilter, JobSpec, Status
+from provisioner.pipeline.cloud_init import CloudInit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,11 @@ class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     image_type: Format | msgspec.UnsetType = msgspec.UNSET
     checksum: Digest | msgspec.UnsetType = msgspec.UNSET
 
+    def asked(self) -> dict[str, str | int]:
+        """Return the fields for readers of the job."""
+        fields: dict[str, str | int] = msgspec.to_builtins(self)
+        return fields
+
     def spec(self) -> JobSpec:
         """Return the job for the supervisor; ``image`` must have been resolved. Raises InvalidRequestError."""
         return JobSpec(
@@ -75,9 +81,17 @@ class JobRequest(FetchRequest, frozen=True, forbid_unknown_fields=True, kw_only=
     correlation_id: Name | msgspec.UnsetType = msgspec.UNSET
     target: Name | msgspec.UnsetType = msgspec.UNSET
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    cloud_init: CloudInit | msgspec.UnsetType = msgspec.UNSET
+
+    def asked(self) -> dict[str, str | int]:
+        """Return the fields for readers of the job: without the cloud-init data, which may hold secrets."""
+        fields: dict[str, str | int] = msgspec.to_builtins(msgspec.structs.replace(self, cloud_init=msgspec.UNSET))
+        return fields
 
     def spec(self) -> JobSpec:
         """Return the job for the supervisor. Raises InvalidRequestError."""
+        if self.cloud_init:
+            self.cloud_init.check()
         return msgspec.structs.replace(
             super().spec(),
             volume_name=self.volume_name,
@@ -85,6 +99,7 @@ class JobRequest(FetchRequest, frozen=True, forbid_unknown_fields=True, kw_only=
             target=self.target or None,
             correlation_id=self.correlation_id or None,
             priority=self.priority,
+            cloud_init=self.cloud_init.seal() if self.cloud_init else None,
         )
 
 

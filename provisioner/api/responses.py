@@ -12,7 +12,7 @@ from provisioner.contracts.redaction import is_version_id, redact
 from provisioner.jobs import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from provisioner.auth.authenticator import Principal
     from provisioner.cache import Entry, Upload
@@ -62,6 +62,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "warnings": job.warnings,
         "pinned_url": _without_query(job.pinned_url) if job.pinned_url else None,
         "volume": job.volume,
+        "seed": job.seed,
         "replaced": None if job.replaced is None else replaced_body(job.replaced),
         "timings": job.timings,
         "submitted_by": job.principal,
@@ -79,6 +80,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "request": {
             "image_url": image_url,
             **{key: value for key, value in asked(job).items() if key not in _ELSEWHERE},
+            **({"cloud_init": True} if spec.cloud_init else {}),
         },
         **{name: value for name, value in optional.items() if value is not None},
     }
@@ -211,8 +213,14 @@ def volume_resized_body(volume: Volume, *, grown: bool) -> dict[str, Any]:
     }
 
 
-def volume_body(volume: Volume) -> dict[str, Any]:
-    """Return a provisioned volume as clients see it."""
+def seeds_of(volumes: Iterable[Volume]) -> dict[tuple[str, str], str]:
+    """Return the names of the cloud-init seeds among ``volumes``, by the target and name of their volumes."""
+    origins = ((volume, volume.provenance) for volume in volumes)
+    return {(one.target, origin.seed_of): one.name for one, origin in origins if origin and origin.seed_of}
+
+
+def volume_body(volume: Volume, seeds: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """Return a provisioned volume as clients see it. ``seeds``: see ``seeds_of``."""
     origin = volume.provenance
     assert origin is not None, "only volumes this service made are listed"
     body: dict[str, Any] = {
@@ -224,6 +232,10 @@ def volume_body(volume: Volume) -> dict[str, Any]:
         "job_id": origin.job_id,
         "created_at": timestamp(origin.created_at),
     }
+    if origin.seed_of is not None:
+        return {**body, "seed_of": origin.seed_of}
+    if (volume.target, volume.name) in seeds:
+        body["seed"] = seeds[volume.target, volume.name]
     if origin.image_digest is not None:
         body |= _digest(origin.image_digest)
     signer = Signer.of_tag(origin.signed_by)

@@ -208,7 +208,8 @@ def _add_volumes(api: Blueprint, services: Services) -> None:
     async def list_volumes() -> Response:
         page = requests.read_query(request.args, requests.Page)
         volumes, unavailable = await listing.all()
-        shown = [responses.volume_body(volume) for volume in volumes[page.offset : page.offset + page.limit]]
+        seeds = responses.seeds_of(volumes)
+        shown = [responses.volume_body(volume, seeds) for volume in volumes[page.offset : page.offset + page.limit]]
         body = {"volumes": shown, "count": len(volumes), "offset": page.offset, "limit": page.limit}
         return answer({**body, "unavailable": unavailable} if unavailable else body)
 
@@ -216,8 +217,9 @@ def _add_volumes(api: Blueprint, services: Services) -> None:
     async def remove_volume(target: str, name: str) -> Response:
         g.about = {"target": target, "volume": name}
         authorization.check_volume(g.principal, target, name)
-        await services.supervisor.remove_volume(target, name)
-        return answer({"status": "removed", "target": target, "name": name})
+        seed = await services.supervisor.remove_volume(target, name)
+        done = {"status": "removed", "target": target, "name": name}
+        return answer({**done, "seed": seed} if seed else done)
 
     @api.post("/volumes/<target>/<name>/resize", provide_automatic_options=False)
     async def resize_volume(target: str, name: str) -> Response:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from provisioner.config import SignatureSettings
     from provisioner.contracts import Checksum
     from provisioner.jobs import Job, JobSpec
+    from provisioner.pipeline.cloud_init import CloudInit
 
 R = TypeVar("R", bound=requests.FetchRequest)
 
@@ -36,7 +37,8 @@ R = TypeVar("R", bound=requests.FetchRequest)
 async def submit(services: Services, body: requests.FetchRequest) -> Job:
     """Submit the job of a request body."""
     body, signature = await _resolved(services, body)
-    return await _submit(services, _spec(body, signature), msgspec.to_builtins(body))
+    cloud_init = body.cloud_init or None if isinstance(body, requests.JobRequest) else None
+    return await _submit(services, _spec(body, signature), body.asked(), cloud_init)
 
 
 def _spec(body: requests.FetchRequest, signature: SignatureSettings | None) -> JobSpec:
@@ -110,13 +112,15 @@ def _outside_limits(services: Services, spec: JobSpec) -> Iterator[ProvisionerEr
 async def retry(services: Services, job_id: str) -> Job:
     """Submit the request of a job that has ended once more, as the caller's own.
 
-    Raises JobNotFoundError; ConflictError while the job is active; ForbiddenError if its url may be another caller's
-    secret.
+    Raises JobNotFoundError; ConflictError while the job is active, or if it had cloud-init data, which is not kept;
+    ForbiddenError if its url may be another caller's secret.
     """
     g.about = {"job_id": job_id}
     job, _ = await services.supervisor.find(job_id)
     if not job.status.ended:
         raise ConflictError(f"job {job_id} is still {job.status}; it can be retried when it has ended")
+    if job.spec.cloud_init is not None:
+        raise ConflictError(f"the cloud-init data of job {job_id} was removed at its end; submit a new job with it")
     asked = responses.asked(job)
     if job.spec.image_url.has_secret and job.principal != g.principal.id:
         raise ForbiddenError("the image's url has a query that only the job's submitter may use; submit a new job")
@@ -125,7 +129,9 @@ async def retry(services: Services, job_id: str) -> Job:
     return await _submit(services, spec, asked)
 
 
-async def _submit(services: Services, spec: JobSpec, asked: Mapping[str, Any]) -> Job:
+async def _submit(
+    services: Services, spec: JobSpec, asked: Mapping[str, Any], cloud_init: CloudInit | None = None
+) -> Job:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
         raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
@@ -142,6 +148,7 @@ async def _submit(services: Services, spec: JobSpec, asked: Mapping[str, Any]) -
         idempotency_key=key,
         max_jobs=g.principal.limits.max_jobs,
         request=asked,
+        cloud_init=cloud_init,
     )
     g.about["job_id"] = job.job_id
     return job
@@ -176,6 +183,8 @@ def _check_volume(services: Services, spec: JobSpec) -> None:
         target = services.back_ends.target(spec.target).name
         g.about["target"] = target
         authorization.check_volume(g.principal, target, spec.volume_name)
+        if spec.seed_name is not None:
+            authorization.check_volume(g.principal, target, spec.seed_name)
 
 
 def may_use(services: Services) -> Callable[[str], bool] | None:

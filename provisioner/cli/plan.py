@@ -48,6 +48,8 @@ def _sentences(plan: Mapping[str, Any]) -> list[str]:
         lines.append(("volume", f"{plan['volume_name']}, {size(plan['volume_size_bytes'])}, {how}"))
     elif "volume_name" in plan and "volume_size_bytes" not in plan:
         lines.append(("volume", f"{plan['volume_name']}, as large as the image needs"))
+    if "seed_name" in plan:
+        lines.append(("seed", plan["seed_name"]))
     if "replaces" in plan:
         old = plan["replaces"]
         whose = "made by this service" if old["ours"] else "NOT made by this service"

@@ -157,7 +157,8 @@ def remove(
         answer = client.delete(path("volumes", target, name, "replaced"), query, limit=CHANGE_TIMEOUT)
     else:
         answer = client.delete(path("volumes", target, name))
-    click.echo(answer.text if as_json else f"removed {printable(what)} from {printable(target)}")
+    seed = f" and its cloud-init seed {printable(answer.data['seed'])}" if "seed" in answer.data else ""
+    click.echo(answer.text if as_json else f"removed {printable(what)}{seed} from {printable(target)}")
 
 
 @volume.command(cls=SectionedCommand, examples=["lvp volume restore fast web-01"])

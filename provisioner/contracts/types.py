@@ -109,7 +109,8 @@ class Signer:
 class Provenance:
     """The origin of a volume. A target stores it with the volume, so no database is needed.
 
-    ``signed_by`` is the ``Signer.tag`` of the image's signature, None if none was demanded.
+    ``signed_by`` is the ``Signer.tag`` of the image's signature, None if none was demanded. ``seed_of`` is the name of
+    the volume whose cloud-init seed this one is; a seed has no image and its url is empty.
     """
 
     job_id: str
@@ -117,6 +118,7 @@ class Provenance:
     image_digest: str | None  # "sha256:HEX"; None until the image is verified
     created_at: float
     signed_by: str | None = None
+    seed_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +126,15 @@ class StageRequest:
     """A volume to stage. ``size_bytes`` is the requested size; the target may round it up.
 
     ``data_bytes`` estimates how much will be written, None if unknown. A target that allocates on demand checks its
-    free space against it.
+    free space against it. ``keep_seconds``: a KeepingTarget keeps the volume that this one replaces for at least so
+    long, whatever its settings say.
     """
 
     name: str
     size_bytes: int
     provenance: Provenance
     data_bytes: int | None = None
+    keep_seconds: float = 0.0
 
     @property
     def job_id(self) -> str:

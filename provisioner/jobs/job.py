@@ -20,6 +20,14 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     provisioned_by: ProvisionedBy
 
 
+class SeedInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The cloud-init seed that a completed job made beside its volume. ``size_bytes`` is its real size."""
+
+    name: str
+    path: str
+    size_bytes: int
+
+
 class ReplacedInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The volume that a job replaced. ``kept_as`` and ``kept_until`` are None if it was not kept."""
 
@@ -69,6 +77,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     signed_by: Signer | None = None
     warnings: tuple[str, ...] | None = None
     pinned_url: str | None = None
+    seed: SeedInfo | None = None
 
     def started(self, now: float) -> Job:
         """Return the job as running."""
@@ -78,7 +87,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def completed(self, outcome: Outcome, timings: dict[str, float], now: float) -> Job:
         """Return the job as completed."""
-        volume = outcome.volume
+        volume, seed = outcome.volume, outcome.seed
         return msgspec.structs.replace(
             self,
             status=after(self.status, Event.COMPLETE),
@@ -88,6 +97,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             timings=timings,
             bytes_total=outcome.bytes_total,
             signed_by=outcome.signed_by,
+            seed=None if seed is None else SeedInfo(name=seed.name, path=seed.path, size_bytes=seed.size_bytes),
             replaced=None if volume is None or volume.replaced is None else ReplacedInfo.of(volume.replaced),
             volume=None
             if volume is None or outcome.provisioned_by is None

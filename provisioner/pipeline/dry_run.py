@@ -11,6 +11,7 @@ import trio
 from provisioner.contracts import CloneTarget, KeepingTarget, Placement, ProvisionedBy, Signer
 from provisioner.contracts.errors import ImageFormatError, ProvisionerError, UnavailableError
 from provisioner.download.checksums import Found, discover
+from provisioner.pipeline import seed
 from provisioner.pipeline.expectation import find_proof, key_for
 from provisioner.pipeline.job_run import JobRun
 from provisioner.pipeline.plan import check_checksum, check_fits, data_bytes, smallest_size
@@ -68,6 +69,7 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     space_needed_bytes: int | None = None
     space_free_bytes: int | None = None
     space_freeable_bytes: int | None = None
+    seed_name: str | None = None
 
 
 class DryRun:
@@ -83,6 +85,7 @@ class DryRun:
             image_url=spec.image_url.without_query,
             volume_name=spec.volume_name,
             volume_size_bytes=spec.size_bytes or None,
+            seed_name=spec.seed_name,
         )
 
     async def run(self) -> None:
@@ -170,6 +173,8 @@ class DryRun:
         plan.space_freeable_bytes = capacity.freeable_bytes or None
         with self._noting():
             await self._pipeline.check_guards(target, name)
+        with self._noting():
+            await seed.check(target, self._spec)
         has_base = await self._find_base(target)
         if not self._size_bytes:  # only the image's header tells more
             return

@@ -7,6 +7,7 @@ or a cancel at any await rolls back exactly what was done.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -26,6 +27,7 @@ from provisioner.contracts.errors import (
     SourceError,
     TargetError,
 )
+from provisioner.pipeline import seed
 from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.expectation import expectation_of, is_proven, redacted, signed_checksum
 from provisioner.pipeline.job_run import Outcome
@@ -200,8 +202,11 @@ class Pipeline:
         run.progress.begin(Stage.ALLOCATING)
         async with target.stage_clone(base, run.stage_request(base.digest)) as staged:
             run.progress.end(Stage.ALLOCATING)
-            volume = await commit(staged, base.digest, run, target, self.check_guards)
-            run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE, base.size_bytes, run.signed_by)
+            made = partial(
+                Outcome, hit, image_path, provisioned_by=ProvisionedBy.CLONE, bytes_total=base.size_bytes,
+                signed_by=run.signed_by,
+            )  # fmt: skip
+            await commit(staged, base.digest, run, target, self.check_guards, made)
 
     def signature_for(self, spec: JobSpec, source: ImageSource) -> SignatureSettings | None:
         """Return the signature that the job's image must have: what its name demands, else what its source demands."""
@@ -237,6 +242,9 @@ class Pipeline:
         self.back_ends.converter(spec.image_format)
         await self.check_guards(target, spec.volume_name)
         run.replaces = await would_replace(target, spec.volume_name)
+        await seed.check(target, spec)
+        if spec.seed_name is not None:
+            await self.check_guards(target, spec.seed_name)
         if run.size_bytes:
             await target.placement(run.stage_request())
 

@@ -53,6 +53,7 @@ IMAGE = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, 2 * 2**30).ljust(256 * 
 DIGEST = hashlib.sha256(IMAGE).hexdigest()
 
 JOB = {"image_url": URL, "volume_name": "web-01", "volume_size_gb": 20}
+SEED = {"user_data": "#cloud-config\nssh_authorized_keys:\n  - ssh-ed25519 AAAAC3Nz... admin@example.com\n"}
 REQUESTS = {
     "JobRequestMinimal": {"image_url": URL, "volume_name": "web-01"},
     "JobRequestFull": {
@@ -66,6 +67,7 @@ REQUESTS = {
     "ResizeRequestMinimal": {"volume_size_gb": 40},
     "ResizeRequestOnline": {"volume_size_gb": 40, "online": True},
     "JobRequestNamed": {"image": "ubuntu-24.04", "volume_name": "web-01", "volume_size_gb": 20},
+    "JobRequestCloudInit": {**JOB, "cloud_init": SEED},
     "FetchRequestMinimal": {"image_url": URL},
     "FetchRequestNamed": {"image": "ubuntu-24.04"},
     "FetchRequestFull": {"image_url": URL, "image_type": "qcow2", "checksum": f"sha256:{DIGEST}"},
@@ -183,6 +185,10 @@ async def _jobs(to):
         done = await service.done(full)
         await to.keep("JobCompleted", await service.call("GET", f"/api/v1/jobs/{done['job_id']}"))
         await to.keep("CancelTooLate", await service.call("POST", f"/api/v1/jobs/{done['job_id']}/cancel"), 400)
+        seeded = await service.done({**JOB, "cloud_init": SEED})
+        await to.keep("JobSeeded", await service.call("GET", f"/api/v1/jobs/{seeded['job_id']}"))
+        retried = await service.call("POST", f"/api/v1/jobs/{seeded['job_id']}/retry")
+        await to.keep("RetryWithCloudInit", retried, 409)
         await to.keep("JobNotFound", await service.call("GET", f"/api/v1/jobs/{UNKNOWN}"), 404)
 
 
@@ -281,6 +287,9 @@ async def _volumes(to):
         await to.keep("VolumeEmpty", await service.call("GET", "/api/v1/volumes"))
         await service.done(JOB)
         await to.keep("VolumePage", await service.call("GET", "/api/v1/volumes"))
+        await service.done({**JOB, "volume_name": "web-02", "cloud_init": SEED})
+        await to.keep("VolumeSeeds", await service.call("GET", "/api/v1/volumes?offset=1"))
+        await to.keep("VolumeRemovedSeed", await service.call("DELETE", "/api/v1/volumes/fake/web-02"))
         resized = {name: body for name, body in REQUESTS.items() if name.startswith("Resize")}
         for name, body in resized.items():
             to.examples[name] = body
