@@ -58,7 +58,7 @@ class SpecRecord(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str | None = None
     priority: int = 0
     allowed_sources: list[str] | None = None
-    signature: SignatureRecord | msgspec.UnsetType = msgspec.UNSET
+    signature: SignatureRecord | None = None
     cloud_init: str | None = None
 
     @classmethod
@@ -74,15 +74,16 @@ class SpecRecord(msgspec.Struct, frozen=True, kw_only=True):
             correlation_id=spec.correlation_id,
             priority=spec.priority,
             allowed_sources=None if spec.allowed_sources is None else list(spec.allowed_sources),
-            signature=SignatureRecord.of(spec.signature) if spec.signature is not None else msgspec.UNSET,
+            signature=None if spec.signature is None else SignatureRecord.of(spec.signature),
             cloud_init=spec.cloud_init,
         )
 
     def fields(self) -> dict[str, object]:
         """Return the fields as they are stored. One that earlier versions did not have is left out when empty."""
         fields = msgspec.structs.asdict(self)
-        if self.cloud_init is None:
-            del fields["cloud_init"]
+        for name in ("signature", "cloud_init"):
+            if fields[name] is None:
+                del fields[name]
         return fields
 
     def spec(self) -> JobSpec:
@@ -135,4 +136,4 @@ def same_request(earlier: JobSpec, spec: JobSpec, cloud_init: CloudInit | None) 
 
 
 def _comparable(spec: JobSpec) -> SpecRecord:
-    return msgspec.structs.replace(SpecRecord.of(spec), allowed_sources=None, cloud_init=None, signature=msgspec.UNSET)
+    return msgspec.structs.replace(SpecRecord.of(spec), allowed_sources=None, cloud_init=None, signature=None)

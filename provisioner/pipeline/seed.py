@@ -191,7 +191,7 @@ def _as_volume(kept: KeptVolume) -> Volume:
 
 def _request(spec: JobSpec, job_id: str, created_at: float, keep_seconds: float = 0.0) -> StageRequest:
     assert spec.seed_name is not None
-    provenance = Provenance(job_id, "", None, created_at, spec.volume_name)
+    provenance = Provenance(job_id, "", None, created_at, seed_of=spec.volume_name)
     return StageRequest(spec.seed_name, SEED_BYTES, provenance, SEED_BYTES, keep_seconds)
 
 
