@@ -25,7 +25,7 @@ from provisioner.config import (
     secret_references,
     show,
 )
-from provisioner.config.images import urls_of
+from provisioner.config.images import signature_urls, urls_of
 from provisioner.contracts import PROJECT, BackEnd, BackEndContext, ImageUrl, hookspecs
 from provisioner.contracts.errors import (
     ConfigError,
@@ -210,6 +210,7 @@ class Registry:
         known = isinstance(sources, dict) and len(sources) == len(built.sources)
         _check_prewarm(document, built, faults, sources_known=known)
         _check_images(document, built, faults, sources_known=known)
+        _check_signatures(tables["sources"], built, faults)
         return Made(built, settings)
 
     def _readers(self) -> dict[str, list[str]]:
@@ -322,6 +323,16 @@ def _check_images(document: Mapping[str, Any], back_ends: BackEnds, faults: Faul
                 url = ImageUrl.parse(text)
                 if sources_known and not any(source.owns(url) for source in back_ends.sources.values()):
                     faults.add(f"images.{name}.{key}", f"{url} belongs to no configured source")
+
+
+def _check_signatures(tables: Mapping[str, Mapping[str, Any]], back_ends: BackEnds, faults: Faults) -> None:
+    """Report signatures that a source cannot fetch."""
+    for name, source in back_ends.sources.items():
+        for key, text in signature_urls(tables[name]):
+            with suppress(InvalidRequestError):  # reported with the table
+                url = ImageUrl.parse(text)
+                if not source.owns(url):
+                    faults.add(f"sources.{name}.{key}", f"{url} does not belong to this source")
 
 
 def _prewarmed(image: object) -> tuple[ImageUrl | None, str]:

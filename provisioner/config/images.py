@@ -144,3 +144,13 @@ def urls_of(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for key in ("url", "base", "checksum_url"):
             if isinstance(one, dict) and isinstance(text := one.get(key), str):
                 yield path + key, PLACEHOLDER.sub("0", text)
+    yield from signature_urls(table)
+
+
+def signature_urls(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the urls among the files of a table's ``signature``, and their keys."""
+    signature = table.get("signature")
+    files = signature.get("files") if isinstance(signature, dict) else None
+    for number, text in enumerate(files if isinstance(files, list) else ()):
+        if isinstance(text, str) and "://" in text:
+            yield f"signature.files[{number}]", text

@@ -87,9 +87,8 @@ def main() -> None:
         return
     if missing and mode == "required":
         sys.exit("; ".join(f"this host cannot confine its {layer} ({why})" for layer, why in missing.items()))
-    os.environ["MALLOC_ARENA_MAX"] = ARENAS
     try:
-        os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+        os.execve(command[0], command, os.environ | {"MALLOC_ARENA_MAX": ARENAS})  # noqa: S606 - no shell is wanted
     except OSError as error:
         sys.exit(f"{command[0]}: {error.strerror}")
 

@@ -379,6 +379,18 @@ def test_check_signature_table(files, table, words):
     assert any(words.replace("{{", "{").replace("}}", "}") in fault for fault in faults), faults
 
 
+def test_check_signature_urls(files):
+    """A signature that no source, or not the source itself, can fetch would never be found."""
+    elsewhere = 'files = ["https://images.example.org/a.bundle", "https://elsewhere.example.org/a.bundle"]\n'
+    text = CONFIG.replace('public_key = "{0}/cosign.pub"\n', 'public_key = "{0}/cosign.pub"\n' + elsewhere)
+    other = elsewhere.replace("bundle", "minisig")
+    text = text.replace('public_key = "{0}/minisign.pub"\n', 'public_key = "{0}/minisign.pub"\n' + other)
+    assert [fault.split(": ", 1)[1] for fault in check(write(files, text)).faults] == [
+        "images.appliance.signature.files[1]: https://elsewhere.example.org/a.minisig belongs to no configured source",
+        "sources.web.signature.files[1]: https://elsewhere.example.org/a.bundle does not belong to this source",
+    ]
+
+
 def test_check_addresses(files):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         file = write(files, port=taken.getsockname()[1])

@@ -388,6 +388,18 @@ async def test_server_down_while_it_is_asked_for_a_signature(publisher):
         assert "refused" in job.error
 
 
+@pytest.mark.parametrize("step", ["open", "read", "close"])
+async def test_cancel_while_it_is_asked_for_a_signature(publisher, step):
+    site = publisher("Debian")
+    site.source.steps.hang_at = step
+    async with site.harness.running() as harness:
+        job_id = await harness.submit(site.spec)
+        await site.source.steps.reached.wait()
+        assert (await harness.supervisor.cancel(job_id)).status is Status.CANCELLED
+        assert harness.volume() is None
+        harness.assert_nothing_left()
+
+
 @pytest.mark.parametrize(
     ("layout", "signature", "says"),
     [

@@ -185,6 +185,18 @@ def test_secret_keyring(gpg, key_of):
         key_of(content=gpg.run("--export-secret-keys", gpg.fingerprints["publisher"]))
 
 
+@pytest.mark.slow
+async def test_sandbox(gpg, key_of, monkeypatch, tmp_path):
+    """A program in the place of gpgv reads what it is given, and no other file of the host."""
+    assert await openpgp.missing_layers() == []
+    tool = tmp_path / "gpgv"
+    tool.write_text("#!/bin/sh\ncat /etc/passwd >&2\n")
+    tool.chmod(0o755)
+    monkeypatch.setitem(openpgp.ENVIRONMENT, "PATH", f"{tmp_path}:/usr/bin:/bin")
+    said = await refusal(gpg.sign("publisher", SUMS), key_of("publisher"))
+    assert "cat: /etc/passwd: Permission denied" in said
+
+
 async def test_gpgv_missing(gpg, key_of, monkeypatch):
     monkeypatch.setitem(openpgp.ENVIRONMENT, "PATH", "/nonexistent")
     assert "install the package gpgv" in await refusal(gpg.sign("publisher", SUMS), key_of("publisher"))
