@@ -14,7 +14,7 @@ import trio
 from provisioner.contracts.errors import BodyTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGIReceiveEvent, ASGISendEvent, Scope
 
@@ -104,6 +104,8 @@ class StreamedBodies:
             await self._app(scope, receive, send)
             return
         body, is_first = StreamedBody(receive), True
+        # HTTP/2 drops the rest of one body without the others.
+        may_be_unread = scope["http_version"] != "2" and _has_body(scope["headers"])
         state: Any = {**(scope.get("state") or {}), _KEY: body}
 
         async def receive_nothing() -> ASGIReceiveEvent:
@@ -117,7 +119,7 @@ class StreamedBodies:
         async def send_early(message: ASGISendEvent) -> None:
             if message["type"] == "http.response.start":
                 body.release()
-                if not body.over and scope["http_version"] != "2":
+                if not body.over and may_be_unread:
                     message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             elif message["type"] == "http.response.body" and not message.get("more_body", False):
                 await body.linger()
@@ -125,6 +127,12 @@ class StreamedBodies:
 
         streamed: Any = {**scope, "state": state}
         await self._app(streamed, receive_nothing, send_early)
+
+
+def _has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether an HTTP/1.1 request announces a body. The names are in lower case."""
+    announced = {name: value for name, value in headers if name in {b"content-length", b"transfer-encoding"}}
+    return bool(announced) and announced != {b"content-length": b"0"}
 
 
 def streamed_body(scope: Any) -> StreamedBody:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import h2.config
@@ -434,6 +434,17 @@ async def test_next_request_on_the_same_connection(wire):
             f"GET {STATE} HTTP/1.1\r\nHost: x\r\nX-API-Token: {wire.service.token['admin']}\r\n\r\n".encode()
         )
         assert (await answer(stream))[0] == 200
+
+
+@pytest.mark.parametrize(("size", "closes"), [(0, False), (1, True)])
+async def test_refused_request_without_a_body_keeps_the_connection(wire, size, closes):
+    async with wire.sending(role="viewer", size=size) as stream:
+        assert (await answer(stream))[0] == 403
+        got = b""
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            got = await stream.receive_some(100)
+        assert (got == b"") is closes
 
 
 @pytest.fixture
