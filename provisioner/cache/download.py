@@ -15,6 +15,7 @@ from provisioner.contracts.errors import (
     CacheError,
     CacheFullError,
     ChecksumMismatchError,
+    EncodedDownloadError,
     MixedDownloadError,
     ProvisionerError,
     RemoteUnavailableError,
@@ -24,6 +25,7 @@ from provisioner.contracts.shield import shielded, undoing
 from provisioner.contracts.tasks import first_cause
 from provisioner.contracts.threads import run_long
 from provisioner.contracts.urls import shown
+from provisioner.download.decoded import LABELS
 from provisioner.download.fetch import fetch
 from provisioner.download.growing_file import GrowingFile
 from provisioner.download.hashing import hash_and_inspect
@@ -216,6 +218,8 @@ class Download(CachedImage):
             # Without an announced length, a broken connection looks like the end.
             unsure = self.growing_file.mixed or self.expectation.remote.size is None
             kind = MixedDownloadError if unsure else ChecksumMismatchError
+            if self.growing_file.content_encoding in LABELS:
+                kind = EncodedDownloadError
             origin = f" by {self.expectation.origin}" if self.expectation.origin else ""
             raise kind(
                 f"the image's {checksum.algorithm} is {digests[checksum.algorithm]}, "

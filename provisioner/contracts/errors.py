@@ -215,6 +215,10 @@ class MixedDownloadError(ChecksumMismatchError):
     """The digest differs, but the image may be cut or put together from several ones: a fresh download may be right."""
 
 
+class EncodedDownloadError(ChecksumMismatchError):
+    """The digest differs, and the server labelled the transfer as compressed: decoded, it may be right."""
+
+
 class ChecksumMissingError(ImageError):
     """The configuration requires a checksum, and none is known for the image."""
 

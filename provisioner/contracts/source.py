@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 class ImageStream(ABC):
     """The bytes of one image from an offset on, while the connection is open.
 
-    ``start`` is the offset of the first byte (0 if the server ignored the requested range).
+    ``start`` is the offset of the first byte (0 if the server ignored the requested range). ``content_encoding`` is how
+    the server labels the bytes, in lower case, None if it does not.
     """
 
     start: int
+    content_encoding: str | None = None
 
     @abstractmethod
     def __aiter__(self) -> AsyncIterator[bytes]:

@@ -108,6 +108,7 @@ async def fetch(
             async with source.open(image.pinned or image.url, start, None, image.version) as stream:
                 answered, down_since = True, math.inf
                 resumes = resumes and stream.start == start
+                growing_file.content_encoding = stream.content_encoding
                 await _receive(stream, image, growing_file, received)
             return
         except SourceError as error:

@@ -24,6 +24,7 @@ class GrowingFile:
         self.size: int | None = None  # set when the file is complete
         self.limit = limit  # bytes reserved for it; a longer body fails the download
         self.waiting_for: str | None = None  # the last temporary error, until bytes arrive again
+        self.content_encoding: str | None = None  # how the server labelled the bytes
         self.mixed = False  # put together from responses that may be of different versions
         self.hashed = 0  # the hashing thread no longer needs the bytes before this offset; updated in steps
         self._available = 0

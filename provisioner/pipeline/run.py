@@ -19,6 +19,7 @@ from provisioner.contracts.errors import (
     BaseGoneError,
     ChecksumMismatchError,
     DamagedImageError,
+    EncodedDownloadError,
     InvalidRequestError,
     MixedDownloadError,
     NoSpaceError,
@@ -27,6 +28,7 @@ from provisioner.contracts.errors import (
     SourceError,
     TargetError,
 )
+from provisioner.download.decoded import DecodedSource
 from provisioner.pipeline import seed
 from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.expectation import expectation_of, is_proven, redacted, signed_checksum
@@ -84,17 +86,22 @@ class Pipeline:
                 return
             # A damaged image was found in the cache, which has dropped it; or what was received is thrown away.
             except (DamagedImageError, RemoteChangedError, ChecksumMismatchError) as error:
+                if isinstance(source, DecodedSource) and isinstance(error, ChecksumMismatchError):
+                    raise source.mismatch from error
                 if run.outcome is not None or not restarts_left or not await self._may_help(run, source, error):
                     raise
                 log.warning("starting over", job_id=run.job_id, reason=error.message)
+                if isinstance(error, EncodedDownloadError):
+                    source = DecodedSource(source, run.spec.image_url, error)
                 run.progress.restart()
 
     async def _may_help(self, run: JobRun, source: ImageSource, error: ProvisionerError) -> bool:
         """Return whether a fresh download may succeed after ``error``.
 
-        After a mismatch it may if the publisher has replaced the image and its checksum in the meantime.
+        After a mismatch it may if the publisher has replaced the image and its checksum in the meantime, or if the
+        server has compressed the transfer on its own.
         """
-        if not isinstance(error, ChecksumMismatchError) or isinstance(error, MixedDownloadError):
+        if not isinstance(error, ChecksumMismatchError) or isinstance(error, MixedDownloadError | EncodedDownloadError):
             return True
         if run.spec.checksum is not None:
             return False

@@ -124,7 +124,9 @@ class HttpTransport:
                 raise RemoteChangedError(f"{shown(url)} changed on the server while it was being fetched")
             self._check_encoding(response, url)
             span = span_of(response.status_code, response.headers, start, stop, shown(url))
-            yield HttpStream(response, span, self._options, self._body_threads, self._rate_limiter, shown(url))
+            stream = HttpStream(response, span, self._options, self._body_threads, self._rate_limiter, shown(url))
+            stream.content_encoding = response.headers.get("content-encoding", "").strip().lower() or None
+            yield stream
 
     async def aclose(self) -> None:
         """Close idle connections."""
