@@ -96,6 +96,8 @@ class Feed:
         self.head = 0
         """The number of the newest change."""
         self.closed = False
+        self.on_change: Callable[[str, object], None] = lambda _kind, _subject: None
+        """Called with each change; must not wait."""
         self.most_readers, self.most_per_group = 128, 32
         self.on_readers: Callable[[int], None] = lambda _count: None
         """Called with the number of readers when it changes."""
@@ -111,6 +113,7 @@ class Feed:
         if job_id is not None:
             self._progress.pop(job_id, None)
         self._news.set()
+        self.on_change(kind, subject)
 
     def publish_job(self, job: Job, snapshot: Snapshot | None = None) -> None:
         """Add a job's new status; ``snapshot`` if it has not ended."""
