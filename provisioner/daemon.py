@@ -32,6 +32,7 @@ from provisioner.contracts.shield import shielded
 from provisioner.contracts.tasks import first_cause, leaves
 from provisioner.images import ImageResolver
 from provisioner.jobs import JobSpec, JobStore, Supervisor
+from provisioner.jobs.change_events import newest_ends
 from provisioner.jobs.notify import Notifier
 from provisioner.jobs.prewarm import prewarm
 from provisioner.linux import ioprio, loop_priority, state_lock, systemd
@@ -113,7 +114,7 @@ async def _main(
             supervisor = services.supervisor
             await outer.start(services.cache.run)
             await supervisor.recover()
-            await outer.start(services.notifier.run)
+            await outer.start(services.notifier.run, partial(newest_ends, services.store))
             outer.start_soon(services.notifier.feed.run, supervisor.running)
             await outer.start(services.probes.run)
             async with trio.open_nursery() as jobs:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from provisioner.pipeline.progress import Snapshot
 
 CONTENT_TYPE = "text/event-stream"
+STOPPING = "service.stopping"
 _HEADERS = {"X-Accel-Buffering": "no"}  # nginx passes each event on at once
 # Seconds without an event until a comment is sent: half of what proxies and clients commonly wait.
 HEARTBEAT = 15.0
@@ -140,10 +141,12 @@ class _Body(ResponseBody):
     ) -> None:
         self._services, self._reader, self._check = services, reader, check
         self._principal_id: str = g.principal.id
-        self._next = _RETRY + first
+        # One who connects while the service stops has not seen the change that says so.
+        is_stopping = bool(first) and services.supervisor.draining
+        self._next = _RETRY + first + (_event(STOPPING, {}) if is_stopping else b"")
         self._job_ended = ended and bool(first)
         self._over = False
-        self._sent_at = 0.0
+        self._sent_at = self._checked_at = trio.current_time()
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
         return self
@@ -172,16 +175,19 @@ class _Body(ResponseBody):
 
     def _take(self) -> bytes:
         """Return the next events, or nothing if there are none."""
-        try:
-            self._check()
-        except (UnauthorizedError, ForbiddenError) as error:
-            return self._end("access lost", error.message)
         if self._job_ended:
             return self._end("job ended", "the job has ended")
         try:
             changes, progress = self._reader.take()
         except UnavailableError as error:
             return self._end("too slow", error.message)
+        now = trio.current_time()
+        if changes or progress or now - self._checked_at >= _RECHECK:
+            self._checked_at = now
+            try:
+                self._check()
+            except (UnauthorizedError, ForbiddenError) as error:
+                return self._end("access lost", error.message)
         if self._reader.job_id is not None:
             self._job_ended = any(isinstance(one.subject, Job) and one.subject.status.ended for one in changes)
         text = b"".join([*map(self._render, changes), *map(self._render_progress, progress)])

@@ -33,7 +33,15 @@ from provisioner.contracts import blockdev, errors
 from provisioner.contracts.converter import Converter, ImageView
 from provisioner.contracts.guard import Guard, Observer
 from provisioner.contracts.hookspecs import PROJECT, BackEnd, BackEndContext, NamesFiles, NoSettings, hookimpl
-from provisioner.contracts.http import Explain, HttpOptions, HttpTransport, Prepare, TransportSettings, read_secret
+from provisioner.contracts.http import (
+    Explain,
+    HttpOptions,
+    HttpSender,
+    HttpTransport,
+    Prepare,
+    TransportSettings,
+    read_secret,
+)
 from provisioner.contracts.keeping import RESTORE_KEEP, KeepingSettings, due, removable
 from provisioner.contracts.ownership import PlaceLock
 from provisioner.contracts.rate_limit import RateLimiter
@@ -49,6 +57,7 @@ from provisioner.contracts.types import (
     MIB,
     Base,
     Capacity,
+    ChangeEvent,
     Checksum,
     Device,
     Finding,
@@ -80,6 +89,7 @@ __all__ = [
     "BlockTarget",
     "ByteSize",
     "Capacity",
+    "ChangeEvent",
     "Checksum",
     "CloneTarget",
     "Converter",
@@ -89,6 +99,7 @@ __all__ = [
     "Finding",
     "Guard",
     "HttpOptions",
+    "HttpSender",
     "HttpTransport",
     "ImageSource",
     "ImageStream",

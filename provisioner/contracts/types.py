@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from provisioner.contracts.errors import InvalidRequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from provisioner.contracts.urls import ImageUrl
 
 GIB = 1024**3
@@ -266,6 +268,21 @@ class Finding:
     ok: bool | None
     what: str
     fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeEvent:
+    """A change of a job, a volume or a cached image, as observers receive it.
+
+    ``kind`` is such as ``job.completed``, ``volume.removed`` or ``cache.added``. ``event_id`` is unique, and the same
+    each time the same end of a job is told. ``at`` is in seconds since the epoch. ``data`` is ready for JSON, and has
+    no secrets and no queries of urls.
+    """
+
+    event_id: str
+    kind: str
+    at: float
+    data: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ KEPT = 1000
 _AT_ONCE = 32
 # Seconds between two looks at the progress of running jobs, and more for each reader: 200 readers wait for 3 s.
 _TICK, _TICK_PER_READER = 1.0, 0.01
+# Seconds for each reader between two rounds of waking, so that changes in quick succession are sent together: 0.4 s
+# with 200 readers. A reader takes some 0.15 ms, so all of them take a tenth of the loop's time at most.
+_ROUND_PER_READER = 0.002
 # Readers woken before other tasks run again: each sends for some 0.2 ms, and the loop is not held for longer than 2 ms.
 _WOKEN_AT_ONCE = 8
 # The most characters of a number in an id.
@@ -87,12 +90,14 @@ class Feed:
         self._run = secrets.token_hex(4)
         self._kept: deque[Change] = deque(maxlen=kept)
         self._readers: set[Reader] = set()
-        self._news = trio.Event()
+        self._news, self._first_reader = trio.Event(), trio.Event()
         self._tick = 0
         self._progress: dict[str, JobProgress] = {}
         self.head = 0
         """The number of the newest change."""
         self.closed = False
+        self.on_change: Callable[[str, object], None] = lambda _kind, _subject: None
+        """Called with each change; must not wait."""
         self.most_readers, self.most_per_group = 128, 32
         self.on_readers: Callable[[int], None] = lambda _count: None
         """Called with the number of readers when it changes."""
@@ -108,6 +113,7 @@ class Feed:
         if job_id is not None:
             self._progress.pop(job_id, None)
         self._news.set()
+        self.on_change(kind, subject)
 
     def publish_job(self, job: Job, snapshot: Snapshot | None = None) -> None:
         """Add a job's new status; ``snapshot`` if it has not ended."""
@@ -155,6 +161,7 @@ class Feed:
         self._readers.add(made)
         self.on_readers(len(self._readers))
         self._news.set()
+        self._first_reader.set()
         try:
             yield made
         finally:
@@ -177,9 +184,13 @@ class Feed:
                 reader.wake()
                 if count % _WOKEN_AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
+            await trio.sleep(_ROUND_PER_READER * len(self._readers))
 
     async def _watch(self, running: Callable[[], Iterable[tuple[Job, Snapshot]]]) -> None:
         while True:
+            if not self._readers:  # an idle service does not wake up
+                self._first_reader = trio.Event()
+                await self._first_reader.wait()
             await trio.sleep(_TICK + _TICK_PER_READER * len(self._readers))
             if self._readers:
                 self.look(running())

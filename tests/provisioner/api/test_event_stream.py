@@ -245,6 +245,18 @@ async def test_service_that_stops_ends_streams(service, http2):
         assert found[-1].data["reason"] == "service stopped"
 
 
+async def test_reader_that_comes_while_the_service_stops(service):
+    """It is told so after the snapshot, also in the stream of a job."""
+    job_id = (await service.done())["job_id"]
+    service.services.notifier.feed.publish("service.stopping", None)
+    await service.services.supervisor.drain()
+    async with served(service) as (url, _):
+        async with follow(service, url) as events:
+            assert [(await events.next()).kind for _ in range(2)] == ["snapshot", "service.stopping"]
+        async with follow(service, url, f"/api/v1/jobs/{job_id}/events") as events:
+            assert kinds(await events.rest()) == ["snapshot", "service.stopping", "end"]
+
+
 async def test_reader_that_fell_behind_is_ended(service):
     """It is told so, and gets a snapshot when it connects again."""
     feed = service.services.notifier.feed

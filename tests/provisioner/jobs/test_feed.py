@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 import trio
+import trio.testing
 
 from provisioner.contracts.errors import TooManyRequestsError, UnavailableError
 from provisioner.jobs.feed import Feed
@@ -146,6 +147,14 @@ async def test_readers_are_woken(autojump_clock):
             nursery.cancel_scope.cancel()
     assert max(woken) < 2
     assert len(woken) == 20
+
+
+async def test_feed_without_readers_sleeps(autojump_clock):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Feed().run, list)
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf")
+        nursery.cancel_scope.cancel()
 
 
 async def test_progress_is_looked_at_for_readers_only(autojump_clock):
