@@ -96,7 +96,7 @@ class Authorization:
         realm = self._realm(challenge.get("realm", ""), reference)
         query = {"service": challenge["service"]} if "service" in challenge else {}
         query["scope"] = _scope(challenge.get("scope", ""), reference)
-        url = f"{realm.without_query}?{'&'.join(filter(None, (realm.query, urlencode(query))))}"
+        url = f"{realm.origin}{realm.path}?{'&'.join(filter(None, (realm.query, urlencode(query))))}"
         headers = {} if login is None else {"Authorization": login}
         transport = HttpTransport(
             self._settings.options(any_encoding=True),

@@ -65,6 +65,12 @@ def repository_of(url: ImageUrl) -> str:
     return f"library/{repository}" if canonical(url.netloc) == DOCKER_HUB and "/" not in repository else repository
 
 
+def pinned_url(url: ImageUrl, digest: str) -> ImageUrl:
+    """Return ``url`` with the digest of its manifest instead of the tag."""
+    folder, slash, last = url.path.rpartition("/")
+    return url.with_path(f"{folder}{slash}{last.partition(':')[0]}@{digest}")
+
+
 def parse(url: ImageUrl) -> Reference:
     """Return the reference that ``url`` contains. Without tag and digest it is the tag ``latest``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from lvp_source_oci.authorization import Authorization
 from lvp_source_oci.errors import ChallengeError, meaning
 from lvp_source_oci.manifest import ACCEPT, MAX_MANIFEST, decoded, disk_layer, for_architecture, host_architecture
 from lvp_source_oci.reading import read_document
-from lvp_source_oci.reference import SCHEMES, api_host, canonical, parse, repository_of
+from lvp_source_oci.reference import SCHEMES, api_host, canonical, parse, pinned_url, repository_of
 from provisioner.contracts import BackEndContext, Checksum, HttpTransport, ImageSource, ImageUrl, RemoteImage, UrlPrefix
 from provisioner.contracts.errors import (
     InvalidRequestError,
@@ -37,8 +38,8 @@ log = structlog.get_logger(__name__)
 class OciSource(ImageSource):
     """Fetches the one layer of an image or artifact; the layer's digest is the image's version and checksum.
 
-    A tag is looked up once, by ``stat``. The download asks for the layer by digest, so a tag that moves meanwhile
-    changes nothing.
+    A tag is looked up once, by ``stat``, which also returns the url with the manifest's digest. The download uses that,
+    so a tag that moves meanwhile changes nothing.
     """
 
     def __init__(self, settings: OciSettings, context: BackEndContext) -> None:
@@ -67,8 +68,10 @@ class OciSource(ImageSource):
         return [f"oci://{text}" if "/" in text else f"oci://{text}/" for text in self._settings.registries]
 
     async def stat(self, url: ImageUrl) -> RemoteImage:
-        layer = await self._layer(self._reference(url))
-        return RemoteImage(url, layer.size, layer.digest, accepts_ranges=True, digest=layer.checksum)
+        reference = self._reference(url)
+        layer, manifest = await self._layer(reference)
+        pinned = None if ":" in reference.manifest else pinned_url(url, manifest)
+        return RemoteImage(url, layer.size, layer.digest, accepts_ranges=True, digest=layer.checksum, pinned=pinned)
 
     @asynccontextmanager
     async def open(
@@ -92,30 +95,35 @@ class OciSource(ImageSource):
     async def _digest(self, reference: Reference, version: str | None) -> str:
         """Return the digest of the layer to fetch."""
         if version is None:
-            return (await self._layer(reference)).digest
+            return (await self._layer(reference))[0].digest
         try:
             return str(Checksum.parse(version))
         except InvalidRequestError as error:
             raise RemoteChangedError(f"{reference}: the registry has no layer {version!r}") from error
 
-    async def _layer(self, reference: Reference) -> Descriptor:
-        """Return the layer with the disk image, after one request for the manifest, or two if it is an index."""
+    async def _layer(self, reference: Reference) -> tuple[Descriptor, str]:
+        """Return the layer with the disk image, and the digest of the manifest or index that the reference names.
+
+        That takes one request, or two if it is an index.
+        """
         name = str(reference)
-        manifest = await self._manifest(reference, reference.manifest)
+        manifest, digest = await self._manifest(reference, reference.manifest)
         if manifest.manifests is not None:
             architecture = self._settings.architecture or host_architecture()
             entry = for_architecture(manifest.manifests, architecture, name)
-            manifest = await self._manifest(reference, str(entry.checksum))
+            manifest, _ = await self._manifest(reference, str(entry.checksum))
             if manifest.manifests is not None:
                 raise SourceError(f"{name} is an index of indexes, which is not supported; give the digest of an image")
         layer = disk_layer(manifest, name)
         log.info("found the image's layer", image=name, layer=str(layer.checksum), title=layer.label)
-        return layer
+        return layer, digest
 
-    async def _manifest(self, reference: Reference, manifest: str) -> Manifest:
+    async def _manifest(self, reference: Reference, manifest: str) -> tuple[Manifest, str]:
+        """Return a manifest and its digest."""
         async with self._open(reference, reference.manifest_url(self._settings.scheme, manifest)) as stream:
             body = await read_document(stream, MAX_MANIFEST)
-        return decoded(body, str(reference), manifest if ":" in manifest else None)
+        known = manifest if ":" in manifest else None
+        return decoded(body, str(reference), known), known or f"sha256:{hashlib.sha256(body).hexdigest()}"
 
     @asynccontextmanager
     async def _open(

@@ -42,6 +42,8 @@ class S3Settings(TransportSettings, frozen=True, forbid_unknown_fields=True, kw_
     credentials: Credentials = "chain"
     credentials_file: AbsolutePath | None = None
     profile: str | None = None
+    # Confirm that the caller pays for requests and transfers; the bucket's owner pays for all others.
+    requester_pays: bool = False
     # Whether the source serves every s3://BUCKET/KEY if no bucket is listed. Only one source can.
     bare_urls: bool = True
 
@@ -56,12 +58,17 @@ class S3Settings(TransportSettings, frozen=True, forbid_unknown_fields=True, kw_
         for text in self.buckets:
             if not re.fullmatch(rf"{BUCKET}(/.*)?", text):
                 yield f"'{text}' must be a bucket name, or a bucket name and a prefix such as 'images/golden/'"
+        yield from self._faults_of_credentials()
+
+    def _faults_of_credentials(self) -> Iterator[str]:
         if (self.access_key is None) != (self.secret_key is None):
             yield "access_key and secret_key must be set together"
         if self.session_token is not None and self.access_key is None:
             yield "session_token needs access_key and secret_key"
         if self.access_key is not None and self.credentials != "chain":
             yield "set either credentials or access_key, not both"
+        if self.requester_pays and self.credentials == "anonymous":
+            yield "requester_pays needs credentials: somebody must pay"
         if (self.credentials_file or self.profile) and (self.access_key or self.credentials not in {"chain", "file"}):
             yield "credentials_file and profile need credentials = 'file' or 'chain'"
 

@@ -85,6 +85,7 @@ class S3Source(ImageSource):
             "X-Amz-Date": now.strftime("%Y%m%dT%H%M%SZ"),
             **({"X-Amz-Security-Token": credentials.session_token} if credentials.session_token else {}),
             **checksum_mode,
+            **({"X-Amz-Request-Payer": "requester"} if self._settings.requester_pays else {}),
         }
         sign_v4_s3(
             method=method,

@@ -145,7 +145,7 @@ class FileTarget(KeepingTarget):
         if over is None:
             self._folder.publish(request)
         else:
-            replaced = self._kept.replace(request, over)
+            replaced = self._kept.replace(request, over, request.keep_seconds)
         path = self._folder.file_of(request.name)
         volume = self.volume_of(Entry(request.name, path, path.lstat(), provenance))
         return replace(volume, replaced=replaced)

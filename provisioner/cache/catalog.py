@@ -32,11 +32,21 @@ class Users(Counter[str]):
 
 
 class Catalog:
-    """The entries by sha256, and the urls they were downloaded from."""
+    """The entries by sha256, and the urls they were downloaded from.
 
-    def __init__(self, prewarm: Sequence[PrewarmSettings] = ()) -> None:
+    ``changed`` is called with ``added`` or ``removed`` and the entry.
+    """
+
+    def __init__(
+        self,
+        prewarm: Sequence[PrewarmSettings] = (),
+        changed: Callable[[str, Entry], None] = lambda _what, _entry: None,
+    ) -> None:
         self.users = Users()
+        self._changed = changed
         self._prewarm = prewarm
+        # Image name -> the (url, checksum) it stands for, and the one before, which is kept until the new one is here.
+        self._resolved: dict[str, list[tuple[str, Checksum | None]]] = {}
         self._entries: dict[str, Entry] = {}
         # url -> (server's version, sha256), and the reverse.
         self._urls: dict[str, tuple[str, str]] = {}
@@ -53,10 +63,13 @@ class Catalog:
 
     def add(self, entry: Entry, url: str = "", version: str | None = None) -> None:
         """Add an entry with an intact file, and record that ``url`` served it as ``version``."""
+        known = entry.sha256 in self._entries and entry.sha256 not in self._damaged
         self._entries[entry.sha256] = entry
         self._damaged.discard(entry.sha256)
         if version is not None:
             self._note_url(url, version, entry.sha256)
+        if not known:
+            self._changed("added", entry)
 
     def _note_url(self, url: str, version: str, sha256: str) -> None:
         _, before = self._urls.get(url, ("", ""))
@@ -72,10 +85,12 @@ class Catalog:
 
     def forget(self, entry: Entry) -> None:
         """Remove an entry whose file is gone, and its urls."""
-        self._entries.pop(entry.sha256, None)
+        was_there = self._entries.pop(entry.sha256, None) is not None
         self._damaged.discard(entry.sha256)
         for url in self._urls_of.pop(entry.sha256, ()):
             self._urls.pop(url, None)
+        if was_there:
+            self._changed("removed", entry)
 
     def mark_damaged(self, entry: Entry) -> None:
         """Never use this entry again, even if its file cannot be removed."""
@@ -114,6 +129,11 @@ class Catalog:
             return None
         return found
 
+    def latest_of(self, url: str) -> Entry | None:
+        """Return the usable entry that ``url`` served last, in whatever version."""
+        version, _ = self._urls.get(url, (None, ""))
+        return None if version is None else self.find(None, url, version)
+
     def _by_checksum(self, checksum: Checksum) -> Entry | None:
         if checksum.algorithm == "sha256":
             return self._entries.get(checksum.hex)
@@ -146,13 +166,26 @@ class Catalog:
         found = (self._prewarmed(image) for image in self._prewarm)
         return {entry.sha256 for entry in found if entry is not None}
 
+    def resolved(self, name: str, url: str, checksum: Checksum | None) -> None:
+        """Record what the name of an image to prewarm stands for now."""
+        before = [one for one in self._resolved.get(name, ()) if one != (url, checksum)]
+        cached = [one for one in before if self._latest(*one) is not None]
+        self._resolved[name] = [(url, checksum), *cached[:1]]
+
     def _prewarmed(self, image: PrewarmSettings) -> Entry | None:
-        if image.checksum is not None:
-            return self._by_checksum(Checksum.parse(image.checksum))
-        if image.url in self._urls:
-            return self._entries.get(self._urls[image.url][1])
+        if image.image is None:
+            return self._latest(image.url or "", Checksum.parse(image.checksum) if image.checksum else None)
+        found = (self._latest(*one) for one in self._resolved.get(image.image, ()))
+        return next((entry for entry in found if entry is not None), None)
+
+    def _latest(self, url: str, checksum: Checksum | None) -> Entry | None:
+        """Return the image with that checksum or, without one, the latest that the url led to."""
+        if checksum is not None:
+            return self._by_checksum(checksum)
+        if url in self._urls:
+            return self._entries.get(self._urls[url][1])
         # The server names no versions.
-        fetched = (entry for entry in self._entries.values() if entry.url == image.url)
+        fetched = (entry for entry in self._entries.values() if entry.url == url)
         return max(fetched, key=lambda entry: entry.added_at, default=None)
 
     def recent(self) -> list[Entry]:

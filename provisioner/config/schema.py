@@ -63,6 +63,10 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     max_connections: Positive = 256
     # Open connections per address, so that one address cannot lock out the others.
     max_connections_per_address: Positive = 64
+    # Open event streams. Each keeps a connection, so half of the connections stay free for requests.
+    max_event_streams: Positive = 128
+    # Open event streams per address, half of its connections.
+    max_event_streams_per_address: Positive = 32
 
     def __post_init__(self) -> None:
         refuse(self._faults())
@@ -109,10 +113,12 @@ class JobSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class PrewarmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[[cache.prewarm]]``: an image to download into the cache in advance."""
+    """``[[cache.prewarm]]``: an image to download into the cache in advance, by its ``url`` or as a named ``image``."""
 
-    url: str
-    image_type: str = "qcow2"
+    url: str | None = None
+    image: str | None = None
+    # Default: qcow2, or the type of the named image.
+    image_type: str | None = None
     checksum: str | None = None
     # Cloud images are published at most daily.
     every: Duration = Duration(86400)
@@ -123,10 +129,15 @@ class PrewarmSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     def _faults(self) -> Iterator[str]:
         if self.every < 60:
             yield "every must be at least 1m"
-        try:
-            ImageUrl.parse(self.url)
-        except InvalidRequestError as error:
-            yield f"url: {error.message.replace('image_url', 'it')}"
+        if (self.url is None) == (self.image is None):
+            yield "set either url or image"
+        if self.url is not None:
+            try:
+                ImageUrl.parse(self.url)
+            except InvalidRequestError as error:
+                yield f"url: {error.message.replace('image_url', 'it')}"
+        if self.image is not None and (self.checksum is not None or self.image_type is not None):
+            yield "checksum and image_type go with url; a named image has its own in [images.NAME]"
         if self.checksum is not None:
             try:
                 Checksum.parse(self.checksum)
@@ -143,6 +154,9 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_size: ByteSize = ByteSize(200 * 2**30)
     # Free space to leave on the file system, which the cache usually shares with other data.
     min_free: ByteSize = ByteSize(2**30)
+    # The largest image that a client may upload; 0 refuses uploads. A quarter of the default max_size, because uploaded
+    # images are not evicted.
+    max_upload: ByteSize = ByteSize(50 * 2**30)
     # Reject images without a checksum.
     require_checksum: bool = True
     # Attempts with less than 64 KiB received in total; with the backoff, a server has half a minute to return.

@@ -32,12 +32,13 @@ never block the event loop (use threads for files and ``run_tool`` for programs)
 from provisioner.contracts import blockdev, errors
 from provisioner.contracts.converter import Converter, ImageView
 from provisioner.contracts.guard import Guard, Observer
-from provisioner.contracts.hookspecs import PROJECT, BackEnd, BackEndContext, NoSettings, hookimpl
+from provisioner.contracts.hookspecs import PROJECT, BackEnd, BackEndContext, NamesFiles, NoSettings, hookimpl
 from provisioner.contracts.http import Explain, HttpOptions, HttpTransport, Prepare, TransportSettings, read_secret
 from provisioner.contracts.keeping import RESTORE_KEEP, KeepingSettings, due, removable
 from provisioner.contracts.ownership import PlaceLock
 from provisioner.contracts.rate_limit import RateLimiter
-from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, refuse
+from provisioner.contracts.sandbox import sandboxed
+from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, checksum_file_faults, refuse
 from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.source import ImageSource, ImageStream, pwrite_all
 from provisioner.contracts.target import BlockTarget, CloneTarget, KeepingTarget, StagedVolume, check_growth
@@ -59,6 +60,7 @@ from provisioner.contracts.types import (
     ProvisionedBy,
     RemoteImage,
     Replaced,
+    Signer,
     StageRequest,
     Volume,
     VolumeUser,
@@ -96,6 +98,7 @@ __all__ = [
     "KeepingSettings",
     "KeepingTarget",
     "KeptVolume",
+    "NamesFiles",
     "NoSettings",
     "Observer",
     "Owner",
@@ -109,6 +112,7 @@ __all__ = [
     "Replaced",
     "SecretRef",
     "ShieldExpiredError",
+    "Signer",
     "StageRequest",
     "StagedVolume",
     "ToolResult",
@@ -118,6 +122,7 @@ __all__ = [
     "VolumeUser",
     "blockdev",
     "check_growth",
+    "checksum_file_faults",
     "due",
     "errors",
     "hookimpl",
@@ -128,6 +133,7 @@ __all__ = [
     "removable",
     "run_long",
     "run_tool",
+    "sandboxed",
     "shielded",
     "undoing",
     "write_probe",

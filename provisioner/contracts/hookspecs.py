@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 import pluggy
@@ -11,13 +11,14 @@ import pluggy
 from provisioner.contracts.ownership import PlaceLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from provisioner.contracts.converter import Converter
     from provisioner.contracts.guard import Guard, Observer
     from provisioner.contracts.source import ImageSource
     from provisioner.contracts.target import BlockTarget
+    from provisioner.contracts.types import Finding
 
 PROJECT = "libvirt_volume_provisioner"
 """The name of the pluggy project and of the entry point group."""
@@ -30,6 +31,14 @@ T = TypeVar("T")
 
 class NoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of a back end without settings."""
+
+
+@runtime_checkable
+class NamesFiles(Protocol):
+    """Settings that name files or folders, which ``lvp config check`` and ``lvp doctor`` look at."""
+
+    def check_files(self) -> Mapping[str, Finding]:
+        """Return the findings by key. Blocking; changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from provisioner.contracts.small_file import read_small
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+_CHECKSUM_FILE = re.compile(r"\{(?:dir|parent)\}/(?:[A-Za-z0-9._~%/+-]|\{name\})+")
 _SIZE_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _TIME_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -35,6 +36,13 @@ def refuse(faults: Iterable[str]) -> None:
     """
     if found := tuple(faults):
         raise InvalidSettingsError(found)
+
+
+def checksum_file_faults(patterns: Iterable[str]) -> Iterator[str]:
+    """Yield a message for each text that is not a pattern as ``ImageSource.checksum_files`` returns them."""
+    for text in patterns:
+        if not _CHECKSUM_FILE.fullmatch(text):
+            yield f"'{text}' is not a pattern such as '{{dir}}/{{name}}-CHECKSUM' (it may use {{parent}} too)"
 
 
 class ByteSize(int):

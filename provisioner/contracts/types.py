@@ -53,6 +53,8 @@ class RemoteImage:
 
     ``size`` is in bytes, None if unknown. ``version`` changes whenever the content changes (a strong ETag, an object
     version); None if the server has none. ``digest`` is what the server itself says that the whole image's digest is.
+    ``pinned`` is a url of the same source that always means this very image, if ``url`` may come to mean another one;
+    the image is fetched from it.
     """
 
     url: ImageUrl
@@ -60,6 +62,7 @@ class RemoteImage:
     version: str | None
     accepts_ranges: bool
     digest: Checksum | None = None
+    pinned: ImageUrl | None = None
 
 
 class Placement(StrEnum):
@@ -78,13 +81,44 @@ class ProvisionedBy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Signer:
+    """Who signed an image: the ``kind`` of signature, the key's fingerprint or id, and the name that goes with it.
+
+    ``name`` is the key's user id (OpenPGP) or the trusted comment (minisign), empty if there is none.
+    """
+
+    kind: str
+    key: str
+    name: str = ""
+
+    @property
+    def tag(self) -> str:
+        """Return the kind and the key, such as ``openpgp:9D2E...``."""
+        return f"{self.kind}:{self.key}"
+
+    @classmethod
+    def of_tag(cls, tag: str | None) -> Signer | None:
+        """Return the signer whose ``tag`` this is, without a name; None for None."""
+        if tag is None:
+            return None
+        kind, _, key = tag.partition(":")
+        return cls(kind, key)
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
-    """The origin of a volume. A target stores it with the volume, so no database is needed."""
+    """The origin of a volume. A target stores it with the volume, so no database is needed.
+
+    ``signed_by`` is the ``Signer.tag`` of the image's signature, None if none was demanded. ``seed_of`` is the name of
+    the volume whose cloud-init seed this one is; a seed has no image and its url is empty.
+    """
 
     job_id: str
     image_url: str
     image_digest: str | None  # "sha256:HEX"; None until the image is verified
     created_at: float
+    signed_by: str | None = None
+    seed_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +126,15 @@ class StageRequest:
     """A volume to stage. ``size_bytes`` is the requested size; the target may round it up.
 
     ``data_bytes`` estimates how much will be written, None if unknown. A target that allocates on demand checks its
-    free space against it.
+    free space against it. ``keep_seconds``: a KeepingTarget keeps the volume that this one replaces for at least so
+    long, whatever its settings say.
     """
 
     name: str
     size_bytes: int
     provenance: Provenance
     data_bytes: int | None = None
+    keep_seconds: float = 0.0
 
     @property
     def job_id(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from provisioner.contracts.errors import InvalidRequestError
+from provisioner.contracts.redaction import is_version_id
 
 MAX_URL_LENGTH = 4096
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -18,7 +19,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
-    """A parsed url; it is parsed once, at the edge. Converted to a string, it has no query, so it is safe to show.
+    """A parsed url; it is parsed once, at the edge. Converted to a string, it has no secret query and is safe to show.
 
     ``host`` is in lower case, an international name in its ASCII form; ``path`` is as given, still percent-encoded, and
     begins with ``/``. ``text`` is the whole url, to send and to store. Two spellings of one url are equal.
@@ -33,11 +34,15 @@ class ImageUrl:
 
     def __post_init__(self) -> None:
         if not self.text:
-            object.__setattr__(self, "text", self.without_query + (f"?{self.query}" if self.query else ""))
+            query = f"?{self.query}" if self.query else ""
+            object.__setattr__(self, "text", f"{self.origin}{self.path}{query}")
 
     @classmethod
     def parse(cls, text: str | ImageUrl) -> ImageUrl:
-        """Parse scheme://host[:port]/path[?query]; a parsed url is returned as it is. Raises InvalidRequestError."""
+        """Parse scheme://host[:port]/path[?query], or file:///path. Raises InvalidRequestError.
+
+        A parsed url is returned as it is.
+        """
         if isinstance(text, ImageUrl):
             return text
         if re.search(r"^\w+://[^/?#]*[^\x00-\x7f]", text):
@@ -54,12 +59,15 @@ class ImageUrl:
             raise InvalidRequestError(f"image_url is not a url: {error}") from error
         if "@" in parts.netloc:
             raise InvalidRequestError("image_url must not hold a user name or password")
-        if not parts.scheme or not _HOST.fullmatch(re.sub(r":\d*$", "", parts.netloc)):
+        if parts.scheme.lower() == "file":
+            if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+                raise InvalidRequestError("image_url of a file must be file:///path, without a host")
+        elif not parts.scheme or not _HOST.fullmatch(re.sub(r":\d*$", "", parts.netloc)):
             raise InvalidRequestError("image_url must be scheme://host/path")
         if any(segment in {".", ".."} for segment in unquote(unquote(parts.path)).split("/")):
             raise InvalidRequestError("image_url must not hold '.' or '..' as a part of its path")
         scheme = parts.scheme.lower()
-        host = (parts.hostname or "").lower()
+        host = "" if scheme == "file" else (parts.hostname or "").lower()
         return cls(scheme, host, port or DEFAULT_PORTS.get(scheme), parts.path or "/", parts.query, text)
 
     @property
@@ -67,9 +75,9 @@ class ImageUrl:
         """Return the decoded last segment of the path; empty if the path ends in a slash."""
         return unquote(self.path.rsplit("/", 1)[-1])
 
-    def with_path(self, path: str) -> ImageUrl:
-        """Return the url of another path on the same server, without a query. Raises InvalidRequestError."""
-        return ImageUrl.parse(f"{self.origin}{path}")
+    def with_path(self, path: str, query: str = "") -> ImageUrl:
+        """Return the url of another path on the same server, without this one's query. Raises InvalidRequestError."""
+        return ImageUrl.parse(f"{self.origin}{path}" + (f"?{query}" if query else ""))
 
     @property
     def origin(self) -> str:
@@ -83,13 +91,21 @@ class ImageUrl:
         return host if self.port in {None, DEFAULT_PORTS.get(self.scheme)} else f"{host}:{self.port}"
 
     def __str__(self) -> str:
-        """Return the url without its query, safe to show."""
+        """Return the url without a query that may be secret, to show."""
         return self.without_query
 
     @property
     def without_query(self) -> str:
-        """Return the url without its query, which may contain a signature; for logs and names."""
-        return f"{self.origin}{self.path}"
+        """Return the url without its query, which may contain a signature; for logs and names.
+
+        An object's version is not secret, and it is kept: without it the name would mean another image.
+        """
+        return f"{self.origin}{self.path}" + (f"?{self.query}" if is_version_id(self.query) else "")
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether the query may be a signature or a token."""
+        return bool(self.query) and not is_version_id(self.query)
 
 
 def _with_ascii_host(text: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
+from provisioner.contracts import ImageUrl
 from provisioner.contracts.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from provisioner.contracts import ImageUrl
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,32 @@ def checksum_files(image_url: ImageUrl, configured: Sequence[str] = ()) -> list[
     return list(_files(image_url, [*configured, *_fedora(image_url.file_name), *PATTERNS]))
 
 
+def files_of_patterns(image_url: ImageUrl, patterns: Sequence[str]) -> list[ChecksumFile]:
+    """Return the files of these patterns, or urls, for the image."""
+    return list(_files(image_url, patterns))
+
+
 def weak_checksum_files(image_url: ImageUrl) -> list[ChecksumFile]:
     """Return where publishers put digests that are too weak."""
     return list(_files(image_url, WEAK_PATTERNS))
+
+
+def shared_query(query: str) -> str:
+    """Return the query with which files beside the image can be read too; empty if it is for the image alone.
+
+    It is kept only if it says so itself: an Azure SAS of a container, a directory or an account. Other queries sign one
+    path (S3, Google Cloud, an Azure SAS of a blob), name one version, or mean something unknown.
+    """
+    fields = dict(parse_qsl(query))
+    shared = fields.get("sr") in {"c", "d"} or "o" in fields.get("srt", "")
+    return query if shared and "sv" in fields and "sig" in fields else ""
+
+
+def is_signed_alone(query: str) -> bool:
+    """Whether the query is a signature that gives access to the image but to no file beside it."""
+    names = {name.lower() for name, _ in parse_qsl(query)}
+    signed = {"x-amz-signature", "x-goog-signature", "signature", "sig"} & names
+    return bool(signed) and not shared_query(query)
 
 
 def _fedora(file_name: str) -> Iterator[str]:
@@ -92,7 +115,10 @@ def _files(image_url: ImageUrl, patterns: Sequence[str]) -> Iterator[ChecksumFil
         fields = {"dir": folder, "parent": folder.rpartition("/")[0], "name": name}
         path = re.sub(r"\{(dir|parent|name)\}", lambda match: fields[match[1]], pattern)  # noqa: B023
         try:
-            url = image_url.with_path(path)
+            if "://" in pattern:
+                url = ImageUrl.parse(pattern)
+            else:
+                url = image_url.with_path(path, shared_query(image_url.query))
         except InvalidRequestError:
             continue
         if url not in seen:

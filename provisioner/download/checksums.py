@@ -55,10 +55,14 @@ class Found:
 
     def reasons(self) -> str:
         """Return what was tried and why it did not help, as a part of a sentence."""
-        found = [f"{', '.join(names)}: {reason}" for reason, names in self.useless.items()]
+        found = [self.useless_files()] if self.useless else []
         if self.missing:
             found.append(f"not found: {', '.join(self.missing)}")
         return "; ".join(found) or "no name was looked for"
+
+    def useless_files(self) -> str:
+        """Return the names of the files that did not help, and what is wrong with them."""
+        return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in self.useless.items())
 
 
 async def discover(source: ImageSource, image_url: ImageUrl, remote: RemoteImage | None = None) -> Found:

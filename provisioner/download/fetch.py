@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from provisioner.contracts import pwrite_all
-from provisioner.contracts.errors import RemoteChangedError, SourceError
+from provisioner.contracts.errors import RemoteChangedError, RemoteUnavailableError, SourceError
 from provisioner.contracts.source import closing_chunks
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 # Seconds that a server may have a job wait in all with Retry-After. For longer the job would only occupy a worker.
-_LONGEST_RETRY_AFTER = 300.0
+_LONGEST_RETRY_AFTER = 180.0
 # Seconds for which a server that stopped answering is asked again in any case: a restart of the web server or a reboot
 # of its host is over by then.
 OUTAGE = 60.0
@@ -88,8 +88,9 @@ async def fetch(
     """Download ``image`` into ``growing_file``; after a broken connection, resume where it ended.
 
     Give up after ``attempts`` failures with less than MIN_PROGRESS received in total, but not within the first OUTAGE
-    seconds in which the server does not answer at all, unless there is only one attempt. ``received`` is called with
-    byte counts from any thread. Without a version, the digest decides whether the parts fit. Raises SourceError;
+    seconds in which the server does not answer at all, unless there is only one attempt. If the server can only start
+    over, each attempt repeats the bytes of the earlier ones: then all failures count. ``received`` is called with byte
+    counts from any thread. Without a version, the digest decides whether the parts fit. Raises SourceError;
     RemoteChangedError if the server has a different image.
     """
     if image.size is not None and growing_file.available == image.size:  # an earlier run of the daemon completed it
@@ -97,24 +98,28 @@ async def fetch(
         growing_file.finish()
         return
     failures, counted_from, down_since, waited = 0, growing_file.available, math.inf, 0.0
+    resumes = image.accepts_ranges
     while True:
         answered = False
         try:
             # Without a version, what is in the file may come from another one: the digest decides in the end.
             growing_file.mixed |= growing_file.available > 0 and image.version is None
             start = growing_file.available if image.accepts_ranges else 0
-            async with source.open(image.url, start, None, image.version) as stream:
+            async with source.open(image.pinned or image.url, start, None, image.version) as stream:
                 answered, down_since = True, math.inf
+                resumes = resumes and stream.start == start
                 await _receive(stream, image, growing_file, received)
             return
         except SourceError as error:
             failures += 1
-            if growing_file.available >= counted_from + MIN_PROGRESS:
+            if resumes and growing_file.available >= counted_from + MIN_PROGRESS:
                 failures, counted_from = 1, growing_file.available
             down_since = min(down_since, trio.current_time())
             is_down = attempts > 1 and not answered and trio.current_time() < down_since + OUTAGE
             pause = pause_for(error, failures, waited)
             if pause is None or (failures >= attempts and not is_down):
+                if answered and not resumes and isinstance(error, RemoteUnavailableError):
+                    raise _cut_short(error, image, growing_file.available, failures) from error
                 raise
             waited += pause
             growing_file.waiting_for = error.message
@@ -122,6 +127,15 @@ async def fetch(
                 "download interrupted", reason=error.message, at_byte=growing_file.available, pause=round(pause, 2)
             )
             await trio.sleep(pause)
+
+
+def _cut_short(error: SourceError, image: RemoteImage, available: int, failures: int) -> RemoteUnavailableError:
+    """Return the error of a server that breaks off every time and cannot go on where it did."""
+    whole = "" if image.size is None else f" of {image.size}"
+    return RemoteUnavailableError(
+        f"{error.message}; the server can only start over (it has no ranges), and {failures} attempts got no further "
+        f"than byte {available}{whole}"
+    )
 
 
 async def _receive(

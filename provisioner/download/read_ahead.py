@@ -58,7 +58,8 @@ class ReadAhead:
         data = bytearray()
         try:
             with trio.move_on_after(LONGEST):
-                async with self._source.open(self._remote.url, start, stop, self._remote.version) as stream:
+                url = self._remote.pinned or self._remote.url
+                async with self._source.open(url, start, stop, self._remote.version) as stream:
                     if stream.start == start:
                         async with closing_chunks(stream) as chunks:
                             async for chunk in chunks:

@@ -1,4 +1,4 @@
-"""Sends job events to observers without waiting for them."""
+"""Tells observers and the readers of the feed what changes, without waiting for them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import structlog
 import trio
 
 from provisioner.contracts import JobEvent
+from provisioner.jobs.feed import Feed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from provisioner.cache import Entry
     from provisioner.contracts import Observer
 
 log = structlog.get_logger(__name__)
@@ -21,10 +23,11 @@ _BACKLOG = 1000
 
 
 class Notifier:
-    """One queue and one task for each observer."""
+    """One queue and one task for each observer, and the feed."""
 
     def __init__(self, observers: Mapping[str, Observer]) -> None:
         self._observers = observers
+        self.feed = Feed()
         self._queues: dict[str, trio.MemorySendChannel[JobEvent]] = {}
 
     def notify(self, event: JobEvent) -> None:
@@ -34,6 +37,10 @@ class Notifier:
                 queue.send_nowait(event)
             except trio.WouldBlock:
                 log.warning("an observer is too slow; it lost an event", observer=name, job_id=event.job_id)
+
+    def image_changed(self, what: str, entry: Entry) -> None:
+        """Add to the feed that a cached image was ``added``, ``removed``, ``pinned`` or ``unpinned``."""
+        self.feed.publish(f"cache.{what}", entry)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 import trio
 
@@ -14,7 +15,7 @@ from provisioner.contracts.urls import shown
 from provisioner.pipeline.job_run import JobSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from provisioner.config import PrewarmSettings
     from provisioner.jobs.supervisor import Supervisor
@@ -27,28 +28,43 @@ _PRIORITY = -1000
 _RETRY = 300.0
 
 
-async def prewarm(supervisor: Supervisor, images: Sequence[PrewarmSettings]) -> None:
+async def prewarm(
+    supervisor: Supervisor, images: Sequence[PrewarmSettings], named: Callable[[str], Awaitable[JobSpec]]
+) -> None:
     """Submit a fetch of each image now and then at its interval, until cancelled.
 
-    For a cached image the fetch only asks the server, and downloads if the server has another version.
+    For a cached image the fetch only asks the server, and downloads if the server has another version. ``named``
+    returns what the name of an image stands for now; it may raise a ProvisionerError.
     """
     async with trio.open_nursery() as nursery:
         for image in images:
-            nursery.start_soon(_keep, supervisor, image)
+            nursery.start_soon(_keep, supervisor, image, named)
 
 
-async def _keep(supervisor: Supervisor, image: PrewarmSettings) -> None:
+async def _keep(supervisor: Supervisor, image: PrewarmSettings, named: Callable[[str], Awaitable[JobSpec]]) -> None:
     while True:
         pause = float(image.every)
         try:
-            spec = JobSpec(
-                image_url=ImageUrl.parse(image.url),
-                image_format=image.image_type,
-                checksum=Checksum.parse(image.checksum) if image.checksum else None,
-                priority=_PRIORITY,
+            spec = await named(image.image) if image.image is not None else _by_url(image)
+            spec = msgspec.structs.replace(spec, priority=_PRIORITY)
+            request: dict[str, str | int] = {"image_type": spec.image_format, "priority": spec.priority}
+            if image.image is not None:
+                request["image"] = image.image
+            if spec.checksum is not None:
+                request["checksum"] = str(spec.checksum)
+            await supervisor.submit(
+                spec, request_id=str(uuid.uuid4()), principal="prewarm", idempotency_key=None, request=request
             )
-            await supervisor.submit(spec, request_id=str(uuid.uuid4()), principal="prewarm", idempotency_key=None)
         except ProvisionerError as error:
-            log.warning("an image could not be prewarmed", url=shown(image.url), reason=error.message)
+            name = image.image or shown(image.url or "")
+            log.warning("an image could not be prewarmed", image=name, reason=error.message)
             pause = min(pause, _RETRY)
         await trio.sleep(pause)
+
+
+def _by_url(image: PrewarmSettings) -> JobSpec:
+    return JobSpec(
+        image_url=ImageUrl.parse(image.url or ""),
+        image_format=image.image_type or "qcow2",
+        checksum=Checksum.parse(image.checksum) if image.checksum else None,
+    )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from provisioner.contracts import GIB, MIB, Placement, UrlPrefix
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
+from provisioner.download.checksum_names import is_signed_alone
 from provisioner.download.vhd_footer import FOOTER, may_have_footer
 
 if TYPE_CHECKING:
@@ -81,11 +82,23 @@ def may_overlap(converter: Converter, placement: Placement, *, hit: bool, size_k
 def check_checksum(found: Found, image_url: ImageUrl, *, required: bool) -> None:
     """Raise ChecksumMissingError if the image has no checksum and the configuration requires one."""
     if found.checksum is None and required:
+        signed = " (its url is signed for itself alone: files beside it were asked for without the signature)"
         raise ChecksumMissingError(
-            f"no checksum is known for {image_url} ({found.reasons()}); give its sha256 or sha512 with the request, "
+            f"no checksum is known for {image_url}{signed if is_signed_alone(image_url.query) else ''} "
+            f"({found.reasons()}); give its sha256 or sha512 with the request, "
             "name the publisher's checksum file in checksum_files of the source, "
             "or set require_checksum = false in [cache]"
         )
+
+
+def unverified_warning(found: Found, image_url: ImageUrl) -> str | None:
+    """Return what to tell the client of an image without a checksum although there are checksum files; None if fine.
+
+    A file that exists but says nothing about the image may have been truncated, or be a page of another service.
+    """
+    if found.checksum is not None or not found.useless:
+        return None
+    return f"{image_url} was not verified, because no checksum file could be used: {found.useless_files()}"
 
 
 def covers(allowed: Collection[str], image_url: ImageUrl, source: str | None) -> bool:

@@ -14,8 +14,7 @@ from weakref import WeakValueDictionary
 import structlog
 import trio
 
-from provisioner.cache import Expectation
-from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy, RemoteImage
+from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy
 from provisioner.contracts.errors import (
     BaseGoneError,
     ChecksumMismatchError,
@@ -28,19 +27,19 @@ from provisioner.contracts.errors import (
     SourceError,
     TargetError,
 )
-from provisioner.contracts.redaction import redact
-from provisioner.download.checksums import Found, discover
-from provisioner.download.fetch import with_retries
+from provisioner.pipeline import seed
 from provisioner.pipeline.copy import Copying, commit, verified
+from provisioner.pipeline.expectation import expectation_of, is_proven, redacted, signed_checksum
 from provisioner.pipeline.job_run import Outcome
-from provisioner.pipeline.plan import check_checksum, check_fits, check_users, covers, decompressed_limit, smallest_size
+from provisioner.pipeline.plan import check_fits, check_users, covers, decompressed_limit, smallest_size
 from provisioner.pipeline.progress import Stage
 from provisioner.pipeline.replaced import would_replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.cache import CachedImage, ImageCache
+    from provisioner.cache import CachedImage, Expectation, ImageCache
+    from provisioner.config import SignatureSettings
     from provisioner.contracts import Base, BlockTarget, ImageSource
     from provisioner.download.inspection import ImageInfo
     from provisioner.pipeline.job_run import JobRun, JobSpec
@@ -72,12 +71,14 @@ class Pipeline:
         run.progress.begin(Stage.CHECKING_CACHE)
         await self._check_target(run)
         source = self.back_ends.source_for(spec.image_url)
-        if run.checksum is not None and await self._clone_known(run):
+        demanded = self.signature_for(spec, source) is not None
+        if run.checksum is not None and not demanded and await self._clone_known(run):
             return
         for restarts_left in reversed(range(RESTARTS + 1)):
             try:
-                expectation = await self._expectation(run, source)
-                if spec.checksum is None and await self._clone_known(run):
+                expectation = await expectation_of(self, run, source)
+                known = is_proven(run, expectation) if demanded else spec.checksum is None
+                if known and await self._clone_known(run):
                     return
                 await self._with_image(run, source, expectation)
                 return
@@ -97,42 +98,26 @@ class Pipeline:
             return True
         if run.spec.checksum is not None:
             return False
-        try:
-            remote = await source.stat(run.spec.image_url)
-            return (await discover(source, run.spec.image_url, remote)).checksum not in {None, run.checksum}
-        except SourceError:
-            return False
-
-    async def _expectation(self, run: JobRun, source: ImageSource) -> Expectation:
-        """Return what to expect of the image. If the request's own checksum is in the cache, no server is asked."""
-        spec, may_use = run.spec, self.may_use(run.spec)
-        url, attempts, waits = spec.image_url, self.cache.attempts, partial(_wait, run)
-        if spec.checksum is not None:
-            entry = self.cache.find(spec.checksum, url.text, None, may_use)
-            if entry is not None:
-                remote = RemoteImage(url, entry.size, None, accepts_ranges=True)
-                return Expectation(remote=remote, checksum=spec.checksum, may_use=may_use)
-        remote = await with_retries(lambda: source.stat(url), attempts, waits)
-        found = Found(spec.checksum, "the request")
-        if spec.checksum is None:
-            found = await with_retries(lambda: discover(source, url, remote), attempts, waits)
-        check_checksum(found, url, required=self.require_checksum)
-        run.checksum = found.checksum
-        return Expectation(remote=remote, checksum=found.checksum, may_use=may_use, origin=found.origin)
+        return await signed_checksum(self, run, source) not in {None, run.checksum}
 
     async def _with_image(self, run: JobRun, source: ImageSource, expectation: Expectation) -> None:
         async with self.cache.image(source, expectation) as image:
             run.progress.end(Stage.CHECKING_CACHE)
             run.progress.cache_hit = image.hit
-            run.progress.waiting_for = lambda: _redacted(image.waiting_for)
+            run.progress.waiting_for = lambda: redacted(image.waiting_for)
             if not image.hit:
                 run.progress.begin(Stage.DOWNLOADING, expectation.remote.size or 0, lambda: image.available)
+            proof = expectation.proof
+            if proof is not None and (image.hit or proof.signed is None):
+                # Nothing is written to a volume while it is unknown what the publisher signed.
+                await verified(image, run.progress)
+                run.signed_by = await self.cache.prove(image, proof)
             await self._use(run, image)
 
     async def _use(self, run: JobRun, image: CachedImage) -> None:
         if run.spec.volume_name is None:
             entry = await verified(image, run.progress)
-            run.outcome = Outcome(image.hit, self.cache.path(entry), bytes_total=entry.size)
+            run.outcome = Outcome(image.hit, self.cache.path(entry), bytes_total=entry.size, signed_by=run.signed_by)
             return
         info = await image.info()
         if info.compression is None:
@@ -217,8 +202,15 @@ class Pipeline:
         run.progress.begin(Stage.ALLOCATING)
         async with target.stage_clone(base, run.stage_request(base.digest)) as staged:
             run.progress.end(Stage.ALLOCATING)
-            volume = await commit(staged, base.digest, run, target, self.check_guards)
-            run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE, base.size_bytes)
+            made = partial(
+                Outcome, hit, image_path, provisioned_by=ProvisionedBy.CLONE, bytes_total=base.size_bytes,
+                signed_by=run.signed_by,
+            )  # fmt: skip
+            await commit(staged, base.digest, run, target, self.check_guards, made)
+
+    def signature_for(self, spec: JobSpec, source: ImageSource) -> SignatureSettings | None:
+        """Return the signature that the job's image must have: what its name demands, else what its source demands."""
+        return spec.signature or self.back_ends.signature_for(source)
 
     def may_use(self, spec: JobSpec) -> Callable[[str], bool] | None:
         """Return a check whether the job may use an image from some url, or None if its caller is not limited.
@@ -250,6 +242,9 @@ class Pipeline:
         self.back_ends.converter(spec.image_format)
         await self.check_guards(target, spec.volume_name)
         run.replaces = await would_replace(target, spec.volume_name)
+        await seed.check(target, spec)
+        if spec.seed_name is not None:
+            await self.check_guards(target, spec.seed_name)
         if run.size_bytes:
             await target.placement(run.stage_request())
 
@@ -261,16 +256,6 @@ class Pipeline:
         if volume is not None:
             for guard in self.back_ends.guards.values():
                 check_users(volume_name, await guard.users(volume))
-
-
-def _wait(run: JobRun, error: str | None) -> None:
-    """Show readers of the job for which error it waits."""
-    run.progress.waiting_for = lambda: _redacted(error)
-
-
-def _redacted(error: str | None) -> str | None:
-    """Return an error without the query of any url in it, which may be a signature."""
-    return None if error is None else redact(error)
 
 
 def _sha256(run: JobRun) -> str | None:

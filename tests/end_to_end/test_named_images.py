@@ -4,6 +4,7 @@ import pytest
 import tomli_w
 
 from tests.end_to_end.conftest import same, vouch
+from tests.end_to_end.daemon import until
 from tests.servers.nginx import nginx
 
 pytestmark = pytest.mark.slow
@@ -42,6 +43,23 @@ def test_volume_by_name(make_daemon, publisher, tmp_path):
     (job,) = daemon.call("GET", "/api/v1/jobs").json()["jobs"]
     assert (job["image_url"], job["request"]["image"]) == (f"{url}10/debian-10.qcow2", "debian")
     assert same(image, daemon.volume("web-01"))
+
+
+def test_prewarm_by_name(make_daemon, publisher):
+    """The newest image is fetched at the start, and pinned, also after a restart."""
+    url, _ = publisher
+    daemon = make_daemon()
+    daemon.config["images"] = {"debian": {"url": url + "{version}/debian-{version}.qcow2"}}
+    daemon.config["cache"]["prewarm"] = [{"image": "debian"}]
+    daemon.start()
+    (job,) = until(lambda: daemon.call("GET", "/api/v1/jobs?status=completed").json()["jobs"])
+    assert (job["image_url"], job["request"]["image"]) == (f"{url}10/debian-10.qcow2", "debian")
+    assert (job["submitted_by"], job["request"]["priority"]) == ("prewarm", -1000)
+    (cached,) = daemon.call("GET", "/api/v1/cache/images").json()["images"]
+    assert (cached["url"], cached["pinned"]) == (f"{url}10/debian-10.qcow2", True)
+    daemon.stop()
+    daemon.start()
+    assert until(lambda: daemon.call("GET", "/api/v1/cache/images").json()["images"][0]["pinned"])
 
 
 def test_catalog_without_a_source(make_daemon, tmp_path):

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import logging
+import ssl
 from io import BytesIO
 from urllib.parse import quote
 
@@ -15,7 +16,9 @@ from lvp_source_s3 import MinioSettings, S3Source
 from provisioner.contracts import BackEndContext, Checksum, ImageUrl
 from provisioner.contracts.errors import RemoteChangedError, RemoteDeniedError, RemoteNotFoundError, UrlNotAllowedError
 from provisioner.download.checksums import discover
+from provisioner.download.fetch import with_retries
 from tests.minio.saving import save
+from tests.servers.raw import raw_server
 
 pytestmark = pytest.mark.minio
 
@@ -268,6 +271,84 @@ async def test_object_replaced_during_download(images, source_of, tmp_path):
     await source.aclose()
 
 
+@pytest.mark.parametrize("place", ["{url}/kept", "s3://kept"])
+async def test_versions_of_an_object(images, source_of, tmp_path, place):
+    """Each version has its own size, validator and digest; the newest one may be a delete marker."""
+    client = images.client()
+    if not client.bucket_exists("kept"):
+        client.make_bucket("kept")
+        client.set_bucket_versioning("kept", VersioningConfig(ENABLED))
+    source = source_of(MinioSettings, images, buckets=["kept"])
+    contents = [CONTENT, CONTENT[::-1] + b"longer"]
+    ids = [client.put_object("kept", "disk", BytesIO(one), len(one)).version_id for one in contents]
+    base = place.format(url=images.url) + "/disk"
+    seen = []
+    for version_id, content in zip(ids, contents, strict=True):
+        url = f"{base}?versionId={version_id}"
+        image = await source.stat(ImageUrl.parse(url))
+        assert (image.url.text, str(image.url), image.size) == (url, url, len(content))
+        assert await save(source, url, tmp_path / "out", version=image.version) == (content, 0)
+        with pytest.raises(RemoteChangedError):
+            await _open(source, url, version='"another"')
+        seen.append(image.version)
+    assert len(set(seen)) == 2
+    assert (await source.stat(ImageUrl.parse(base))).version == seen[1]
+    client.remove_object("kept", "disk")
+    with pytest.raises(RemoteNotFoundError):
+        await source.stat(ImageUrl.parse(base))
+    assert (await source.stat(ImageUrl.parse(f"{base}?versionId={ids[0]}"))).version == seen[0]
+    with pytest.raises(RemoteNotFoundError) as caught:
+        await source.stat(ImageUrl.parse(f"{base}?versionId=00000000-0000-0000-0000-000000000000"))
+    assert "disk?versionId=00000000-0000-0000-0000-000000000000: no such version" in caught.value.message
+    await source.aclose()
+
+
+async def test_checksum_file_of_a_presigned_url(images, source_of):
+    """The signature is for the image alone; the source's own keys read the file beside it."""
+    images.put("images", "v3/disk.raw", CONTENT)
+    images.put("images", "v3/disk.raw.sha256", hashlib.sha256(CONTENT).hexdigest().encode())
+    url = ImageUrl.parse(images.client().presigned_get_object("images", "v3/disk.raw"))
+    with_keys, without = source_of(MinioSettings, images), source_of_nobody(images)
+    found = await with_retries(lambda: discover(with_keys, url), 8)
+    assert found.checksum == Checksum("sha256", hashlib.sha256(CONTENT).hexdigest())
+    assert found.origin == f"{images.url}/images/v3/disk.raw.sha256"
+    nothing = await with_retries(lambda: discover(without, url), 8)
+    assert (nothing.checksum, "disk.raw.sha256" in nothing.missing) == (None, True)
+    await with_keys.aclose()
+    await without.aclose()
+
+
+async def test_requester_pays(images, source_of, tmp_path):
+    """The header is signed in every request, and MinIO accepts it; without the setting it is not sent."""
+    trusted = ssl.create_default_context(cafile=str(images.ca_file))
+
+    async def forward(request, client):
+        store = await trio.open_ssl_over_tcp_stream(
+            "127.0.0.1", int(images.host.rpartition(":")[2]), ssl_context=trusted, https_compatible=True
+        )
+        head = [
+            f"{request.method} {request.target} HTTP/1.1",
+            *(f"{name}: {text}" for name, text in request.headers.items()),
+        ]
+        async with store:
+            await store.send_all("\r\n".join([*head, "connection: close", "", ""]).encode())
+            async for piece in store:
+                await client.send_all(piece)
+
+    async with raw_server(forward) as recorder:
+        for setting in (True, False):
+            recorder.requests.clear()
+            source = source_of(MinioSettings, images, endpoint=recorder.url, ca_file=None, requester_pays=setting)
+            url = f"{recorder.url}/images/disk.qcow2"
+            image = await source.stat(ImageUrl.parse(url))
+            assert await save(source, url, tmp_path / "out", version=image.version) == (CONTENT, 0)
+            assert [request.method for request in recorder.requests] == ["HEAD", "GET"]
+            for request in recorder.requests:
+                assert request.headers.get("x-amz-request-payer") == ("requester" if setting else None)
+                assert ("x-amz-request-payer" in request.headers["authorization"]) == setting
+            await source.aclose()
+
+
 async def test_two_endpoints_with_different_keys(images, other_store, source_of, tmp_path):
     other_store.client().make_bucket("images")
     other_store.put("images", "disk.qcow2", CONTENT[::-1])
@@ -297,6 +378,11 @@ async def test_keys_from_the_environment(images, tmp_path, monkeypatch):
     source = S3Source(settings, BackEndContext("lab", tmp_path))
     assert (await source.stat(ImageUrl.parse(f"{images.url}/images/disk.qcow2"))).size == len(CONTENT)
     await source.aclose()
+
+
+def source_of_nobody(store):
+    settings = MinioSettings(endpoint=store.url, ca_file=str(store.ca_file), credentials="anonymous")
+    return S3Source(settings, BackEndContext("lab", store.ca_file.parent))
 
 
 def _may_read(resource, **more):

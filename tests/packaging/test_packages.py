@@ -81,7 +81,7 @@ def test_environment_can_be_imported(deb_tree):
     """Jobs import some modules late, so a missing dependency would show only then."""
     modules = (
         "provisioner.daemon, provisioner.download.inspection, lvp_source_s3.source, lvp_source_oci.source, "
-        "lvp_convert_native.converter"
+        "lvp_source_file.source, lvp_convert_native.converter"
     )
     code = (
         f"import sys; sys.path.append({str(deb_tree / f'usr/lib/{NAME}/site')!r}); import {modules}, lvp_guard_libvirt;"

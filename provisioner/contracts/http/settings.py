@@ -9,12 +9,10 @@ import msgspec
 
 from provisioner.contracts.http.address_policy import networks
 from provisioner.contracts.http.client import HttpOptions
-from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, refuse
+from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, checksum_file_faults, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_PATTERN = re.compile(r"\{(?:dir|parent)\}/(?:[A-Za-z0-9._~%/+-]|\{name\})+")
 
 
 class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,9 +71,7 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
                 networks([text])
             except ValueError as error:
                 yield f"allow_addresses must contain networks such as '127.0.0.0/8': {error}"
-        for text in self.checksum_files:
-            if not _PATTERN.fullmatch(text):
-                yield f"'{text}' is not a pattern such as '{{dir}}/{{name}}-CHECKSUM' (it may use {{parent}} too)"
+        yield from checksum_file_faults(self.checksum_files)
 
     def options(
         self, *, any_encoding: bool = False, prepare_redirects: bool = False, stat_with_get: bool = False

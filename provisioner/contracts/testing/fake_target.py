@@ -174,8 +174,8 @@ class FakeTarget(BlockTarget):
         if final.parent == self.folder:
             self._refuse_if_open(final.name)
 
-    def publish(self, staged: Path, final: Path, provenance: Provenance) -> Volume:
-        """Publish a staged file under its final name."""
+    def publish(self, staged: Path, final: Path, provenance: Provenance, keep_seconds: float = 0.0) -> Volume:  # noqa: ARG002
+        """Publish a staged file under its final name. ``keep_seconds``: see ``StageRequest``."""
         if staged != final:
             self.refuse_if_open(final)
         self._metadata_path(final.name).write_bytes(msgspec.json.encode(provenance))
@@ -231,6 +231,6 @@ class FakeStaged:
             self._target.refuse_if_open(self._final)
         await self._target.steps.at("commit")
         provenance = replace(self.request.provenance, image_digest=image_digest)
-        volume = self._target.publish(self._staged, self._final, provenance)
+        volume = self._target.publish(self._staged, self._final, provenance, self.request.keep_seconds)
         await self._target.steps.at("committed")
         return volume

@@ -1,9 +1,11 @@
 """Tests which registry, repository and manifest a URL names."""
 
+from dataclasses import replace
+
 import pytest
 
 from lvp_source_oci import OciSettings, OciSource
-from lvp_source_oci.reference import parse
+from lvp_source_oci.reference import parse, pinned_url
 from provisioner.contracts import BackEndContext, ImageUrl
 from provisioner.contracts.errors import SourceError
 
@@ -31,6 +33,15 @@ def test_parse(url, name):
 def test_parse_rejects(path):
     with pytest.raises(SourceError, match="is invalid"):
         parse(ImageUrl.parse(f"oci://ghcr.io/{path}"))
+
+
+@pytest.mark.parametrize("path", ["b", "b:12", "a/b:12", "localhost/a/b"])
+@pytest.mark.parametrize("host", ["ghcr.io", "127.0.0.1:5000", "docker.io"])
+def test_pinned_url(host, path):
+    url, digest = ImageUrl.parse(f"oci://{host}/{path}"), f"sha256:{'0' * 64}"
+    pinned = pinned_url(url, digest)
+    assert parse(pinned) == replace(parse(url), manifest=digest)
+    assert pinned.text == f"oci://{host}/{path.removesuffix(':12')}@{digest}"
 
 
 def test_docker_hub_api():

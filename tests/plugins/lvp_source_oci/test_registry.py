@@ -30,11 +30,14 @@ async def test_tag_and_digest(running, source_of):
     source, base = source_of(running.host), f"//{running.host}/team/moving"
     image = await source.stat(ImageUrl.parse(f"docker:{base}:v1"))
     assert image.digest == Checksum("sha256", hashlib.sha256(OLD).hexdigest())
+    assert image.pinned == ImageUrl.parse(f"docker:{base}@{old['digest']}")
     running.push("team/moving", "v1", NEW)
     assert await content(source, f"oci:{base}:v1") == NEW
     # A job that looked the tag up before goes on with what it found.
     assert await content(source, f"oci:{base}:v1", image.version) == OLD
     assert await content(source, f"oci:{base}@{old['digest']}") == OLD
+    assert await content(source, image.pinned.text) == OLD
+    assert (await source.stat(image.pinned)).pinned is None
     await source.aclose()
 
 
@@ -48,6 +51,8 @@ async def test_index(running, source_of):
     url = f"oci://{running.host}/team/index:v1"
     for architecture, disk in (("amd64", OLD), ("arm64", NEW)):
         source = source_of(running.host, architecture=architecture)
+        pinned = (await source.stat(ImageUrl.parse(url))).pinned
+        assert await content(source, pinned.text) == disk
         assert await content(source, url) == disk
         await source.aclose()
     source = source_of(running.host, architecture="s390x")

@@ -30,6 +30,7 @@ def test_plugin_registers_both_back_ends():
         ({"access_key": REF, "secret_key": REF, "credentials": "file"}, "not both"),
         ({"profile": "lab", "credentials": "environment"}, "profile need"),
         ({"credentials": "magic"}, "magic"),
+        ({"credentials": "anonymous", "requester_pays": True}, "requester_pays needs credentials"),
         ({"access_key": "AKIAINLINE", "secret_key": REF}, "never the secret itself"),
         ({"bucket": "x"}, "bucket"),
         ({"rate_limit": 1}, "at least 1KiB"),

@@ -89,6 +89,31 @@ async def test_prewarmed_image_is_replaced_by_a_newer_one(tmp_path, versioned):
         catalog.forget(newer)
 
 
+async def test_prewarmed_name_stands_for_a_newer_image(tmp_path):
+    """The older image stays pinned until the newer one is in the cache."""
+    host = Host(tmp_path, many(3))
+    old, new, newest = host.source.images
+    host.settings = msgspec.structs.replace(host.settings, prewarm=[PrewarmSettings(image="debian")])
+    async with host.running() as cache:
+
+        def pinned():
+            return {entry.url for entry in cache.entries() if entry.sha256 in cache.prewarmed()}
+
+        assert pinned() == set()
+        cache.resolved("debian", old, None)
+        await host.get(old)
+        assert pinned() == {old}
+        cache.resolved("debian", new, None)
+        cache.resolved("debian", new, None)
+        assert pinned() == {old}
+        cache.resolved("debian", newest, None)  # the one in between never came
+        assert pinned() == {old}
+        await host.get(newest)
+        assert pinned() == {newest}
+        cache.resolved("other", old, None)
+        assert pinned() == {newest}
+
+
 async def test_pins_survive_a_restart(host):
     async with host.running():
         entry, _ = await host.get()

@@ -33,7 +33,13 @@ def test_error_messages_redacted(kind):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("s3://bucket/key?versionId=5ECRET, then", "s3://bucket/key then"),
+        ("s3://bucket/key?prefix=5ECRET, then", "s3://bucket/key then"),
+        ("s3://bucket/key?versionId=nJ8.x_-%2B, then", "s3://bucket/key?versionId=nJ8.x_-%2B, then"),
+        ("s3://bucket/key?versionId=3: gone", "s3://bucket/key?versionId=3: gone"),
+        ("s3://bucket/key?versionId=3&X-Amz-Signature=5ECRET", "s3://bucket/key"),
+        ("s3://bucket/key?sig=5ECRET&versionId=3", "s3://bucket/key"),
+        (f"s3://bucket/key?versionId={'5ECRET' * 30}", "s3://bucket/key"),
+        ("http://a/b#versionId=3", "http://a/b"),
         ("'http://a/b?x=5ECRET' and \"http://a/c?5ECRET\"", "'http://a/b' and \"http://a/c\""),
         ('{"url": "http://a/b?sig=5ECRET", "n": 1}', '{"url": "http://a/b", "n": 1}'),
         ("<http://a/b#5ECRET>", "<http://a/b>"),

@@ -16,6 +16,8 @@ from provisioner.contracts.urls import MAX_URL_LENGTH, ImageUrl, UrlPrefix
         ("https://h", ("https", "h", 443, "/", "")),
         ("https://[2001:DB8::1]:9000/x", ("https", "2001:db8::1", 9000, "/x", "")),
         ("s3://bucket/key%20with%20blanks", ("s3", "bucket", None, "/key%20with%20blanks", "")),
+        ("file:///srv/images/a%20b", ("file", "", None, "/srv/images/a%20b", "")),
+        ("FILE://localhost/srv/x", ("file", "", None, "/srv/x", "")),
         ("https://h/a..b/.hidden/...", ("https", "h", 443, "/a..b/.hidden/...", "")),
     ],
 )
@@ -32,7 +34,11 @@ def test_image_url_parse(text, expected):
         "//h/x",
         "https:///x",
         "https:/h/x",
-        "file:///etc/passwd",
+        "file://host/etc/passwd",
+        "file://host:80/x",
+        "file:etc/passwd",
+        "file://",
+        "file:///srv/../etc/passwd",
         "https://",
         "https://user:pw@h/x",
         "https://user@h/x",
@@ -171,3 +177,20 @@ def test_neighbours_of_an_image_have_no_query():
     with pytest.raises(InvalidRequestError):
         url.with_path("/pub/../x")
     assert url.origin == "https://h:8443"
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        ("versionId=3sL4kqtJ%2BrmS", True),
+        ("versionId=3&X-Amz-Signature=a", False),
+        ("versionId=", False),
+        ("x=1", False),
+    ],
+)
+def test_version_is_no_secret(query, kept):
+    """An object's version belongs to the image's name; any other query may be a signature."""
+    url = ImageUrl.parse(f"s3://bucket/key?{query}")
+    assert str(url) == (f"s3://bucket/key?{query}" if kept else "s3://bucket/key")
+    assert url.has_secret is not kept
+    assert url.text == f"s3://bucket/key?{query}"

@@ -3,7 +3,7 @@
 import pytest
 
 from provisioner.contracts import ImageUrl
-from provisioner.download.checksum_names import PATTERNS, checksum_files, weak_checksum_files
+from provisioner.download.checksum_names import PATTERNS, checksum_files, is_signed_alone, weak_checksum_files
 
 URL = ImageUrl.parse("https://images.example.com/pub/12/disk.qcow2?token=x")
 
@@ -54,3 +54,28 @@ def test_url_without_a_name():
 
 def test_weak_files():
     assert "MD5SUMS" in {file.name for file in weak_checksum_files(URL)}
+
+
+@pytest.mark.parametrize(
+    ("query", "shared", "alone"),
+    [
+        ("", False, False),
+        ("versionId=3", False, False),
+        ("token=x", False, False),
+        ("X-Amz-Algorithm=A&X-Amz-Signature=ab", False, True),
+        ("X-Goog-Signature=ab", False, True),
+        ("Policy=x&Signature=ab&Key-Pair-Id=K", False, True),
+        ("sv=2022-11-02&sr=b&sp=r&sig=a%2Bb", False, True),  # a blob
+        ("sv=2022-11-02&sr=c&sp=r&sig=a%2Bb", True, False),  # a container
+        ("sv=2022-11-02&sr=d&sdd=1&sp=r&sig=a%2Bb", True, False),  # a directory
+        ("sv=2022-11-02&ss=b&srt=sco&sp=rl&sig=a%2Bb", True, False),  # an account
+        ("sv=2022-11-02&ss=b&srt=sc&sp=rl&sig=a%2Bb", False, True),  # no objects
+        ("sr=c&sig=a", False, True),
+    ],
+)
+def test_query_of_a_signed_url(query, shared, alone):
+    """Only a signature that covers the files beside the image is sent for them too, and it is never shown."""
+    url = ImageUrl.parse(f"https://h/pub/disk.qcow2?{query}")
+    assert {file.url.query for file in checksum_files(url)} == {query if shared else ""}
+    assert is_signed_alone(query) == alone
+    assert not any("sig" in f"{file.url}{file.name}" for file in checksum_files(url))

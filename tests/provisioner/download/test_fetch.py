@@ -43,6 +43,13 @@ class Flaky(FakeSource):
         await super().pass_by(url, start, stop)
 
 
+class StartsOver(Flaky):
+    """A source that sends everything from the start, whatever it is asked for."""
+
+    def open(self, url, start=0, stop=None, version=None):
+        return super().open(url, 0, stop, version)
+
+
 @pytest.fixture
 def growing_file(tmp_path):
     """A factory: each test creates its GrowingFile inside the loop."""
@@ -157,7 +164,13 @@ async def test_fetch_gives_up_a_server_that_is_down(growing_file, no_threads, au
 
 async def test_retry_after(growing_file, no_threads, autojump_clock):
     """The server's own wish is followed, unless it would occupy a worker for too long."""
-    for asked, pauses in ((45.0, [45.0]), (1e6, []), (None, [pytest.approx(FIRST, rel=0.6)])):
+    for asked, pauses in (
+        (45.0, [45.0]),
+        (180.0, [180.0]),
+        (181.0, []),
+        (1e6, []),
+        (None, [pytest.approx(FIRST, rel=0.6)]),
+    ):
         busy, waits = [RemoteUnavailableError("busy", retry_after=asked)], []
 
         async def work(busy=busy):
@@ -187,6 +200,22 @@ async def test_fetch_without_ranges(growing_file, no_threads, autojump_clock, ra
     source = Flaky(FakeImage(DATA, version=version, accepts_ranges=ranges), [200_000])
     await get(source, growing_file())
     assert [start for _, start, _ in source.opens] == [0, 0]
+
+
+@pytest.mark.parametrize("announces", [True, False])
+async def test_fetch_cut_each_time_without_ranges(growing_file, no_threads, autojump_clock, announces):
+    """Each attempt repeats the bytes of the earlier ones, so getting further is no reason for another attempt.
+
+    A server may also announce ranges and then send everything from the start.
+    """
+    source = StartsOver(FakeImage(DATA, accepts_ranges=announces), range(70_000, 500_000, 80_000))
+    remote, made = await source.stat(ImageUrl.parse(URL)), growing_file()
+    words = (
+        "the connection broke; the server can only start over .* 3 attempts got no further than byte 229376 of 524288"
+    )
+    with pytest.raises(RemoteUnavailableError, match=words):
+        await fetch(source, remote, made, 3, lambda _: None)
+    assert len(source.opens) == 3
 
 
 @pytest.mark.parametrize("where", [0, 150_000, 196_607])

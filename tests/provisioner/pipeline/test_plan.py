@@ -15,6 +15,7 @@ from provisioner.pipeline.plan import (
     check_users,
     data_bytes,
     may_overlap,
+    unverified_warning,
 )
 
 URL = ImageUrl.parse("https://x/y.raw?signature=secret")
@@ -73,9 +74,20 @@ def test_check_checksum_if_required():
     with pytest.raises(ChecksumMissingError) as caught:
         check_checksum(nothing, URL, required=True)
     assert caught.value.message == (
-        "no checksum is known for https://x/y.raw (MD5SUMS: it has only md5; not found: y.raw.sha256, SHA256SUMS); "
+        "no checksum is known for https://x/y.raw (its url is signed for itself alone: files beside it were asked for "
+        "without the signature) (MD5SUMS: it has only md5; not found: y.raw.sha256, SHA256SUMS); "
         "give its sha256 or sha512 with the request, name the publisher's checksum file in checksum_files of the "
         "source, or set require_checksum = false in [cache]"
+    )
+
+
+def test_unverified_warning():
+    assert unverified_warning(Found(missing=["y.raw.sha256"]), URL) is None
+    assert unverified_warning(Found(Checksum("sha256", "0" * 64)), URL) is None
+    found = Found(missing=["a"], useless={"it is empty": ["y.raw.sha256", "SHA256SUMS"], "stalled": ["CHECKSUM"]})
+    assert unverified_warning(found, URL) == (
+        "https://x/y.raw was not verified, because no checksum file could be used: "
+        "y.raw.sha256, SHA256SUMS: it is empty; CHECKSUM: stalled"
     )
 
 

@@ -357,6 +357,30 @@ async def test_clone_smaller_than_its_base(folder):
         assert harness.volume("web02") is None
 
 
+@pytest.mark.parametrize(
+    ("sidecar", "warning"),
+    [
+        (b"<!doctype html><html>please sign in</html>", "disk.raw.sha256: it is a web page, not a list of digests"),
+        (b"", "disk.raw.sha256: it contains no sha256 digest"),
+        (None, None),
+    ],
+)
+async def test_unverified_image_with_a_useless_sidecar(folder, sidecar, warning):
+    """The client is told which file was there and did not help; without any file there is nothing to tell."""
+    files = {} if sidecar is None else {f"{URL}.sha256": sidecar}
+    harness = Harness(folder, source=FakeSource({URL: IMAGE, **files}))
+    async with harness.running():
+        harness.pipeline.require_checksum = False
+        job = await harness.run(msgspec.structs.replace(SPEC, checksum=None))
+        assert job.status is Status.COMPLETED
+        if warning is None:
+            assert job.warnings is None
+        else:
+            (said,) = job.warnings
+            assert said.startswith(f"{URL} was not verified")
+            assert said.endswith(warning)
+
+
 @pytest.mark.parametrize("where", ["request", "sidecar", "nowhere"])
 async def test_image_without_required_checksum(folder, where):
     images = {URL: IMAGE, **({f"{URL}.sha256": DIGEST[7:].encode()} if where == "sidecar" else {})}
