@@ -54,6 +54,7 @@ class CloneTargetConformance:
             assert await one.base(DIGEST, "qcow2") is None
             assert await one.base(OTHER_DIGEST, "raw") is None
             assert list(await one.list()) == []
+            assert await one.find(base.name) is None
             assert await one.why_copy(a_request("web01", self.size)) is None
         assert list(await target.recover(frozenset())) == []
         assert await target.base(DIGEST, "raw") == base
