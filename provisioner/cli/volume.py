@@ -64,7 +64,7 @@ def _show(page: Mapping[str, Any]) -> None:
             size(entry["size_bytes"]),
             entry["created_at"],
             entry["path"],
-            entry["image_url"],
+            f"cloud-init seed of {entry['seed_of']}" if "seed_of" in entry else entry["image_url"],
         ]
         for entry in page["volumes"]
     ]

@@ -71,6 +71,11 @@ def test_volume_and_seed(daemon, server, images, tmp_path):
     volumes = {one["name"]: one for one in daemon.call("GET", "/api/v1/volumes").json()["volumes"]}
     assert volumes["web-01"]["seed"] == "web-01-seed"
     assert volumes["web-01-seed"]["seed_of"] == "web-01"
+    assert "cloud-init seed of web-01" in daemon.lvp("volume", "list").out
+    grown = daemon.call("POST", "/api/v1/volumes/files/web-01-seed/resize", {"volume_size_gb": 1})
+    assert (grown.status_code, grown.json()["message"]) == (
+        409, "volume web-01-seed is the cloud-init seed of web-01; its size is fixed"
+    )  # fmt: skip
 
 
 def test_data_is_nowhere_else(make_daemon, server):
