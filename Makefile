@@ -11,7 +11,7 @@ export LVP_RELEASE := $(RELEASE)
 
 .PHONY: help demo test check lint unit-core unit-plugins test-here test-parts test-whole test-minio test-guest \
   test-guest-lvm test-guest-service test-guest-package test-guest-all test-short test-short-here test-short-guest test-clean \
-  test-some test-soak bench bench-guest soak packages lock clean setup-demo setup-test wheel
+  test-some test-soak bench bench-guest soak clients packages lock clean setup-demo setup-test wheel
 
 help:
 	@printf '%s\n' \
@@ -28,7 +28,8 @@ help:
 	  'make soak            run random operations and faults against a real daemon: SOAK_MINUTES=5 SEED=1' \
 	  'make bench           compare the speed with the usual tools' \
 	  'make bench-guest     compare clones with copies, on LVM in the booted guest' \
-	  'make packages        build deb and rpm for both releases, into dist/bookworm and dist/trixie' \
+	  'make clients         generate clients from api.yaml with six generators, build and run them: NAMES="python java"' \
+  'make packages        build deb and rpm for both releases, into dist/bookworm and dist/trixie' \
 	  'make lock            update the pinned dependencies'
 
 setup-demo:
@@ -44,17 +45,14 @@ demo: setup-demo
 check: setup-demo
 	@$(MAKE) --no-print-directory -j2 --output-sync=target unit-core unit-plugins lint
 
-lint: build/async-checked
+lint:
 	@.venv/bin/ruff check --no-cache .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy -p provisioner $(addprefix -p ,$(PACKAGES))
 	@.venv/bin/lint-imports --no-cache --no-logo 2>/dev/null || .venv/bin/lint-imports --no-cache
+	@$(PY) contrib/dev/async_rules.py $(ASYNC_RULES) provisioner plugins
 
-# flake8-async takes 24 s for all files, so it reads only the files that changed since it last passed.
 ASYNC_RULES := ASYNC101,ASYNC103,ASYNC104,ASYNC105,ASYNC112,ASYNC115,ASYNC116,ASYNC118,ASYNC121,ASYNC122
-build/async-checked: $(shell find provisioner plugins -name '*.py') requirements/dev.txt
-	@.venv/bin/flake8-async --enable $(ASYNC_RULES) $(filter %.py,$?)
-	@mkdir -p build && touch $@
 
 QUICK := $(PYTEST) -q -m 'not slow and not minio and not guest'
 
@@ -67,11 +65,15 @@ unit-plugins:
 # READY is set in the nested make that runs the suites: setup and wheel are done, so the suites start in the given order.
 NEEDS := $(if $(READY),,setup-test)
 WHEEL := $(if $(READY),,wheel)
-SUITES := $(MAKE) --no-print-directory READY=yes --keep-going -j4 --output-sync=target
+SUITES := $(MAKE) --no-print-directory READY=yes --keep-going -j$(JOBS) --output-sync=target
 
-# Four suites at a time: with two, a quarter to a half of two processors is idle, because a guest has one and many tests
+# Each suite says how long it took, and how much of that was processor time of its own processes.
+TIMED = @TIMEFORMAT='make: $@ took %R s, with %U + %S s of processor time'; time
+
+# Suites at a time. With two of them, a quarter to a half of two processors is idle, because a guest has one and many tests
 # wait. The two guests take longest, so they start first; while one of them is alone at the end, a processor is idle. The
 # output of each suite comes in one piece.
+JOBS := 4
 test: setup-test wheel
 	@$(SUITES) test-guest-lvm test-guest-service test-whole test-parts test-soak lint test-guest-package test-minio
 
@@ -81,11 +83,11 @@ test-short: setup-test wheel
 	@$(SUITES) test-short-guest test-guest-package test-short-here
 
 test-short-here: $(NEEDS)
-	@$(PYTEST) -q -m 'not slow and not minio and not guest' --ignore tests/packaging tests
-	@$(PYTEST) -q -m 'not minio' tests/packaging tests/plugins/lvp_guard_libvirt
+	$(TIMED) $(PYTEST) -q -m 'not slow and not minio and not guest' --ignore tests/packaging tests
+	$(TIMED) $(PYTEST) -q -m 'not minio' tests/packaging tests/plugins/lvp_guard_libvirt
 
 test-short-guest: $(NEEDS) $(WHEEL)
-	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
+	$(TIMED) $(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
 	  tests/guest/test_smoke.py tests/guest/lvm/test_conformance.py
 
 TESTS :=
@@ -98,20 +100,20 @@ test-clean:
 test-here: test-parts test-whole
 
 test-parts: $(NEEDS)
-	@$(PYTEST) -m 'not minio' --ignore tests/guest $(addprefix --ignore ,$(WHOLE))
+	$(TIMED) $(PYTEST) -m 'not minio' --ignore tests/guest $(addprefix --ignore ,$(WHOLE))
 
 # The daemon, the packages and the hostile images. These take most of the processor time.
 test-whole: $(NEEDS)
-	@$(PYTEST) -m 'not minio' $(WHOLE)
+	$(TIMED) $(PYTEST) -m 'not minio' $(WHOLE)
 
 test-minio: $(NEEDS)
-	@$(PYTEST) -m minio tests/minio tests/plugins
+	$(TIMED) $(PYTEST) -m minio tests/minio tests/plugins
 
 # Random operations and faults against a real daemon with MinIO; see contrib/soak/README.md.
 SOAK_MINUTES := 5
 SEED := 1
 soak test-soak: $(NEEDS)
-	@$(PY) contrib/soak/soak.py --minutes $(SOAK_MINUTES) --seed $(SEED)
+	$(TIMED) $(PY) contrib/soak/soak.py --minutes $(SOAK_MINUTES) --seed $(SEED)
 
 wheel: setup-test
 	@rm -rf build/wheel && $(PY) -m build --no-isolation --wheel --outdir build/wheel . >/dev/null
@@ -119,23 +121,22 @@ wheel: setup-test
 test-guest: test-guest-lvm test-guest-service test-guest-package
 
 test-guest-lvm: $(NEEDS) $(WHEEL)
-	@$(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
+	$(TIMED) $(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
 	  tests/guest/test_smoke.py tests/guest/lvm
 
 test-guest-service: $(NEEDS) $(WHEEL)
-	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m 'not slow' \
+	$(TIMED) $(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m 'not slow' \
 	  $(addprefix tests/guest/outside/,test_power_cut.py test_sources.py test_release.py test_clean_session.py service)
 
 test-guest-package: $(NEEDS)
-	@LVP_HOST=container $(PY) tests/guest/run.py --outside tests/guest/outside/systemd
+	$(TIMED) LVP_HOST=container $(PY) tests/guest/run.py --outside tests/guest/outside/systemd
 
 # The long ones, an hour under emulation: every fault of every LVM command, the service and the machine ended at every point
 # of a job, many clients at once, the lifecycle of the package, and libvirt on LVM.
+test-guest-all: export LVP_ALL_ROWS := 1
 test-guest-all: test-guest
 	@$(PY) tests/guest/run.py --timeout 5400 --silence 900 --wheel build/wheel/*.whl -m slow tests/guest/lvm
 	@$(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl -m slow tests/guest/outside/service
-	@LVP_ALL_ROWS=1 $(PY) tests/guest/run.py --outside --wheel build/wheel/*.whl \
-	  tests/guest/outside/service/test_hostile_images.py
 	@$(PY) tests/guest/run.py --outside tests/guest/outside/systemd
 
 # One build for each Debian, because a package is for the Python of its distribution.
@@ -149,6 +150,10 @@ bench: setup-test
 bench-guest: setup-test wheel
 	@$(PY) contrib/bench/clone.py --guest --wheel build/wheel/*.whl
 
+NAMES :=
+clients: setup-test
+	@$(PY) contrib/clients/run.py $(NAMES)
+
 MINUTES := 10
 TARGETS :=
 fuzz: setup-test
@@ -159,7 +164,8 @@ lock: setup-demo
 	options="--quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11"; \
 	$$uv pip compile $$options pyproject.toml -o requirements/runtime.txt && \
 	$$uv pip compile $$options pyproject.toml --group test -o requirements/test.txt && \
-	$$uv pip compile $$options pyproject.toml --group dev -o requirements/dev.txt
+	$$uv pip compile $$options pyproject.toml --group dev -o requirements/dev.txt && \
+	$$uv pip compile $$options contrib/clients/python/generator.in -o contrib/clients/python/requirements.txt
 
 clean:
 	rm -rf .venv dist build demo-data .mypy_cache .ruff_cache .pytest_cache .hypothesis

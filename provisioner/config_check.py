@@ -21,14 +21,16 @@ from provisioner.config import (
     Config,
     Faults,
     ServerSettings,
+    SignatureSettings,
     check_secret,
     decode,
     decode_struct,
     read,
 )
 from provisioner.contracts import Finding, NamesFiles, TransportSettings
-from provisioner.contracts.errors import ConfigError
+from provisioner.contracts.errors import ConfigError, SignatureError
 from provisioner.linux import state_lock
+from provisioner.signatures import openpgp, read_key
 from provisioner.tls import diagnostics
 
 if TYPE_CHECKING:
@@ -89,7 +91,42 @@ def check_files(document: Mapping[str, Any], made: Made) -> dict[str, Finding]:
                 found |= {f"{path}.{key}": finding for key, finding in files.items()}
             elif isinstance(settings, NamesFiles):
                 found |= {f"{path}.{key}": finding for key, finding in settings.check_files().items()}
+    found |= check_signatures(demanded_signatures(document, made))
     return found | {key: check_secret(reference) for key, reference in made.back_ends.secrets.items()}
+
+
+def demanded_signatures(document: Mapping[str, Any], made: Made) -> dict[str, SignatureSettings]:
+    """Return the demanded signatures by the key of their table, whatever else is wrong with the document."""
+    found = {f"sources.{name}": settings for name, settings in made.back_ends.signatures.items()}
+    images = document.get("images")
+    for name, image in images.items() if isinstance(images, dict) else ():
+        table = image.get("signature") if isinstance(image, dict) else None
+        if table is not None and (settings := decode_struct(table, SignatureSettings, "", Faults(""))) is not None:
+            found[f"images.{name}"] = settings
+    return {f"{key}.signature": settings for key, settings in found.items()}
+
+
+def check_signatures(demanded: Mapping[str, SignatureSettings]) -> dict[str, Finding]:
+    """Return the findings about the keys of signatures, and about gpgv."""
+    found = {}
+    for table, settings in demanded.items():
+        found[f"{table}.{settings.key_setting}"] = _public_key(settings)
+        if settings.kind == "openpgp":
+            try:
+                found[f"{table}.kind"] = Finding(True, f"{openpgp.gpgv()} checks OpenPGP signatures")
+            except SignatureError as error:
+                found[f"{table}.kind"] = Finding(False, error.message, "install the package gpgv")
+    return found
+
+
+def _public_key(settings: SignatureSettings) -> Finding:
+    try:
+        read_key(settings)
+    except SignatureError as error:
+        if isinstance(error.__cause__, PermissionError) and os.geteuid() != 0:
+            return Finding(None, f"{settings.key_path} was not checked: user {os.geteuid()} cannot read it")
+        return Finding(False, error.message, "put the publisher's public key there, readable by the service")
+    return Finding(True, f"{settings.key_path} has public keys")
 
 
 def _part(document: Mapping[str, Any], section: str, struct: type[S], *keys: str) -> S | None:

@@ -26,12 +26,13 @@ from provisioner.auth.audit_events import Auditor
 from provisioner.auth.authenticator import Authenticator
 from provisioner.auth.token_keys import token_keys
 from provisioner.auth.tokens import TokenFile
-from provisioner.cache import ImageCache
+from provisioner.cache import UPLOADS, ImageCache
 from provisioner.contracts.errors import ConfigError, ProvisionerError, UnavailableError
 from provisioner.contracts.shield import shielded
 from provisioner.contracts.tasks import first_cause, leaves
 from provisioner.images import ImageResolver
 from provisioner.jobs import JobSpec, JobStore, Supervisor
+from provisioner.jobs.change_events import newest_ends
 from provisioner.jobs.notify import Notifier
 from provisioner.jobs.prewarm import prewarm
 from provisioner.linux import ioprio, loop_priority, state_lock, systemd
@@ -113,7 +114,8 @@ async def _main(
             supervisor = services.supervisor
             await outer.start(services.cache.run)
             await supervisor.recover()
-            await outer.start(services.notifier.run)
+            await outer.start(services.notifier.run, partial(newest_ends, services.store))
+            outer.start_soon(services.notifier.feed.run, supervisor.running)
             await outer.start(services.probes.run)
             async with trio.open_nursery() as jobs:
                 jobs.start_soon(supervisor.run)
@@ -145,9 +147,16 @@ async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listene
     metrics = Metrics()
     logs.report_drops(lambda sink, count: metrics.log_dropped.labels(sink).inc(count))
     store = JobStore(Path(config.database))
-    cache = ImageCache(Path(config.cache_directory), config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
-    pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
     notifier = Notifier({**back_ends.observers, "the service manager": StatusLine()})
+    cache = ImageCache(
+        Path(config.cache_directory),
+        config.cache,
+        metrics.downloaded.inc,
+        metrics.cache_evictions.inc,
+        notifier.image_changed,
+    )
+    back_ends.sources = {**back_ends.sources, UPLOADS: cache.upload_source}
+    pipeline = Pipeline(back_ends, cache, config.cache.require_checksum)
     to_log = config.audit.goes_to_log(config.log.format)
     audit = AuditLog(Path(config.audit.file) if config.audit.file else None, metrics.audit_lost.inc, to_log=to_log)
     if not (config.audit.file or to_log):
@@ -195,7 +204,9 @@ async def _serve(
             log.info("stopping", signal=signal.Signals(signum).name, active_jobs=services.supervisor.active_count)
             break
         systemd.notify("STOPPING=1\nSTATUS=Stopping: waiting for running jobs")
+        services.notifier.feed.publish("service.stopping", None)
         await services.supervisor.drain()
+        services.notifier.feed.close()
         stop.set()
     log.info("the API has stopped")
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from provisioner.config_check import check_addresses, check_files
+from provisioner.config_check import check_addresses, check_files, demanded_signatures
 from provisioner.contracts import GIB, Finding, write_probe
 from provisioner.contracts.errors import ProvisionerError
+from provisioner.signatures import openpgp
 
 if TYPE_CHECKING:
     from provisioner.config import Config
@@ -32,12 +33,25 @@ async def examine(config: Config, made: Made) -> dict[str, list[Finding]]:
     document = msgspec.to_builtins(config, enc_hook=str)
     named = await trio.to_thread.run_sync(lambda: {**check_files(document, made), **check_addresses(document)})
     findings["configuration"] = [Finding(one.ok, f"{key}: {one.what}", one.fix) for key, one in named.items()]
+    if any(settings.kind == "openpgp" for settings in demanded_signatures(document, made).values()):
+        findings["signatures"] = await _sandbox_of_gpgv()
     for name, target in made.back_ends.targets.items():
         findings[f"target {name}"] = await _back_end("target", target)
     for name, converter in made.back_ends.converters.items():
         if found := await _back_end("converter", converter):
             findings[f"converter {name}"] = found
     return findings
+
+
+async def _sandbox_of_gpgv() -> list[Finding]:
+    try:
+        missing = await openpgp.missing_layers()
+    except ProvisionerError as error:
+        return [Finding(False, f"the sandbox of gpgv: {error.message}", "see docs/security.md")]
+    return [
+        Finding(False, f"the sandbox of gpgv lacks a layer: {layer}", "see the sandbox in docs/security.md")
+        for layer in missing
+    ] or [Finding(True, "the sandbox of gpgv is complete: files, network, privileges, memory")]
 
 
 async def _back_end(kind: str, back_end: BlockTarget | Converter) -> list[Finding]:

@@ -15,8 +15,17 @@ import msgspec
 import pluggy
 import structlog
 
-from provisioner.config import Config, Faults, decode_struct, decode_values, plugin_tables, secret_references, show
-from provisioner.config.images import urls_of
+from provisioner.config import (
+    Config,
+    Faults,
+    SignatureSettings,
+    decode_struct,
+    decode_values,
+    plugin_tables,
+    secret_references,
+    show,
+)
+from provisioner.config.images import signature_urls, urls_of
 from provisioner.contracts import PROJECT, BackEnd, BackEndContext, ImageUrl, hookspecs
 from provisioner.contracts.errors import (
     ConfigError,
@@ -49,6 +58,10 @@ KINDS = {
 SECTIONS = {f"{kind}s": kind for kind in KINDS}
 
 
+# Keys of a table that belong to the core, beside "plugin".
+CORE_KEYS = {"targets": ("default",), "sources": ("signature",)}
+
+
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
     """One installed back end and the distribution that provides it."""
@@ -73,6 +86,8 @@ class BackEnds:
     readers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     # The secrets that the tables refer to, by key.
     secrets: Mapping[str, SecretRef] = field(default_factory=dict)
+    # The signatures that sources demand, by the source's name.
+    signatures: Mapping[str, SignatureSettings] = field(default_factory=dict)
 
     def source_for(self, image_url: ImageUrl) -> ImageSource:
         """Return the source configured for ``image_url``. Raises UrlNotAllowedError."""
@@ -80,6 +95,10 @@ class BackEnds:
             if source.owns(image_url):
                 return source
         raise UrlNotAllowedError(f"{image_url} belongs to no configured source; nothing was fetched")
+
+    def signature_for(self, source: ImageSource) -> SignatureSettings | None:
+        """Return the signature that the source demands of its images, or None."""
+        return next((self.signatures.get(name) for name, one in self.sources.items() if one is source), None)
 
     def target(self, name: str | None) -> BlockTarget:
         """Return the target of that name, or the default one. Raises InvalidRequestError."""
@@ -183,11 +202,15 @@ class Registry:
         settings = {section: {name: one[0] for name, one in found.items()} for section, found in made.items()}
         secrets = {key: secret for section in SECTIONS for key, secret in self._secrets(section, tables[section])}
         default_target, readers = _default_target(tables["targets"]), self._readers()
-        built = BackEnds(**back_ends, default_target=default_target, readers=readers, secrets=secrets)
+        signatures = dict(_signatures(tables["sources"], faults))
+        built = BackEnds(
+            **back_ends, default_target=default_target, readers=readers, secrets=secrets, signatures=signatures
+        )
         sources = document.get("sources", {})
         known = isinstance(sources, dict) and len(sources) == len(built.sources)
         _check_prewarm(document, built, faults, sources_known=known)
         _check_images(document, built, faults, sources_known=known)
+        _check_signatures(tables["sources"], built, faults)
         return Made(built, settings)
 
     def _readers(self) -> dict[str, list[str]]:
@@ -218,7 +241,7 @@ class Registry:
                 known = _names(self._back_ends[kind])
                 faults.add(f"{path}.plugin", f"no installed plugin provides {table['plugin']!r}; allowed: {known}")
                 continue
-            core_keys = {"plugin", "default"} if kind == "target" else {"plugin"}
+            core_keys = {"plugin", *CORE_KEYS.get(section, ())}
             own = {key: value for key, value in table.items() if key not in core_keys}
             settings = decode_struct(own, back_end.settings, path, faults)
             if settings is not None:
@@ -261,6 +284,14 @@ def _default_target(targets: Mapping[str, Mapping[str, Any]]) -> str:
     return marked[0] if marked else next(iter(targets), "")
 
 
+def _signatures(sources: Mapping[str, Mapping[str, Any]], faults: Faults) -> Iterator[tuple[str, SignatureSettings]]:
+    for name, table in sources.items():
+        if "signature" in table:
+            settings = decode_struct(table["signature"], SignatureSettings, f"sources.{name}.signature", faults)
+            if settings is not None:
+                yield name, settings
+
+
 def _check_prewarm(document: Mapping[str, Any], back_ends: BackEnds, faults: Faults, *, sources_known: bool) -> None:
     """Report images to prewarm that no source serves or no converter reads; they would fail at each attempt."""
     cache = document.get("cache")
@@ -292,6 +323,16 @@ def _check_images(document: Mapping[str, Any], back_ends: BackEnds, faults: Faul
                 url = ImageUrl.parse(text)
                 if sources_known and not any(source.owns(url) for source in back_ends.sources.values()):
                     faults.add(f"images.{name}.{key}", f"{url} belongs to no configured source")
+
+
+def _check_signatures(tables: Mapping[str, Mapping[str, Any]], back_ends: BackEnds, faults: Faults) -> None:
+    """Report signatures that a source cannot fetch."""
+    for name, source in back_ends.sources.items():
+        for key, text in signature_urls(tables[name]):
+            with suppress(InvalidRequestError):  # reported with the table
+                url = ImageUrl.parse(text)
+                if not source.owns(url):
+                    faults.add(f"sources.{name}.{key}", f"{url} does not belong to this source")
 
 
 def _prewarmed(image: object) -> tuple[ImageUrl | None, str]:

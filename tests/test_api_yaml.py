@@ -12,6 +12,8 @@ from openapi_spec_validator import validate
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT4
 
+from tests.provisioner.api.events_client import parse
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "api.yaml").read_text()
 DOCUMENT = yaml.safe_load(TEXT)
@@ -40,7 +42,7 @@ def bodies():
         places = {"request": operation["requestBody"]} if "requestBody" in operation else {}
         places |= {status: resolve(response) for status, response in operation["responses"].items()}
         for place, node in places.items():
-            for media in node["content"].values():
+            for media in node.get("content", {}).values():
                 for name, example in media["examples"].items():
                     yield f"{method} {path} {place} {name}", media["schema"], resolve(example)["value"]
 
@@ -112,27 +114,68 @@ def nodes(node, where="#"):
             yield from nodes(part, f"{where}/{number}")
 
 
+def test_every_number_has_a_format():
+    """Without one, clients for Java, Go and Rust read a size into 32 bits and fail at 2 GiB, and Go reads a float32."""
+    formats = {"integer": {"int32", "int64"}, "number": {"double"}}
+    parts = {name: part for name, part in DOCUMENT["components"].items() if name != "examples"}
+    found = [*nodes(parts), *nodes(DOCUMENT["paths"])]
+    numbers = {where: node for where, node in found if str(node.get("type")) in formats}
+    assert len(numbers) >= 40
+    assert not [where for where, node in numbers.items() if node.get("format") not in formats[node["type"]]]
+
+
 def test_sizes_are_int64():
-    """Without a format, generated clients for Java, Go and Rust read a size into 32 bits, and fail at 2 GiB."""
     found = {
         where: node
         for where, node in nodes(DOCUMENT["components"]["schemas"])
-        if node.get("type") == "integer" and re.search(r"size|bytes|eta", where.rpartition("/")[2])
+        if node.get("type") == "integer" and re.search(r"size|bytes|eta|seconds", where.rpartition("/")[2])
     }
     assert len(found) >= 9
     assert {where for where, node in found.items() if node.get("format") != "int64"} == set()
 
 
+def test_every_operation_has_one_result():
+    """Generators for Java, Go and Rust give a method the type of one success response, and lose the others."""
+    for path, method, operation in operations():
+        fine = [resolve(response) for status, response in operation["responses"].items() if status < "300"]
+        schemas = [body["schema"] for response in fine for body in response.get("content", {}).values()]
+        assert all(schema == schemas[0] for schema in schemas), (path, method)
+
+
+def test_every_object_has_a_name():
+    """Some generators have only anonymous types for an object inside another one, others invent a name."""
+    inner = [
+        where
+        for where, node in nodes(DOCUMENT["components"]["schemas"])
+        if "properties" in node and where.count("/") > 1 and "/allOf/" not in where
+    ]
+    assert inner == []
+    assert not [where for where, node in nodes(DOCUMENT["paths"]) if "properties" in node]
+
+
+def test_same_values_have_one_enum():
+    """An enum that is written twice becomes two types."""
+    enums = [node["enum"] for _, node in nodes(DOCUMENT["components"]["schemas"]) if "enum" in node]
+    several = [tuple(sorted(values)) for values in enums if len(values) > 1]
+    assert len(several) == len(set(several))
+
+
 def test_request_id_is_no_argument():
     """A parameter of every operation would be an argument of every generated method."""
     named = [node for _, node in nodes(DOCUMENT) if node.get("in") == "header"]
-    assert {node["name"] for node in named if "type" not in node} == {"Idempotency-Key"}
+    names = {node["name"] for node in named if "type" not in node}
+    assert names == {"Idempotency-Key", "Last-Event-ID", "Content-Range"}
 
 
 def test_request_fields_have_no_default():
     """Generators take a field with a default for one that is always there."""
-    for name in ("JobRequest", "FetchRequest"):
-        assert not [where for where, node in nodes(DOCUMENT["components"]["schemas"][name]) if "default" in node]
+    bodies = [operation["requestBody"] for _, _, operation in operations() if "requestBody" in operation]
+    json = [body["content"]["application/json"] for body in bodies if "application/json" in body["content"]]
+    schemas = [resolve(body["schema"]) for body in json]
+    assert len(schemas) >= 4
+    for schema in schemas:
+        assert schema["additionalProperties"] is False
+        assert not [where for where, node in nodes(schema) if node.keys() & {"default", "nullable"}]
 
 
 def test_every_operation_may_answer_400():
@@ -155,3 +198,14 @@ def test_no_unused_component():
 def test_operation_ids_are_unique():
     ids = [operation["operationId"] for _, _, operation in operations()]
     assert len(ids) == len(set(ids))
+
+
+def test_example_events_match_their_schemas():
+    schemas = DOCUMENT["components"]["schemas"]["EventStream"]["x-events"]
+    seen = set()
+    for name in ("JobEvents", "AllEvents"):
+        blocks = DOCUMENT["components"]["examples"][name]["value"].split("\n\n")
+        for event in filter(None, map(parse, filter(None, blocks))):
+            assert faults(schemas[event.kind], event.data) == [], event.kind
+            seen.add(event.kind)
+    assert {"snapshot", "job.pending", "job.running", "job.progress", "job.completed", "cache.added", "end"} <= seen

@@ -18,6 +18,7 @@ from provisioner.config import (
     LogSettings,
     NamedImage,
     ServerSettings,
+    SignatureSettings,
 )
 from provisioner.contracts import ByteSize, Duration
 
@@ -33,6 +34,7 @@ CORE = {
     "[cache]": CacheSettings,
     "[images.NAME]": NamedImage,
     "[log]": LogSettings,
+    "Signature": SignatureSettings,
 }
 # Sections of back ends that extend the table of another section.
 BUILDS_ON = {

@@ -19,6 +19,7 @@ BENCHES = (
     ("cold.py", ["--size", "1024", "--runs", "3"]),
     ("page_cache.py", []),
     ("health.py", ["--seconds", "10"]),
+    ("events.py", ["--runs", "5"]),
 )
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from provisioner.contracts import sandboxed as _sandboxed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -91,12 +91,9 @@ def probe(settings: QemuSettings) -> list[str]:
 def sandboxed(
     settings: QemuSettings, readable: Sequence[int], writable: Sequence[int] = (), *, mode: str | None = None
 ) -> list[str]:
-    """Return the beginning of a command that confines qemu-img to these descriptors (``sandbox.py``)."""
-    return [
-        # -I -S: only the standard library is needed, and without site packages Python starts in half the time.
-        sys.executable, "-I", "-S", str(Path(__file__).with_name("sandbox.py")), mode or settings.sandbox,
-        str(int(settings.memory_limit)), ",".join(map(str, readable)), ",".join(map(str, writable)), settings.path,
-    ]  # fmt: skip
+    """Return the beginning of a command that confines qemu-img to these descriptors."""
+    mode = mode or settings.sandbox
+    return _sandboxed(settings.path, readable, writable, mode=mode, memory=settings.memory_limit)
 
 
 class Progress:

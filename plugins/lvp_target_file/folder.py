@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from provisioner.contracts import Capacity, Finding, Provenance, StageRequest, V
 from provisioner.contracts.errors import TargetUnavailableError, VolumeExistsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from provisioner.contracts import PlaceLock
 
@@ -87,8 +88,8 @@ class Folder:
     def file_of(self, volume: str) -> Path:
         return self.path / f"{volume}{SUFFIX}"
 
-    def stage_of(self, request: StageRequest) -> Path:
-        return self.stages / staged_name(self.owner, request.job_id, request.name)
+    def stage_of(self, request: StageRequest, kind: str = "") -> Path:
+        return self.stages / staged_name(self.owner, request.job_id, request.name, kind)
 
     def look(self, volume: str) -> Entry | None:
         """Return the entry at the volume's path, of any file type; None if there is none."""
@@ -124,16 +125,22 @@ class Folder:
 
     def make(self, request: StageRequest, *, allocate: bool, check: Callable[[], None]) -> None:
         """Create the staged file, all zeros. ``check`` may raise to stop the allocation."""
-        staged, size = self.stage_of(request), request.size_bytes
-        with translated("create", staged):
-            self.stages.mkdir(mode=0o700, parents=True, exist_ok=True)
-            staged.unlink(missing_ok=True)  # left by an earlier attempt of this job
-            with opened(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
-                write_mark(fd, request.name, request.provenance)  # fail early if attributes are unsupported
-                os.ftruncate(fd, size)
-                for start in range(0, size if allocate else 0, _ALLOCATE_STEP):
-                    check()
-                    os.posix_fallocate(fd, start, min(_ALLOCATE_STEP, size - start))
+        size = request.size_bytes
+        with translated("create", self.stage_of(request)), self.created(request) as fd:
+            os.ftruncate(fd, size)
+            for start in range(0, size if allocate else 0, _ALLOCATE_STEP):
+                check()
+                os.posix_fallocate(fd, start, min(_ALLOCATE_STEP, size - start))
+
+    @contextmanager
+    def created(self, request: StageRequest, kind: str = "") -> Iterator[int]:
+        """Create the staged file, empty, and open it. Raises OSError."""
+        staged = self.stage_of(request, kind)
+        self.stages.mkdir(mode=0o700, parents=True, exist_ok=True)
+        staged.unlink(missing_ok=True)  # left by an earlier attempt of this job
+        with opened(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
+            write_mark(fd, request.name, request.provenance)  # fail early if attributes are unsupported
+            yield fd
 
     def finish(self, request: StageRequest, provenance: Provenance, over: Entry | None) -> None:
         """Write the provenance to the staged file and copy the owner and mode of ``over``; sync it."""

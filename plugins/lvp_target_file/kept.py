@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from lvp_target_file import swaps
+from lvp_target_file import reflink, swaps
 from lvp_target_file.disk import opened, sync, translated
 from lvp_target_file.folder import Entry, read_mark, rename_new, write_mark
 from lvp_target_file.holders import users_of
@@ -86,19 +86,20 @@ class KeptFiles:
 
     def freeable(self) -> int:
         """Return the bytes that the kept volumes take which a job may remove."""
-        with translated("list", self.path):
-            sizes = {file.mark.kept_as: file.status.st_blocks * 512 for file in self._files()}
-        return sum(sizes[volume.kept_as] for volume in removable(self.volumes(), self._settings))
+        return sum(freed for _, freed in self.removable_bytes())
 
-    def make_room(self, needed_bytes: int) -> None:
-        """Remove kept volumes, as the settings allow, until ``needed_bytes`` are free or none is left."""
+    def removable_bytes(self) -> Iterator[tuple[str, int]]:
+        """Yield the kept volumes that a job may remove, in that order, and the bytes that each would free.
+
+        Each is looked at when the one before it may be gone.
+        """
         for volume in removable(self.volumes(), self._settings):
-            if self._folder.capacity().free_bytes >= needed_bytes:
-                return
-            try:
-                self.remove(volume.kept_as)
-            except (NotFoundError, VolumeInUseError):
-                continue
+            path = self.path / volume.kept_as
+            with translated("inspect", path):
+                try:
+                    yield volume.kept_as, reflink.own_bytes(path)
+                except FileNotFoundError:  # removed meanwhile
+                    continue
 
     def refuse_unless_blank(self, old: Entry) -> None:
         """Raise VolumeExistsError if a foreign volume, which could not be kept, has content."""

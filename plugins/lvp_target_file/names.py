@@ -1,7 +1,8 @@
 """Names of the files below ``.lvp/stage``: their kind, owner, job and volume. Pure.
 
 ``@OWNER.JOB.VOLUME`` is a staged volume, ``@OWNER.old-JOB.VOLUME`` a replaced volume that is kept until the swap is
-complete, ``@OWNER.gone-TOKEN.VOLUME`` a volume being removed. Earlier versions wrote names without an owner.
+complete, ``@OWNER.gone-TOKEN.VOLUME`` a volume being removed, ``@OWNER.base-JOB.NAME`` a staged base. Earlier versions
+wrote names without an owner.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SHAPE = re.compile(r"(?:@(?P<owner>[0-9a-f]+)\.)?(?P<kind>old-|gone-)?(?P<job>[^.]*)\.?(?P<volume>.*)", re.DOTALL)
-OLD, GONE = "old-", "gone-"
+_SHAPE = re.compile(
+    r"(?:@(?P<owner>[0-9a-f]+)\.)?(?P<kind>old-|gone-|base-)?(?P<job>[^.]*)\.?(?P<volume>.*)", re.DOTALL
+)
+OLD, GONE, BASE = "old-", "gone-", "base-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class StagedFile:
         """A description for messages."""
         if self.kind == GONE:
             return f"volume {self.volume}, which was being removed"
+        if self.kind == BASE:
+            return f"the staged base {self.volume} of job {self.job}"
         return f"the {'replaced' if self.kind == OLD else 'staged'} volume {self.volume} of job {self.job}"
 
 

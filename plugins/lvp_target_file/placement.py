@@ -30,8 +30,12 @@ def check_name(volume: str) -> None:
         )
 
 
-def place(request: StageRequest, old: Entry | None, free_bytes: int, settings: FileSettings) -> Placement:
+def place(
+    request: StageRequest, old: Entry | None, free_bytes: int, settings: FileSettings, shared_bytes: int = 0
+) -> Placement:
     """Return the placement for ``request`` with ``old`` as the existing entry and ``free_bytes`` of free space.
+
+    ``shared_bytes`` of the existing entry belong to other files too: overwriting it does not free them.
 
     Raises VolumeExistsError or NoSpaceError. Does not check whether ``old`` is in use.
     """
@@ -41,7 +45,7 @@ def place(request: StageRequest, old: Entry | None, free_bytes: int, settings: F
         _check_replaceable(request, old, settings)
     if fits:
         return Placement.NEW if old is None else Placement.SWAP
-    fits_in_place = old is not None and needed <= free_bytes + old.status.st_blocks * 512
+    fits_in_place = old is not None and needed <= free_bytes + old.status.st_blocks * 512 - shared_bytes
     if fits_in_place and settings.replace == "in-place":
         return Placement.IN_PLACE
     sparse = not settings.overcommit and not settings.preallocate

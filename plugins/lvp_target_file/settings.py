@@ -33,6 +33,13 @@ class FileSettings(KeepingSettings, frozen=True, forbid_unknown_fields=True):
     # only the image's data must fit. Preallocated volumes always need their full size.
     overcommit: bool = False
 
+    # Whether volumes are cloned in constant time if the file system has reflinks. Each image in use then has a base,
+    # with which its volumes share their blocks. Preallocated volumes are never cloned: their space must be their own.
+    clone: bool = True
+
+    # A base takes space as long as it exists; most hosts use fewer than twenty images.
+    max_bases: int = 20
+
     # Whether only volumes that this service created may be replaced; the same as foreign = "refuse". By default others
     # may too, if their size fits.
     only_own: bool = False
@@ -44,4 +51,5 @@ class FileSettings(KeepingSettings, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         relative = not PurePath(self.directory).is_absolute()
         wrong = [f"directory must be an absolute path, not {self.directory!r}"] if relative else []
+        wrong += ["max_bases must be at least 1"] if self.max_bases < 1 else []
         refuse([*wrong, *self.keeping_faults()])

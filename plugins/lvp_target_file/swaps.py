@@ -101,7 +101,7 @@ def discard(folder: Folder, staged: StagedFile) -> bool:
     with translated("remove", path):
         try:
             last_name = path.lstat().st_nlink == 1
-            if staged.kind and last_name and (users := users_of(path)):
+            if staged.kind in {OLD, GONE} and last_name and (users := users_of(path)):
                 raise VolumeInUseError(
                     f"{staged.what} is in use by {', '.join(map(str, users[:5]))}; its file {path} is kept"
                 )

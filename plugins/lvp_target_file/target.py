@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from lvp_target_file import swaps
+from lvp_target_file import reflink, swaps
+from lvp_target_file.bases import BaseFiles
+from lvp_target_file.disk import translated
 from lvp_target_file.folder import LOCK, Entry, Folder
 from lvp_target_file.kept import KeptFiles
 from lvp_target_file.names import StagedFile
 from lvp_target_file.placement import check_name, needed_bytes, place
 from lvp_target_file.resize import grow
+from lvp_target_file.room import Room
 from provisioner.contracts import (
     Device,
     Finding,
@@ -50,6 +52,8 @@ class FileTarget(KeepingTarget):
         lock = context.place_lock(folder / LOCK, f"the folder {folder}", shared=settings.shared)
         self._folder = Folder(settings.directory, lock)
         self._kept = KeptFiles(self._folder, self.name, settings)
+        self._bases = BaseFiles(self._folder)
+        self._room = Room(self._folder, self._kept, self._bases)
 
     def check_name(self, volume: str) -> None:
         check_name(volume)
@@ -63,7 +67,7 @@ class FileTarget(KeepingTarget):
         return [self.volume_of(entry) for entry in await _in_thread(self._folder.own, abandon_on_cancel=True)]
 
     async def capacity(self) -> Capacity:
-        return await _in_thread(self._capacity, abandon_on_cancel=True)
+        return await _in_thread(self._room.capacity, abandon_on_cancel=True)
 
     async def check(self) -> None:
         await _in_thread(self._folder.check, abandon_on_cancel=True)
@@ -81,7 +85,8 @@ class FileTarget(KeepingTarget):
             )
         try:
             await _in_thread(self._make, request, placement, old)
-            yield _Staged(self, self._folder, self._kept, request, old, placement)
+            device = Device(str(self._folder.stage_of(request)), request.size_bytes, reads_zero=True)
+            yield Staged(self, request, old if placement is Placement.SWAP else None, device, replaces=old)
         finally:
             with undoing(f"remove the staged volume of {request.name}"):
                 await _in_thread(self._clean, request)
@@ -120,7 +125,7 @@ class FileTarget(KeepingTarget):
     async def diagnose(self) -> Sequence[Finding]:
         if self._settings.make_directory and not await _in_thread(self._folder.path.exists):
             return [Finding(None, f"{self._folder.path} does not exist; the daemon creates it at its start")]
-        return await _in_thread(partial(self._folder.diagnose, shared=self._settings.shared))
+        return await _in_thread(self._diagnose)
 
     async def aclose(self) -> None:
         self._folder.lock.release()
@@ -131,31 +136,49 @@ class FileTarget(KeepingTarget):
 
     # The methods below block and run in threads.
 
-    def _capacity(self) -> Capacity:
-        return replace(self._folder.capacity(), freeable_bytes=self._kept.freeable())
+    def commit(self, request: StageRequest, provenance: Provenance, over: Entry | None) -> Volume:
+        """Publish the staged volume, in place of ``over`` if it is not None."""
+        replaced = None
+        if over is not None and not over.is_still(self._folder.look(request.name)):
+            raise VolumeExistsError(f"volume {request.name} was removed or replaced while the job was running")
+        self._folder.finish(request, provenance, over)
+        if over is None:
+            self._folder.publish(request)
+        else:
+            replaced = self._kept.replace(request, over, request.keep_seconds)
+        path = self._folder.file_of(request.name)
+        volume = self.volume_of(Entry(request.name, path, path.lstat(), provenance))
+        return replace(volume, replaced=replaced)
 
-    def _place(self, request: StageRequest) -> tuple[Placement, Entry | None]:
+    def _place(self, request: StageRequest, sparing: str | None = None) -> tuple[Placement, Entry | None]:
+        """Return the placement and the existing entry. ``sparing``: the digest of bases that stay."""
         self.check_name(request.name)
         old = self._folder.look(request.name)
-        capacity = self._capacity()
-        placement = place(request, old, capacity.free_bytes + capacity.freeable_bytes, self._settings)
+        available = self._room.available(needed_bytes(request, self._settings), sparing)
+        placement = place(request, old, available, self._settings, self._shared_bytes(old))
         if old is not None:
             swaps.refuse_if_used(old.name, self._folder.users(old.path))
             if placement is Placement.IN_PLACE:
                 self._kept.refuse_unless_blank(old)
         return placement, old
 
+    def _shared_bytes(self, old: Entry | None) -> int:
+        if old is None or not old.is_plain or self._settings.replace != "in-place":
+            return 0
+        with translated("inspect", old.path):
+            return max(0, old.status.st_blocks * 512 - reflink.own_bytes(old.path))
+
     def _make(self, request: StageRequest, placement: Placement, old: Entry | None) -> None:
         self._folder.claim()
         if placement is Placement.IN_PLACE and old is not None:
             swaps.take_over(self._folder, request, old)
         else:
-            self._kept.make_room(needed_bytes(request, self._settings))
+            self._room.make(needed_bytes(request, self._settings))
             check = trio.from_thread.check_cancelled
             self._folder.make(request, allocate=self._settings.preallocate, check=check)
 
-    def _clean(self, request: StageRequest) -> None:
-        for path in (self._folder.stage_of(request), swaps.old_of(self._folder, request)):
+    def _clean(self, request: StageRequest, kind: str = "") -> None:
+        for path in (self._folder.stage_of(request, kind), swaps.old_of(self._folder, request)):
             self._kept.settle(StagedFile.read(path))
 
     def _remove(self, volume: str) -> None:
@@ -198,7 +221,17 @@ class FileTarget(KeepingTarget):
         self._folder.claim()
         dead = [file for file in self._folder.staged() if file.job not in live_jobs]
         actions = [self._recovered(file, every_owner=every_owner) for file in dead]
-        return [*(action for action in actions if action is not None), *self._kept.recover()]
+        done = [action for action in actions if action is not None]
+        return [*done, *self._kept.recover(), *self._bases.recover()]
+
+    def _diagnose(self) -> Sequence[Finding]:
+        found = self._folder.diagnose(shared=self._settings.shared)
+        if self._settings.clone and not self._settings.preallocate:
+            return found
+        left = self._bases.least_used_first()
+        setting = "preallocate = true" if self._settings.clone else "clone = false"
+        what = f"{setting}, but {len(left)} bases still take up space"
+        return [*found, Finding(False, what, f"remove the files in {self._bases.path}")] if left else found
 
     def _recovered(self, file: StagedFile, *, every_owner: bool) -> str | None:
         """Clean up a file that no live job owns. Return what was done, or None if the file is already gone."""
@@ -210,36 +243,26 @@ class FileTarget(KeepingTarget):
             return f"left {file.path.name} alone: {error.message}"
 
 
-class _Staged:
-    """A staged file. ``old`` is the volume that has its name; None if the name must be free."""
+class Staged:
+    """A staged file. ``over`` is the volume that its commit swaps out; None if the name must be free then.
+
+    ``replaces`` is the volume that had the name before; by default ``over``.
+    """
 
     def __init__(
         self,
         target: FileTarget,
-        folder: Folder,
-        kept: KeptFiles,
         request: StageRequest,
-        old: Entry | None,
-        placement: Placement,
+        over: Entry | None,
+        device: Device,
+        replaces: Entry | None = None,
     ) -> None:
-        self.device = Device(str(folder.stage_of(request)), request.size_bytes, reads_zero=True)
-        self._target, self._folder, self._kept, self._request = target, folder, kept, request
-        self._over = old if placement is Placement.SWAP else None
+        self.device = device
+        self._target, self._request, self._over = target, request, over
+        old = replaces or over
         self._replaced = Replaced(old.name, target.volume_of(old).owner) if old is not None else None
 
     async def commit(self, image_digest: str | None) -> Volume:
-        return await _in_thread(self._commit, image_digest)
-
-    def _commit(self, image_digest: str | None) -> Volume:
-        request, over, replaced = self._request, self._over, self._replaced
-        provenance = replace(request.provenance, image_digest=image_digest)
-        if over is not None and not over.is_still(self._folder.look(request.name)):
-            raise VolumeExistsError(f"volume {request.name} was removed or replaced while the job was running")
-        self._folder.finish(request, provenance, over)
-        if over is None:
-            self._folder.publish(request)
-        else:
-            replaced = self._kept.replace(request, over)
-        path = self._folder.file_of(request.name)
-        volume = self._target.volume_of(Entry(request.name, path, path.lstat(), provenance))
-        return replace(volume, replaced=replaced)
+        provenance = replace(self._request.provenance, image_digest=image_digest)
+        volume = await _in_thread(self._target.commit, self._request, provenance, self._over)
+        return volume if volume.replaced is not None else replace(volume, replaced=self._replaced)

@@ -117,7 +117,7 @@ class GroupTarget(KeepingGroup):
     async def _new_staging(self, request: StageRequest, old: Lv | None, **more_tags: str) -> Staging:
         owner = await self._claim()
         staging = Staging(self.lvm, request, names.new_token(), old, self.name, owner, **more_tags)
-        self._keep_old(staging)
+        self._keep_old(staging, request.keep_seconds)
         return staging
 
     # --- staging ---

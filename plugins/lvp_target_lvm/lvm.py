@@ -67,13 +67,16 @@ class Lvm:
         Raises TargetUnavailableError if the group is missing or the report fails; a failed report never means
         that a volume does not exist.
         """
+        changes = self._lock.changes
         fields = ",".join((*report.VOLUME_FIELDS, *report.GROUP_FIELDS))
         group, volumes = report.read(await self._report("lvs", fields))
         if group is None:
             group, _ = report.read(await self._report("vgs", ",".join(report.GROUP_FIELDS)))
         if group is None:
             raise TargetUnavailableError(f"volume group {self.group} does not exist")
-        return report.Inventory(group, volumes)
+        inventory = report.Inventory(group, volumes)
+        self._seen = (trio.current_time(), changes, inventory)
+        return inventory
 
     async def recent_inventory(self) -> Inventory:
         """Return the inventory; reuse one read less than a second ago unless this process changed the group since."""
@@ -82,10 +85,7 @@ class Lvm:
             if changes == self._lock.changes and trio.current_time() - at < _FRESH:
                 await trio.lowlevel.checkpoint()
                 return inventory
-        changes = self._lock.changes
-        inventory = await self.inventory()
-        self._seen = (trio.current_time(), changes, inventory)
-        return inventory
+        return await self.inventory()
 
     async def setting(self, key: str) -> str:
         """Return the value of an LVM setting of this host, such as ``devices/scan_lvs``, as lvm.conf writes it."""

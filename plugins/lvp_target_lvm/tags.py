@@ -2,11 +2,12 @@
 
 A volume of ours has the bare tag ``lvp`` (``lvs @lvp`` lists them all) and these values, each as ``lvp.KEY=VALUE``:
 ``job``, ``created``, ``name`` (the final name), ``token`` (of its staging), ``owner`` (the installation), ``url`` and
-``digest`` (of the image), on a base ``format``, and ``use`` on a staged volume whose extents are for a volume that
-grows. A volume that is being replaced, even if this service did not create it, has ``old`` or ``inplace`` (its name),
-``by`` (the token), ``byjob`` and ``byowner``; if it is to be kept, also ``replacedat``, ``keptuntil`` and ``bytes``. A
-kept volume that is being restored has ``restoring`` (the token) and ``restorer`` (the installation). LVM allows few
-characters in a tag, so every other byte is written as ``#`` and two hexadecimal digits.
+``digest`` (of the image), ``signedby`` (kind and key of the image's signature, if one was demanded), on a base
+``format``, on a cloud-init seed ``seed`` (the volume it belongs to), and ``use`` on a staged volume whose extents are
+for a volume that grows. A volume that is being replaced, even if this service did not create it, has ``old`` or
+``inplace`` (its name), ``by`` (the token), ``byjob`` and ``byowner``; if it is to be kept, also ``replacedat``,
+``keptuntil`` and ``bytes``. A kept volume that is being restored has ``restoring`` (the token) and ``restorer`` (the
+installation). LVM allows few characters in a tag, so every other byte is written as ``#`` and two hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def for_volume(name: str, token: str, provenance: Provenance, **more: str) -> li
         "token": token,
         "url": provenance.image_url,
         **({} if provenance.image_digest is None else {"digest": provenance.image_digest}),
+        **({} if provenance.signed_by is None else {"signedby": provenance.signed_by}),
+        **({} if provenance.seed_of is None else {"seed": provenance.seed_of}),
         **more,
     }
     return [MARK, *encode(values)]
@@ -105,7 +108,12 @@ def provenance_of(tags: Iterable[str]) -> Provenance | None:
         return None
     values = decode(tags)
     return Provenance(
-        values.get("job", ""), values.get("url", ""), values.get("digest"), number(values.get("created", ""))
+        values.get("job", ""),
+        values.get("url", ""),
+        values.get("digest"),
+        number(values.get("created", "")),
+        values.get("signedby"),
+        values.get("seed"),
     )
 
 

@@ -21,13 +21,13 @@ from lvp_target_lvm.pools import pool_of, watched, why_full, why_too_large, with
 from lvp_target_lvm.staging import Staged, Staging
 from provisioner.contracts import Base, Capacity, CloneTarget, Device, Placement, Volume
 from provisioner.contracts.errors import (
+    BaseGoneError,
     ChecksumMismatchError,
     InvalidRequestError,
     NoSpaceError,
     NotFoundError,
     ResizeError,
     TargetError,
-    TargetUnavailableError,
 )
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class ThinCloneTarget(ThinTarget, CloneTarget):
         try:
             await self.lvm.change("lvcreate", "-s", "-kn", "-prw", "--name", staging.name, *tagged, origin)
         except NotFoundError as error:
-            raise TargetUnavailableError(f"the base {origin} was removed while the job was running") from error
+            raise BaseGoneError(f"the base {origin} was removed while the job was running") from error
         if size > base.size_bytes:
             await self.lvm.change("lvextend", "--size", f"{size}b", f"{self._group}/{staging.name}")
         number = await devices.appeared(staging.path)

@@ -10,9 +10,12 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from provisioner.api import health, middleware, routes
+from provisioner.api.event_stream import release_at_end
 from provisioner.api.routes import answer
+from provisioner.api.uploads import is_streamed
 from provisioner.contracts.errors import ProvisionerError, TooManyRequestsError
 from provisioner.contracts.tasks import first_cause
+from provisioner.server.streamed_body import StreamedBodies
 
 if TYPE_CHECKING:
     from provisioner.api.services import Services
@@ -44,6 +47,8 @@ def create_app(services: Services) -> QuartTrio:
     app.register_blueprint(health.make_blueprint(services))
     middleware.add_hooks(app, services)
     _add_error_handlers(app)
+    release_at_end(app)
+    app.asgi_app = StreamedBodies(app.asgi_app, is_streamed)  # type: ignore[method-assign]
     return app
 
 

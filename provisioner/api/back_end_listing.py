@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 import trio
 
+from provisioner.cache import UPLOADS
 from provisioner.contracts.errors import ProvisionerError
 from provisioner.contracts.redaction import redact
 from provisioner.observe.probes import NoAnswerError, Probe
@@ -65,9 +66,11 @@ class BackEndListing:
         bodies[name] = body
 
     def sources(self) -> list[dict[str, Any]]:
-        """Return every source, in the order of the configuration. Asks no server: health is what jobs have met."""
+        """Return every source of the configuration, in its order. Asks no server: health is what jobs have met."""
         bodies = []
         for name, source in self._services.back_ends.sources.items():
+            if name == UPLOADS:  # not configured
+                continue
             reason = source.problem() if isinstance(source, SourceHealth) else None
             body = {
                 "name": name,

@@ -16,12 +16,16 @@ _KINDS = {"int": "a whole number", "str": "text", "float": "a fraction", "bool":
 
 def describe(message: str, kind: type[msgspec.Struct]) -> str:
     """Return one sentence that begins with the field's name, from msgspec's message about decoding a ``kind``."""
+    if within := re.fullmatch(r"(Object .*) - at `\$\.(\w+)`", message, re.DOTALL):
+        return f"{within[2]}: {describe(within[1], _struct(within[2], kind))}"
     if missing := re.fullmatch(r"Object missing required field `(\w+)`", message):
         return f"{missing[1]} is required"
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL):
         return f"unknown field {unknown[1]!r}; allowed: {', '.join(kind.__struct_fields__)}"
     if placed := re.fullmatch(r"(.*) - at `\$\.(\w+)`", message, re.DOTALL):
         return f"{placed[2]} {_must(placed[1], placed[2], kind)}"
+    if inside := re.fullmatch(r"(.*) - at `\$\.(\w+)\.(\w+)`", message, re.DOTALL):
+        return f"{inside[2]}.{inside[3]} {_must(inside[1], inside[3], _struct(inside[2], kind))}"
     return f"the body is not valid: {message}".replace("`", "")
 
 
@@ -39,6 +43,12 @@ def _must(message: str, field: str, kind: type[msgspec.Struct]) -> str:
     if message == "Integer value out of range":
         return "is too large"
     return f"is not valid: {message}".replace("`", "")
+
+
+def _struct(field: str, kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """Return the struct that the field holds."""
+    hint = _hint(field, kind)
+    return next(one for one in (hint, *get_args(hint)) if isinstance(one, type) and issubclass(one, msgspec.Struct))
 
 
 def _hint(field: str, kind: type[msgspec.Struct]) -> Any:

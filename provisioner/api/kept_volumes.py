@@ -1,4 +1,4 @@
-"""The routes for kept volumes: list them, restore one, and adopt a volume that this service did not make."""
+"""The routes for kept volumes: list them, restore or remove one, and adopt a volume that this service did not make."""
 
 from __future__ import annotations
 
@@ -53,6 +53,15 @@ def add_kept_volumes(
             "restored_from": kept_as,
         }
         return answer(done if replaced is None else {**done, "replaced": responses.replaced_body(replaced)})
+
+    @api.delete("/volumes/<target>/<name>/replaced", provide_automatic_options=False)
+    async def remove_replaced_volume(target: str, name: str) -> Response:
+        g.about = {"target": target, "volume": name}
+        authorization.check_volume(g.principal, target, name)
+        wanted = requests.read_query(request.args, requests.KeptQuery)
+        kept = await services.supervisor.kept.remove(target, name, wanted.kept_as or None)
+        g.about |= {"kept_as": kept.kept_as}
+        return answer({"status": "removed", "target": target, "name": name, "kept_as": kept.kept_as})
 
     @api.post("/volumes/<target>/<name>/adopt", provide_automatic_options=False)
     async def adopt_volume(target: str, name: str) -> Response:

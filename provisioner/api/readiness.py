@@ -83,6 +83,7 @@ class Readiness:
         metrics, capacity = self._services.metrics, await target.capacity()
         metrics.target_size.labels(target.name).set(capacity.total_bytes)
         metrics.target_free.labels(target.name).set(capacity.free_bytes)
+        metrics.target_freeable.labels(target.name).set(capacity.freeable_bytes)
         if capacity.data_percent is not None:
             metrics.pool_data.labels(target.name).set(capacity.data_percent)
         if capacity.metadata_percent is not None:

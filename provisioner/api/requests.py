@@ -11,6 +11,7 @@ from provisioner.api.field_errors import describe
 from provisioner.contracts import GIB, Checksum, ImageUrl
 from provisioner.contracts.errors import InvalidRequestError
 from provisioner.jobs import JobFilter, JobSpec, Status
+from provisioner.pipeline.cloud_init import CloudInit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,15 @@ DigestPrefix = Annotated[
         description="the first 8 to 64 digits of a SHA-256, with or without sha256:",
     ),
 ]
+# Of an uploaded image: parts of a path, so that limits of callers can cover a folder.
+UploadName = Annotated[
+    str,
+    Meta(
+        pattern="^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$",
+        max_length=200,
+        description="letters, digits, '.', '_' and '-', in parts separated by '/'",
+    ),
+]
 DEFAULT_FORMAT = "qcow2"
 # The most GiB whose size in bytes fits an int64.
 Gibibytes = Annotated[int, Meta(ge=1, le=2**33 - 1)]
@@ -47,6 +57,11 @@ class FetchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     image: Name | msgspec.UnsetType = msgspec.UNSET
     image_type: Format | msgspec.UnsetType = msgspec.UNSET
     checksum: Digest | msgspec.UnsetType = msgspec.UNSET
+
+    def asked(self) -> dict[str, str | int]:
+        """Return the fields for readers of the job."""
+        fields: dict[str, str | int] = msgspec.to_builtins(self)
+        return fields
 
     def spec(self) -> JobSpec:
         """Return the job for the supervisor; ``image`` must have been resolved. Raises InvalidRequestError."""
@@ -66,9 +81,17 @@ class JobRequest(FetchRequest, frozen=True, forbid_unknown_fields=True, kw_only=
     correlation_id: Name | msgspec.UnsetType = msgspec.UNSET
     target: Name | msgspec.UnsetType = msgspec.UNSET
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    cloud_init: CloudInit | msgspec.UnsetType = msgspec.UNSET
+
+    def asked(self) -> dict[str, str | int]:
+        """Return the fields for readers of the job: without the cloud-init data, which may hold secrets."""
+        fields: dict[str, str | int] = msgspec.to_builtins(msgspec.structs.replace(self, cloud_init=msgspec.UNSET))
+        return fields
 
     def spec(self) -> JobSpec:
         """Return the job for the supervisor. Raises InvalidRequestError."""
+        if self.cloud_init:
+            self.cloud_init.check()
         return msgspec.structs.replace(
             super().spec(),
             volume_name=self.volume_name,
@@ -76,6 +99,7 @@ class JobRequest(FetchRequest, frozen=True, forbid_unknown_fields=True, kw_only=
             target=self.target or None,
             correlation_id=self.correlation_id or None,
             priority=self.priority,
+            cloud_init=self.cloud_init.seal() if self.cloud_init else None,
         )
 
 
@@ -88,6 +112,12 @@ class ResizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 class RestoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Body of POST /volumes/{target}/{name}/restore."""
+
+    kept_as: Name | msgspec.UnsetType = msgspec.UNSET
+
+
+class KeptQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of DELETE /volumes/{target}/{name}/replaced."""
 
     kept_as: Name | msgspec.UnsetType = msgspec.UNSET
 
@@ -122,6 +152,23 @@ class JobPage(Page, frozen=True, kw_only=True):
             correlation_id=self.correlation_id or None,
             id_prefix=self.id_prefix.lower() if self.id_prefix else None,
         )
+
+
+class UploadStateQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of GET /cache/images/{checksum}/upload."""
+
+    # Absent: the size is not checked.
+    size: Annotated[int, Meta(ge=1, le=2**63 - 1)] | msgspec.UnsetType = msgspec.UNSET
+    name: UploadName | msgspec.UnsetType = msgspec.UNSET
+
+
+class UploadQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of PUT /cache/images."""
+
+    checksum: Digest
+    name: UploadName | msgspec.UnsetType = msgspec.UNSET
+    image_type: Format | msgspec.UnsetType = msgspec.UNSET
+    pinned: Literal["true", "false"] = "true"
 
 
 class ImagePage(Page, frozen=True, kw_only=True):

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from provisioner.contracts import GIB, Owner
+from provisioner.contracts import GIB, Owner, Signer
 from provisioner.contracts.redaction import is_version_id, redact
 from provisioner.jobs import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from provisioner.auth.authenticator import Principal
-    from provisioner.cache import Entry
+    from provisioner.cache import Entry, Upload
     from provisioner.config import NamedImage
     from provisioner.contracts import Replaced, Volume
     from provisioner.contracts.errors import ProvisionerError
@@ -62,9 +62,11 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "warnings": job.warnings,
         "pinned_url": _without_query(job.pinned_url) if job.pinned_url else None,
         "volume": job.volume,
+        "seed": job.seed,
         "replaced": None if job.replaced is None else replaced_body(job.replaced),
         "timings": job.timings,
         "submitted_by": job.principal,
+        "signed_by": None if job.signed_by is None else signer_body(job.signed_by),
         "waiting_for": snapshot.waiting_for if snapshot else None,
     }
     image_url = spec.image_url.text if job.principal == reader else _without_query(spec.image_url.text)
@@ -78,6 +80,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "request": {
             "image_url": image_url,
             **{key: value for key, value in asked(job).items() if key not in _ELSEWHERE},
+            **({"cloud_init": True} if spec.cloud_init else {}),
         },
         **{name: value for name, value in optional.items() if value is not None},
     }
@@ -98,6 +101,12 @@ def asked(job: Job) -> dict[str, str | int]:
         "priority": spec.priority,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def signer_body(signer: Signer) -> dict[str, str]:
+    """Return who signed an image."""
+    body = {"kind": signer.kind, "key": signer.key}
+    return {**body, "name": signer.name} if signer.name else body
 
 
 def replaced_body(replaced: Replaced | ReplacedInfo) -> dict[str, Any]:
@@ -129,7 +138,10 @@ def plan_body(plan: Plan, refusals: Iterable[ProvisionerError]) -> dict[str, Any
         {"error": error.category if error.code < 500 else "job would fail", "message": redact(error.message)}
         for error in refusals
     ]
-    return {**msgspec.to_builtins(plan), "refusals": reasons}
+    body = msgspec.to_builtins(plan)
+    if plan.signed_by is not None:
+        body["signed_by"] = signer_body(plan.signed_by)
+    return {**body, "refusals": reasons}
 
 
 def principal_body(principal: Principal) -> dict[str, Any]:
@@ -168,7 +180,11 @@ def _digest(digest: str) -> dict[str, Any]:
 
 def image_body(entry: Entry, path: str, *, prewarmed: bool = False) -> dict[str, Any]:
     """Return a cached image as clients see it; one that is ``prewarmed`` is pinned by the configuration."""
-    optional = {"virtual_size": entry.virtual_size, "compression": entry.compression}
+    optional = {
+        "virtual_size": entry.virtual_size,
+        "compression": entry.compression,
+        "signed_by": None if entry.signed_by is None else signer_body(entry.signed_by),
+    }
     return {
         "path": path,
         "size": entry.size,
@@ -179,6 +195,11 @@ def image_body(entry: Entry, path: str, *, prewarmed: bool = False) -> dict[str,
         "pinned": entry.pinned or prewarmed,
         **{name: value for name, value in optional.items() if value is not None},
     }
+
+
+def upload_body(status: str, upload: Upload, offset: int) -> dict[str, Any]:
+    """Return how many bytes of an image are here, and by which url jobs will use it."""
+    return {"status": status, "offset": offset, "image_url": upload.url.text, **_digest(upload.digest)}
 
 
 def volume_resized_body(volume: Volume, *, grown: bool) -> dict[str, Any]:
@@ -192,11 +213,17 @@ def volume_resized_body(volume: Volume, *, grown: bool) -> dict[str, Any]:
     }
 
 
-def volume_body(volume: Volume) -> dict[str, Any]:
-    """Return a provisioned volume as clients see it."""
+def seeds_of(volumes: Iterable[Volume]) -> dict[tuple[str, str], str]:
+    """Return the names of the cloud-init seeds among ``volumes``, by the target and name of their volumes."""
+    origins = ((volume, volume.provenance) for volume in volumes)
+    return {(one.target, origin.seed_of): one.name for one, origin in origins if origin and origin.seed_of}
+
+
+def volume_body(volume: Volume, seeds: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """Return a provisioned volume as clients see it. ``seeds``: see ``seeds_of``."""
     origin = volume.provenance
     assert origin is not None, "only volumes this service made are listed"
-    body = {
+    body: dict[str, Any] = {
         "name": volume.name,
         "target": volume.target,
         "path": volume.path,
@@ -205,4 +232,11 @@ def volume_body(volume: Volume) -> dict[str, Any]:
         "job_id": origin.job_id,
         "created_at": timestamp(origin.created_at),
     }
-    return body if origin.image_digest is None else {**body, **_digest(origin.image_digest)}
+    if origin.seed_of is not None:
+        return {**body, "seed_of": origin.seed_of}
+    if (volume.target, volume.name) in seeds:
+        body["seed"] = seeds[volume.target, volume.name]
+    if origin.image_digest is not None:
+        body |= _digest(origin.image_digest)
+    signer = Signer.of_tag(origin.signed_by)
+    return body if signer is None else {**body, "signed_by": signer_body(signer)}

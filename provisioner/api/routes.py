@@ -12,7 +12,9 @@ from quart import Blueprint, Response, g, request
 
 from provisioner.api import requests, responses, submission
 from provisioner.api.back_end_listing import BackEndListing
+from provisioner.api.event_stream import add_events
 from provisioner.api.kept_volumes import add_kept_volumes
+from provisioner.api.uploads import add_uploads
 from provisioner.api.volume_listing import Listing
 from provisioner.auth import authorization
 from provisioner.contracts import GIB, Checksum
@@ -32,11 +34,16 @@ _RENDERED_AT_ONCE = 100
 # The least role for each route. A route that is neither here nor in OPEN_ROUTES is forbidden to every caller.
 ROLES: dict[str, Role] = {
     "v1.submit_job": "operator",
+    "v1.plan_job": "operator",
     "v1.list_jobs": "viewer",
     "v1.get_job": "viewer",
     "v1.cancel_job": "operator",
     "v1.retry_job": "operator",
+    "v1.watch_job": "viewer",
+    "v1.watch_events": "viewer",
     "v1.list_images": "viewer",
+    "v1.upload_image": "operator",
+    "v1.get_upload": "operator",
     "v1.remove_image": "admin",
     "v1.pin_image": "operator",
     "v1.unpin_image": "operator",
@@ -50,6 +57,7 @@ ROLES: dict[str, Role] = {
     "v1.resize_volume": "operator",
     "v1.list_replaced_volumes": "viewer",
     "v1.restore_volume": "admin",
+    "v1.remove_replaced_volume": "admin",
     "v1.adopt_volume": "admin",
     "v1.list_targets": "viewer",
     "v1.list_sources": "viewer",
@@ -60,8 +68,11 @@ QUERIES: dict[str, type[msgspec.Struct]] = {
     "v1.submit_job": requests.SubmitQuery,
     "v1.list_jobs": requests.JobPage,
     "v1.list_images": requests.ImagePage,
+    "v1.upload_image": requests.UploadQuery,
+    "v1.get_upload": requests.UploadStateQuery,
     "v1.list_volumes": requests.Page,
     "v1.list_replaced_volumes": requests.Page,
+    "v1.remove_replaced_volume": requests.KeptQuery,
 }
 # The routes that need no credential; the configuration can close /metrics.
 OPEN_ROUTES = frozenset(
@@ -78,7 +89,9 @@ def make_blueprint(services: Services) -> Blueprint:
     """Return the blueprint of all ``/api/v1`` routes."""
     api = Blueprint("v1", __name__, url_prefix="/api/v1")
     _add_jobs(api, services)
+    add_events(api, services)
     _add_cache(api, services)
+    add_uploads(api, services, answer)
     _add_named_images(api, services)
     _add_volumes(api, services)
     _add_host(api, services)
@@ -86,13 +99,20 @@ def make_blueprint(services: Services) -> Blueprint:
 
 
 def _add_jobs(api: Blueprint, services: Services) -> None:
+    async def planned(body: requests.JobRequest) -> Response:
+        return answer(responses.plan_body(*await submission.dry_run(services, body)))
+
     @api.post("/jobs", provide_automatic_options=False)
     async def submit_job() -> Response:
         query = requests.read_query(request.args, requests.SubmitQuery)
         body = await _body(requests.JobRequest)
         if query.dry_run == "true":
-            return answer(responses.plan_body(*await submission.dry_run(services, body)))
+            return await planned(body)
         return _accepted(await submission.submit(services, body))
+
+    @api.post("/plan", provide_automatic_options=False)
+    async def plan_job() -> Response:
+        return await planned(await _body(requests.JobRequest))
 
     @api.get("/jobs", provide_automatic_options=False)
     async def list_jobs() -> Response:
@@ -188,7 +208,8 @@ def _add_volumes(api: Blueprint, services: Services) -> None:
     async def list_volumes() -> Response:
         page = requests.read_query(request.args, requests.Page)
         volumes, unavailable = await listing.all()
-        shown = [responses.volume_body(volume) for volume in volumes[page.offset : page.offset + page.limit]]
+        seeds = responses.seeds_of(volumes)
+        shown = [responses.volume_body(volume, seeds) for volume in volumes[page.offset : page.offset + page.limit]]
         body = {"volumes": shown, "count": len(volumes), "offset": page.offset, "limit": page.limit}
         return answer({**body, "unavailable": unavailable} if unavailable else body)
 
@@ -196,8 +217,9 @@ def _add_volumes(api: Blueprint, services: Services) -> None:
     async def remove_volume(target: str, name: str) -> Response:
         g.about = {"target": target, "volume": name}
         authorization.check_volume(g.principal, target, name)
-        await services.supervisor.remove_volume(target, name)
-        return answer({"status": "removed", "target": target, "name": name})
+        seed = await services.supervisor.remove_volume(target, name)
+        done = {"status": "removed", "target": target, "name": name}
+        return answer({**done, "seed": seed} if seed else done)
 
     @api.post("/volumes/<target>/<name>/resize", provide_automatic_options=False)
     async def resize_volume(target: str, name: str) -> Response:

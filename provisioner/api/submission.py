@@ -23,23 +23,30 @@ from provisioner.contracts.urls import ImageUrl
 from provisioner.pipeline.dry_run import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from provisioner.api.services import Services
+    from provisioner.config import SignatureSettings
     from provisioner.contracts import Checksum
     from provisioner.jobs import Job, JobSpec
+    from provisioner.pipeline.cloud_init import CloudInit
 
 R = TypeVar("R", bound=requests.FetchRequest)
 
 
 async def submit(services: Services, body: requests.FetchRequest) -> Job:
     """Submit the job of a request body."""
-    body = await _resolved(services, body)
-    return await _submit(services, body.spec(), msgspec.to_builtins(body))
+    body, signature = await _resolved(services, body)
+    cloud_init = body.cloud_init or None if isinstance(body, requests.JobRequest) else None
+    return await _submit(services, _spec(body, signature), body.asked(), cloud_init)
 
 
-async def _resolved(services: Services, body: R) -> R:
-    """Return the request with the url of the image that it names, and the type and checksum that go with it.
+def _spec(body: requests.FetchRequest, signature: SignatureSettings | None) -> JobSpec:
+    return msgspec.structs.replace(body.spec(), signature=signature)
+
+
+async def _resolved(services: Services, body: R) -> tuple[R, SignatureSettings | None]:
+    """Return the request with the url of the image that it names, and the type, checksum and signature that go with it.
 
     What the request says itself wins. Raises InvalidRequestError, ForbiddenError before the publisher is asked if the
     caller's limits do not cover its server, and SourceError if the publisher does not answer.
@@ -49,16 +56,33 @@ async def _resolved(services: Services, body: R) -> R:
     if not body.image:
         if not body.image_url:
             raise InvalidRequestError("image_url is required")
-        return msgspec.structs.replace(body, image_type=body.image_type or requests.DEFAULT_FORMAT)
+        body = _of_upload(services, body)
+        return msgspec.structs.replace(body, image_type=body.image_type or requests.DEFAULT_FORMAT), None
     try:
         _check_url(services, services.images.named(body.image).asked_first)
         found = await services.images.resolve(body.image)
     except NotFoundError as error:
         raise InvalidRequestError(error.message) from error
     checksum = body.checksum or (str(found.checksum) if found.checksum else msgspec.UNSET)
-    return msgspec.structs.replace(
-        body, image_url=found.url.text, image_type=body.image_type or found.image_type, checksum=checksum
-    )
+    image_type = body.image_type or found.image_type
+    body = msgspec.structs.replace(body, image_url=found.url.text, image_type=image_type, checksum=checksum)
+    return body, found.signature
+
+
+def _of_upload(services: Services, body: R) -> R:
+    """Return a request for an uploaded image with the image's checksum and type; another request unchanged.
+
+    The name may stand for another image when the job runs. Raises InvalidRequestError if there is no such image.
+    """
+    url, source = ImageUrl.parse(body.image_url or ""), services.cache.upload_source
+    if not source.owns(url) or body.checksum:
+        return body
+    _check_url(services, url)
+    try:
+        entry = source.look_up(url)
+    except SourceError as error:
+        raise InvalidRequestError(error.message) from error
+    return msgspec.structs.replace(body, image_type=body.image_type or entry.format, checksum=entry.digest)
 
 
 async def dry_run(services: Services, body: requests.JobRequest) -> tuple[Plan, list[ProvisionerError]]:
@@ -67,7 +91,7 @@ async def dry_run(services: Services, body: requests.JobRequest) -> tuple[Plan, 
     A request beyond the caller's limits learns that alone: neither the source nor the target is asked.
     """
     g.about = {"volume": body.volume_name}
-    spec = (await _resolved(services, body)).spec()
+    spec = _spec(*await _resolved(services, body))
     refusals = list(_outside_limits(services, spec))
     if refusals:
         return Plan(image_url=spec.image_url.without_query), refusals
@@ -88,13 +112,15 @@ def _outside_limits(services: Services, spec: JobSpec) -> Iterator[ProvisionerEr
 async def retry(services: Services, job_id: str) -> Job:
     """Submit the request of a job that has ended once more, as the caller's own.
 
-    Raises JobNotFoundError; ConflictError while the job is active; ForbiddenError if its url may be another caller's
-    secret.
+    Raises JobNotFoundError; ConflictError while the job is active, or if it had cloud-init data, which is not kept;
+    ForbiddenError if its url may be another caller's secret.
     """
     g.about = {"job_id": job_id}
     job, _ = await services.supervisor.find(job_id)
     if not job.status.ended:
         raise ConflictError(f"job {job_id} is still {job.status}; it can be retried when it has ended")
+    if job.spec.cloud_init is not None:
+        raise ConflictError(f"the cloud-init data of job {job_id} was removed at its end; submit a new job with it")
     asked = responses.asked(job)
     if job.spec.image_url.has_secret and job.principal != g.principal.id:
         raise ForbiddenError("the image's url has a query that only the job's submitter may use; submit a new job")
@@ -103,7 +129,9 @@ async def retry(services: Services, job_id: str) -> Job:
     return await _submit(services, spec, asked)
 
 
-async def _submit(services: Services, spec: JobSpec, asked: Mapping[str, Any]) -> Job:
+async def _submit(
+    services: Services, spec: JobSpec, asked: Mapping[str, Any], cloud_init: CloudInit | None = None
+) -> Job:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
         raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters")
@@ -120,6 +148,7 @@ async def _submit(services: Services, spec: JobSpec, asked: Mapping[str, Any]) -
         idempotency_key=key,
         max_jobs=g.principal.limits.max_jobs,
         request=asked,
+        cloud_init=cloud_init,
     )
     g.about["job_id"] = job.job_id
     return job
@@ -141,7 +170,11 @@ def _check_url(services: Services, url: ImageUrl) -> None:
 
 
 def _check_image(services: Services, spec: JobSpec) -> None:
-    if spec.checksum is not None:  # the cache finds an image by digest, from any source
+    if spec.checksum is None:
+        return
+    # The cache finds an image by digest, from any source.
+    entry, allowed = services.cache.find(spec.checksum, spec.image_url.text, None), may_use(services)
+    if entry is None or allowed is None or not any(map(allowed, services.cache.urls_of(entry))):
         image_within_limits(services, spec.checksum)
 
 
@@ -150,6 +183,23 @@ def _check_volume(services: Services, spec: JobSpec) -> None:
         target = services.back_ends.target(spec.target).name
         g.about["target"] = target
         authorization.check_volume(g.principal, target, spec.volume_name)
+        if spec.seed_name is not None:
+            authorization.check_volume(g.principal, target, spec.seed_name)
+
+
+def may_use(services: Services) -> Callable[[str], bool] | None:
+    """Return a check whether the caller may use an image from some url, or None if its sources are not limited."""
+    if g.principal.limits.sources is None:
+        return None
+
+    def check(text: str) -> bool:
+        with suppress(InvalidRequestError, SourceError, ForbiddenError):
+            image_url = ImageUrl.parse(text)
+            authorization.check_source(g.principal, image_url, source_name(services, image_url))
+            return True
+        return False
+
+    return check
 
 
 def source_name(services: Services, image_url: ImageUrl) -> str:

@@ -10,6 +10,7 @@ import os
 import time
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -21,8 +22,11 @@ from provisioner.cache.decompressed import DecompressedImage
 from provisioner.cache.download import as_provisioner_error
 from provisioner.cache.downloads import Downloads
 from provisioner.cache.files import CacheFiles
+from provisioner.cache.publishing import Publisher
 from provisioner.cache.space import Space
 from provisioner.cache.stored import open_stored
+from provisioner.cache.upload_source import UploadSource
+from provisioner.cache.uploads import Uploads
 from provisioner.contracts.errors import CacheError, ConflictError, DamagedImageError
 from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.threads import ThreadQueue, run_long
@@ -31,13 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from provisioner.cache.download import Download
     from provisioner.cache.entry import Entry, Expectation
     from provisioner.cache.image import CachedImage, StoredImage
+    from provisioner.cache.uploads import Upload
     from provisioner.config import CacheSettings
-    from provisioner.contracts import Checksum, ImageSource
-    from provisioner.download.hashing import Hashes
+    from provisioner.contracts import Checksum, ImageSource, Signer
     from provisioner.download.inspection import ImageInfo
+    from provisioner.signatures import Proof
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -67,17 +71,23 @@ class ImageCache:
         settings: CacheSettings,
         received: Callable[[int], None] = lambda _bytes: None,
         evicted: Callable[[int], None] = lambda _images: None,
+        changed: Callable[[str, Entry], None] = lambda _what, _entry: None,
     ) -> None:
+        """``changed`` is called with ``added``, ``removed``, ``pinned`` or ``unpinned`` and the entry."""
         self._directory = directory
         self._settings = settings
-        self._catalog = Catalog(settings.prewarm)
-        self._downloads = Downloads(settings, self._catalog.users, received, self.make_room, self._publish)
-        self._space = Space(directory, settings, self._catalog, self._in_thread, self._downloads.reserved, evicted)
+        self._changed = changed
+        self._catalog = Catalog(settings.prewarm, changed)
         self._files: CacheFiles | None = None
         # One thread at a time, because the SQLite connection and the directory are shared.
         self._thread = trio.CapacityLimiter(1)
         # Held while publishing or removing, so that a decision stays valid until it is carried out.
         self._changing = trio.Lock()
+        self._publisher = publisher = Publisher(self._catalog, self._in_thread, self._changing)
+        self._downloads = Downloads(settings, self._catalog.users, received, self.make_room, publisher.download)
+        self.uploads = Uploads(settings, self.make_room, publisher.upload)
+        self.upload_source = UploadSource(self._catalog.latest_of)
+        self._space = Space(directory, settings, self._catalog, self._in_thread, self._reserved, evicted)
         self._verifying = ThreadQueue("verify cached images", threads=VERIFY_THREADS, most_waiting=VERIFY_QUEUE)
 
     # --- lifecycle ---
@@ -92,6 +102,7 @@ class ImageCache:
             raise CacheError(f"the cache directory {self._directory} cannot be used: {error.strerror}") from error
         try:
             self._catalog.load(files.entries, files.urls)
+            self.uploads.partials = files.partials
             await self._downloads.run(files.partials, task_status)
         finally:
             await self._close(files)
@@ -123,6 +134,10 @@ class ImageCache:
         ``may_use``: an entry is found by its checksum only if this returns True for one of its urls.
         """
         return self._catalog.find(checksum, url, version, may_use)
+
+    def urls_of(self, entry: Entry) -> set[str]:
+        """Return the urls that are known to have served the entry."""
+        return self._catalog.urls_of(entry)
 
     @asynccontextmanager
     async def image(self, source: ImageSource, expectation: Expectation) -> AsyncIterator[CachedImage]:
@@ -207,25 +222,25 @@ class ImageCache:
             with undoing("free the disk space of a decompressed image", 30):
                 await trio.to_thread.run_sync(os.close, fd)  # in a thread: freeing a large file takes time
 
-    async def _publish(self, download: Download, hashes: Hashes, info: ImageInfo) -> None:
-        sha256 = hashes.digests["sha256"]
-        fd, partial, remote = download.growing_file.fd, download.partial, download.expectation.remote
-        # Outside the shared thread, which a large image on a slow disk would block for everyone.
-        await run_long(os.fsync, fd)
-        async with self._changing:
-            known, damaged = self._catalog.get(sha256), self._catalog.is_damaged(sha256)
-            entry = await self._in_thread(
-                lambda files: files.publish(fd, partial, remote, hashes, info, known, damaged=damaged)
-            )
-            # No await from here on, so that the entry and its users appear together.
-            download.entry = entry
-            self._catalog.add(entry, remote.url.text, remote.version)
-            self._catalog.users.hold(entry.sha256, download.users)
+    async def prove(self, image: CachedImage, proof: Proof) -> Signer:
+        """Return who signed the image; see ``Publisher.prove``."""
+        return await self._publisher.prove(image, proof)
 
-    async def make_room(self, wanted: int) -> None:
-        """Evict until ``wanted`` more bytes fit. Raises CacheFullError."""
+    async def note_signature(self, sha256: str, signer: Signer, proof: Proof) -> None:
+        """Record who signed a cached image."""
+        await self._publisher.note_signature(sha256, signer, proof)
+
+    async def use_cached(self, upload: Upload, may_use: Callable[[str], bool] | None) -> Entry | None:
+        """Give a cached image the name of an upload; see ``Publisher.use_cached``."""
+        return await self._publisher.use_cached(upload, may_use)
+
+    async def make_room(self, wanted: int, there: int = 0) -> None:
+        """Evict until a file of ``wanted`` bytes fits, of which ``there`` are on the disk. Raises CacheFullError."""
         async with self._changing:
-            await self._space.make(wanted, self._downloads.left_over, self._downloads.sweep)
+            await self._space.make(wanted, there, self._downloads.left_over, self._downloads.sweep)
+
+    def _reserved(self) -> Iterator[tuple[int, int]]:
+        return chain(self._downloads.reserved(), self.uploads.reserved())
 
     async def check_room(self, wanted: int) -> None:
         """Raise CacheFullError if ``wanted`` more bytes do not fit even after evictions. Evicts nothing."""
@@ -277,6 +292,7 @@ class ImageCache:
             entry = msgspec.structs.replace(self._catalog.named(digest), pinned=pinned)
             await self._in_thread(lambda files: files.index.put(entry))
             self._catalog.change(entry)
+        self._changed("pinned" if pinned else "unpinned", entry)
         return entry
 
     async def verify(self, digest: str) -> tuple[Entry, bool]:

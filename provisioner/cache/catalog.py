@@ -32,10 +32,18 @@ class Users(Counter[str]):
 
 
 class Catalog:
-    """The entries by sha256, and the urls they were downloaded from."""
+    """The entries by sha256, and the urls they were downloaded from.
 
-    def __init__(self, prewarm: Sequence[PrewarmSettings] = ()) -> None:
+    ``changed`` is called with ``added`` or ``removed`` and the entry.
+    """
+
+    def __init__(
+        self,
+        prewarm: Sequence[PrewarmSettings] = (),
+        changed: Callable[[str, Entry], None] = lambda _what, _entry: None,
+    ) -> None:
         self.users = Users()
+        self._changed = changed
         self._prewarm = prewarm
         # Image name -> the (url, checksum) it stands for, and the one before, which is kept until the new one is here.
         self._resolved: dict[str, list[tuple[str, Checksum | None]]] = {}
@@ -55,10 +63,13 @@ class Catalog:
 
     def add(self, entry: Entry, url: str = "", version: str | None = None) -> None:
         """Add an entry with an intact file, and record that ``url`` served it as ``version``."""
+        known = entry.sha256 in self._entries and entry.sha256 not in self._damaged
         self._entries[entry.sha256] = entry
         self._damaged.discard(entry.sha256)
         if version is not None:
             self._note_url(url, version, entry.sha256)
+        if not known:
+            self._changed("added", entry)
 
     def _note_url(self, url: str, version: str, sha256: str) -> None:
         _, before = self._urls.get(url, ("", ""))
@@ -74,10 +85,12 @@ class Catalog:
 
     def forget(self, entry: Entry) -> None:
         """Remove an entry whose file is gone, and its urls."""
-        self._entries.pop(entry.sha256, None)
+        was_there = self._entries.pop(entry.sha256, None) is not None
         self._damaged.discard(entry.sha256)
         for url in self._urls_of.pop(entry.sha256, ()):
             self._urls.pop(url, None)
+        if was_there:
+            self._changed("removed", entry)
 
     def mark_damaged(self, entry: Entry) -> None:
         """Never use this entry again, even if its file cannot be removed."""
@@ -115,6 +128,11 @@ class Catalog:
         if found is None or found.sha256 in self._damaged or found.sha256 in self._removing:
             return None
         return found
+
+    def latest_of(self, url: str) -> Entry | None:
+        """Return the usable entry that ``url`` served last, in whatever version."""
+        version, _ = self._urls.get(url, (None, ""))
+        return None if version is None else self.find(None, url, version)
 
     def _by_checksum(self, checksum: Checksum) -> Entry | None:
         if checksum.algorithm == "sha256":

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.cache.entry import Entry, Expectation
-    from provisioner.contracts import ImageSource
+    from provisioner.contracts import ImageSource, Signer
     from provisioner.download.hashing import Hashes
     from provisioner.download.inspection import ImageInfo
 
@@ -72,6 +72,7 @@ class Download(CachedImage):
         self._viewed = False
         self.users = 0
         self.entry: Entry | None = None
+        self.signer: Signer | None = None
         self.ended = trio.Event()
         self.scope = trio.CancelScope()
         self._info: ImageInfo | None = None
@@ -150,6 +151,8 @@ class Download(CachedImage):
                 hashes = await self._transfer(attempts, received)
                 self._check(hashes.digests)
                 await run_long(self._read_ahead.check, self.growing_file.fd)
+                if self.expectation.proof is not None:
+                    self.signer = await self.expectation.proof.check(hashes.digests, self.growing_file.fd)
                 assert self._info is not None
                 with shielded("publish the image in the cache", PUBLISH_TIMEOUT):
                     await publish(hashes, self._info)
@@ -164,7 +167,8 @@ class Download(CachedImage):
     async def _transfer(self, attempts: int, received: Callable[[int], None]) -> Hashes:
         hashes: list[Hashes] = []
         checksum = self.expectation.checksum
-        algorithms = {"sha256", checksum.algorithm if checksum else "sha256"}
+        proof = self.expectation.proof
+        algorithms = {"sha256", checksum.algorithm if checksum else "sha256", *(proof.needs if proof else ())}
 
         async def hash_growing_file() -> None:
             try:

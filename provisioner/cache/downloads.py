@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from provisioner.download.hashing import Hashes
     from provisioner.download.inspection import ImageInfo
 
-    MakeRoom = Callable[[int], Awaitable[None]]
+    MakeRoom = Callable[[int, int], Awaitable[None]]
     Publish = Callable[[Download, Hashes, ImageInfo], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
@@ -119,7 +119,7 @@ class Downloads:
             room = self._growth if size is None else size
             fd, partial, there = await self._open(expectation)
             try:
-                await self._make_room(room)
+                await self._make_room(room, there)
             except BaseException:
                 await self._abandon(fd, partial, there)
                 raise
@@ -201,7 +201,7 @@ class Downloads:
         with suppress(ProvisionerError):
             while True:
                 await growing_file.arrived(0, growing_file.limit - self._growth // 2)
-                await self._make_room(self._growth)
+                await self._make_room(self._growth, 0)
                 growing_file.limit += self._growth
 
     async def _leave(self, download: Download) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from provisioner.contracts import Checksum, RemoteImage
+from provisioner.contracts import Checksum, RemoteImage, Signer
 from provisioner.download.vhd_footer import disk_bytes
+from provisioner.signatures import Proof
 
 if TYPE_CHECKING:
     import os
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from provisioner.contracts import ImageUrl
     from provisioner.download.inspection import ImageInfo
 
-
 # Of formats, archives and compressions: what the name of a cached file replaces by what the image really is.
 _EXTENSIONS = re.compile(
     r"(\.(qcow2|img|raw|qcow|vmdk|vhdx?|vdi|iso))?(\.(tar|ova|zip))?(\.(gz|xz|zst|bz2|lz4|lzma|tgz|txz))?$"
@@ -26,7 +26,11 @@ _EXTENSIONS = re.compile(
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One published image. Sizes in bytes, times in seconds since the epoch; ``mtime_ns`` detects a modified file."""
+    """One published image. Sizes in bytes, times in seconds since the epoch; ``mtime_ns`` detects a modified file.
+
+    ``signed_by`` is who signed it, ``signed_under`` the ``Key.id`` that this was verified with; None if no signature
+    was demanded yet.
+    """
 
     sha256: str
     sha512: str | None
@@ -40,6 +44,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     last_used_at: float
     pinned: bool = False
     compression: str | None = None
+    signed_by: Signer | None = None
+    signed_under: str | None = None
 
     @property
     def digest(self) -> str:
@@ -55,6 +61,8 @@ def new_entry(
     status: os.stat_result,
     now: float,
     end: bytes,
+    *,
+    pinned: bool = False,
 ) -> Entry:
     """Return the entry for the file ``name``, given its hex ``digests`` by algorithm and its inspection.
 
@@ -73,6 +81,7 @@ def new_entry(
         url=url,
         added_at=now,
         last_used_at=now,
+        pinned=pinned,
     )
 
 
@@ -85,13 +94,15 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     remote: RemoteImage
     checksum: Checksum | None
     may_use: Callable[[str], bool] | None = None
+    proof: Proof | None = None  # the signature that the image must have
     origin: str = ""  # who expects the checksum, for messages: such as the url of its file
 
     @property
     def download_key(self) -> str:
         """Return the key by which requests share a download."""
         # Includes the url: a request must not depend on the server of another one, even for the same checksum.
-        return f"{self.remote.url.text} {self.version} {self.checksum}"
+        signature = f" {self.proof.key.id}" if self.proof is not None else ""
+        return f"{self.remote.url.text} {self.version} {self.checksum}{signature}"
 
     @property
     def version(self) -> str | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from provisioner.contracts import RemoteImage
+    from provisioner.contracts import RemoteImage, Signer
     from provisioner.download.hashing import Hashes
     from provisioner.download.inspection import ImageInfo
 
@@ -66,16 +66,22 @@ class CacheFiles:
         known: Entry | None,
         *,
         damaged: bool,
+        signature: tuple[Signer, str] | None = None,
+        pinned: bool = False,
     ) -> Entry:
         """Publish a verified file: flush it, make it read-only, add it to the index and give it its final name.
 
-        ``known`` is the existing entry of the same content, if any. Its file is kept if it is intact and not
-        ``damaged``; otherwise it is replaced.
+        ``pinned``: protect it from eviction. ``known`` is the existing entry of the same content, if any. Its file is
+        kept if it is intact and not ``damaged``; otherwise it is replaced. ``signature``: who signed the image, and the
+        id of the key's file.
         """
         now, digests, sums = time.time(), hashes.digests, hashes.sums
+        signed = {} if signature is None else {"signed_by": signature[0], "signed_under": signature[1]}
         self._stale_rows.discard(digests["sha256"])
         if known is not None and not damaged and is_intact(self._directory, known):
-            entry = msgspec.structs.replace(known, last_used_at=now, sha512=known.sha512 or digests.get("sha512"))
+            sha512 = known.sha512 or digests.get("sha512")
+            pinned = known.pinned or pinned
+            entry = msgspec.structs.replace(known, last_used_at=now, sha512=sha512, pinned=pinned, **signed)
             self.index.put(entry, remote.url.text, remote.version, sums)
             self._remove_spare(partial)
             return entry
@@ -84,12 +90,20 @@ class CacheFiles:
         name = file_name(remote.url, digests["sha256"], info.format, info.compression)
         if known is not None:  # replace the damaged or missing file under its own name
             name = known.file_name
-        entry = new_entry(name, remote.url.text, digests, info, os.fstat(fd), now, end_of(fd))
+        entry = new_entry(name, remote.url.text, digests, info, os.fstat(fd), now, end_of(fd), pinned=pinned)
+        entry = msgspec.structs.replace(entry, **signed)
         # The index first: the next start drops an entry without a file, but would keep a file without an entry.
         self.index.put(entry, remote.url.text, remote.version, sums)
         partial.replace(self._directory / entry.file_name)
         _sync_directory(self._directory)
         return entry
+
+    def record_url(self, entry: Entry, url: str, version: str) -> bool:
+        """Record that ``url`` stands for an entry, with what has changed of it; False if its file is damaged."""
+        if not is_intact(self._directory, entry):
+            return False
+        self.index.put(entry, url, version)
+        return True
 
     def open(self, entry: Entry) -> int | None:
         """Return a descriptor of the entry's file; None if it is no longer the published file."""

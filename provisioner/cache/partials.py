@@ -1,4 +1,4 @@
-"""The files of partial downloads. Those left by earlier downloads are resumed if that is safe, and removed otherwise.
+"""The files of partial downloads and uploads. Left-over ones are resumed if that is safe, and removed otherwise.
 
 A partial file's name contains digests of its url, version and content key, and the boot in which it was written. After
 a power failure, a file may be longer than what reached the disk, so only files of the current boot are resumed.
@@ -94,6 +94,12 @@ class Partials:
         boot = self._boot if content.key is not None else "0"
         path = self._folder / f"{prefix}.{boot}.{secrets.token_hex(4)}"
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path, 0
+
+    def kept(self, content: Content) -> int:
+        """Return the bytes that ``open`` would find of this content; 0 if there are none."""
+        with self._lock:
+            found = (one for name, one in self._remains.items() if name.startswith(f"{content.prefix}."))
+            return max((one.size for one in found if one.resumable), default=0)
 
     def _resume(self, path: Path, size: int | None) -> tuple[int, Path, int] | None:
         try:

@@ -58,15 +58,16 @@ class Space:
         self._reserved = reserved
         self._evicted = evicted
 
-    async def make(self, wanted: int, left_over: Callable[[], int], sweep: Callable[[int], int]) -> None:
-        """Make room for ``wanted`` more bytes: remove partial downloads first, then images. Raises CacheFullError.
+    async def make(self, wanted: int, there: int, left_over: Callable[[], int], sweep: Callable[[int], int]) -> None:
+        """Make room for a file of ``wanted`` bytes: remove partial files first, then images. Raises CacheFullError.
 
-        ``left_over`` returns the bytes of left-over partial downloads; ``sweep`` (blocking) frees that many of them.
+        ``there``: bytes of it that are on the disk already. ``left_over`` returns the bytes of left-over partial files;
+        ``sweep`` (blocking) frees that many of them.
         """
-        needed, free = await self._needed(wanted, left_over())
+        needed, free = await self._needed(wanted, left_over(), there)
         if needed > 0 and left_over():
             await trio.to_thread.run_sync(sweep, needed)
-            needed, free = await self._needed(wanted, left_over())
+            needed, free = await self._needed(wanted, left_over(), there)
         stuck: set[str] = set()
         failure: CacheError | None = None
         while needed > 0:
@@ -81,7 +82,7 @@ class Space:
             if failure is None:
                 return
             stuck |= {entry.sha256 for entry in victims} - {entry.sha256 for entry in gone}
-            needed, free = await self._needed(wanted, left_over())
+            needed, free = await self._needed(wanted, left_over(), there)
 
     async def check(self, wanted: int, left_over: int) -> None:
         """Raise CacheFullError if ``make`` could not make room for ``wanted`` bytes now. Removes nothing."""
@@ -89,12 +90,12 @@ class Space:
         if choose_victims(self._catalog.evictable(), needed - left_over) is None:
             raise self._full(wanted, free, None)
 
-    async def _needed(self, wanted: int, left_over: int) -> tuple[int, int]:
+    async def _needed(self, wanted: int, left_over: int, there: int = 0) -> tuple[int, int]:
         free = await self.free_bytes()
         needed = bytes_over(
-            wanted,
+            0,
             stored=self._catalog.total_bytes + left_over,
-            reserved=self._reserved(),
+            reserved=[*self._reserved(), (wanted, there)],
             free=free,
             max_size=self._settings.max_size,
             min_free=self._settings.min_free,

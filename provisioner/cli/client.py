@@ -14,7 +14,7 @@ from provisioner.cli.transport import Transport, UnreachableError
 from provisioner.cli.transport_errors import CERT_SETTINGS, speaks_https
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from provisioner.cli.client_settings import ClientSettings
 
@@ -24,6 +24,10 @@ ANSWER_TIMEOUT = 30.0
 CANCEL_TIMEOUT = 600.0
 # The server zeroes the new part before it responds: a disk of 500 MB/s takes half an hour for 1 TiB.
 RESIZE_TIMEOUT = 3600.0
+# Seconds for each piece of an upload to be taken, and for the answer: the server reads no faster than its disk writes.
+UPLOAD_TIMEOUT = 120.0
+# Seconds without an event or a comment, of which the server sends one every 15 s.
+EVENT_TIMEOUT = 20.0
 # Seconds before each repeat of a request whose response was lost.
 REPEAT_PAUSES = (0.3, 1.0, 3.0)
 # Temporary states of the server, or of a proxy in front of it.
@@ -71,13 +75,36 @@ class Client:
         """Send GET; repeat it if the response is lost. Raises ApiError or UnreachableError."""
         return self._repeat("GET", f"{path}?{urlencode(params)}" if params else path)
 
-    def delete(self, path: str) -> Answer:
+    def events(self, path: str) -> Iterator[tuple[str, str]]:
+        """Yield the kind and the data (JSON) of server-sent events, until the stream ends or breaks off.
+
+        Yields nothing if the response is no such stream.
+        """
+        kind, data = "", ""
+        for line in self._transport.lines(path, {**self._headers, "Accept": "text/event-stream"}, EVENT_TIMEOUT):
+            name, _, value = line.partition(": ")
+            if name == "event":
+                kind = value
+            elif name == "data":
+                data = value
+            elif not line and data:
+                yield kind, data
+                kind, data = "", ""
+
+    def delete(self, path: str, params: Mapping[str, str] | None = None, *, limit: float = ANSWER_TIMEOUT) -> Answer:
         """Send DELETE once: a repeat would answer that nothing is there. Raises ApiError or UnreachableError."""
-        return self._once("DELETE", path)
+        return self._once("DELETE", f"{path}?{urlencode(params)}" if params else path, limit=limit)
 
     def put(self, path: str) -> Answer:
         """Send PUT; repeat it if the response is lost. Raises ApiError or UnreachableError."""
         return self._repeat("PUT", path)
+
+    def upload(self, path: str, params: Mapping[str, str], part: str, body: Iterable[bytes], length: int) -> Answer:
+        """Send a part of a file with PUT, once; ``part`` is its Content-Range. Raises ApiError or UnreachableError."""
+        headers = {"Content-Range": part, "Content-Type": "application/octet-stream", "Content-Length": str(length)}
+        sent = {**self._headers, **headers}
+        found = self._transport.send("PUT", f"{path}?{urlencode(params)}", sent, body, UPLOAD_TIMEOUT)
+        return read_answer(*found, self._settings)
 
     def post(self, path: str, body: Mapping[str, object] | None = None, *, limit: float = ANSWER_TIMEOUT) -> Answer:
         """Send POST once; wait ``limit`` seconds for the response. Raises ApiError or UnreachableError."""

@@ -1,6 +1,8 @@
-"""``lvp image``: list named images, show what a name stands for, and fetch one into the cache."""
+"""``lvp image``: list named images, show what a name stands for, fetch one into the cache, and upload files."""
 
 from __future__ import annotations
+
+import sys
 
 import click
 
@@ -12,7 +14,7 @@ from provisioner.cli.job import image_field, patience_option, start
 
 @click.group(cls=SuggestingGroup)
 def image() -> None:
-    """Show the images that have a name on the server."""
+    """Show the images that have a name on the server, and upload others."""
 
 
 @image.command("list", cls=SectionedCommand, examples=["lvp image list"])
@@ -54,3 +56,45 @@ def pull(name: str, wait: bool, patience: float, as_json: bool, **connection: st
     """
     client = connect(connection)
     start(client, path("cache", "fetch"), image_field(name), None, wait=wait, patience=patience, as_json=as_json)
+
+
+@image.command(
+    cls=SectionedCommand,
+    examples=[
+        "lvp image push build/web.qcow2",
+        "lvp image push build/web.qcow2 --name builds/web.qcow2 --no-pin",
+        "lvp job submit upload://cache/web.qcow2 web-01 20 --wait",
+    ],
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--name", metavar="NAME", help="Name of the image for jobs.  [default: the name of the file]")
+@click.option("--type", "image_type", metavar="TYPE", help="Refuse the image if it has another format.")
+@click.option("--no-pin", is_flag=True, help="Let the server evict the image when it needs room.")
+@patience_option
+@json_option
+@connection_options
+def push(
+    file: str,
+    name: str | None,
+    image_type: str | None,
+    no_pin: bool,
+    patience: float,
+    as_json: bool,
+    **connection: str | None,
+) -> None:
+    """Upload FILE, a disk image, into the server's cache.
+
+    Reads the file twice: to compute its digest, and to send it. If the connection breaks, goes on where it ended.
+    Prints the URL by which jobs use the image.
+    """
+    client = connect(connection)
+    from provisioner.cli.polling import RetryWindow
+    from provisioner.cli.push import push as upload
+
+    options = {"name": name, "image_type": image_type, "pinned": "false" if no_pin else None}
+    given = {key: value for key, value in options.items() if value is not None}
+    answer, url = upload(client, file, given, RetryWindow(patience), as_json=as_json)
+    click.echo(answer.text if as_json else printable(url))
+    if not as_json and sys.stdout.isatty():
+        known = "The server had the image already" if answer.data["status"] == "cached" else "Uploaded"
+        click.echo(f"{known}. To use it: lvp job submit {printable(url)} NAME", err=True)

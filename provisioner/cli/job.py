@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from provisioner.cli.cloud_init import cloud_init_field, cloud_init_options
 from provisioner.cli.completion import (
     complete_active_job,
     complete_ended_job,
@@ -21,6 +22,7 @@ from provisioner.cli.prefixes import JobId, whole_job_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from provisioner.cli.client import Client
 
@@ -62,6 +64,7 @@ def job() -> None:
         "lvp job submit https://images.example.org/debian-12.qcow2 web-01 20 --wait",
         "lvp job submit debian-12 web-01 20             # a named image: lvp image list",
         "lvp job submit --type raw --target fast s3://images/db.raw db-01 100",
+        "lvp job submit debian-12 web-01 --user-data user-data.yaml --wait",
         "lvp job submit --type vmdk https://images.example.org/appliance.ova app-01 --wait",
     ],
 )
@@ -79,6 +82,7 @@ def job() -> None:
 @click.option("--correlation-id", metavar="ID", help="Your own id, shown in the job and the logs.")
 @click.option("--priority", type=int, metavar="N", help="Queued jobs with a higher priority run first.  [default: 0]")
 @click.option("--idempotency-key", metavar="KEY", help="Repeating the request with the same key returns the same job.")
+@cloud_init_options
 @click.option("--dry-run", is_flag=True, help="Only show what the job would do, and why it would be refused.")
 @click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
 @patience_option
@@ -98,11 +102,17 @@ def submit(
     checksum: str | None,
     correlation_id: str | None,
     priority: int | None,
+    user_data: Path | None,
+    meta_data: Path | None,
+    network_config: Path | None,
     **connection: str | None,
 ) -> None:
     """Create the volume NAME of SIZE_GB GiB from IMAGE, a URL or the name of an image.
 
     Without SIZE_GB, the volume is the smallest of whole GiB that fits the image.
+
+    With --user-data, the volume NAME-seed is created beside it: a NoCloud image that the guest's
+    cloud-init reads, to be attached as a CD-ROM.
 
     Prints the job's id. With --wait it shows the progress too, and the exit status is 0 only
     if the volume is complete, 1 if the job failed, and 3 if it was cancelled.
@@ -117,6 +127,9 @@ def submit(
         "checksum": checksum,
         "correlation_id": correlation_id,
         "priority": priority,
+        "cloud_init": cloud_init_field(
+            {"user_data": user_data, "meta_data": meta_data, "network_config": network_config}
+        ),
     }
     client = connect(connection)
     if dry_run:
@@ -128,8 +141,8 @@ def submit(
 
 
 def image_field(image: str) -> dict[str, object]:
-    """Return the field of a request for what the user typed: a url, or the name of an image."""
-    return {"image_url" if "://" in image else "image": image}
+    """Return the field of a request for what the user typed: the name of an image, or a url. No name has a slash."""
+    return {"image_url" if "/" in image else "image": image}
 
 
 def start(
@@ -164,7 +177,8 @@ def start(
 
 def poll_to_end(client: Client, job_id: str, patience: float, *, as_json: bool) -> None:
     """Show a job until it ends. Raises CliError unless it completed."""
-    from provisioner.cli.polling import RetryWindow, wait_for
+    from provisioner.cli.following import wait_for
+    from provisioner.cli.polling import RetryWindow
     from provisioner.cli.progress import display
 
     sys.stdout.flush()

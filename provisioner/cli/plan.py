@@ -33,17 +33,23 @@ def show_plan(client: Client, wanted: Mapping[str, object], *, as_json: bool) ->
 
 def _sentences(plan: Mapping[str, Any]) -> list[str]:
     lines = [("image", plan["image_url"]), ("source", plan.get("source")), ("checksum", _checksum(plan))]
+    if "signed_by" in plan:
+        signer = plan["signed_by"]
+        name = f" ({signer['name']})" if "name" in signer else ""
+        lines.append(("signer", f"{signer['kind']} key {signer['key']}{name}"))
     if plan.get("cache_hit"):
         lines.append(("download", "nothing: the image is there already"))
     elif "download_bytes" in plan:
         lines.append(("download", size(plan["download_bytes"])))
     lines.append(("target", plan.get("target")))
     if "provisioned_by" in plan:
-        lines.append(
-            ("volume", f"{plan['volume_name']}, {size(plan['volume_size_bytes'])}, by {plan['provisioned_by']}")
-        )
+        reason = f" ({plan['copy_reason']})" if "copy_reason" in plan else ""
+        how = f"by {plan['provisioned_by']}{reason}"
+        lines.append(("volume", f"{plan['volume_name']}, {size(plan['volume_size_bytes'])}, {how}"))
     elif "volume_name" in plan and "volume_size_bytes" not in plan:
         lines.append(("volume", f"{plan['volume_name']}, as large as the image needs"))
+    if "seed_name" in plan:
+        lines.append(("seed", plan["seed_name"]))
     if "replaces" in plan:
         old = plan["replaces"]
         whose = "made by this service" if old["ours"] else "NOT made by this service"

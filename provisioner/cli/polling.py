@@ -1,4 +1,4 @@
-"""Polling of a job until it ends: retries while the server is unreachable, and sets the exit status."""
+"""Polling of a job until it ends, with retries while the server is unreachable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import click
 
 from provisioner.cli.client import ApiError
 from provisioner.cli.connection import path
-from provisioner.cli.exit_status import CliError, ExitStatus
 from provisioner.cli.formatting import printable, span
 from provisioner.cli.transport import UnreachableError
 
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from provisioner.cli.client import Answer, Client
-    from provisioner.cli.progress import Display
 
+STOPPING = "server is stopping; the job ends in time, or runs again after the restart"
 ENDED = {"completed", "failed", "cancelled"}
 # Seconds. A job with a cached image ends in a fraction of a second; a long one tolerates a delay of one second.
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.1, 1.0, 1.3
@@ -38,19 +37,20 @@ class RetryWindow:
     sleep: Callable[[float], None] = time.sleep
 
 
-def poll(client: Client, job_id: str, patience: RetryWindow) -> Iterator[Answer]:
-    """Yield the job at each change, until it has ended.
+def poll(client: Client, job_id: str, patience: RetryWindow, known: Answer | None = None) -> Iterator[Answer]:
+    """Yield the job at each change after what is ``known``, until it has ended.
 
     The first request must succeed; later ones are retried. Raises ApiError or UnreachableError.
     """
-    answer = client.get(path("jobs", job_id))
-    yield answer
+    answer = known or client.get(path("jobs", job_id))
+    if known is None:
+        yield answer
     pause = FIRST_PAUSE
     stopping = _StopNotice(client, patience)
     while answer.data.get("status") not in ENDED:
         patience.sleep(pause)
         pause = min(pause * GROWTH, LONGEST_PAUSE)
-        latest = _poll_once(client, job_id, patience)
+        latest = poll_once(client, job_id, patience)
         if latest.data != answer.data:
             yield latest
         answer = latest
@@ -77,11 +77,12 @@ class _StopNotice:
         except (ApiError, UnreachableError) as error:
             is_stopping = _is_stopping(error)
         if is_stopping and not self._said:
-            click.echo("server is stopping; the job ends in time, or runs again after the restart", err=True)
+            click.echo(STOPPING, err=True)
         self._said = is_stopping
 
 
-def _poll_once(client: Client, job_id: str, patience: RetryWindow) -> Answer:
+def poll_once(client: Client, job_id: str, patience: RetryWindow) -> Answer:
+    """Return the job; retry while the server is unreachable. Raises ApiError or UnreachableError."""
     away_since = None
     reported = None
     pause = FIRST_RETRY
@@ -110,24 +111,3 @@ def _is_stopping(error: ApiError | UnreachableError) -> bool:
     """Return whether the service itself answers that it is stopping."""
     said = ("the service is stopping", "the service is shutting down")  # to a change; on /readyz
     return isinstance(error, ApiError) and error.code == 503 and any(words in error.message for words in said)
-
-
-def wait_for(client: Client, job_id: str, display: Display, patience: RetryWindow) -> None:
-    """Show the job until it has ended. Raises CliError unless it completed."""
-    job = None
-    try:
-        with display:
-            for job in poll(client, job_id, patience):
-                display.show(job)
-    except KeyboardInterrupt:
-        words = f"Stopped waiting; the job continues.\n  lvp job watch {job_id}    to wait again\n"
-        click.echo(f"\n{words}  lvp job cancel {job_id}   to cancel it", err=True)
-        raise SystemExit(ExitStatus.INTERRUPTED) from None
-    assert job is not None
-    status = job.data.get("status")
-    for warning in job.data.get("warnings", ()):
-        click.echo(printable(f"Warning: {warning}"), err=True)
-    if status == "failed":
-        raise CliError(f"job {job_id} failed: {printable(job.data.get('error', 'no reason given'))}", ExitStatus.FAILED)
-    if status == "cancelled":
-        raise CliError(f"job {job_id} was cancelled and rolled back", ExitStatus.CANCELLED)

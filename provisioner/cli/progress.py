@@ -92,10 +92,16 @@ def outcome(job: Mapping[str, Any]) -> str:
     volume = job.get("volume")
     if volume:
         made = f"volume {volume['name']} on {volume['target']}, {size(volume['size_bytes'])}, is {volume['path']}"
-        return printable(f"completed: {made} ({volume['provisioned_by']}, {image}){_replaced(job)}")
+        return printable(f"completed: {made} ({volume['provisioned_by']}, {image}){_signed(job)}{_replaced(job)}")
     if job.get("image_path"):
-        return printable(f"completed: {image}, kept at {job['image_path']}")
+        return printable(f"completed: {image}, kept at {job['image_path']}{_signed(job)}")
     return "completed"
+
+
+def _signed(job: Mapping[str, Any]) -> str:
+    """Return who signed the image, if a signature was demanded."""
+    signer = job.get("signed_by")
+    return f"; signed by {signer['kind']} key {signer['key']}" if signer else ""
 
 
 def _replaced(job: Mapping[str, Any]) -> str:
@@ -110,7 +116,9 @@ def _replaced(job: Mapping[str, Any]) -> str:
 class Lines:
     """A display for pipes and log files: a line at each change of stage and every ten percent."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, err: bool = False) -> None:
+        """``err``: write to standard error."""
+        self._err = err
         self._speed = Speed()
         self._last: tuple[object, int] | None = None
 
@@ -130,7 +138,7 @@ class Lines:
         if not progress or mark == self._last:
             return
         self._last = mark
-        click.echo(printable(", ".join([headline(progress), *facts(progress, speed)])))
+        click.echo(printable(", ".join([headline(progress), *facts(progress, speed)])), err=self._err)
         sys.stdout.flush()  # the reader of a pipe wants lines while the job runs
 
 

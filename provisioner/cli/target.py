@@ -23,7 +23,10 @@ def target() -> None:
 @json_option
 @connection_options
 def list_targets(as_json: bool, **connection: str | None) -> None:
-    """List the block targets: plugin, space, thin pool use and health. A * marks the default."""
+    """List the block targets: plugin, space, thin pool use and health. A * marks the default.
+
+    "+ 20.0 GiB kept" is the space of replaced volumes that a job may remove if it needs room.
+    """
     answer = connect(connection).get(path("targets"))
     if as_json:
         click.echo(answer.text)
@@ -34,6 +37,8 @@ def list_targets(as_json: bool, **connection: str | None) -> None:
 
 def _row(entry: Mapping[str, Any]) -> list[object]:
     free, total = (size(entry[key]) if key in entry else "" for key in ("free_bytes", "size_bytes"))
+    if entry.get("freeable_bytes"):
+        free += f" + {size(entry['freeable_bytes'])} kept"
     fill = entry.get("thin_pool") or {}
     pool = ", ".join(f"{key.removesuffix('_percent')} {value:.0f} %" for key, value in fill.items())
     name = entry["name"] + (" *" if entry["default"] else "")

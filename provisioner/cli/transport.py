@@ -19,7 +19,7 @@ from provisioner.cli.exit_status import CliError, ExitStatus
 from provisioner.cli.transport_errors import CONNECT_TIMEOUT, UnreachableError, transport_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from provisioner.cli.client_settings import ClientSettings
@@ -42,14 +42,14 @@ class Transport:
         self._opener.addheaders = []
 
     def send(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, limit: float
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | Iterable[bytes] | None, limit: float
     ) -> tuple[int, str]:
-        """Return the response's status and text, for any status. Waits ``limit`` seconds. Raises CliError."""
+        """Return the response's status and text, for any status. Waits ``limit`` seconds. Raises CliError.
+
+        A body in pieces needs the header Content-Length.
+        """
         with transport_errors(self._settings):
-            base = "http://localhost" if self._settings.url.startswith("unix:") else self._settings.url
-            request = urllib.request.Request(  # noqa: S310 - the scheme is http or https, see ``check_url``
-                base + path, body, dict(headers), method=method
-            )
+            request = self._request(method, path, headers, body)
             try:
                 with self._opener.open(request, timeout=limit) as response:
                     return response.status, response.read().decode(errors="replace")
@@ -57,8 +57,47 @@ class Transport:
                 with error:
                     return error.code, error.read().decode(errors="replace")
 
+    def lines(self, path: str, headers: Mapping[str, str], limit: float) -> Iterator[str]:
+        """Yield the lines of an event stream as they come, until it ends or nothing comes for ``limit`` seconds.
 
-class _PlainConnection(http.client.HTTPConnection):
+        Yields nothing if the server answers anything else. An error is an end: another request tells what it is.
+        """
+        try:
+            with self._opener.open(self._request("GET", path, headers), timeout=limit) as response:
+                if response.headers.get_content_type() != "text/event-stream":
+                    return
+                while line := response.readline():
+                    yield line.decode(errors="replace").rstrip("\r\n")
+        except HTTPError as error:
+            error.close()
+        except (OSError, http.client.HTTPException):
+            return
+
+    def _request(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | Iterable[bytes] | None = None
+    ) -> urllib.request.Request:
+        base = "http://localhost" if self._settings.url.startswith("unix:") else self._settings.url
+        return urllib.request.Request(  # noqa: S310 - the scheme is http or https, see ``check_url``
+            base + path, body, dict(headers), method=method
+        )
+
+
+class _EarlyAnswers(http.client.HTTPConnection):
+    """A connection that reads the answer also if the server closes it before the end of an upload."""
+
+    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **more: Any) -> None:
+        try:
+            super().request(method, url, body, headers or {}, **more)
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+            if body is None or isinstance(body, bytes) or self.sock is None:
+                raise
+        except TimeoutError as error:
+            if self.sock is None:
+                raise
+            raise http.client.HTTPException(f"it took nothing for {self.timeout:g} s") from error
+
+
+class _PlainConnection(_EarlyAnswers):
     """A connection with a separate connect timeout; the standard library has one timeout for everything."""
 
     def connect(self) -> None:
@@ -71,7 +110,7 @@ class _TlsConnection(_PlainConnection, http.client.HTTPSConnection):
     """The same with TLS: ``super()`` above is then ``HTTPSConnection``."""
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class _UnixConnection(_EarlyAnswers):
     """A connection to a unix socket."""
 
     def __init__(self, *args: Any, socket_path: Path, **kwargs: Any) -> None:

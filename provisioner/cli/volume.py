@@ -64,7 +64,7 @@ def _show(page: Mapping[str, Any]) -> None:
             size(entry["size_bytes"]),
             entry["created_at"],
             entry["path"],
-            entry["image_url"],
+            f"cloud-init seed of {entry['seed_of']}" if "seed_of" in entry else entry["image_url"],
         ]
         for entry in page["volumes"]
     ]
@@ -124,25 +124,41 @@ def resize(target: str, name: str, size_gb: int, online: bool, as_json: bool, **
 
 @volume.command(
     cls=SectionedCommand,
-    examples=["lvp volume remove fast web-01", "lvp volume remove fast web-01 --yes    # in a script"],
+    examples=[
+        "lvp volume remove fast web-01",
+        "lvp volume remove fast web-01 --yes    # in a script",
+        "lvp volume remove fast web-01 --replaced",
+    ],
 )
 @click.argument("target", shell_complete=complete_target)
 @click.argument("name", shell_complete=complete_volume)
+@click.option("--replaced", is_flag=True, help="The replaced volume of that name that is kept, not the present one.")
+@click.option("--kept-as", metavar="KEPT_AS", help="Which one, if several are kept; implies --replaced.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; needed without a terminal.")
 @json_option
 @connection_options
-def remove(target: str, name: str, yes: bool, as_json: bool, **connection: str | None) -> None:
+def remove(
+    target: str, name: str, replaced: bool, kept_as: str | None, yes: bool, as_json: bool, **connection: str | None
+) -> None:
     """Remove the volume NAME and its data from TARGET.
 
-    The server must have made the volume, and it must not be in use.
+    The server must have made the volume, and it must not be in use. With --replaced, remove the replaced volume that
+    is kept for 'lvp volume restore', and leave the present one alone.
     """
+    replaced = replaced or kept_as is not None
+    what = f"the replaced volume {name}" if replaced else f"volume {name}"
     if not yes and not sys.stdin.isatty():
-        raise click.UsageError(f"nothing was removed: without a terminal, removing {name} from {target} needs --yes")
+        raise click.UsageError(f"nothing was removed: without a terminal, removing {what} from {target} needs --yes")
     if not yes:
-        click.confirm(f"Remove volume {name} and its data from {target}?", abort=True, err=True)
+        click.confirm(f"Remove {what} and its data from {target}?", abort=True, err=True)
     client = connect(connection)
-    answer = client.delete(path("volumes", target, name))
-    click.echo(answer.text if as_json else f"removed volume {printable(name)} from {printable(target)}")
+    if replaced:
+        query = {} if kept_as is None else {"kept_as": kept_as}
+        answer = client.delete(path("volumes", target, name, "replaced"), query, limit=CHANGE_TIMEOUT)
+    else:
+        answer = client.delete(path("volumes", target, name))
+    seed = f" and its cloud-init seed {printable(answer.data['seed'])}" if "seed" in answer.data else ""
+    click.echo(answer.text if as_json else f"removed {printable(what)}{seed} from {printable(target)}")
 
 
 @volume.command(cls=SectionedCommand, examples=["lvp volume restore fast web-01"])

@@ -24,11 +24,13 @@ from provisioner.config.schema import (
 )
 from provisioner.config.secrecy import show
 from provisioner.config.secrets import check_secret, secret_references, unreadable
+from provisioner.config.signatures import SUFFIXES, SignatureSettings, beside
 from provisioner.config.strict import Faults, decode_struct, decode_values
 
 __all__ = [
     "DEFAULT_CONVERTERS",
     "LOOPBACK_PREFIXES",
+    "SUFFIXES",
     "AuditSettings",
     "AuthSettings",
     "CacheSettings",
@@ -42,6 +44,8 @@ __all__ = [
     "PrewarmSettings",
     "Role",
     "ServerSettings",
+    "SignatureSettings",
+    "beside",
     "check_limits",
     "check_secret",
     "decode",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from provisioner.config.signatures import SignatureSettings
 from provisioner.contracts import Checksum, ImageUrl, refuse
 from provisioner.contracts.errors import InvalidRequestError
 
@@ -65,7 +66,8 @@ class NamedImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ``{version}``: the folder before the first one is listed, and the entry with the greatest numbers is taken.
     ``match`` limits the values of a placeholder by a regular expression; without it, a value consists of digits, dots,
     dashes and underscores, so that release candidates are left out. ``checksum_url`` is a checksum file that is not
-    found by its name alone; it may have the placeholders of ``url``.
+    found by its name alone; it may have the placeholders of ``url``. ``signature`` is demanded of this image instead of
+    what its source demands.
     """
 
     url: str | None = None
@@ -76,6 +78,7 @@ class NamedImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     checksum: str | None = None
     checksum_url: str | None = None
     description: str = ""
+    signature: SignatureSettings | None = None
 
     def __post_init__(self) -> None:
         refuse(self._faults())
@@ -141,3 +144,13 @@ def urls_of(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for key in ("url", "base", "checksum_url"):
             if isinstance(one, dict) and isinstance(text := one.get(key), str):
                 yield path + key, PLACEHOLDER.sub("0", text)
+    yield from signature_urls(table)
+
+
+def signature_urls(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the urls among the files of a table's ``signature``, and their keys."""
+    signature = table.get("signature")
+    files = signature.get("files") if isinstance(signature, dict) else None
+    for number, text in enumerate(files if isinstance(files, list) else ()):
+        if isinstance(text, str) and "://" in text:
+            yield f"signature.files[{number}]", text

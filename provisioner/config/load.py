@@ -172,6 +172,6 @@ def dump(config: Config, settings: Mapping[str, Mapping[str, msgspec.Struct]] | 
         for name, own in tables.items():
             table = document[section][name]
             core = {"plugin": table} if isinstance(table, str) else table
-            kept = {key: core[key] for key in ("plugin", "default") if key in core}
+            kept = {key: core[key] for key in ("plugin", "default", "signature") if key in core}
             document[section][name] = {**kept, **plain(own)} if plain(own) else table
     return tomli_w.dumps(document)

@@ -63,6 +63,10 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     max_connections: Positive = 256
     # Open connections per address, so that one address cannot lock out the others.
     max_connections_per_address: Positive = 64
+    # Open event streams. Each keeps a connection, so half of the connections stay free for requests.
+    max_event_streams: Positive = 128
+    # Open event streams per address, half of its connections.
+    max_event_streams_per_address: Positive = 32
 
     def __post_init__(self) -> None:
         refuse(self._faults())
@@ -150,6 +154,9 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_size: ByteSize = ByteSize(200 * 2**30)
     # Free space to leave on the file system, which the cache usually shares with other data.
     min_free: ByteSize = ByteSize(2**30)
+    # The largest image that a client may upload; 0 refuses uploads. A quarter of the default max_size, because uploaded
+    # images are not evicted.
+    max_upload: ByteSize = ByteSize(50 * 2**30)
     # Reject images without a checksum.
     require_checksum: bool = True
     # Attempts with less than 64 KiB received in total; with the backoff, a server has half a minute to return.

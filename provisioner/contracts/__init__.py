@@ -33,10 +33,19 @@ from provisioner.contracts import blockdev, errors
 from provisioner.contracts.converter import Converter, ImageView
 from provisioner.contracts.guard import Guard, Observer
 from provisioner.contracts.hookspecs import PROJECT, BackEnd, BackEndContext, NamesFiles, NoSettings, hookimpl
-from provisioner.contracts.http import Explain, HttpOptions, HttpTransport, Prepare, TransportSettings, read_secret
+from provisioner.contracts.http import (
+    Explain,
+    HttpOptions,
+    HttpSender,
+    HttpTransport,
+    Prepare,
+    TransportSettings,
+    read_secret,
+)
 from provisioner.contracts.keeping import RESTORE_KEEP, KeepingSettings, due, removable
 from provisioner.contracts.ownership import PlaceLock
 from provisioner.contracts.rate_limit import RateLimiter
+from provisioner.contracts.sandbox import sandboxed
 from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, checksum_file_faults, refuse
 from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.source import ImageSource, ImageStream, pwrite_all
@@ -48,6 +57,7 @@ from provisioner.contracts.types import (
     MIB,
     Base,
     Capacity,
+    ChangeEvent,
     Checksum,
     Device,
     Finding,
@@ -59,6 +69,7 @@ from provisioner.contracts.types import (
     ProvisionedBy,
     RemoteImage,
     Replaced,
+    Signer,
     StageRequest,
     Volume,
     VolumeUser,
@@ -78,6 +89,7 @@ __all__ = [
     "BlockTarget",
     "ByteSize",
     "Capacity",
+    "ChangeEvent",
     "Checksum",
     "CloneTarget",
     "Converter",
@@ -87,6 +99,7 @@ __all__ = [
     "Finding",
     "Guard",
     "HttpOptions",
+    "HttpSender",
     "HttpTransport",
     "ImageSource",
     "ImageStream",
@@ -110,6 +123,7 @@ __all__ = [
     "Replaced",
     "SecretRef",
     "ShieldExpiredError",
+    "Signer",
     "StageRequest",
     "StagedVolume",
     "ToolResult",
@@ -130,6 +144,7 @@ __all__ = [
     "removable",
     "run_long",
     "run_tool",
+    "sandboxed",
     "shielded",
     "undoing",
     "write_probe",

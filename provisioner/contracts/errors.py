@@ -73,6 +73,20 @@ class CancelError(InvalidRequestError):
     category = "failed to cancel job"
 
 
+class BodyTimeoutError(ProvisionerError):
+    """The client sends the request's body too slowly."""
+
+    code = 408
+    category = "request timeout"
+
+
+class LengthRequiredError(ProvisionerError):
+    """The request does not say how long its body is."""
+
+    code = 411
+    category = "length required"
+
+
 class ConflictError(ProvisionerError):
     """The request conflicts with a running job or an existing object."""
 
@@ -209,6 +223,10 @@ class ChecksumMissingError(ImageError):
     """The configuration requires a checksum, and none is known for the image."""
 
 
+class SignatureError(ImageError):
+    """A signature is demanded, and the image has none, or one that does not count."""
+
+
 class CacheError(ProvisionerError):
     """The image cache failed."""
 
@@ -275,6 +293,10 @@ class TargetUnavailableError(TargetError):
 
     code = 503
     temporary = True
+
+
+class BaseGoneError(TargetUnavailableError):
+    """The base to clone was removed, or cannot be cloned any more. The caller copies the image instead."""
 
 
 class ConvertError(ProvisionerError):

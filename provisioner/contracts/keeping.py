@@ -54,8 +54,15 @@ class KeepingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 def removable(kept: Iterable[KeptVolume], settings: KeepingSettings) -> list[KeptVolume]:
-    """Return the kept volumes that a job may remove for room, in that order: ours first, the oldest first."""
-    allowed = [volume for volume in kept if settings.may_remove_early(volume.owner)]
+    """Return the kept volumes that a job may remove for room, in that order: ours first, the oldest first.
+
+    Never a cloud-init seed: a few MiB gain nothing, and the job that replaced it may still have to restore it.
+    """
+    allowed = [
+        volume
+        for volume in kept
+        if settings.may_remove_early(volume.owner) and (volume.provenance is None or volume.provenance.seed_of is None)
+    ]
     return sorted(allowed, key=lambda one: (one.owner is not Owner.OURS, one.replaced_at, one.kept_as))
 
 

@@ -185,6 +185,21 @@ class KeepingTarget(BlockTarget):
 class CloneTarget(BlockTarget):
     """A target that creates a volume from a base in constant time."""
 
+    async def why_copy(self, request: StageRequest, base_bytes: int = 0) -> str | None:  # noqa: ARG002
+        """Return why the volume must be copied, if it cannot be cloned now; None if it can. Changes nothing.
+
+        The reason is a sentence without a full stop. ``request.provenance.image_digest`` may be None;
+        ``base_bytes`` estimates what a base takes that is still to be made.
+        """
+        return None
+
+    async def shares_blocks(self, fd: int) -> bool:  # noqa: ARG002
+        """Return whether a base can share the blocks of the open file ``fd``, so that a raw image takes no space.
+
+        The caller then waits for the complete image before it converts it onto a base.
+        """
+        return False
+
     @abstractmethod
     async def base(self, image_digest: str, image_format: str) -> Base | None:
         """Return the base for the image of that digest, interpreted as that format, or None."""
@@ -202,6 +217,6 @@ class CloneTarget(BlockTarget):
     def stage_clone(self, base: Base, request: StageRequest) -> AbstractAsyncContextManager[StagedVolume]:
         """Stage a clone of ``base``, extended with zeros to the requested size.
 
-        Raises NoSpaceError if a clone does not fit, even if the old volume could be overwritten in place: the caller
-        then falls back to a copy.
+        Raises NoSpaceError if a clone does not fit, even if the old volume could be overwritten in place, and
+        BaseGoneError if the base was removed in the meantime: the caller then falls back to a copy.
         """

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from provisioner.contracts.errors import InvalidRequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from provisioner.contracts.urls import ImageUrl
 
 GIB = 1024**3
@@ -81,13 +83,44 @@ class ProvisionedBy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Signer:
+    """Who signed an image: the ``kind`` of signature, the key's fingerprint or id, and the name that goes with it.
+
+    ``name`` is the key's user id (OpenPGP) or the trusted comment (minisign), empty if there is none.
+    """
+
+    kind: str
+    key: str
+    name: str = ""
+
+    @property
+    def tag(self) -> str:
+        """Return the kind and the key, such as ``openpgp:9D2E...``."""
+        return f"{self.kind}:{self.key}"
+
+    @classmethod
+    def of_tag(cls, tag: str | None) -> Signer | None:
+        """Return the signer whose ``tag`` this is, without a name; None for None."""
+        if tag is None:
+            return None
+        kind, _, key = tag.partition(":")
+        return cls(kind, key)
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
-    """The origin of a volume. A target stores it with the volume, so no database is needed."""
+    """The origin of a volume. A target stores it with the volume, so no database is needed.
+
+    ``signed_by`` is the ``Signer.tag`` of the image's signature, None if none was demanded. ``seed_of`` is the name of
+    the volume whose cloud-init seed this one is; a seed has no image and its url is empty.
+    """
 
     job_id: str
     image_url: str
     image_digest: str | None  # "sha256:HEX"; None until the image is verified
     created_at: float
+    signed_by: str | None = None
+    seed_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +128,15 @@ class StageRequest:
     """A volume to stage. ``size_bytes`` is the requested size; the target may round it up.
 
     ``data_bytes`` estimates how much will be written, None if unknown. A target that allocates on demand checks its
-    free space against it.
+    free space against it. ``keep_seconds``: a KeepingTarget keeps the volume that this one replaces for at least so
+    long, whatever its settings say.
     """
 
     name: str
     size_bytes: int
     provenance: Provenance
     data_bytes: int | None = None
+    keep_seconds: float = 0.0
 
     @property
     def job_id(self) -> str:
@@ -233,6 +268,21 @@ class Finding:
     ok: bool | None
     what: str
     fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeEvent:
+    """A change of a job, a volume or a cached image, as observers receive it.
+
+    ``kind`` is such as ``job.completed``, ``volume.removed`` or ``cache.added``. ``event_id`` is unique, and the same
+    each time the same end of a job is told. ``at`` is in seconds since the epoch. ``data`` is ready for JSON, and has
+    no secrets and no queries of urls.
+    """
+
+    event_id: str
+    kind: str
+    at: float
+    data: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

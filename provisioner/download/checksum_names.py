@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+from provisioner.contracts import ImageUrl
 from provisioner.contracts.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from provisioner.contracts import ImageUrl
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +71,11 @@ def checksum_files(image_url: ImageUrl, configured: Sequence[str] = ()) -> list[
     return list(_files(image_url, [*configured, *_fedora(image_url.file_name), *PATTERNS]))
 
 
+def files_of_patterns(image_url: ImageUrl, patterns: Sequence[str]) -> list[ChecksumFile]:
+    """Return the files of these patterns, or urls, for the image."""
+    return list(_files(image_url, patterns))
+
+
 def weak_checksum_files(image_url: ImageUrl) -> list[ChecksumFile]:
     """Return where publishers put digests that are too weak."""
     return list(_files(image_url, WEAK_PATTERNS))
@@ -111,7 +115,10 @@ def _files(image_url: ImageUrl, patterns: Sequence[str]) -> Iterator[ChecksumFil
         fields = {"dir": folder, "parent": folder.rpartition("/")[0], "name": name}
         path = re.sub(r"\{(dir|parent|name)\}", lambda match: fields[match[1]], pattern)  # noqa: B023
         try:
-            url = image_url.with_path(path, shared_query(image_url.query))
+            if "://" in pattern:
+                url = ImageUrl.parse(pattern)
+            else:
+                url = image_url.with_path(path, shared_query(image_url.query))
         except InvalidRequestError:
             continue
         if url not in seen:

@@ -107,6 +107,11 @@ class ChecksumText:
 
         Raises ImageError if the text contradicts itself, or if a sidecar has no digest of the image.
         """
+        found = self.listed()
+        return self._of_other_name() if found is None and self.only_file else found
+
+    def listed(self) -> Checksum | None:
+        """Return the image's checksum, None if no line is about it. Raises ImageError if there are two."""
         for algorithm in _STRONG:
             for rank in range(4):
                 digests = self._found.get((rank, algorithm))
@@ -114,9 +119,7 @@ class ChecksumText:
                     raise ImageError(f"it has more than one {algorithm} digest for {self.file_name}")
                 if digests is not None:
                     return Checksum(algorithm, next(iter(digests)))
-        if not self.only_file:
-            return None
-        return self._of_other_name()
+        return None
 
     def _of_other_name(self) -> Checksum:
         """Return the only digest of a sidecar, which names the file behind a link such as ``latest``.

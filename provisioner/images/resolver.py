@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from provisioner.config import beside
 from provisioner.contracts import Checksum, ImageUrl
 from provisioner.contracts.errors import (
     ImageError,
@@ -27,7 +28,7 @@ from provisioner.images import indexes, url_pattern
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from provisioner.config import NamedImage
+    from provisioner.config import NamedImage, SignatureSettings
     from provisioner.contracts import ImageSource
 
 log = structlog.get_logger(__name__)
@@ -42,13 +43,17 @@ _MAX_TEXT = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ResolvedImage:
-    """What a name stands for now. ``version`` is what was found for the placeholders, or in the index."""
+    """What a name stands for now. ``version`` is what was found for the placeholders, or in the index.
+
+    ``signature`` is what the image must have instead of what its source demands.
+    """
 
     name: str
     url: ImageUrl
     image_type: str
     checksum: Checksum | None = None
     version: str | None = None
+    signature: SignatureSettings | None = None
 
 
 class ImageResolver:
@@ -87,7 +92,7 @@ class ImageResolver:
         image = self.named(name)
         if image.url is not None and not image.placeholders and image.checksum_url is None:
             checksum = Checksum.parse(image.checksum) if image.checksum else None
-            return ResolvedImage(name, ImageUrl.parse(image.url), image.image_type, checksum)
+            return ResolvedImage(name, ImageUrl.parse(image.url), image.image_type, checksum, None, image.signature)
         async with self._locks[name]:
             asked_at, known_image = self._known.get(name, (0.0, None))
             if known_image is not None and trio.current_time() - asked_at < _FRESH:
@@ -136,7 +141,7 @@ class ImageResolver:
         if not offers:
             return None
         _, url, values = max(offers, key=lambda offer: offer[0])
-        return ResolvedImage(name, ImageUrl.parse(url), image.image_type, None, _version(values))
+        return ResolvedImage(name, ImageUrl.parse(url), image.image_type, None, _version(values), image.signature)
 
     async def _ask(self, name: str, image: NamedImage) -> ResolvedImage:
         if image.url is not None:
@@ -147,7 +152,9 @@ class ImageResolver:
             assert image.index is not None, "one of the three is set"
             found = indexes.in_json(await self._read(image.index.url), image.index)
         checksum = Checksum.parse(found.checksum) if found.checksum else None
-        return ResolvedImage(name, ImageUrl.parse(found.url), image.image_type, checksum, found.version)
+        return ResolvedImage(
+            name, ImageUrl.parse(found.url), image.image_type, checksum, found.version, image.signature
+        )
 
     async def _from_listing(self, name: str, image: NamedImage, pattern: str) -> ResolvedImage:
         values: dict[str, str] = {}
@@ -160,10 +167,13 @@ class ImageResolver:
             values |= newest
             pattern = url_pattern.fill(pattern, newest)
         url = ImageUrl.parse(pattern)
-        checksum = (
-            await self._checksum(url_pattern.fill(image.checksum_url, values), url) if image.checksum_url else None
-        )
-        return ResolvedImage(name, url, image.image_type, checksum, _version(values) or None)
+        checksum, signature = None, image.signature
+        if image.checksum_url:
+            checksum_url = url_pattern.fill(image.checksum_url, values)
+            checksum = await self._checksum(checksum_url, url)
+            if signature is not None and not signature.files:
+                signature = beside(checksum_url, signature)
+        return ResolvedImage(name, url, image.image_type, checksum, _version(values) or None, signature)
 
     async def _checksum(self, checksum_url: str, url: ImageUrl) -> Checksum:
         """Return the digest that a checksum file says for the image. Raises ImageError if it has none."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from provisioner.contracts.errors import ConflictError
 from provisioner.pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -19,11 +20,12 @@ class ActiveJob:
     """``job`` is what clients see. Its end appears there only once it is stored.
 
     ``stopped`` is set when the job no longer runs, ``ended`` when its end is stored. ``unproven``: the job was found
-    after a restart, and its target could not say whether it had made its volume already.
+    after a restart, and its target could not say whether it had made its volume already. ``unsettled``: its cloud-init
+    seed may have to be rolled back at the next start.
     """
 
     job: Job
-    reservation: Reservation | None = None
+    reservations: list[Reservation] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     stopped: trio.Event = field(default_factory=trio.Event)
@@ -31,14 +33,20 @@ class ActiveJob:
     cancel_requested: bool = False
     interrupted: bool = False
     unproven: bool = False
+    unsettled: bool = False
     started_at: float | None = None
 
     @classmethod
     def reserving(cls, job: Job, reservations: Reservations) -> ActiveJob:
-        """Return the job with its volume's name reserved. Raises ConflictError if the name is taken."""
+        """Return the job with the names of its volume and its seed reserved. Raises ConflictError if one is taken."""
         active = cls(job)
-        if job.spec.volume_name is not None:
-            active.reservation = reservations.reserve(job.spec.target or "", job.spec.volume_name, active.describe)
+        try:
+            for name in (job.spec.volume_name, job.spec.seed_name):
+                if name is not None:
+                    active.reservations.append(reservations.reserve(job.spec.target or "", name, active.describe))
+        except ConflictError:
+            active.release()
+            raise
         return active
 
     def describe(self) -> str:
@@ -46,6 +54,6 @@ class ActiveJob:
         return f"job {self.job.job_id} for the volume {self.job.spec.volume_name} is still {self.job.status}"
 
     def release(self) -> None:
-        """Release the reservation of the volume's name."""
-        if self.reservation is not None:
-            self.reservation.release()
+        """Release the reserved names."""
+        for reservation in self.reservations:
+            reservation.release()

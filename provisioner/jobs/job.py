@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from provisioner.contracts import Owner, ProvisionedBy, Replaced
+from provisioner.contracts import Owner, ProvisionedBy, Replaced, Signer
 from provisioner.contracts.errors import ProvisionerError, RollbackError
 from provisioner.jobs.states import Event, Status, after
 from provisioner.pipeline.job_run import JobSpec, Outcome
@@ -18,6 +18,14 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     target: str
     provisioned_by: ProvisionedBy
+
+
+class SeedInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The cloud-init seed that a completed job made beside its volume. ``size_bytes`` is its real size."""
+
+    name: str
+    path: str
+    size_bytes: int
 
 
 class ReplacedInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +52,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     ``bytes_total``: the bytes that a completed job wrote or fetched; ``request``: the fields of the client's request
     except its url, which ``spec`` has. Both are None for a job that an older version stored. ``replaced``: the
-    volume that had the name before. ``pinned_url``: what the image's url stood for when the job asked its source, if it
-    may come to mean another image, such as a tag. ``warnings``: what the client should know although the job completed.
+    volume that had the name before. ``signed_by``: who signed the image, if that was demanded. ``pinned_url``: what the
+    image's url stood for when the job asked its source, if it may come to mean another image, such as a tag.
+    ``warnings``: what the client should know although the job completed.
     """
 
     job_id: str
@@ -65,8 +74,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     bytes_total: int | None = None
     request: dict[str, str | int] | None = None
     replaced: ReplacedInfo | None = None
+    signed_by: Signer | None = None
     warnings: tuple[str, ...] | None = None
     pinned_url: str | None = None
+    seed: SeedInfo | None = None
 
     def started(self, now: float) -> Job:
         """Return the job as running."""
@@ -76,7 +87,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def completed(self, outcome: Outcome, timings: dict[str, float], now: float) -> Job:
         """Return the job as completed."""
-        volume = outcome.volume
+        volume, seed = outcome.volume, outcome.seed
         return msgspec.structs.replace(
             self,
             status=after(self.status, Event.COMPLETE),
@@ -85,6 +96,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             image_path=outcome.image_path,
             timings=timings,
             bytes_total=outcome.bytes_total,
+            signed_by=outcome.signed_by,
+            seed=None if seed is None else SeedInfo(name=seed.name, path=seed.path, size_bytes=seed.size_bytes),
             replaced=None if volume is None or volume.replaced is None else ReplacedInfo.of(volume.replaced),
             volume=None
             if volume is None or outcome.provisioned_by is None

@@ -1,4 +1,4 @@
-"""Kept volumes: restores and adopts volumes for clients, and removes kept ones when their time is up."""
+"""Kept volumes: restores, adopts and removes volumes for clients, and removes kept ones when their time is up."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import trio
 
 from provisioner.contracts import KeepingTarget, KeptVolume, Provenance, due
 from provisioner.contracts.errors import ConflictError, InvalidRequestError, NotFoundError
+from provisioner.jobs.feed import VolumeChange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from provisioner.contracts import Volume
+    from provisioner.jobs.feed import Feed
     from provisioner.jobs.reservations import Reservations
     from provisioner.pipeline.run import Pipeline
 
@@ -32,9 +34,13 @@ class KeptVolumes:
     """
 
     def __init__(
-        self, pipeline: Pipeline, reservations: Reservations, wall: Callable[[], float | None] = time.time
+        self,
+        pipeline: Pipeline,
+        reservations: Reservations,
+        feed: Feed,
+        wall: Callable[[], float | None] = time.time,
     ) -> None:
-        self._pipeline, self._reservations = pipeline, reservations
+        self._pipeline, self._reservations, self._feed = pipeline, reservations, feed
         self.wall = wall
 
     async def restore(self, target_name: str, volume_name: str, kept_as: str | None) -> tuple[str, Volume]:
@@ -55,7 +61,21 @@ class KeptVolumes:
             "volume restored", target=target_name, volume=volume_name, owner=volume.owner, kept_as=kept.kept_as,
             replaced=replaced.owner if replaced else None, replaced_kept_as=replaced.kept_as if replaced else None,
         )  # fmt: skip
+        self._feed.publish("volume.restored", VolumeChange.of(volume, kept.kept_as))
         return kept.kept_as, volume
+
+    async def remove(self, target_name: str, volume_name: str, kept_as: str | None) -> KeptVolume:
+        """Remove a kept volume and its data for good; return it.
+
+        ``kept_as`` may be None if one volume of that name is kept. Raises NotFoundError, InvalidRequestError,
+        ConflictError while it is being restored, VolumeInUseError.
+        """
+        target = self._target(target_name)
+        kept = _chosen(await target.kept(), target_name, volume_name, kept_as)
+        with self._reservations.holding(target_name, kept.kept_as, f"{kept.kept_as} is being removed"):
+            await target.remove_kept(kept.kept_as)
+        log.info("kept volume removed", target=target_name, volume=volume_name, owner=kept.owner, kept_as=kept.kept_as)
+        return kept
 
     async def adopt(self, target_name: str, volume_name: str) -> Volume:
         """Make a foreign volume ours; its content stays as it is.
@@ -67,6 +87,7 @@ class KeptVolumes:
             adopted = Provenance(str(uuid.uuid4()), "", None, time.time())
             volume = await target.adopt(volume_name, adopted)
         log.info("volume adopted", target=target_name, volume=volume_name)
+        self._feed.publish("volume.adopted", VolumeChange.of(volume))
         return volume
 
     async def expire(self) -> None:
@@ -98,6 +119,8 @@ class KeptVolumes:
                 log.warning("an expired volume could not be removed; retrying later", **about, reason=str(error))
             else:
                 log.info("kept volume removed: its time is up", **about)
+                gone = VolumeChange(target=name, name=kept.volume, kept_as=kept.kept_as)
+                self._feed.publish("volume.expired", gone)
 
     def _target(self, name: str) -> KeepingTarget:
         target = self._pipeline.back_ends.targets.get(name)
@@ -109,7 +132,7 @@ class KeptVolumes:
 
 
 def _chosen(kept: Sequence[KeptVolume], target: str, volume_name: str, kept_as: str | None) -> KeptVolume:
-    """Return the kept volume to restore."""
+    """Return the kept volume that is meant."""
     found = [one for one in kept if one.volume == volume_name and kept_as in {None, one.kept_as}]
     if not found:
         which = f" as {kept_as!r}" if kept_as else ""

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from provisioner.contracts import CloneTarget, ProvisionedBy
+from provisioner.contracts import CloneTarget, ProvisionedBy, Signer, StageRequest
 from provisioner.contracts.errors import ConflictError, ProvisionerError
 from provisioner.jobs.states import Status
 from provisioner.pipeline.job_run import Outcome
 from provisioner.pipeline.replaced import replaced_by
+from provisioner.pipeline.seed import settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from provisioner.contracts import BlockTarget
-    from provisioner.contracts.types import Provenance
+    from provisioner.contracts.types import Provenance, Volume
     from provisioner.jobs.job import Job
+    from provisioner.jobs.seed_files import SeedFiles
     from provisioner.jobs.store import JobStore
 
 log = structlog.get_logger(__name__)
@@ -51,6 +53,27 @@ class Recovery:
             log.info("recovered", target=target, decision=decision)
         self._due.discard(target)
 
+    async def settle_seed(self, job: Job) -> None:
+        """Finish or roll back the cloud-init seed of a job that does not run. Raises ProvisionerError."""
+        target = self._targets.get(job.spec.target or "")
+        if target is not None and job.spec.seed_name is not None and job.spec.volume_name is not None:
+            await settle(target, job.job_id, job.created_at, job.spec.volume_name)
+
+    async def settle_ended(self, seeds: SeedFiles, store: JobStore, unfinished: frozenset[str]) -> None:
+        """Settle the seeds of jobs whose end left that undone, and remove the cloud-init data of all ended jobs."""
+        for job_id in await seeds.jobs():
+            if job_id in unfinished:
+                continue
+            job = await store.get(job_id)
+            try:
+                if job is not None:
+                    await self.settle_seed(job)
+            except ProvisionerError as error:
+                log.warning("a cloud-init seed could not be settled; the next start retries it", job_id=job_id,
+                            reason=error.message)  # fmt: skip
+            else:
+                await seeds.remove(job_id)
+
     async def outcome_of(self, job: Job, store: JobStore) -> Outcome | None:
         """Return what the job made before the restart, or None if it may run.
 
@@ -60,18 +83,27 @@ class Recovery:
             return None
         newer = await store.newer(job)
         target = self._targets.get(job.spec.target or "")
+        if job.status is Status.RUNNING:
+            await self.settle_seed(job)
         volume = await target.find(job.spec.volume_name) if target is not None else None
         origin = volume.provenance if volume is not None else None
         if volume is not None and origin is not None and origin.job_id == job.job_id and job.status is Status.RUNNING:
             assert target is not None
             volume = replace(volume, replaced=await replaced_by(target, job.job_id))
-            by = ProvisionedBy.CLONE if isinstance(target, CloneTarget) else ProvisionedBy.COPY
-            return Outcome(None, None, volume, by)
+            by = await _provisioned_by(target, volume, origin)
+            seed = await target.find(job.spec.seed_name) if job.spec.seed_name is not None else None
+            return Outcome(None, None, volume, by, signed_by=Signer.of_tag(origin.signed_by), seed=seed)
         if newer is None and origin is not None and await _is_newer(origin, job, store):
             newer = origin.job_id
         if newer is not None:
             raise OvertakenError(job.spec.volume_name, newer)
         return None
+
+
+async def _provisioned_by(target: BlockTarget, volume: Volume, origin: Provenance) -> ProvisionedBy:
+    request = StageRequest(volume.name, 0, origin)
+    clones = isinstance(target, CloneTarget) and await target.why_copy(request) is None
+    return ProvisionedBy.CLONE if clones else ProvisionedBy.COPY
 
 
 class OvertakenError(ConflictError):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from provisioner.contracts.errors import ResizeError
+
 if TYPE_CHECKING:
     from provisioner.contracts import BlockTarget, Volume
     from provisioner.pipeline.run import Pipeline
@@ -24,6 +26,11 @@ async def resize(
     Guards are asked unless ``online`` permits that the volume is in use, or it has the size already.
     """
     before = await target.find(volume_name)
+    if before is not None and before.provenance is not None and before.provenance.seed_of is not None:
+        # A later job replaces it by one of the usual size, which a target may refuse then.
+        raise ResizeError(
+            f"volume {volume_name} is the cloud-init seed of {before.provenance.seed_of}; its size is fixed"
+        )
     if not online and before is not None and before.size_bytes < size_bytes:
         await pipeline.check_guards(target, volume_name)
     volume = await target.resize(volume_name, size_bytes, online=online)

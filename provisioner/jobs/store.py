@@ -79,6 +79,11 @@ class JobStore:
         """Return the wall clock, None while it may be wrong. See ServiceClock."""
         return self._clock.trusted_wall()
 
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the database."""
+        return self._path.parent
+
     async def open(self) -> None:
         """Open or create the database. Raises UnavailableError."""
         await self._translated(lambda: trio.to_thread.run_sync(self._open, limiter=self._writing))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -24,12 +25,15 @@ from provisioner.contracts.errors import (
     UnavailableError,
 )
 from provisioner.jobs.active import ActiveJob
+from provisioner.jobs.feed import VolumeChange
 from provisioner.jobs.job import Job, after_restart
 from provisioner.jobs.kept import KeptVolumes
-from provisioner.jobs.record import fingerprint
+from provisioner.jobs.record import same_request
 from provisioner.jobs.recovery import OvertakenError, Recovery
+from provisioner.jobs.removal import remove_with_seed
 from provisioner.jobs.reservations import Reservations
 from provisioner.jobs.resize import resize
+from provisioner.jobs.seed_files import SeedFiles
 from provisioner.jobs.states import Status
 from provisioner.jobs.workers import Workers
 from provisioner.pipeline.dry_run import DryRun
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from provisioner.jobs.notify import Notifier
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
+    from provisioner.pipeline.cloud_init import CloudInit
     from provisioner.pipeline.dry_run import Plan
     from provisioner.pipeline.job_run import JobSpec
     from provisioner.pipeline.progress import Snapshot
@@ -71,10 +76,12 @@ class Supervisor:
         self._store = store
         self._settings = settings
         self._on_end = on_end
+        self._feed = notifier.feed
         self._recovery = Recovery(pipeline.back_ends.targets)
-        self._workers = Workers(pipeline, self._recovery, store, metrics, notifier, on_end)
+        self._seeds = SeedFiles(store.folder / "cloud-init")
+        self._workers = Workers(pipeline, self._recovery, store, metrics, notifier, on_end, self._seeds)
         self._reservations = Reservations()
-        self.kept = KeptVolumes(pipeline, self._reservations, store.trusted_wall)
+        self.kept = KeptVolumes(pipeline, self._reservations, notifier.feed, store.trusted_wall)
         # Jobs that are being stored; every limit counts them already.
         self._accepting: set[ActiveJob] = set()
         # Serializes requests with the same idempotency key; a lock is freed with its last user.
@@ -96,7 +103,9 @@ class Supervisor:
                 active.unproven = unproven
                 self._workers.enqueue(active)
             elif job.status.ended:
+                self._feed.publish_job(job)
                 self._on_end(job)
+        await self._recovery.settle_ended(self._seeds, self._store, self.active_ids)
 
     async def _after_restart(self, job: Job) -> tuple[Job, bool]:
         """Return an unfinished job as it continues or ends, and whether its target must still be asked what it made."""
@@ -159,10 +168,12 @@ class Supervisor:
         idempotency_key: str | None,
         max_jobs: int | None = None,
         request: Mapping[str, str | int] | None = None,
+        cloud_init: CloudInit | None = None,
     ) -> Job:
         """Accept a job; it is on disk when this returns. ``max_jobs``: the most the principal may have active.
 
-        ``request``: the fields of the client's request, for readers of the job.
+        ``request``: the fields of the client's request, for readers of the job, without ``cloud_init``,
+        the data whose seal ``spec`` has.
 
         Raises InvalidRequestError and its subclasses, ConflictError, TooManyRequestsError, UnavailableError.
         """
@@ -181,12 +192,12 @@ class Supervisor:
             request=None if request is None else {name: request[name] for name in request if name != "image_url"},
         )
         if key is None:
-            return await self._accept(job, max_jobs)
+            return await self._accept(job, max_jobs, cloud_init)
         async with self._keys.setdefault(key, trio.Lock()):
             earlier = await self._store.by_key(key)
             if earlier is None:
-                return await self._accept(job, max_jobs)
-        if fingerprint(earlier.spec) != fingerprint(spec):
+                return await self._accept(job, max_jobs, cloud_init)
+        if not same_request(earlier.spec, spec, cloud_init):
             raise ConflictError(f"the Idempotency-Key was used for another request, job {earlier.job_id}")
         return earlier
 
@@ -197,6 +208,7 @@ class Supervisor:
         for check in (
             self._check_draining,
             lambda: self._reservations.check(target, spec.volume_name or ""),
+            lambda: self._reservations.check(target, spec.seed_name or ""),
             self._check_queue,
             lambda: self._check_share(principal, max_jobs),
         ):
@@ -207,13 +219,18 @@ class Supervisor:
         await dry_run.run()
         return dry_run.plan, dry_run.refusals
 
-    async def _accept(self, job: Job, max_jobs: int | None) -> Job:
-        """Accept the job. Nothing is awaited between the checks, which take the volume's name, and the store."""
+    async def _accept(self, job: Job, max_jobs: int | None, cloud_init: CloudInit | None) -> Job:
+        """Accept the job. Nothing is awaited between the checks, which take the volumes' names, and the store."""
         active = self._admit(job, max_jobs)
         try:
+            if cloud_init is not None:
+                about = (job.job_id, job.spec.volume_name or "", job.created_at)
+                await self._seeds.write(job.job_id, partial(cloud_init.image, *about))
             await self._store.add(job)  # shielded, so that no job is stored but not queued if the client hangs up
         except BaseException:
             active.release()
+            if cloud_init is not None:
+                self._seeds.discard(job.job_id)
             raise
         finally:
             self._accepting.discard(active)
@@ -242,7 +259,9 @@ class Supervisor:
         if spec.volume_name is None:
             return spec
         target = back_ends.target(spec.target)
-        target.check_name(spec.volume_name)
+        for name in (spec.volume_name, spec.seed_name):
+            if name is not None:
+                target.check_name(name)
         return msgspec.structs.replace(spec, target=target.name)
 
     def _check_draining(self) -> None:
@@ -269,6 +288,14 @@ class Supervisor:
             raise JobNotFoundError
         return job, None
 
+    def running(self) -> list[tuple[Job, Snapshot]]:
+        """Return the running jobs with their progress."""
+        return [(active.job, active.progress.snapshot()) for active in self._workers.running()]
+
+    def active(self) -> list[tuple[Job, Snapshot]]:
+        """Return the jobs pending or running, in the order of their acceptance, with their progress."""
+        return [(active.job, active.progress.snapshot()) for active in self._workers.active.values()]
+
     def snapshot(self, job_id: str) -> Snapshot | None:
         """Return the progress of an active job."""
         active = self._workers.active.get(job_id)
@@ -291,16 +318,19 @@ class Supervisor:
             raise ProvisionerError(f"the job was stopped, but: {job.error}")
         raise CancelError(f"cannot cancel job in '{job.status}' status")
 
-    async def remove_volume(self, target_name: str, volume_name: str) -> None:
-        """Remove a volume this service provisioned, while no job for it can be accepted.
+    async def remove_volume(self, target_name: str, volume_name: str) -> str | None:
+        """Remove a volume this service provisioned and its cloud-init seed, while no job for it can be accepted.
 
-        Raises NotFoundError, ConflictError while a job or another removal works on it, VolumeInUseError.
+        Returns the name of the seed, if there was one. Raises NotFoundError, ConflictError while a job or another
+        removal works on one of them, VolumeInUseError.
         """
         target = self._target(target_name)
         with self._reservations.holding(target_name, volume_name, f"the volume {volume_name} is being removed"):
-            await self._pipeline.check_guards(target, volume_name)
-            await target.remove(volume_name)
-        log.info("volume removed", target=target_name, volume=volume_name)
+            seed = await remove_with_seed(self._pipeline, self._reservations, target, volume_name)
+        for name in (volume_name, seed):
+            if name is not None:
+                self._feed.publish("volume.removed", VolumeChange(target=target_name, name=name))
+        return seed
 
     async def resize_volume(
         self, target_name: str, volume_name: str, size_bytes: int, *, online: bool
@@ -311,7 +341,10 @@ class Supervisor:
         """
         target = self._target(target_name)
         with self._reservations.holding(target_name, volume_name, f"the volume {volume_name} is being resized"):
-            return await resize(self._pipeline, target, volume_name, size_bytes, online=online)
+            volume, grown = await resize(self._pipeline, target, volume_name, size_bytes, online=online)
+        if grown:
+            self._feed.publish("volume.resized", VolumeChange.of(volume))
+        return volume, grown
 
     def _target(self, name: str) -> BlockTarget:
         target = self._pipeline.back_ends.targets.get(name)

@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from provisioner.contracts import ImageUrl, JobEvent
-from provisioner.contracts.errors import ProvisionerError, UnavailableError
+from provisioner.contracts.errors import ProvisionerError, RollbackError, UnavailableError
 from provisioner.contracts.tasks import first_cause
 from provisioner.jobs.ends import PAUSES, Ends
 from provisioner.jobs.job import conclude
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from provisioner.jobs.job import Job
     from provisioner.jobs.notify import Notifier
     from provisioner.jobs.recovery import Recovery
+    from provisioner.jobs.seed_files import SeedFiles
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
     from provisioner.pipeline.run import Pipeline
@@ -52,6 +53,7 @@ class Workers:
         metrics: Metrics,
         notifier: Notifier,
         on_end: Callable[[Job], None],
+        seeds: SeedFiles,
     ) -> None:
         self._pipeline = pipeline
         self._recovery = recovery
@@ -59,6 +61,7 @@ class Workers:
         self._metrics = metrics
         self._notifier = notifier
         self._on_end = on_end
+        self._seeds = seeds
         self._queue: PriorityQueue[ActiveJob] = PriorityQueue()
         self._ends = Ends(store, self._ended)
         self.active: dict[str, ActiveJob] = {}
@@ -84,6 +87,7 @@ class Workers:
         self._queue.put(active, active.job.spec.priority)
         self._count()
         self._notify(active, Stage.QUEUED)
+        self._publish(active)
 
     def stop(self) -> None:
         """Start no more jobs from the queue."""
@@ -111,6 +115,7 @@ class Workers:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ends.retry)
+                nursery.start_soon(self._seeds.run)
                 for _ in range(count):
                     nursery.start_soon(self._worker)
                 task_status.started()
@@ -133,12 +138,14 @@ class Workers:
         active.job = active.job.started(time.time())
         self._metrics.jobs.labels("started").inc()
         self._count()
+        self._publish(active)
         try:
             with active.scope:
                 await self._store_start(active)
                 await self._run_pipeline(active, run)
         except* Exception as group:  # noqa: BLE001 - the boundary: a job's error must not reach another job
             error = first_cause(group)
+            active.unsettled = isinstance(error, RollbackError)
         finally:
             # The job's own scope has exited, so a cancel still in effect here comes from the shutdown.
             active.interrupted |= trio.current_effective_deadline() == -math.inf
@@ -157,6 +164,7 @@ class Workers:
                 log.warning("the pinned url could not be stored", reason=error.message)
 
         run = JobRun(job.job_id, job.created_at, job.spec, active.progress)
+        run.seed_image = self._seeds.path(run.job_id) if run.spec.seed_name else None
         run.pinned_url, run.on_pin = None if pinned is None else ImageUrl.parse(pinned), on_pin
         return run
 
@@ -208,6 +216,7 @@ class Workers:
         """Publish an end that is on disk."""
         active.job = job
         self._notify(active, active.progress.stage)
+        self._publish(active)
         del self.active[job.job_id]
         active.release()
         active.ended.set()
@@ -218,6 +227,8 @@ class Workers:
             if job.status.ended:
                 self._count_end(job, seconds, active.progress.processed(Stage.CONVERTING))
         if job.status.ended:
+            if job.spec.seed_name is not None and not active.unsettled:
+                self._seeds.discard(job.job_id)
             try:
                 self._on_end(job)
             except Exception as error:
@@ -236,6 +247,11 @@ class Workers:
     def _count(self) -> None:
         self._metrics.active_jobs.set(len(self.active))
         self._metrics.queue_depth.set(len(self._queue))
+
+    def _publish(self, active: ActiveJob) -> None:
+        """Tell the readers of the feed the job's new status."""
+        snapshot = None if active.job.status.ended else active.progress.snapshot()
+        self._notifier.feed.publish_job(active.job, snapshot)
 
     def _notify(self, active: ActiveJob, stage: Stage) -> None:
         job, snapshot = active.job, active.progress.snapshot()

@@ -84,6 +84,15 @@ class Metrics:
             "Connections rejected, or closed to make room.",
             registry=registry,
         )
+        self.event_readers = Gauge(f"{PREFIX}_event_readers", "Open event streams.", registry=registry)
+        self.events_dropped = Counter(
+            f"{PREFIX}_events_dropped",
+            "Events that a slow reader missed: progress, or changes, after which its stream is ended.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in ("progress", "change"):
+            self.events_dropped.labels(kind)
         self.expiry = Gauge(
             f"{PREFIX}_certificate_expiry_timestamp_seconds",
             "Expiry of the server certificate, the client CA or its revocation list.",
@@ -110,6 +119,10 @@ class Metrics:
         self.target_free = Gauge(
             f"{PREFIX}_target_free_bytes", "Free space of a block target.", ["target"], registry=registry
         )
+        self.target_freeable = Gauge(
+            f"{PREFIX}_target_freeable_bytes", "Space of kept volumes on a block target that jobs may remove.",
+            ["target"], registry=registry,
+        )  # fmt: skip
         self.target_size = Gauge(
             f"{PREFIX}_target_size_bytes", "Size of a block target.", ["target"], registry=registry
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -23,6 +24,7 @@ from provisioner.pipeline.job_run import Outcome
 from provisioner.pipeline.plan import check_image, data_bytes, may_overlap, needs_end
 from provisioner.pipeline.progress import Stage
 from provisioner.pipeline.replaced import replaced_by
+from provisioner.pipeline.seed import commit_both
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -68,13 +70,17 @@ class Copying:
         async with target.stage(run.stage_request(data_bytes=data), verified=not overlap) as staged:
             run.progress.end(Stage.ALLOCATING)
             entry = await self._fill(staged.device, virtual_size)
-            volume = await commit(staged, entry.digest, run, target, self.check_guards)
-            run.outcome = Outcome(image.hit, self.path_of(entry), volume, ProvisionedBy.COPY, virtual_size)
+            made = partial(
+                Outcome, image.hit, self.path_of(entry), provisioned_by=ProvisionedBy.COPY, bytes_total=virtual_size,
+                signed_by=run.signed_by,
+            )  # fmt: skip
+            await commit(staged, entry.digest, run, target, self.check_guards, made)
 
     async def to_base(self, target: CloneTarget, digest: str) -> Base:
         """Copy onto a new base of the target and publish it."""
         run, image, spec = self.run, self.image, self.run.spec
-        if not (self.converter.streams and not image.hit and image.size is not None):
+        overlap = self.converter.streams and not image.hit and image.size is not None
+        if not overlap or await self._shares_blocks(target):
             await verified(image, run.progress)
             await self._checked(Placement.NEW)
         virtual_size = await self.check_image()
@@ -89,6 +95,16 @@ class Copying:
         if base is None:
             raise TargetError(f"the base volume of {spec.image_url} vanished right after it was made")
         return base
+
+    async def base_bytes(self, target: CloneTarget) -> int:
+        """Return about how many bytes a new base of the image takes on the target."""
+        virtual_size = await self.check_image()
+        if await self._shares_blocks(target):
+            return 0
+        return data_bytes(self.run.spec.image_format, self.image.size, virtual_size) or virtual_size
+
+    async def _shares_blocks(self, target: CloneTarget) -> bool:
+        return self.run.spec.image_format == "raw" and await target.shares_blocks(self.image.fd)
 
     async def _checked(self, placement: Placement) -> None:
         """Check a cached image before it is converted, unless the converter checks what it reads.
@@ -164,21 +180,27 @@ async def commit(
     run: JobRun,
     target: BlockTarget,
     check_guards: CheckGuards,
-) -> Volume:
-    """Check the guards a last time, then commit, shielded from cancellation."""
+    made: Callable[..., Outcome],
+) -> None:
+    """Check the guards a last time, then commit, shielded from cancellation, and set the run's outcome at once.
+
+    ``made`` makes the outcome of the volume and its seed.
+    """
     run.progress.begin(Stage.FINALIZING)
-    assert run.spec.volume_name is not None
-    await check_guards(target, run.spec.volume_name)
-    try:
-        volume = await _bounded(lambda: staged.commit(digest))
-    except Exception as error:  # noqa: BLE001 - raised again if the volume does not exist
-        volume = await _committed_after_all(run, target, error)
-    if volume.replaced is None:
-        volume = replace(volume, replaced=run.replaces)
-    run.progress.end(Stage.FINALIZING)
-    if volume.replaced is not None:
-        _log_replaced(volume.replaced)
-    return volume
+
+    async def commit_volume(seed: Volume | None) -> None:
+        try:
+            volume = await _bounded(lambda: staged.commit(digest))
+        except Exception as error:  # noqa: BLE001 - raised again if the volume does not exist
+            volume = await _committed_after_all(run, target, error)
+        if volume.replaced is None:
+            volume = replace(volume, replaced=run.replaces)
+        run.outcome = made(volume=volume, seed=seed)
+        run.progress.end(Stage.FINALIZING)
+        if volume.replaced is not None:
+            _log_replaced(volume.replaced)
+
+    await commit_both(run, target, partial(check_guards, target), commit_volume, COMMIT_TIMEOUT)
 
 
 def _log_replaced(replaced: Replaced) -> None:

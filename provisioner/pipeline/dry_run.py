@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import trio
 
-from provisioner.contracts import CloneTarget, KeepingTarget, Placement, ProvisionedBy
+from provisioner.contracts import CloneTarget, KeepingTarget, Placement, ProvisionedBy, Signer
 from provisioner.contracts.errors import ImageFormatError, ProvisionerError, UnavailableError
 from provisioner.download.checksums import Found, discover
+from provisioner.pipeline import seed
+from provisioner.pipeline.expectation import find_proof, key_for
 from provisioner.pipeline.job_run import JobRun
 from provisioner.pipeline.plan import check_checksum, check_fits, data_bytes, smallest_size
 
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from provisioner.cache import Entry
-    from provisioner.contracts import BlockTarget, Checksum, RemoteImage, Volume
+    from provisioner.contracts import BlockTarget, Checksum, ImageSource, RemoteImage, StageRequest, Volume
     from provisioner.pipeline.job_run import JobSpec
     from provisioner.pipeline.run import Pipeline
+    from provisioner.signatures import Key
 
 # Seconds for the source, and for the target. A client waits for the answer.
 SOURCE_TIMEOUT = 15.0
@@ -43,7 +46,9 @@ class ReplacedVolume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What a job would do now. What is None is unknown because of a refusal, or does not apply.
 
-    ``download_bytes`` and ``space_needed_bytes`` are what the cache and the target must have room for.
+    ``signed_by`` is known only if a checksum is signed, or the cached image was verified before. ``copy_reason``: why a
+    target that clones other volumes copies this one. ``download_bytes`` and
+    ``space_needed_bytes`` are what the cache and the target must have room for.
     """
 
     image_url: str
@@ -52,16 +57,19 @@ class Plan(msgspec.Struct, kw_only=True, omit_defaults=True):
     download_bytes: int | None = None
     checksum: str | None = None
     checksum_from: Literal["request", "server"] | None = None
+    signed_by: Signer | None = None
     cache_hit: bool | None = None
     volume_name: str | None = None
     volume_size_bytes: int | None = None
     target: str | None = None
     placement: Placement | None = None
     provisioned_by: ProvisionedBy | None = None
+    copy_reason: str | None = None
     replaces: ReplacedVolume | None = None
     space_needed_bytes: int | None = None
     space_free_bytes: int | None = None
     space_freeable_bytes: int | None = None
+    seed_name: str | None = None
 
 
 class DryRun:
@@ -77,6 +85,7 @@ class DryRun:
             image_url=spec.image_url.without_query,
             volume_name=spec.volume_name,
             volume_size_bytes=spec.size_bytes or None,
+            seed_name=spec.seed_name,
         )
 
     async def run(self) -> None:
@@ -105,16 +114,15 @@ class DryRun:
         plan.source = next(name for name, one in pipeline.back_ends.sources.items() if one is source)
         may_use = pipeline.may_use(spec)
         remote: RemoteImage | None = None
+        key = await key_for(pipeline, spec, source)
         if spec.checksum is not None:
-            self._entry = pipeline.cache.find(spec.checksum, spec.image_url.text, None, may_use)
+            entry = pipeline.cache.find(spec.checksum, spec.image_url.text, None, may_use)
+            if entry is not None and (key is None or entry.signed_under == key.id):
+                self._entry, plan.signed_by = entry, entry.signed_by if key is not None else None
         if self._entry is None:
             remote = await source.stat(spec.image_url)
             plan.image_size_bytes = remote.size
-            found = Found(spec.checksum)
-            if spec.checksum is None:
-                found = await discover(source, spec.image_url, remote)
-            check_checksum(found, spec.image_url, required=pipeline.require_checksum)
-            self._checksum = found.checksum
+            self._checksum = await self._find_checksum(source, remote, key)
             self._entry = pipeline.cache.find(self._checksum, spec.image_url.text, remote.version, may_use)
         if self._checksum is not None:
             plan.checksum = str(self._checksum)
@@ -134,6 +142,19 @@ class DryRun:
         if entry.virtual_size is not None:
             self._fit(entry.virtual_size)
 
+    async def _find_checksum(self, source: ImageSource, remote: RemoteImage, key: Key | None) -> Checksum | None:
+        """Return the checksum, and note who signed it. Raises SignatureError, ChecksumMissingError, SourceError."""
+        spec, found, proof = self._spec, Found(self._spec.checksum), None
+        if key is not None:
+            proof = await find_proof(self._pipeline, spec, source, key)
+            if proof.signed is not None:
+                checksum, self.plan.signed_by = proof.signed
+                found = Found(spec.checksum or checksum)
+        if found.checksum is None:
+            found = await discover(source, spec.image_url, remote)
+        check_checksum(found, spec.image_url, required=self._pipeline.require_checksum and proof is None)
+        return found.checksum
+
     def _fit(self, virtual_size: int) -> None:
         """Check the volume's size, or derive it from the image's. Raises ImageTooLargeError."""
         self._size_bytes = self._size_bytes or smallest_size(virtual_size)
@@ -152,21 +173,31 @@ class DryRun:
         plan.space_freeable_bytes = capacity.freeable_bytes or None
         with self._noting():
             await self._pipeline.check_guards(target, name)
+        with self._noting():
+            await seed.check(target, self._spec)
         has_base = await self._find_base(target)
         if not self._size_bytes:  # only the image's header tells more
             return
         data = data_bytes(self._spec.image_format, plan.image_size_bytes, self._size_bytes)
         on_demand = capacity.data_percent is not None  # a thin pool allocates what is written
         with self._noting():
-            run = JobRun("dry-run", 0.0, self._spec)
-            plan.placement = await target.placement(run.stage_request(size_bytes=self._size_bytes, data_bytes=data))
+            plan.placement = await target.placement(self._stage_request(data))
         in_place = plan.placement is Placement.IN_PLACE
         if old is not None and plan.placement is not None:
             plan.replaces = _replaced(old, _keep_seconds(target, old) if not in_place else 0)
-        clones = isinstance(target, CloneTarget) and not in_place
+        if isinstance(target, CloneTarget):
+            with self._noting():
+                base_bytes = 0 if has_base else data or plan.image_size_bytes or self._size_bytes
+                plan.copy_reason = await target.why_copy(self._stage_request(data), base_bytes)
+        clones = isinstance(target, CloneTarget) and not in_place and plan.copy_reason is None
         plan.provisioned_by = ProvisionedBy.CLONE if clones else ProvisionedBy.COPY
         fresh = data if on_demand and data is not None else self._size_bytes
         plan.space_needed_bytes = 0 if in_place or (has_base and clones and on_demand) else fresh
+
+    def _stage_request(self, data_bytes: int | None) -> StageRequest:
+        run = JobRun("dry-run", 0.0, self._spec)
+        digest = str(self._checksum) if self._checksum is not None else None
+        return run.stage_request(digest, size_bytes=self._size_bytes, data_bytes=data_bytes)
 
     async def _find_base(self, target: BlockTarget) -> bool:
         """Return whether the target has the image already, so that nothing is downloaded."""

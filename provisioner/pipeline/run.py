@@ -6,7 +6,7 @@ or a cancel at any await rolls back exactly what was done.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -14,9 +14,9 @@ from weakref import WeakValueDictionary
 import structlog
 import trio
 
-from provisioner.cache import Expectation
-from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy, RemoteImage
+from provisioner.contracts import CloneTarget, ImageUrl, Placement, ProvisionedBy
 from provisioner.contracts.errors import (
+    BaseGoneError,
     ChecksumMismatchError,
     DamagedImageError,
     EncodedDownloadError,
@@ -26,29 +26,22 @@ from provisioner.contracts.errors import (
     ProvisionerError,
     RemoteChangedError,
     SourceError,
+    TargetError,
 )
-from provisioner.contracts.redaction import redact
-from provisioner.download.checksums import Found, discover
 from provisioner.download.decoded import DecodedSource
-from provisioner.download.fetch import with_retries
+from provisioner.pipeline import seed
 from provisioner.pipeline.copy import Copying, commit, verified
+from provisioner.pipeline.expectation import expectation_of, is_proven, redacted, signed_checksum
 from provisioner.pipeline.job_run import Outcome
-from provisioner.pipeline.plan import (
-    check_checksum,
-    check_fits,
-    check_users,
-    covers,
-    decompressed_limit,
-    smallest_size,
-    unverified_warning,
-)
+from provisioner.pipeline.plan import check_fits, check_users, covers, decompressed_limit, smallest_size
 from provisioner.pipeline.progress import Stage
 from provisioner.pipeline.replaced import would_replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from provisioner.cache import CachedImage, ImageCache
+    from provisioner.cache import CachedImage, Expectation, ImageCache
+    from provisioner.config import SignatureSettings
     from provisioner.contracts import Base, BlockTarget, ImageSource
     from provisioner.download.inspection import ImageInfo
     from provisioner.pipeline.job_run import JobRun, JobSpec
@@ -80,12 +73,14 @@ class Pipeline:
         run.progress.begin(Stage.CHECKING_CACHE)
         await self._check_target(run)
         source = self.back_ends.source_for(spec.image_url)
-        if run.checksum is not None and await self._clone_known(run):
+        demanded = self.signature_for(spec, source) is not None
+        if run.checksum is not None and not demanded and await self._clone_known(run):
             return
         for restarts_left in reversed(range(RESTARTS + 1)):
             try:
-                expectation = await self._expectation(run, source)
-                if spec.checksum is None and await self._clone_known(run):
+                expectation = await expectation_of(self, run, source)
+                known = is_proven(run, expectation) if demanded else spec.checksum is None
+                if known and await self._clone_known(run):
                     return
                 await self._with_image(run, source, expectation)
                 return
@@ -110,46 +105,26 @@ class Pipeline:
             return True
         if run.spec.checksum is not None:
             return False
-        try:
-            remote = await _stat(run, source)
-            return (await discover(source, run.spec.image_url, remote)).checksum not in {None, run.checksum}
-        except SourceError:
-            return False
-
-    async def _expectation(self, run: JobRun, source: ImageSource) -> Expectation:
-        """Return what to expect of the image. If the request's own checksum is in the cache, no server is asked."""
-        spec, may_use = run.spec, self.may_use(run.spec)
-        url, attempts, waits = spec.image_url, self.cache.attempts, partial(_wait, run)
-        if spec.checksum is not None:
-            entry = self.cache.find(spec.checksum, url.text, None, may_use)
-            if entry is not None:
-                remote = RemoteImage(url, entry.size, None, accepts_ranges=True)
-                return Expectation(remote=remote, checksum=spec.checksum, may_use=may_use)
-        remote = await with_retries(lambda: _stat(run, source), attempts, waits)
-        await run.pin(remote.pinned)
-        found = Found(spec.checksum, "the request")
-        if spec.checksum is None:
-            found = await with_retries(lambda: discover(source, url, remote), attempts, waits)
-        check_checksum(found, url, required=self.require_checksum)
-        run.checksum = found.checksum
-        run.warning = unverified_warning(found, url)
-        if run.warning is not None:
-            log.warning("the image is not verified", url=str(url), checksum_files=found.useless_files())
-        return Expectation(remote=remote, checksum=found.checksum, may_use=may_use, origin=found.origin)
+        return await signed_checksum(self, run, source) not in {None, run.checksum}
 
     async def _with_image(self, run: JobRun, source: ImageSource, expectation: Expectation) -> None:
         async with self.cache.image(source, expectation) as image:
             run.progress.end(Stage.CHECKING_CACHE)
             run.progress.cache_hit = image.hit
-            run.progress.waiting_for = lambda: _redacted(image.waiting_for)
+            run.progress.waiting_for = lambda: redacted(image.waiting_for)
             if not image.hit:
                 run.progress.begin(Stage.DOWNLOADING, expectation.remote.size or 0, lambda: image.available)
+            proof = expectation.proof
+            if proof is not None and (image.hit or proof.signed is None):
+                # Nothing is written to a volume while it is unknown what the publisher signed.
+                await verified(image, run.progress)
+                run.signed_by = await self.cache.prove(image, proof)
             await self._use(run, image)
 
     async def _use(self, run: JobRun, image: CachedImage) -> None:
         if run.spec.volume_name is None:
             entry = await verified(image, run.progress)
-            run.outcome = Outcome(image.hit, self.cache.path(entry), bytes_total=entry.size)
+            run.outcome = Outcome(image.hit, self.cache.path(entry), bytes_total=entry.size, signed_by=run.signed_by)
             return
         info = await image.info()
         if info.compression is None:
@@ -174,15 +149,23 @@ class Pipeline:
         if not run.size_bytes:
             run.size_bytes = smallest_size(await copying.check_image())
             await target.placement(run.stage_request())
-        if isinstance(target, CloneTarget):
+        if isinstance(target, CloneTarget) and await self._may_clone(target, copying):
             await self._through_base(target, copying)
         else:
             await copying.to_volume(target)
 
+    async def _may_clone(self, target: CloneTarget, copying: Copying) -> bool:
+        """Return whether the target can clone the volume, after making a base if there is none."""
+        request = copying.run.stage_request(_sha256(copying.run))
+        # First without the image, whose header may not have arrived.
+        reason = await target.why_copy(request) or await target.why_copy(request, await copying.base_bytes(target))
+        if reason is not None:
+            log.info("the volume is copied, not cloned", job_id=copying.run.job_id, reason=reason)
+        return reason is None
+
     async def _through_base(self, target: CloneTarget, copying: Copying) -> None:
         run, image = copying.run, copying.image
-        digest = str(run.checksum) if run.checksum and run.checksum.algorithm == "sha256" else None
-        digest = digest or (await verified(image, run.progress)).digest
+        digest = _sha256(run) or (await verified(image, run.progress)).digest
         try:
             async with self._base_locks.setdefault((target.name, digest), trio.Lock()):
                 base = await target.base(digest, run.spec.image_format)
@@ -190,8 +173,8 @@ class Pipeline:
                     base = await copying.to_base(target, digest)
             entry = await verified(image, run.progress)
             await self._clone(run, target, base, image.hit, self.cache.path(entry))
-        except NoSpaceError:
-            if run.outcome is not None or not await _only_in_place(target, run):
+        except (NoSpaceError, BaseGoneError) as error:
+            if run.outcome is not None or not await _copies_instead(target, run, digest, error):
                 raise
             await copying.to_volume(target)
 
@@ -214,10 +197,10 @@ class Pipeline:
         path = self.cache.path(entry) if entry else base.name
         try:
             await self._clone(run, target, base, True, path)
-        except NoSpaceError:
-            if run.outcome is not None or not await _only_in_place(target, run):
+        except (NoSpaceError, BaseGoneError) as error:
+            if run.outcome is not None or not await _copies_instead(target, run, base.digest, error):
                 raise
-            return False  # overwriting the volume needs the image itself
+            return False  # a copy needs the image itself
         return True
 
     async def _clone(self, run: JobRun, target: CloneTarget, base: Base, hit: bool, image_path: str) -> None:
@@ -226,8 +209,15 @@ class Pipeline:
         run.progress.begin(Stage.ALLOCATING)
         async with target.stage_clone(base, run.stage_request(base.digest)) as staged:
             run.progress.end(Stage.ALLOCATING)
-            volume = await commit(staged, base.digest, run, target, self.check_guards)
-            run.outcome = Outcome(hit, image_path, volume, ProvisionedBy.CLONE, base.size_bytes)
+            made = partial(
+                Outcome, hit, image_path, provisioned_by=ProvisionedBy.CLONE, bytes_total=base.size_bytes,
+                signed_by=run.signed_by,
+            )  # fmt: skip
+            await commit(staged, base.digest, run, target, self.check_guards, made)
+
+    def signature_for(self, spec: JobSpec, source: ImageSource) -> SignatureSettings | None:
+        """Return the signature that the job's image must have: what its name demands, else what its source demands."""
+        return spec.signature or self.back_ends.signature_for(source)
 
     def may_use(self, spec: JobSpec) -> Callable[[str], bool] | None:
         """Return a check whether the job may use an image from some url, or None if its caller is not limited.
@@ -259,6 +249,9 @@ class Pipeline:
         self.back_ends.converter(spec.image_format)
         await self.check_guards(target, spec.volume_name)
         run.replaces = await would_replace(target, spec.volume_name)
+        await seed.check(target, spec)
+        if spec.seed_name is not None:
+            await self.check_guards(target, spec.seed_name)
         if run.size_bytes:
             await target.placement(run.stage_request())
 
@@ -272,24 +265,16 @@ class Pipeline:
                 check_users(volume_name, await guard.users(volume))
 
 
-async def _stat(run: JobRun, source: ImageSource) -> RemoteImage:
-    """Ask the source about the job's image: about the one that its url stood for when the job first asked."""
-    url = run.spec.image_url
-    if run.pinned_url is None:
-        return await source.stat(url)
-    return replace(await source.stat(run.pinned_url), url=url, pinned=run.pinned_url)
+def _sha256(run: JobRun) -> str | None:
+    """Return the image's digest as targets store it, if it is known already."""
+    return str(run.checksum) if run.checksum and run.checksum.algorithm == "sha256" else None
 
 
-def _wait(run: JobRun, error: str | None) -> None:
-    """Show readers of the job for which error it waits."""
-    run.progress.waiting_for = lambda: _redacted(error)
-
-
-def _redacted(error: str | None) -> str | None:
-    """Return an error without the query of any url in it, which may be a signature."""
-    return None if error is None else redact(error)
-
-
-async def _only_in_place(target: CloneTarget, run: JobRun) -> bool:
-    """Return whether the target can place the volume only by overwriting the existing one."""
-    return await target.placement(run.stage_request()) is Placement.IN_PLACE
+async def _copies_instead(target: CloneTarget, run: JobRun, digest: str, error: TargetError) -> bool:
+    """Return whether the volume is copied after cloning failed with ``error``: the base is gone, or a copy fits."""
+    placement = await target.placement(run.stage_request())
+    copies = isinstance(error, BaseGoneError) or placement is Placement.IN_PLACE
+    copies = copies or await target.why_copy(run.stage_request(digest)) is not None
+    if copies:
+        log.info("the volume is copied, not cloned", job_id=run.job_id, reason=error.message)
+    return copies

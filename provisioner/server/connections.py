@@ -19,7 +19,7 @@ from provisioner.auth.authenticator import has_token
 from provisioner.contracts.tasks import first_cause
 from provisioner.server.connection_table import current
 from provisioner.server.handshake import CERTIFICATE_REFUSED, Refusal, do_handshake, send_refusal
-from provisioner.server.hypercorn_quirks import HttpConnection, WholeResponses
+from provisioner.server.hypercorn_quirks import HttpConnection, WholeResponses, send_in_time
 from provisioner.server.log_limit import WINDOW, LogLimit
 from provisioner.server.request_queue import RequestQueue
 from provisioner.tls.peer_certificate import peer_certificate
@@ -144,7 +144,7 @@ class _Scheduled:
         has_credential = peer_certificate() is not None or has_token(name for name, _ in scope["headers"])
         with self._connections.request(connection):
             if has_credential:
-                await self._app(scope, receive, send)
+                await self._app(scope, receive, send_in_time(send, connection.close))
                 return
             async with self._queue.turn(connection.group, scope["path"]) as leave:
 

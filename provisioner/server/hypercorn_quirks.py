@@ -1,8 +1,8 @@
 """Workarounds for hypercorn 0.18 and quart-trio 0.12, each with the upstream bug it works around.
 
 ``tests/provisioner/server/test_hypercorn_quirks.py`` shows every bug in the pinned versions. If a test there fails,
-upstream has fixed the bug, and the workaround of the same number can be removed. While number 1, 2, 3 or 8
-is needed, ``pyproject.toml`` pins ``hypercorn<0.19``: ``HttpConnection`` overrides private methods of ``TCPServer``.
+upstream has fixed the bug, and the workaround of the same number can be removed. While number 1, 2, 3, 8 or
+9 is needed, ``pyproject.toml`` pins ``hypercorn<0.19``: ``HttpConnection`` overrides private methods of ``TCPServer``.
 
 1. An error on one connection ends the server. ``trio/run.py`` serves every connection in one nursery and catches
    nothing: data for an HTTP/2 stream that has been answered is a KeyError (issue 329, pull requests 312 and 334), bytes
@@ -26,6 +26,9 @@ is needed, ``pyproject.toml`` pins ``hypercorn<0.19``: ``HttpConnection`` overri
 8. A client that sends its next request early and then goes away holds its connection for ever. ``protocol/h11.py``,
    ``_handle_events``, stops reading until the response is sent; if that fails, nothing wakes the reader (not reported).
    ``HttpConnection`` ends it.
+9. A client of HTTP/2 that opens no flow control window does not hold back the app (``protocol/h2.py``,
+   ``StreamBuffer.pop`` takes nothing out and still wakes the writer; not reported): an endless answer is kept in memory
+   without a limit. ``_Buffers`` holds it back, and ``send_in_time`` then closes the connection.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from hypercorn.events import Closed, RawData
-from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
@@ -51,6 +54,8 @@ if TYPE_CHECKING:
 
 # Seconds for the last step of a response; an HTTP/2 client may delay it with flow control.
 _LAST_STEP = 30.0
+# Seconds for a piece of an answer without an end.
+PIECE_TIMEOUT = 30.0
 # Bytes read at once.
 _CHUNK = 64 * 1024
 
@@ -94,6 +99,7 @@ class HttpConnection(TCPServer):
         protocol = self.protocol.protocol
         if isinstance(protocol, H2Protocol) and not isinstance(protocol.streams, _Streams):
             protocol.streams = _Streams(protocol.streams)
+            protocol.stream_buffers = _Buffers(protocol.stream_buffers)
 
     async def _restart_idle_timer(self) -> None:
         protocol = self.protocol.protocol
@@ -119,6 +125,32 @@ class _AnsweredStream:
 _ANSWERED = cast("HTTPStream", _AnsweredStream())
 
 
+class _Buffer(StreamBuffer):
+    """The unsent part of an answer; lets the app go on only when there is room (9)."""
+
+    async def pop(self, max_length: int) -> bytes:
+        data = bytes(self.buffer[:max_length])
+        del self.buffer[:max_length]
+        if len(self.buffer) < BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
+
+
+class _Buffers(dict[int, StreamBuffer]):
+    """The unsent parts of the answers on an HTTP/2 connection, also of those that have begun already (9)."""
+
+    def __init__(self, begun: dict[int, StreamBuffer]) -> None:
+        super().__init__()
+        for stream_id, buffer in begun.items():
+            self[stream_id] = buffer
+
+    def __setitem__(self, stream_id: int, buffer: StreamBuffer) -> None:
+        buffer.__class__ = _Buffer
+        super().__setitem__(stream_id, buffer)
+
+
 class WholeResponses:
     """An app whose last step of each answer runs to its end (4): it readies or closes the connection."""
 
@@ -139,6 +171,27 @@ class WholeResponses:
                 await send(message)
 
         await self._app(scope, receive, send_whole)
+
+
+def send_in_time(
+    send: Callable[[ASGISendEvent], Awaitable[None]], close: Callable[[], None]
+) -> Callable[[ASGISendEvent], Awaitable[None]]:
+    """Return ``send`` with a deadline for each piece of an endless answer (9), after which it calls ``close``."""
+    endless = False
+
+    async def send_piece(message: ASGISendEvent) -> None:
+        nonlocal endless
+        if message["type"] == "http.response.start":
+            endless = (b"content-type", b"text/event-stream") in message["headers"]
+        if not endless:
+            await send(message)
+            return
+        with trio.move_on_after(PIECE_TIMEOUT) as scope:
+            await send(message)
+        if scope.cancelled_caught:
+            close()
+
+    return send_piece
 
 
 def has_ambiguous_length(http_version: str, headers: Collection[str]) -> bool:

@@ -59,6 +59,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", default="", help="Debian's code name (default: this machine's)")
     parser.add_argument("--without", action="append", default=[], metavar="PACKAGE", help="leave it out of the setup")
+    parser.add_argument("--jobs", default="4", help="suites at a time (default: 4)")
     parser.add_argument("--tests", default="", help="the tests for `make test-some`")
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="make targets, for example: demo test")
     return parser.parse_args()
@@ -85,7 +86,7 @@ def make(options: argparse.Namespace, target: str, clone: Path, binds: dict[str,
     say(f"make {target} on {stack[0].parent.name.partition('-')[0]}")
     started = time.monotonic()
     with Session(stack, binds=binds) as session:
-        status = session.run(["make", target, f"TESTS={options.tests}", MYPY], HERE)
+        status = session.run(["make", target, f"TESTS={options.tests}", f"JOBS={options.jobs}", MYPY], HERE)
     say(f"make {target}: status {status} after {time.monotonic() - started:.0f} s")
     return status
 

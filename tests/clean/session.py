@@ -17,6 +17,7 @@ from tests.clean import carried
 from tests.guest.harness.cache import cache_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 ENTER = Path(__file__).with_name("enter.sh")
@@ -42,9 +43,10 @@ class Session:
         self._binds = binds or {}
 
     def __enter__(self) -> Self:
-        self.scratch = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_place()))
-        self._lock = (self.scratch / "lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        with _no_other_creates():
+            self.scratch = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_place()))
+            self._lock = (self.scratch / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         for name in ("root", "work", "upper", "tmp", "var-tmp"):
             (self.scratch / name).mkdir()
         if self._upper:  # an overlay needs both on one file system, and its own work folder
@@ -97,10 +99,19 @@ class Session:
 
 def remove_leftovers() -> None:
     """Clean up after earlier runs that were killed."""
-    for scratch in _place().glob(f"{PREFIX}*"):
-        with contextlib.suppress(BlockingIOError, FileNotFoundError), (scratch / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(scratch)
+    with _no_other_creates():
+        for scratch in _place().glob(f"{PREFIX}*"):
+            with contextlib.suppress(BlockingIOError, FileNotFoundError), (scratch / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove(scratch)
+
+
+@contextlib.contextmanager
+def _no_other_creates() -> Iterator[None]:
+    """Keep other runs from creating their folder: until it is locked, it looks left over."""
+    with (_place() / "creation.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def remove(scratch: Path) -> None:

@@ -15,6 +15,8 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import httpx
 import trio
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from werkzeug.datastructures import MultiDict
 
 from lvp_convert_native import NativeConverter, NativeSettings
@@ -24,14 +26,16 @@ from lvp_source_s3 import S3Settings
 from lvp_source_s3.addresses import place_of
 from lvp_target_lvm import report
 from provisioner import registry
-from provisioner.api import requests
-from provisioner.config import dump, load
-from provisioner.contracts import MIB, BackEndContext, Checksum, Device, ImageUrl
+from provisioner.api import requests, uploads
+from provisioner.config import SignatureSettings, dump, load
+from provisioner.contracts import MIB, AbsolutePath, BackEndContext, Checksum, Device, ImageUrl
 from provisioner.contracts.errors import (
     ConfigError,
     ImageError,
     ImageTooLargeError,
     InvalidRequestError,
+    LengthRequiredError,
+    SignatureError,
     TargetError,
 )
 from provisioner.contracts.testing import FileView
@@ -40,6 +44,7 @@ from provisioner.download.decompress import decompress
 from provisioner.download.inspection import FileInspection, ImageInfo
 from provisioner.download.signatures import wrapper_of
 from provisioner.download.text_lines import TextLines
+from provisioner.signatures import Key, cosign, minisign, openpgp, read_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +58,8 @@ HERE = BackEndContext("fuzz", Path("/nowhere"))
 HTTP = HttpSource(HttpSettings(urls=[PREFIX, "http://*.example.org:*/"]), HERE)
 S3 = S3Settings(endpoint="https://s3.example.com:9000", buckets=["images", "more/below/"])
 DISK = 2 * MIB
+MINISIGN = Key("key", "", bytes(range(8))[::-1].hex().upper(), ed25519=Ed25519PrivateKey.generate().public_key())
+COSIGN = Key("key", "", "0" * 64, ecdsa=ec.generate_private_key(ec.SECP256R1()).public_key())
 
 
 def read_checksums(data: bytes) -> None:
@@ -205,16 +212,56 @@ def convert_qcow2(data: bytes) -> None:
         assert os.fstat(device.fileno()).st_size == DISK
 
 
+def read_signatures(data: bytes) -> None:
+    """Parse a key file, a signature and gpgv's report: nothing is a signature of other bytes."""
+    with tempfile.NamedTemporaryFile(dir=SCRATCH) as file:
+        file.write(data)
+        file.flush()
+        path = AbsolutePath(file.name)
+        for kind in ("minisign", "cosign"):
+            with suppress(SignatureError):
+                read_key(SignatureSettings(kind=kind, public_key=path))
+        with suppress(SignatureError):
+            assert read_key(SignatureSettings(kind="openpgp", keyring=path)).ring
+    for parse, key in ((minisign.parse, MINISIGN), (cosign.parse, COSIGN)):
+        try:
+            parse(data, key, "S").check_text(b"other bytes", key, "S")
+        except SignatureError:
+            continue
+        raise AssertionError("it counts as a signature")
+    report = openpgp.parse_status(data.decode(errors="replace"))
+    with suppress(SignatureError):
+        assert openpgp.judge(report, MINISIGN, "S").key
+    assert all(verdict.name.isprintable() for verdict in report.verdicts)
+    openpgp.is_clear_signed(data)
+
+
+def read_content_ranges(data: bytes) -> None:
+    """Parse a Content-Range with the length of its body: a part that ends where the image does, or an error."""
+    text, _, length = data.decode("latin-1").partition("\n")
+    number = int(length) if length.isascii() and length.isdecimal() and len(length) < 25 else None
+    try:
+        start, size = uploads.part_of(text or None, number)
+    except (InvalidRequestError, LengthRequiredError):
+        return
+    assert number is not None
+    assert 0 <= start <= size < 2**63
+    assert size > 0
+    assert size - start == number
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "checksums": read_checksums,
     "config": read_config,
     "urls": read_urls,
     "lvm-report": read_lvm_report,
     "requests": read_requests,
+    "content-ranges": read_content_ranges,
     "inspection": inspect_images,
     "decompress": decompress_images,
     "archives": extract_archives,
     "qcow2": convert_qcow2,
+    "signatures": read_signatures,
 }
 # Words to insert into inputs for a target.
 WORDS: dict[str, list[bytes]] = {
@@ -227,6 +274,7 @@ WORDS: dict[str, list[bytes]] = {
     ],
     "lvm-report": [b'"lv_tags":"', b"lvp.", b"&", b'"vg_size":', b"-1", b"[" * 99, b"1e999", b"\\u0000", b"null"],
     "requests": [b'"checksum":', b"null", b"1e999", b"[" * 99, b"{", b"&limit=", b"\\ud800", b"-0", b"%ff"],
+    "content-ranges": [b"bytes ", b"*/", b"-", b"/", b"0", b"9" * 19, b"\n", b"\xb2", b"+1"],
     "inspection": [
         b"QFI\xfb", b"KDMV", b"vhdxfile", b"conectix", b"LUKS\xba\xbe", b"\x7f\x10\xda\xbe", b"CD001", b"\x1f\x8b\x08",
     ],
@@ -234,6 +282,9 @@ WORDS: dict[str, list[bytes]] = {
                    b"\x04\x22\x4d\x18"],
     "archives": [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x07\x08", b"\xff" * 4, b"x", b"S",
                  b"L", b"GNU.sparse.major=1", b"size=", b"../", b"7777777", b"\x80" + bytes(10), b"\x01\0"],
+    "signatures": [
+        b"[GNUPG:] ", b"GOODSIG ", b"VALIDSIG ", b"NEWSIG\n", b"RWQ", b"RUQ", b"[" * 99, b'"', b"null", b"%0A",
+    ],
     "qcow2": [entry.to_bytes(8) for entry in (1, 1 << 62, 1 << 63, 1 << 63 | 65536, 1 << 63 | 512, 2**64 - 1)],
 }  # fmt: skip
 

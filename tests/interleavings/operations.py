@@ -57,6 +57,11 @@ async def restore(host: Host):
     return await host.supervisor.kept.restore("main", SPEC.volume_name, None)
 
 
+async def remove_kept(host: Host):
+    """Remove the kept volume by hand."""
+    return await host.supervisor.kept.remove("main", SPEC.volume_name, None)
+
+
 async def adopt(host: Host):
     """Adopt the volume."""
     return await host.supervisor.kept.adopt("main", SPEC.volume_name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provisioner.contracts import KeepingTarget
+from provisioner.contracts import KeepingTarget, Owner
 from provisioner.jobs import Status
 from tests.cancellation.harness import IMAGE
 
@@ -54,7 +54,11 @@ def _check_kept(host) -> None:
     """Check that a foreign volume is never lost: it has its name or is kept, unless an operation may remove it."""
     foreign = [content for content in [host.old, *host.kept_before] if content not in {None, IMAGE}]
     left = [content for content in [host.volume(), *host.kept()] if content not in {None, IMAGE}]
+    removed = [done.result for done in host.of("remove_kept")]
     may_go = any(done.kind in {"expire", "remove_volume", "adopt"} for done in host.done)
+    may_go = may_go or any(kept.owner is Owner.FOREIGN for kept in removed)
+    restored = {done.result[0] for done in host.of("restore")}
+    assert not restored & {kept.kept_as for kept in removed}, "a kept volume was both restored and removed"
     if isinstance(host.target, KeepingTarget) and not may_go:
         assert left == foreign, f"a foreign volume was lost: {len(foreign)} before, {len(left)} now"
     assert len(left) <= len(foreign), "a volume has its name and is kept, too"

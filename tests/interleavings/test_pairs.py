@@ -50,6 +50,8 @@ KEPT_PAIRS = [
     (op.restore, op.restore, op.a_kept_volume),
     (op.restore, op.remove_volume, op.a_kept_volume),
     (op.restore, op.drain, op.a_kept_volume),
+    (op.restore, op.remove_kept, op.a_kept_volume),
+    (op.remove_kept, op.remove_kept, op.a_kept_volume),
 ]
 # The time of a replaced volume is up at once.
 EXPIRED_PAIRS = [

@@ -31,8 +31,8 @@ def built(package: str, version: str) -> Path:
     The first build takes minutes (MinIO: 6 minutes of CPU time); others wait for it at the lock.
     """
     name = package.rsplit("/", 1)[-1]
-    go = _go()
-    folder = _cache() / name / f"{version}+{_go_version(go)}"
+    tool = go()
+    folder = cache() / name / f"{version}+{_go_version(tool)}"
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / name
     with (folder / "lock").open("w") as lock:
@@ -41,24 +41,25 @@ def built(package: str, version: str) -> Path:
             unfinished = folder / "unfinished"
             environment = {**os.environ, "GOBIN": str(unfinished), "GOFLAGS": "-trimpath", "CGO_ENABLED": "0"}
             subprocess.run(
-                [go, "install", "-ldflags", "-s -w", f"{package}@{version}"], env=environment, cwd="/", check=True
+                [tool, "install", "-ldflags", "-s -w", f"{package}@{version}"], env=environment, cwd="/", check=True
             )
             (unfinished / name).rename(program)
     return program
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """Return the folder for what is built once per machine."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base, "libvirt-volume-provisioner")
 
 
-def _go() -> str:
-    """Return this machine's Go if it is new enough, else the pinned one."""
+def go(oldest: tuple[int, int] = OLDEST_GO) -> str:
+    """Return this machine's Go if it has at least the version ``oldest``, else the pinned one."""
     found = shutil.which("go")
     numbers = re.match(r"go(\d+)\.(\d+)", _go_version(found)) if found else None
-    if found and numbers and (int(numbers[1]), int(numbers[2])) >= OLDEST_GO:
+    if found and numbers and (int(numbers[1]), int(numbers[2])) >= oldest:
         return found
-    folder = _cache() / f"go-{hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:16]}"
+    folder = cache() / f"go-{hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -17,6 +17,8 @@ from provisioner import config_check, diagnosis, registry
 from provisioner.config import Faults, check_secret, dump, load
 from provisioner.contracts import SecretRef
 from provisioner.linux import state_lock
+from provisioner.signatures import openpgp
+from tests.signers import Cosign, Minisign
 
 PLUGINS = registry.load()
 CA = trustme.CA()
@@ -48,6 +50,8 @@ def files(tmp_path):
         "crl.pem": revocation_list(DAY),
         "password": b"hunter2\n",
         "token.key": b"ab" * 32 + b"\n",
+        "cosign.pub": Cosign().public_key,
+        "minisign.pub": Minisign().public_key,
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
@@ -74,6 +78,14 @@ password = "file:{0}/password"
 ca_file = "{0}/ca.pem"
 client_certificate = "{0}/server.pem"
 client_key = "{0}/server.key"
+[sources.web.signature]
+kind = "cosign"
+public_key = "{0}/cosign.pub"
+[images.appliance]
+url = "https://images.example.org/appliance.qcow2"
+[images.appliance.signature]
+kind = "minisign"
+public_key = "{0}/minisign.pub"
 [targets.disks]
 plugin = "file"
 directory = "{0}/disks"
@@ -220,6 +232,8 @@ def encrypted_key():
         ("password", b"", "sources.web.password: file:{0} is empty"),
         ("password", b"a\nb", "sources.web.password: file:{0} is empty, or has line breaks"),
         ("password", b"\xff", "sources.web.password: file:{0} is not text"),
+        ("cosign.pub", None, "sources.web.signature.public_key: the public_key {0} cannot be read: No such file"),
+        ("minisign.pub", b"x", "images.appliance.signature.public_key: {0} is not a minisign public key"),
         ("token.key", b"hunter2", "auth.token_key: the token key {0} must be 64 hex digits"),
     ],
 )
@@ -289,6 +303,92 @@ def test_check_of_a_file_for_root(files, monkeypatch):
     report = check(write(files))
     assert report.faults == []
     assert any("server.tls_key: " in line and "user 1000 cannot read it" in line for line in report.unchecked)
+
+
+def openpgp_config(files, keyring):
+    (files / "keyring.gpg").write_bytes(keyring)
+    text = CONFIG.replace(
+        'kind = "cosign"\npublic_key = "{0}/cosign.pub"', 'kind = "openpgp"\nkeyring = "{0}/keyring.gpg"'
+    )
+    return write(files, text)
+
+
+def test_check_keyring(files, gpg):
+    file = openpgp_config(files, gpg.keyring("publisher"))
+    assert check(file).faults == []
+    assert (True, f"sources.web.signature.keyring: {files}/keyring.gpg has public keys") in findings(file)
+    assert (True, "sources.web.signature.kind: /usr/bin/gpgv checks OpenPGP signatures") in findings(file)
+    assert any("the sandbox of gpgv" in what for _, what in findings(file))
+    assert not any("gpgv" in what for _, what in findings(write(files)))
+
+
+def test_check_no_keyring(files):
+    (fault,) = check(openpgp_config(files, b"x")).faults
+    assert "sources.web.signature.keyring: " in fault
+    assert "is not a file of OpenPGP public keys; write one with 'gpg --export KEY > FILE'" in fault
+
+
+def test_check_gpgv_missing(files, gpg, monkeypatch):
+    monkeypatch.setitem(openpgp.ENVIRONMENT, "PATH", "/nonexistent")
+    (fault,) = check(openpgp_config(files, gpg.keyring("publisher"))).faults
+    assert fault.endswith(
+        "sources.web.signature.kind: OpenPGP signatures need the program gpgv, which is not installed: "
+        "install the package gpgv"
+    )
+
+
+def test_check_public_key_for_root(files, monkeypatch):
+    def denied(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("provisioner.signatures.keys.read_small", denied)
+    report = check(write(files))
+    assert report.faults == []
+    assert any("cosign.pub was not checked: user 1000 cannot read it" in line for line in report.unchecked)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("kind = 5", "sources.web.signature.kind: found 5"),
+        ('kind = "pgp"', 'sources.web.signature.kind: found "pgp"'),
+        (
+            'kind = "openpgp"',
+            "sources.web.signature: openpgp signatures need keyring, the file of the publisher's public",
+        ),
+        ('kind = "cosign"', "sources.web.signature: cosign signatures need public_key"),
+        ('kind = "cosign"\nkeyring = "/k"\npublic_key = "/k"', "sources.web.signature: keyring is for openpgp"),
+        ('kind = "openpgp"\nkeyring = "/k"\npublic_key = "/k"', "public_key is for minisign and cosign"),
+        ('kind = "openpgp"\nkeyring = "k"', "signature.keyring: found a string (not shown), allowed: an absolute path"),
+        ('kind = "openpgp"\nkeyrnig = "/k"', "signature.keyrnig: unknown key; did you mean 'keyring'?"),
+        (
+            'kind = "openpgp"\nkeyring = "/k"\nfiles = ["x"]',
+            "files: 'x' is not a pattern such as '{{dir}}/SHA256SUMS.gpg'",
+        ),
+        (
+            'kind = "minisign"\npublic_key = "/k"\nfiles = ["{{dir}}/x"]',
+            "must end with .minisig, after the signed file",
+        ),
+        ('kind = "openpgp"\nkeyring = "/k"\nfiles = ["http://a b/"]', "files: it must be 1 to"),
+    ],
+)
+def test_check_signature_table(files, table, words):
+    text = CONFIG.replace('kind = "cosign"\npublic_key = "{0}/cosign.pub"', table)
+    faults = check(write(files, text), files=False).faults
+    assert any(words.replace("{{", "{").replace("}}", "}") in fault for fault in faults), faults
+
+
+def test_check_signature_urls(files):
+    """A signature that no source, or not the source itself, can fetch would never be found."""
+    elsewhere = 'files = ["https://images.example.org/a.bundle", "https://elsewhere.example.org/a.bundle"]\n'
+    text = CONFIG.replace('public_key = "{0}/cosign.pub"\n', 'public_key = "{0}/cosign.pub"\n' + elsewhere)
+    other = elsewhere.replace("bundle", "minisig")
+    text = text.replace('public_key = "{0}/minisign.pub"\n', 'public_key = "{0}/minisign.pub"\n' + other)
+    assert [fault.split(": ", 1)[1] for fault in check(write(files, text)).faults] == [
+        "images.appliance.signature.files[1]: https://elsewhere.example.org/a.minisig belongs to no configured source",
+        "sources.web.signature.files[1]: https://elsewhere.example.org/a.bundle does not belong to this source",
+    ]
 
 
 def test_check_addresses(files):

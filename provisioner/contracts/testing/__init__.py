@@ -30,9 +30,11 @@ there. A cancellation test iterates over all steps::
 This package does not import pytest.
 """
 
+from provisioner.contracts.testing.clone_suite import CloneTargetConformance
 from provisioner.contracts.testing.converter_suite import ConverterConformance
+from provisioner.contracts.testing.fake_clones import FakeCloneTarget
 from provisioner.contracts.testing.fake_keeping import FakeKeepingTarget
-from provisioner.contracts.testing.fake_target import FakeCloneTarget, FakeTarget
+from provisioner.contracts.testing.fake_target import FakeTarget
 from provisioner.contracts.testing.fakes import FakeConverter, FakeGuard, FakeImage, FakeObserver, FakeSource
 from provisioner.contracts.testing.keeping_suite import KeepingTargetConformance
 from provisioner.contracts.testing.source_suite import SourceConformance
@@ -43,6 +45,7 @@ from provisioner.contracts.testing.views import ArrivingView, FileView
 __all__ = [
     "ArrivingView",
     "BlockTargetConformance",
+    "CloneTargetConformance",
     "ConverterConformance",
     "FakeCloneTarget",
     "FakeConverter",

@@ -85,11 +85,13 @@ class FakeKeepingTarget(FakeTarget, KeepingTarget):
         self._metadata_path(volume).write_bytes(msgspec.json.encode(provenance))
         return replace(found, provenance=provenance)
 
-    def publish(self, staged: Path, final: Path, provenance: Provenance) -> Volume:
+    def publish(self, staged: Path, final: Path, provenance: Provenance, keep_seconds: float = 0.0) -> Volume:
         replaced = None
         if final.parent == self.folder and (old := self._volume(final.name)) is not None:
             in_place = staged == final
-            replaced = Replaced(final.name, old.owner) if in_place else self._keep(final.name, provenance.job_id)
+            replaced = Replaced(final.name, old.owner)
+            if not in_place:
+                replaced = self._keep(final.name, provenance.job_id, keep_seconds) or replaced
         return replace(super().publish(staged, final, provenance), replaced=replaced)
 
     def _keep(self, volume: str, job_id: str, least_seconds: float = 0.0) -> Replaced | None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,15 +14,14 @@ import trio
 from provisioner.contracts.errors import (
     NoSpaceError,
     NotFoundError,
-    ProvisionerError,
     VolumeExistsError,
     VolumeInUseError,
     VolumeNameError,
 )
 from provisioner.contracts.shield import undoing
-from provisioner.contracts.target import BlockTarget, CloneTarget, StagedVolume, check_growth
+from provisioner.contracts.target import BlockTarget, StagedVolume, check_growth
 from provisioner.contracts.testing.steps import Steps
-from provisioner.contracts.types import GIB, MIB, Base, Capacity, Device, Placement, Provenance, StageRequest, Volume
+from provisioner.contracts.types import GIB, Capacity, Device, Placement, Provenance, StageRequest, Volume
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -115,14 +113,14 @@ class FakeTarget(BlockTarget):
         if placement is Placement.IN_PLACE:
             if not verified:
                 raise VolumeExistsError(f"volume {request.name} is only overwritten with a verified image")
-            yield _FakeStaged(self, request, self.folder / request.name, self.folder / request.name, False)
+            yield FakeStaged(self, request, self.folder / request.name, self.folder / request.name, False)
             return
         staged = self._staged_path(request.job_id, request.name)
         async with self._undoing(staged):
             await self.steps.at("stage")
             self._make(staged, request.size_bytes)
             await self.steps.at("staged")
-            yield _FakeStaged(self, request, staged, self.folder / request.name, not self.stale)
+            yield FakeStaged(self, request, staged, self.folder / request.name, not self.stale)
 
     async def remove(self, volume: str) -> None:
         self._refuse_if_open(volume)
@@ -176,8 +174,8 @@ class FakeTarget(BlockTarget):
         if final.parent == self.folder:
             self._refuse_if_open(final.name)
 
-    def publish(self, staged: Path, final: Path, provenance: Provenance) -> Volume:
-        """Publish a staged file under its final name."""
+    def publish(self, staged: Path, final: Path, provenance: Provenance, keep_seconds: float = 0.0) -> Volume:  # noqa: ARG002
+        """Publish a staged file under its final name. ``keep_seconds``: see ``StageRequest``."""
         if staged != final:
             self.refuse_if_open(final)
         self._metadata_path(final.name).write_bytes(msgspec.json.encode(provenance))
@@ -220,76 +218,19 @@ class FakeTarget(BlockTarget):
             raise VolumeInUseError(f"volume {volume} is in use")
 
 
-class _FakeStaged:
+class FakeStaged:
+    """A staged file of a fake target."""
+
     def __init__(self, target: FakeTarget, request: StageRequest, staged: Path, final: Path, reads_zero: bool) -> None:
         self.device = Device(str(staged), staged.stat().st_size, reads_zero)
-        self._target, self._request, self._staged, self._final = target, request, staged, final
+        self.request = request
+        self._target, self._staged, self._final = target, staged, final
 
     async def commit(self, image_digest: str | None) -> Volume:
         if self._staged != self._final:
             self._target.refuse_if_open(self._final)
         await self._target.steps.at("commit")
-        provenance = replace(self._request.provenance, image_digest=image_digest)
-        volume = self._target.publish(self._staged, self._final, provenance)
+        provenance = replace(self.request.provenance, image_digest=image_digest)
+        volume = self._target.publish(self._staged, self._final, provenance, self.request.keep_seconds)
         await self._target.steps.at("committed")
         return volume
-
-
-class FakeCloneTarget(FakeTarget, CloneTarget):
-    """A fake target that supports clones: bases are files in ``FOLDER/.lvp/base``."""
-
-    STEPS = (*FakeTarget.STEPS, "base", "stage_base", "stage_clone")
-
-    async def base(self, image_digest: str, image_format: str) -> Base | None:
-        await self.steps.at("base")
-        path = self._base_path(image_digest, image_format)
-        return Base(path.name, image_digest, path.stat().st_size) if path.exists() else None
-
-    @asynccontextmanager
-    async def stage_base(self, request: StageRequest) -> AsyncIterator[StagedVolume]:
-        digest = request.provenance.image_digest
-        if digest is None:
-            raise ProvisionerError("a base needs its image's digest")
-        final = self._base_path(digest, request.name)
-        staged = self._staged_path(request.job_id, final.name)
-        async with self._undoing(staged):
-            await self.steps.at("stage_base")
-            self._make(staged, request.size_bytes)
-            yield _FakeStaged(self, request, staged, final, not self.stale)
-
-    @asynccontextmanager
-    async def stage_clone(self, base: Base, request: StageRequest) -> AsyncIterator[StagedVolume]:
-        if await self.placement(request) is Placement.IN_PLACE:
-            raise NoSpaceError("a clone cannot replace a volume in place")
-        staged = self._staged_path(request.job_id, request.name)
-        async with self._undoing(staged):
-            await self.steps.at("stage_clone")
-            _copy_data(self._base_folder() / base.name, staged)
-            with staged.open("r+b") as file:
-                file.truncate(request.size_bytes)
-            yield _FakeStaged(self, request, staged, self.folder / request.name, True)
-
-    def _base_path(self, image_digest: str, image_format: str) -> Path:
-        return self._base_folder() / f"{image_digest.replace(':', '-')}.{image_format}"
-
-    def _base_folder(self) -> Path:
-        folder = self._hidden / "base"
-        folder.mkdir(exist_ok=True)
-        return folder
-
-
-def _copy_data(source: Path, copy: Path) -> None:
-    """Copy a file without reading its holes: a base is mostly empty."""
-    with source.open("rb") as whole, copy.open("wb") as made:
-        end, position = whole.seek(0, os.SEEK_END), 0
-        made.truncate(end)
-        while position < end:
-            try:
-                position = os.lseek(whole.fileno(), position, os.SEEK_DATA)
-            except OSError:  # only a hole is left
-                return
-            stop = os.lseek(whole.fileno(), position, os.SEEK_HOLE)
-            while position < stop:
-                position += os.pwrite(
-                    made.fileno(), os.pread(whole.fileno(), min(stop - position, MIB), position), position
-                )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from provisioner.contracts.errors import NotFoundError, VolumeExistsError, VolumeInUseError, VolumeNameError
@@ -67,6 +68,31 @@ class KeepingTargetConformance:
         new = await self._provision(target, b"new", "job-2")
         assert new.replaced is not None
         assert (new.replaced.owner, new.replaced.kept_as, new.replaced.kept_until) == (Owner.OURS, None, None)
+        assert list(await target.kept()) == []
+
+    async def test_seed_is_kept_as_long_as_asked(self, tmp_path: Path) -> None:
+        """A job makes two volumes; the smaller one says whose seed it is, and what it replaces can be restored."""
+        target = self.make_target(tmp_path)
+        first = replace(a_request("web01-seed", MIB), provenance=replace(a_provenance(), seed_of="web01"))
+        again = replace(first, provenance=replace(a_provenance("job-2"), seed_of="web01"), keep_seconds=_HOUR)
+        for request, data in ((first, b"first"), (again, b"again")):
+            volume = a_request(size_bytes=self.size, job_id=request.job_id)
+            async with target.stage(volume, verified=False) as staged, target.stage(request, verified=False) as seed:
+                fill(staged.device, b"volume")
+                fill(seed.device, data)
+                await seed.commit(None)
+                made = await staged.commit(DIGEST)
+            assert made.provenance is not None
+            assert made.provenance.seed_of is None
+        found = await self.make_target(tmp_path).find("web01-seed")
+        assert found is not None
+        assert found.provenance == again.provenance
+        (kept,) = await target.kept()
+        assert (kept.volume, kept.job_id, kept.provenance) == ("web01-seed", "job-2", first.provenance)
+        assert kept.kept_until >= kept.replaced_at + _HOUR
+        assert (await target.capacity()).freeable_bytes == 0
+        await target.remove("web01-seed")
+        assert head((await target.restore(kept.kept_as, "job-2")).path) == b"first"
         assert list(await target.kept()) == []
 
     async def test_kept_volumes_of_one_name(self, tmp_path: Path) -> None:

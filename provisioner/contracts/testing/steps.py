@@ -69,9 +69,12 @@ class raises:  # noqa: N801 - named like pytest's
         return True
 
 
+SIGNED_BY = f"openpgp:{'9D2E' * 10}"
+
+
 def a_provenance(job_id: str = "job-1", image_digest: str | None = None) -> Provenance:
     """Return a provenance for tests, with a fixed time."""
-    return Provenance(job_id, "https://images.example.com/disk.qcow2", image_digest, 1_700_000_000.0)
+    return Provenance(job_id, "https://images.example.com/disk.qcow2", image_digest, 1_700_000_000.0, SIGNED_BY)
 
 
 def a_request(name: str = "web01", size_bytes: int = 8 * MIB, job_id: str = "job-1") -> StageRequest:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from lvp_target_lvm import lvm
-from provisioner.contracts.testing import BlockTargetConformance, KeepingTargetConformance
+from provisioner.contracts.testing import BlockTargetConformance, CloneTargetConformance, KeepingTargetConformance
 from tests.guest.lvm import harness
 from tests.guest.lvm.openers import opened_midway
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from lvp_target_lvm.group import GroupTarget
-    from provisioner.contracts import BlockTarget, KeepingTarget, Volume
+    from provisioner.contracts import Base, BlockTarget, CloneTarget, KeepingTarget, Volume
 
 OTHER = Path("/var/tmp/lab-other-state")
 
@@ -83,6 +83,18 @@ class TestThinKeeps(KeepingTargetConformance):
     async def make_foreign_volume(self, folder: Path, name: str, data: bytes) -> None:
         harness.lvm("lvcreate", "--yes", "-V", "8m", "--thinpool", f"{self.group}/pool", "-n", name)
         harness.write(f"/dev/{self.group}/{name}", data)
+
+
+class TestThinClones(CloneTargetConformance):
+    @pytest.fixture(autouse=True)
+    def _empty(self, thin: str) -> None:
+        self.group = thin
+
+    def make_target(self, folder: Path) -> CloneTarget:
+        return cast("CloneTarget", harness.thin_target(self.group))
+
+    async def remove_base(self, target: CloneTarget, base: Base) -> None:
+        harness.lvm("lvremove", "--yes", f"{self.group}/{base.name}")
 
 
 @pytest.mark.slow

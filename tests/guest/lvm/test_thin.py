@@ -78,22 +78,6 @@ async def test_clone_takes_four_calls(thin: str, tmp_path: Path) -> None:
     assert harness.head(other.path, 5) == raw.read_bytes()[:5]
 
 
-async def test_clone_swaps_and_rolls_back(thin: str) -> None:
-    target = harness.thin_target(thin)
-    async with target.stage(harness.request(), verified=True) as staged:
-        old = await fill(staged, b"old")
-    base = await make_base(target, harness.DIGEST)
-    with pytest.raises(ZeroDivisionError):
-        async with target.stage_clone(base, harness.request(job="job-2")):
-            raise ZeroDivisionError
-    assert await target.find("web01") == old
-    assert sorted(harness.volumes(thin)) == sorted([base.name, "pool", "web01"])
-    async with target.stage_clone(base, harness.request(job="job-2")) as staged:
-        volume = await staged.commit(harness.DIGEST)
-    assert harness.head(volume.path, 4) == b"base"
-    assert sorted(harness.volumes(thin)) == sorted([base.name, "pool", "web01"])
-
-
 async def test_stage_base_twice_at_once(thin: str) -> None:
     target = harness.thin_target(thin)
     async with target.stage_base(harness.request("raw", 16 * MIB, "job-1", harness.DIGEST)) as slower:
@@ -101,16 +85,6 @@ async def test_stage_base_twice_at_once(thin: str) -> None:
         with pytest.raises(VolumeExistsError):
             await fill(slower, b"late")
     assert sorted(harness.volumes(thin)) == sorted([base.name, "pool"])
-
-
-async def test_a_base_is_not_listed(thin: str) -> None:
-    target = harness.thin_target(thin)
-    base = await make_base(target, harness.DIGEST)
-    assert await target.find(base.name) is None
-    assert list(await target.list()) == []
-    assert list(await target.recover(frozenset())) == []
-    assert await target.base(harness.DIGEST, "qcow2") is None
-    assert await target.base(digest_of(7), "raw") is None
 
 
 async def test_stage_base_evicts_the_least_used(thin: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,16 +117,6 @@ async def test_a_base_in_use_is_not_evicted(thin: str, monkeypatch: pytest.Monke
     assert [name for name in harness.volumes(thin) if name.startswith(names.BASE)] == [
         names.base_name(digest_of(3), "raw")
     ]
-
-
-async def test_clone_of_a_removed_base(thin: str) -> None:
-    target = harness.thin_target(thin)
-    base = await make_base(target, harness.DIGEST)
-    harness.lvm("lvremove", "--yes", f"{thin}/{base.name}")
-    with pytest.raises(TargetUnavailableError, match="removed while the job"):
-        async with target.stage_clone(base, harness.request()):
-            raise AssertionError("a removed base cannot be cloned")
-    assert list(harness.volumes(thin)) == ["pool"]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from lvp_convert_qemu import QemuConverter, QemuSettings, commands
-from provisioner.contracts import MIB, BackEndContext, ByteSize, Device
+from provisioner.contracts import MIB, BackEndContext, ByteSize, Device, sandbox
 from provisioner.contracts.errors import ConvertError
 from provisioner.contracts.testing import FileView
 
@@ -156,7 +156,7 @@ def test_privileges_that_remain(tmp_path):
 
 WITHOUT_LANDLOCK = """
 import os, sys
-from lvp_convert_qemu import sandbox
+from provisioner.contracts import sandbox
 machine = os.uname().machine
 sandbox._CALLS = {machine: (sandbox._CALLS[machine][0], 445, 444)}
 sandbox._refuse_sockets()
@@ -170,7 +170,7 @@ def without_landlock(tmp_path, monkeypatch):
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{WITHOUT_LANDLOCK}' \"$@\"\n")
     python.chmod(0o755)
-    monkeypatch.setattr(commands, "sys", SimpleNamespace(executable=str(python)))
+    monkeypatch.setattr(sandbox, "sys", SimpleNamespace(executable=str(python)))
 
 
 def converter(**settings):

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio
 
-from lvp_target_file import FileSettings, FileTarget, lvp_block_targets
+from lvp_target_file import FileSettings, FileTarget, lvp_block_targets, make_file_target
 from lvp_target_file.folder import ATTRIBUTE
 from provisioner.contracts import MIB, BackEndContext, Capacity, Placement
 from provisioner.contracts.errors import (
@@ -49,7 +49,7 @@ def staged_files(folder):
 
 def test_plugin_registers_one_target():
     (back_end,) = lvp_block_targets()
-    assert (back_end.name, back_end.create, back_end.settings) == ("file", FileTarget, FileSettings)
+    assert (back_end.name, back_end.create, back_end.settings) == ("file", make_file_target, FileSettings)
 
 
 @pytest.mark.parametrize(

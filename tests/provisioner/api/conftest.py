@@ -7,6 +7,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 
@@ -15,7 +16,7 @@ from provisioner.api.services import Services
 from provisioner.auth.audit_events import Auditor
 from provisioner.auth.authenticator import Authenticator
 from provisioner.auth.tokens import TokenFile
-from provisioner.cache import ImageCache
+from provisioner.cache import UPLOADS, ImageCache
 from provisioner.config import AuthSettings, CacheSettings, Config, JobSettings, ServerSettings
 from provisioner.contracts import ByteSize
 from provisioner.contracts.testing import FakeConverter, FakeKeepingTarget, FakeSource
@@ -68,6 +69,12 @@ class Service:
     async def submit(self, body=None, **more):
         return await self.call("POST", "/api/v1/jobs", json=body or job(), **more)
 
+    async def upload(self, path, body, *, headers=None, **more):
+        """Send a whole body, whose length is known."""
+        return await self.call(
+            "PUT", path, data=body, headers={"Content-Length": str(len(body)), **(headers or {})}, **more
+        )
+
     async def ended(self, job_id, role="admin"):
         """Wait until the job has ended; return it."""
         with trio.fail_after(30):
@@ -96,6 +103,7 @@ async def running(
     prewarm=(),
     download_attempts=1,
     images=None,
+    cache=None,
 ):
     """Run a service. Without ``work`` its jobs stay pending."""
     config = Config(
@@ -105,7 +113,8 @@ async def running(
         jobs=jobs or JobSettings(),
         sources={"http": {"plugin": "http"}},
         targets={"fake": {"plugin": "file"}, **{one.name: {"plugin": "thin-lvm"} for one in more_targets}},
-        cache=CacheSettings(
+        cache=msgspec.structs.replace(
+            cache or CacheSettings(),
             min_free=ByteSize(0),
             max_size=ByteSize(cache_size),
             download_attempts=download_attempts,
@@ -122,8 +131,15 @@ async def running(
     )
     metrics = Metrics()
     store = JobStore(folder / "state" / "jobs.sqlite")
-    cache = ImageCache(folder / "state" / "cache", config.cache, metrics.downloaded.inc, metrics.cache_evictions.inc)
     notifier = Notifier({})
+    cache = ImageCache(
+        folder / "state" / "cache",
+        config.cache,
+        metrics.downloaded.inc,
+        metrics.cache_evictions.inc,
+        notifier.image_changed,
+    )
+    back_ends.sources = {**back_ends.sources, UPLOADS: cache.upload_source}
     audit_log = AuditLog(audit, metrics.audit_lost.inc)
     auditor = Auditor(audit_log, metrics, config.auth.max_failures)
     pipeline = Pipeline(back_ends, cache, True)
@@ -141,6 +157,7 @@ async def running(
         async with trio.open_nursery() as nursery:
             await nursery.start(cache.run)
             await nursery.start(services.probes.run)
+            nursery.start_soon(notifier.feed.run, supervisor.running)
             if work:
                 await nursery.start(supervisor.run)
             yield Service(services, source, converter, target, folder, tokens)

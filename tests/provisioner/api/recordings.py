@@ -25,13 +25,17 @@ import yaml
 from provisioner import __version__
 from provisioner.api.middleware import BODY_TIMEOUT
 from provisioner.cache.cache import VERIFY_QUEUE, VERIFY_THREADS
-from provisioner.config import AuthSettings, JobSettings, NamedImage
+from provisioner.config import AuthSettings, JobSettings, NamedImage, ServerSettings
 from provisioner.config.access import Limits
 from provisioner.contracts.errors import TargetUnavailableError
 from provisioner.contracts.testing import FakeImage
+from provisioner.jobs import feed as feed_module
 from provisioner.pipeline.progress import Stage
+from provisioner.server import streamed_body
 from provisioner.tls.expiry import TlsFiles
 from tests.provisioner.api.conftest import URL, running
+from tests.provisioner.api.events_client import stream
+from tests.provisioner.api.served import served
 
 API_YAML = Path(__file__).parents[3] / "api.yaml"
 DOCUMENTED = {
@@ -49,6 +53,7 @@ IMAGE = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 0, 0, 16, 2 * 2**30).ljust(256 * 
 DIGEST = hashlib.sha256(IMAGE).hexdigest()
 
 JOB = {"image_url": URL, "volume_name": "web-01", "volume_size_gb": 20}
+SEED = {"user_data": "#cloud-config\nssh_authorized_keys:\n  - ssh-ed25519 AAAAC3Nz... admin@example.com\n"}
 REQUESTS = {
     "JobRequestMinimal": {"image_url": URL, "volume_name": "web-01"},
     "JobRequestFull": {
@@ -62,6 +67,7 @@ REQUESTS = {
     "ResizeRequestMinimal": {"volume_size_gb": 40},
     "ResizeRequestOnline": {"volume_size_gb": 40, "online": True},
     "JobRequestNamed": {"image": "ubuntu-24.04", "volume_name": "web-01", "volume_size_gb": 20},
+    "JobRequestCloudInit": {**JOB, "cloud_init": SEED},
     "FetchRequestMinimal": {"image_url": URL},
     "FetchRequestNamed": {"image": "ubuntu-24.04"},
     "FetchRequestFull": {"image_url": URL, "image_type": "qcow2", "checksum": f"sha256:{DIGEST}"},
@@ -77,6 +83,7 @@ def fixed(value, folder):
     """The recorded value with the parts that differ in each run replaced."""
     text = json.dumps(value).replace(str(folder), DATA).replace(URL, IMAGE_URL)
     text = text.replace('"fake"', '"files"').replace("'fake'", "'files'").replace(f'"{__version__}"', '"1.0.0"')
+    text = re.sub(r"[0-9.]+ MiB free", "51200.0 MiB free", text)
     ids = dict.fromkeys(one for one in re.findall(_UUID, text) if one not in _FIXED_IDS)
     for found, known in zip(ids, _FIXED_IDS, strict=False):
         text = text.replace(found, known)
@@ -126,9 +133,11 @@ async def record():
         _plans,
         _failures,
         _cache,
+        _uploads,
         _named_images,
         _volumes,
         _replaced,
+        _events,
         _host,
         _limits,
         _health,
@@ -176,11 +185,15 @@ async def _jobs(to):
         done = await service.done(full)
         await to.keep("JobCompleted", await service.call("GET", f"/api/v1/jobs/{done['job_id']}"))
         await to.keep("CancelTooLate", await service.call("POST", f"/api/v1/jobs/{done['job_id']}/cancel"), 400)
+        seeded = await service.done({**JOB, "cloud_init": SEED})
+        await to.keep("JobSeeded", await service.call("GET", f"/api/v1/jobs/{seeded['job_id']}"))
+        retried = await service.call("POST", f"/api/v1/jobs/{seeded['job_id']}/retry")
+        await to.keep("RetryWithCloudInit", retried, 409)
         await to.keep("JobNotFound", await service.call("GET", f"/api/v1/jobs/{UNKNOWN}"), 404)
 
 
 async def _plans(to):
-    path = "/api/v1/jobs?dry_run=true"
+    path = "/api/v1/plan"
     async with to.service() as service:
         await to.keep("PlanDownload", await service.call("POST", path, json=JOB))
         await service.done(JOB)
@@ -218,6 +231,44 @@ async def _cache(to):
         await to.keep("CachePruned", await service.call("POST", "/api/v1/cache/prune"))
 
 
+async def _uploads(to):
+    digest, path = f"sha256:{DIGEST}", "/api/v1/cache/images"
+    name = "name=builds/ubuntu-24.04.qcow2"
+    state, upload = f"{path}/{digest}/upload?size={len(IMAGE)}&{name}", f"{path}?checksum={digest}&{name}"
+    to.examples["UploadBytes"] = "the bytes of the image file"
+    async with to.service(work=False) as service:
+        await to.keep("UploadNew", await service.call("GET", state))
+        gap = {"Content-Range": f"bytes 65536-{len(IMAGE) - 1}/{len(IMAGE)}"}
+        await to.keep("UploadGap", await service.upload(upload, IMAGE[65536:], headers=gap), 409)
+        await to.keep("UploadMismatch", await service.upload(upload, IMAGE + b"x"), 422)
+        await to.keep("UploadOtherFormat", await service.upload(f"{upload}&image_type=raw", IMAGE), 422)
+        await to.keep("UploadDone", await service.upload(upload, IMAGE), 201)
+        await to.keep("UploadCached", await service.upload(upload, IMAGE))
+        await to.keep("UploadKnown", await service.call("GET", state))
+        large = {"Content-Length": str(2**40)}
+        await to.keep("UploadTooLarge", await service.call("PUT", upload, headers=large), 413)
+        await to.keep("UploadWithoutLength", await service.call("PUT", upload), 411)
+        to.examples["UploadTooSlow"] = await _slow_upload(service, upload)
+    async with to.service(work=False, cache_size=len(IMAGE) // 2) as service:
+        await to.keep("UploadWithoutRoom", await service.upload(upload, IMAGE), 507)
+
+
+async def _slow_upload(service, path):
+    """What a client gets whose image does not come."""
+    window, streamed_body.WINDOW = streamed_body.WINDOW, 0.01
+    other = path.replace(DIGEST, 64 * "1")
+    sent = {"X-API-Token": service.token["admin"], "Content-Length": "1000"}
+    try:
+        async with service.app.test_client().request(other, method="PUT", headers=sent) as connection:
+            await connection.send(b"x")
+            response = await connection.as_response()
+    finally:
+        streamed_body.WINDOW = window
+    assert response.status_code == 408
+    body = await response.get_json()
+    return {**body, "message": body["message"].replace("0.01", f"{window:g}")}
+
+
 async def _named_images(to):
     async with to.service(work=False, images={"ubuntu-24.04": NAMED["ubuntu-24.04"]}) as service:
         await to.keep("NamedImageList", await service.call("GET", "/api/v1/images"))
@@ -236,6 +287,9 @@ async def _volumes(to):
         await to.keep("VolumeEmpty", await service.call("GET", "/api/v1/volumes"))
         await service.done(JOB)
         await to.keep("VolumePage", await service.call("GET", "/api/v1/volumes"))
+        await service.done({**JOB, "volume_name": "web-02", "cloud_init": SEED})
+        await to.keep("VolumeSeeds", await service.call("GET", "/api/v1/volumes?offset=1"))
+        await to.keep("VolumeRemovedSeed", await service.call("DELETE", "/api/v1/volumes/fake/web-02"))
         resized = {name: body for name, body in REQUESTS.items() if name.startswith("Resize")}
         for name, body in resized.items():
             to.examples[name] = body
@@ -258,7 +312,7 @@ async def _replaced(to):
         await to.keep("RestoreUnknown", await service.call("POST", f"{volume}/restore"), 404)
         await to.keep("VolumeUnknownHere", await service.call("POST", f"{volume}/adopt"), 404)
         (service.target.folder / "web-01").write_bytes(b"theirs")
-        plan = await service.call("POST", "/api/v1/jobs?dry_run=true", json=JOB)
+        plan = await service.call("POST", "/api/v1/plan", json=JOB)
         await to.keep("PlanReplaceForeign", plan)
         done = await service.done(JOB)
         await to.keep("JobReplaced", await service.call("GET", f"/api/v1/jobs/{done['job_id']}"))
@@ -271,6 +325,86 @@ async def _replaced(to):
         (service.target.folder / ".lvp" / "web-01.json").unlink()
         await service.done(JOB)
         await to.keep("RestoreWhich", await service.call("POST", f"{volume}/restore"), 400)
+        (kept, *_) = (await (await service.call("GET", listing)).get_json())["replaced"]
+        removed = await service.call("DELETE", f"{volume}/replaced", query_string={"kept_as": kept["kept_as"]})
+        await to.keep("ReplacedVolumeRemoved", removed)
+
+
+async def _events(to):
+    half, go_on = trio.Event(), trio.Event()
+
+    async def stop_half_way():
+        half.set()
+        await go_on.wait()
+
+    async with by_hand(), to.service() as service:
+        service.source.at_byte, service.source.steps.act_at["byte"] = len(IMAGE) // 2, stop_half_way
+        feed, supervisor = service.services.notifier.feed, service.services.supervisor
+        async with served(service) as (url, _), follow(service, url, "/api/v1/events") as all_events:
+            await all_events.next()
+            job_id = (await (await service.submit(JOB)).get_json())["job_id"]
+            await half.wait()
+            await trio.sleep(0.4)  # no time left is told earlier
+            async with follow(service, url, f"/api/v1/jobs/{job_id}/events") as events:
+                await events.next()
+                feed.look(supervisor.running())
+                await events.next(progress=True)
+                go_on.set()
+                await events.rest()
+                to.examples["JobEvents"] = fixed_events(events.blocks, to.folder)
+            await all_events.until("job.completed")
+            await service.call("POST", "/api/v1/volumes/fake/web-01/resize", json={"volume_size_gb": 40})
+            feed.publish("service.stopping", None)
+            feed.close()
+            await all_events.rest()
+            to.examples["AllEvents"] = fixed_events(all_events.blocks, to.folder, without="job.progress")
+    async with to.service() as service:
+        feed = service.services.notifier.feed
+        feed.most_per_group = 0
+        async with served(service) as (url, _), follow(service, url, "/api/v1/events", status=429) as events:
+            body = json.loads(await events.response.aread())
+            to.examples["StreamShareUsed"] = fixed(with_default(body, "max_event_streams_per_address"), to.folder)
+        feed.most_per_group, feed.most_readers = 1, 0
+        async with served(service) as (url, _), follow(service, url, "/api/v1/events", status=503) as events:
+            body = json.loads(await events.response.aread())
+            to.examples["StreamsFull"] = fixed(with_default(body, "max_event_streams"), to.folder)
+
+
+@asynccontextmanager
+async def by_hand():
+    """Let the feed look at no job by itself."""
+    tick, feed_module._TICK = feed_module._TICK, 86400.0
+    try:
+        yield
+    finally:
+        feed_module._TICK = tick
+
+
+def follow(service, url, path, **more):
+    return stream(url, path, service.token["admin"], **more)
+
+
+def with_default(body, limit):
+    """The error as it is with the default limit."""
+    return {**body, "message": body["message"].replace("0", str(getattr(ServerSettings(), limit)), 1)}
+
+
+def fixed_events(blocks, folder, without=""):
+    """The recorded events as one text, with the parts that differ in each run replaced."""
+    text = []
+    for block in blocks:
+        lines = block.splitlines()
+        if block.startswith(":") or (without and f"event: {without}" in lines):
+            continue
+        for line in lines:
+            name, _, value = line.partition(": ")
+            if name == "data":
+                value = json.dumps(fixed(json.loads(value), folder), separators=(",", ":"))
+            elif name == "id":
+                value = f"3f9a1c07-{value.partition('-')[2]}"
+            text.append(f"{name}: {value}\n")
+        text.append("\n")
+    return "".join(text)
 
 
 async def _host(to):
@@ -367,10 +501,21 @@ async def _slow_body(service):
     return {**body, "message": body["message"].replace("0.01", str(BODY_TIMEOUT))}
 
 
+class Dumper(yaml.SafeDumper):
+    """Writes text of several lines as such."""
+
+
+def _text(dumper, value):
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+Dumper.add_representer(str, _text)
+
+
 def written(text, examples):
     """The document's text with these examples."""
     named = {name: {"value": value} for name, value in sorted(examples.items())}
-    body = yaml.safe_dump(named, sort_keys=False, width=110, allow_unicode=True)
+    body = yaml.dump(named, Dumper=Dumper, sort_keys=False, width=110, allow_unicode=True)
     start = text.index("\n  examples:\n") + len("\n  examples:\n")
     return text[:start] + re.sub(r"^(?=.)", "    ", body, flags=re.MULTILINE)
 

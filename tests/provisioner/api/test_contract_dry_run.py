@@ -1,4 +1,4 @@
-"""Tests of POST /jobs?dry_run=true: the plan is right, and nothing is changed."""
+"""Tests of POST /plan and POST /jobs?dry_run=true: the plan is right, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from provisioner.pipeline import dry_run
 from tests.provisioner.api.conftest import ABSENT, DIGEST, IMAGE, URL, job, running
 from tests.provisioner.api.document import held, refused
 
-PATH = "/api/v1/jobs?dry_run=true"
+PATH = "/api/v1/plan"
+QUERY = "/api/v1/jobs?dry_run=true"
 
 
 async def planned(service, body=None, **more):
@@ -43,6 +44,11 @@ async def test_plan_of_a_download(service):
     assert state(service) == before
     assert (await (await service.call("GET", "/api/v1/jobs")).get_json())["count"] == 0
     assert URL not in [url for url, *_ in service.source.opens]
+
+
+async def test_plan_and_dry_run_are_the_same(service):
+    assert await held(await service.call("POST", QUERY, json=job()), "Plan") == await planned(service)
+    await refused(await service.call("POST", f"{PATH}?dry_run=true", json=job()), 400, "invalid request", "dry_run")
 
 
 async def test_plan_tells_what_the_job_does(service):
@@ -85,6 +91,15 @@ async def test_plan_of_a_clone(tmp_path):
         await service.call("DELETE", f"/api/v1/cache/images/{DIGEST}")
         second = await planned(service, job("b", target="pool"))
         assert (second["provisioned_by"], second["cache_hit"], second["download_bytes"]) == ("clone", True, 0)
+
+
+async def test_plan_of_a_copy_on_a_cloning_target(tmp_path):
+    pool = FakeCloneTarget(tmp_path / "pool", name="pool")
+    pool.copy_reason = "the file system does not support reflinks"
+    async with running(tmp_path, more_targets=[pool]) as service:
+        body = await planned(service, job(target="pool"))
+        assert (body["provisioned_by"], body["copy_reason"]) == ("copy", pool.copy_reason)
+        assert "copy_reason" not in await planned(service, job())
 
 
 async def test_plan_has_every_refusal(tmp_path):
@@ -146,9 +161,13 @@ async def test_plan_shows_no_query(service):
     assert "secret" not in str(body)
 
 
-async def test_dry_run_checks_role_and_fields(service):
-    await refused(await service.call("POST", PATH, json=job(), role="viewer"), 403, "forbidden", "operator")
-    await refused(await service.call("POST", PATH, json=job(volume_size_gb=0)), 400, "invalid request", "volume_size")
+@pytest.mark.parametrize("path", [PATH, QUERY])
+async def test_plan_checks_role_and_fields(service, path):
+    await refused(await service.call("POST", path, json=job(), role="viewer"), 403, "forbidden", "operator")
+    await refused(await service.call("POST", path, json=job(volume_size_gb=0)), 400, "invalid request", "volume_size")
+
+
+async def test_dry_run_is_true_or_false(service):
     for value in ("perhaps", "", "1", "True", "null"):
         wrong = await service.call("POST", f"/api/v1/jobs?dry_run={value}", json=job())
         await refused(wrong, 400, "invalid request", "^dry_run (must|is) ")

@@ -56,7 +56,7 @@ async def test_request_overrides_type_and_checksum(service):
     assert (done["request"]["image_type"], done["request"]["checksum"]) == ("qcow2", "0" * 64)
 
 
-@pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/jobs?dry_run=true", "/api/v1/cache/fetch"])
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/plan", "/api/v1/cache/fetch"])
 async def test_unknown_name(service, path):
     body = {"image": "debian"} if path.endswith("fetch") else {**NAMED, "image": "debian"}
     answer = await service.call("POST", path, json=body)

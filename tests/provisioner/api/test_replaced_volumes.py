@@ -103,6 +103,28 @@ async def test_restore_while_job_works_on_volume(service):
         await refused(await service.call("POST", f"{VOLUME}/{what}"), 409, "conflict", job_id)
 
 
+async def test_remove_kept_volume(service):
+    for _ in range(2):
+        make_foreign(service)
+        (service.target.folder / ".lvp" / "web-01.json").unlink(missing_ok=True)
+        await service.done()
+    first, second = await kept(service)
+    path = f"{VOLUME}/replaced"
+    for role in ("viewer", "operator"):
+        assert (await service.call("DELETE", path, role=role)).status_code == 403
+    await refused(await service.call("DELETE", path), 400, "invalid request", "kept_as must say which")
+    await refused(await service.call("DELETE", f"{path}?kept_as=web-01"), 404, "not found", "web-01")
+    service.target.in_use.add(first["kept_as"])
+    await refused(await service.call("DELETE", f"{path}?kept_as={first['kept_as']}"), 409, "conflict", "in use")
+    service.target.in_use.clear()
+    removed = await service.call("DELETE", f"{path}?kept_as={first['kept_as']}")
+    assert (await held(removed, "ReplacedVolumeRemoved"))["kept_as"] == first["kept_as"]
+    assert await kept(service) == [second]
+    assert (await service.call("DELETE", path)).status_code == 200
+    await refused(await service.call("DELETE", path), 404, "not found", "keeps no volume web-01")
+    assert (service.target.folder / "web-01").read_bytes().startswith(IMAGE)
+
+
 async def test_adopt_makes_volume_ours(service):
     make_foreign(service)
     assert (await service.call("POST", f"{VOLUME}/adopt", role="operator")).status_code == 403

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes
 
 from provisioner.auth.throttle import FailureCounter
 from provisioner.config import AuthSettings
+from tests.provisioner.api.events_client import Stream
 from tests.provisioner.auth.test_roles import RANK, calls
 from tests.provisioner.tls.test_peer_certificate import ROLES, parsed, tls_harness
 
@@ -40,6 +41,7 @@ async def statuses(client, app):
 
 @pytest.mark.parametrize("way", ["certificate", "token", "both"])
 async def test_every_route_for_every_role(tls, http2, way):
+    tls.service.services.notifier.feed.close()  # event streams end at once
     for role in RANK:
         certificate = None if way == "token" else tls.ca.issue_cert(f"{role}.example")
         headers = {} if way == "certificate" else {"X-API-Token": tls.service.token[role]}
@@ -190,3 +192,49 @@ async def test_tls_1_2_only_if_allowed(tls, tmp_path):
     await tls.refused(tls.ca.issue_cert("viewer.example"), version=version)
     tls.reread(tls_minimum="1.2")
     assert (await tls.get(tls.ca.issue_cert("viewer.example"), version=version)).status_code == 200
+
+
+async def stream_until_refused(tls, issued, http2, refuse):
+    """Open an event stream with the certificate, call ``refuse`` and return the data of the stream's end."""
+    async with (
+        tls.client(issued, http2=http2) as client,
+        client.stream("GET", "/api/v1/events") as response,
+    ):
+        assert response.status_code == 200
+        events = Stream(response)
+        assert (await events.next()).kind == "snapshot"
+        refuse()
+        tls.service.services.notifier.feed.publish("volume.removed", {})
+        (end,) = await events.rest()
+    assert end.data["reason"] == "access lost"
+    return end.data["message"]
+
+
+async def test_certificate_on_revocation_list_ends_the_stream(tls, http2):
+    bad = tls.ca.issue_cert("viewer.example")
+    tls.write_crl()
+    tls.reread(client_crl=tls.crl)
+
+    def refuse():
+        tls.write_crl(bad)
+        tls.reread(client_crl=tls.crl)
+
+    assert "revoked" in await stream_until_refused(tls, bad, http2, refuse)
+
+
+async def test_expired_certificate_ends_the_stream(tls, http2, monkeypatch):
+    def refuse():
+        later = time.time() + 365 * 86400
+        monkeypatch.setattr("provisioner.auth.authenticator.time.time", lambda: later)
+
+    expires = NOW + timedelta(days=1)
+    issued = tls.ca.issue_cert("viewer.example", not_after=expires)
+    assert "expired" in await stream_until_refused(tls, issued, http2, refuse)
+
+
+async def test_lost_role_ends_the_stream(tls, http2):
+    def refuse():
+        tls.service.services.authenticator.use(AuthSettings(default_certificate_role="none"))
+
+    issued = tls.ca.issue_cert("viewer.example")
+    assert "has no role" in await stream_until_refused(tls, issued, http2, refuse)

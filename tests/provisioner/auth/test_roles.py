@@ -27,6 +27,7 @@ def calls(app):
 
 
 async def test_every_route_for_every_role(service):
+    service.services.notifier.feed.close()  # event streams end at once
     for method, path, least in calls(service.app):
         answer = await service.call(method, path, role=None)
         assert answer.status_code == 401, (method, path)

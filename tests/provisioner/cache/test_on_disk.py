@@ -2,7 +2,6 @@
 """The cache after changes on disk: modified files, a lost index, a full file system."""
 
 import os
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -96,23 +95,13 @@ async def test_directory_unusable(tmp_path):
             pass
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mount a file system of 4 MiB."""
-    where = tmp_path / "small"
-    where.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "lvp-test", where], check=True)
-    yield where
-    subprocess.run(["umount", "-l", where], check=True)
-
-
 async def test_disk_full_in_download(small_disk):
     """Even if room was misjudged, the job fails cleanly, and the cache is unchanged and keeps working."""
     host = Host(small_disk, {URL: DATA, f"{SITE}/big.raw": FakeImage(b"x" * (8 * MIB))})
     async with host.running() as cache:
         entry, _ = await host.get(checksum=sha(DATA))
 
-        async def no_room(_wanted):
+        async def no_room(_wanted, _there):
             await trio.lowlevel.checkpoint()
 
         cache._downloads._make_room = no_room

@@ -23,6 +23,10 @@ EXAMPLES = {
 }
 
 
+# The answer of a proxy that sends nothing until its server has ended its own.
+HELD_BACK = object()
+
+
 class Request(NamedTuple):
     method: str
     path: str
@@ -41,9 +45,14 @@ class Handler(BaseHTTPRequestHandler):
         if answer is None:
             self.close_connection = True
             return
-        raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        if answer is HELD_BACK:
+            self.close_connection = True
+            self.rfile.read(1)  # until the client goes
+            return
+        is_stream = isinstance(answer, str)
+        raw = answer if isinstance(answer, bytes) else answer.encode() if is_stream else json.dumps(answer).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "text/event-stream" if is_stream else "application/json")
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()
         self.wfile.write(raw)
@@ -69,7 +78,10 @@ class Replay:
         return f"{'https' if self.tls else 'http'}://localhost:{self.port}"
 
     def on(self, method, path, *answers, status=200):
-        """Set answers: an example's name, an object, bytes, None for a lost connection; or a status and one of them."""
+        """Set answers: an example's name, an object, bytes, None for a lost connection; or a status and one of them.
+
+        Examples that are text are event streams.
+        """
         pairs = [answer if isinstance(answer, tuple) else (status, answer) for answer in answers]
         self.answers[method, path] = deque(
             (code, EXAMPLES[answer] if isinstance(answer, str) else answer) for code, answer in pairs

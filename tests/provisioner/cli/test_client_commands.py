@@ -97,6 +97,12 @@ def test_warnings_of_a_job(lvp, server, examples, command, where):
     assert f"{before}https://x/y was not verified" in ended._asdict()[where]
 
 
+def test_watch_signed_job(lvp, server, examples):
+    signer = {"kind": "openpgp", "key": "9D2E" * 10, "name": "Publisher <p@example.org>"}
+    server.on("GET", JOB_PATH, examples["JobCompleted"] | {"signed_by": signer})
+    assert lvp("job", "watch", JOB_ID).out.endswith(f"(copy, image downloaded); signed by openpgp key {'9D2E' * 10}\n")
+
+
 def test_watch_json_prints_each_change_once(lvp, server, examples):
     server.on("GET", JOB_PATH, "JobRunning", "JobRunning", "JobCompleted")
     ended = lvp("job", "watch", JOB_ID, "--json")
@@ -250,6 +256,16 @@ def test_volume_list_replaced(lvp, server, examples):
         assert value in row
 
 
+def test_volume_remove_replaced(lvp, server):
+    server.on("DELETE", "/api/v1/volumes/files/web-01/replaced", "ReplacedVolumeRemoved")
+    ended = lvp("volume", "remove", "files", "web-01", "--replaced")
+    assert (ended.status, server.requests) == (2, [])
+    ended = lvp("volume", "remove", "files", "web-01", "--replaced", "--yes")
+    assert (ended.status, ended.out) == (0, "removed the replaced volume web-01 from files\n")
+    assert lvp("volume", "remove", "files", "web-01", "--kept-as", "@kept.1.web-01", "-y").status == 0
+    assert server.requests[1].path.endswith("/replaced?kept_as=%40kept.1.web-01")
+
+
 def test_volume_restore_and_adopt(lvp, server, examples):
     server.on("POST", "/api/v1/volumes/files/web-01/restore", "VolumeRestored")
     server.on("POST", "/api/v1/volumes/files/web-01/adopt", "VolumeAdopted")
@@ -262,6 +278,13 @@ def test_volume_restore_and_adopt(lvp, server, examples):
     assert server.requests[1].body == {"kept_as": "@kept.1.web-01"}
     ended = lvp("volume", "adopt", "files", "web-01")
     assert (ended.status, ended.out) == (0, "adopted volume web-01 on files\n")
+
+
+@pytest.mark.parametrize("image", ["https:/images.example/a.qcow2", "images.example/a.qcow2", "./a.qcow2"])
+def test_malformed_url_is_not_taken_for_a_name(lvp, server, image):
+    server.on("POST", "/api/v1/jobs", "JobAccepted", status=202)
+    lvp("job", "submit", image, "web-01", "20")
+    assert server.requests[0].body["image_url"] == image
 
 
 @pytest.mark.parametrize("size", ["20G", "0", "1.5", "-3"])

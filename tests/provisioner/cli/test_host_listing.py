@@ -63,6 +63,12 @@ def test_dry_run_download(lvp, server):
     assert "download: 256 KiB" in lvp(*SUBMIT, "--dry-run").out
 
 
+def test_dry_run_of_a_signed_image(lvp, server, examples):
+    signer = {"kind": "minisign", "key": "0706050403020100", "name": "release 5"}
+    server.on("POST", "/api/v1/jobs", examples["PlanDownload"] | {"signed_by": signer})
+    assert "\nsigner:   minisign key 0706050403020100 (release 5)\n" in lvp(*SUBMIT, "--dry-run").out
+
+
 def test_dry_run_without_size(lvp, server, examples):
     """The size is unknown until the image's header has arrived."""
     unknown = {"volume_size_bytes", "placement", "provisioned_by", "space_needed_bytes"}

@@ -12,6 +12,7 @@ from provisioner.contracts.errors import CorruptImageError, RemoteChangedError, 
 from provisioner.contracts.testing import (
     ArrivingView,
     BlockTargetConformance,
+    CloneTargetConformance,
     ConverterConformance,
     FakeCloneTarget,
     FakeConverter,
@@ -85,6 +86,16 @@ class TestStaleFakeTargetConforms(FakeTargetConformance):
 
     def make_foreign_target(self, folder: Path):
         return FakeCloneTarget(folder, stale=True, owner="b")
+
+
+class TestFakeCloneTargetClones(CloneTargetConformance):
+    holding_open = FakeTargetConformance.holding_open
+
+    def make_target(self, folder: Path):
+        return FakeCloneTarget(folder)
+
+    async def remove_base(self, target, base):
+        (target._base_folder() / base.name).unlink()
 
 
 class TestFakeKeepingTargetConforms(FakeTargetConformance):

@@ -6,8 +6,9 @@ import pytest
 from provisioner.contracts import GIB, Checksum, ImageUrl, ProvisionedBy, Volume
 from provisioner.contracts.errors import ConvertError, RollbackError
 from provisioner.jobs.job import Job, after_restart, conclude, describe
-from provisioner.jobs.record import fingerprint
+from provisioner.jobs.record import same_request
 from provisioner.jobs.states import Event, ImpossibleTransitionError, Status, after
+from provisioner.pipeline.cloud_init import CloudInit
 from provisioner.pipeline.job_run import JobSpec, Outcome
 
 P, R = Status.PENDING, Status.RUNNING
@@ -101,9 +102,9 @@ def test_after_restart_with_a_committed_volume():
     assert (job.status, job.error, job.volume.name) == (Status.COMPLETED, None, "web01")
 
 
-def test_fingerprint_covers_every_field():
+def test_same_request_compares_every_field():
     spec = a_job().spec
-    assert fingerprint(spec) == fingerprint(msgspec.structs.replace(spec))
+    assert same_request(spec, msgspec.structs.replace(spec, allowed_sources=("x",)), None)
     others = {
         "size_bytes": 2 * GIB,
         "priority": 1,
@@ -112,5 +113,17 @@ def test_fingerprint_covers_every_field():
         "image_url": ImageUrl.parse("https://x/y?z"),
         "target": "t",
     }
-    prints = {fingerprint(msgspec.structs.replace(spec, **{key: value})) for key, value in others.items()}
-    assert len(prints | {fingerprint(spec)}) == len(others) + 1
+    for key, value in others.items():
+        assert not same_request(spec, msgspec.structs.replace(spec, **{key: value}), None), key
+
+
+def test_same_request_compares_cloud_init_data():
+    """Each seal has a salt of its own; only the data decides."""
+    data, other = CloudInit(user_data="#cloud-config"), CloudInit(user_data="#cloud-config", meta_data="x")
+    plain = a_job().spec
+    spec, again = (msgspec.structs.replace(plain, cloud_init=data.seal()) for _ in range(2))
+    assert spec.cloud_init != again.cloud_init
+    assert same_request(spec, again, data)
+    assert not same_request(spec, msgspec.structs.replace(plain, cloud_init=other.seal()), other)
+    assert not same_request(plain, spec, data)
+    assert not same_request(spec, plain, None)

@@ -298,6 +298,52 @@ async def test_no_room_for_a_clone(folder, step):
         harness.assert_nothing_left()
 
 
+async def test_clone_target_that_must_copy(folder):
+    harness = clone_harness(folder)
+    harness.target.copy_reason = "no reflinks"
+    async with harness.running():
+        for spec in (SPEC, WEB02):
+            assert (await harness.run(spec)).volume.provisioned_by == "copy"
+        assert harness.volume() == harness.volume("web02") == IMAGE
+        assert not {"stage_base", "stage_clone"} & set(harness.target.steps.log)
+        harness.assert_nothing_left()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+async def test_base_vanishes_before_it_is_cloned(folder, cached):
+    """The volume is copied, from the cache or after a download."""
+    harness = clone_harness(folder)
+    async with harness.running():
+        assert (await harness.run()).volume.provisioned_by == "clone"
+        if not cached:
+            await harness.cache.remove(DIGEST)
+
+        async def remove_base():
+            for path in harness.target._base_folder().iterdir():
+                path.unlink()
+
+        harness.target.steps.act_at = {"stage_clone": remove_base}
+        job = await harness.run(WEB02)
+        assert (job.status, job.volume.provisioned_by) == (Status.COMPLETED, "copy")
+        assert harness.volume("web02") == IMAGE
+        harness.assert_nothing_left()
+
+
+async def test_clone_without_room_for_the_base_is_copied(folder):
+    harness = Harness(
+        folder, target=FakeCloneTarget(folder / "main", name="main", fail_at={"stage_clone": NoSpaceError("full")})
+    )
+
+    async def fill_up():
+        harness.target.copy_reason = "no room for a clone"
+
+    harness.target.steps.act_at = {"base": fill_up}
+    async with harness.running():
+        assert (await harness.run()).volume.provisioned_by == "copy"
+        assert harness.volume() == IMAGE
+        harness.assert_nothing_left()
+
+
 async def test_clone_smaller_than_its_base(folder):
     harness = Harness(
         folder, source=FakeSource({URL: qcow2(2 * GIB)}), target=FakeCloneTarget(folder / "main", name="main")

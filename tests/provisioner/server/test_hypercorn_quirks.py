@@ -26,7 +26,13 @@ from hypercorn.typing import ConnectionState, LifespanState
 from quart_trio import QuartTrio
 
 from provisioner.contracts.shield import ShieldExpiredError
-from provisioner.server.hypercorn_quirks import HttpConnection, WholeResponses, has_ambiguous_length
+from provisioner.server.hypercorn_quirks import (
+    PIECE_TIMEOUT,
+    HttpConnection,
+    WholeResponses,
+    has_ambiguous_length,
+    send_in_time,
+)
 
 HOUR = 3600.0
 # Seconds after which hypercorn should close an idle connection.
@@ -320,3 +326,43 @@ async def test_peer_gone_with_requests_waiting(autojump_clock):
     """8: fails once hypercorn ends such a connection itself."""
     assert not await gone_with_requests_waiting(TCPServer)
     assert await gone_with_requests_waiting(HttpConnection)
+
+
+async def without_window(kind, *, in_time=False):
+    """Read nothing of a long answer over HTTP/2; return how many KiB the app could send, and how long it was served."""
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    client.send_headers(
+        1, [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "x")], end_stream=True
+    )
+    near, far = trio.testing.memory_stream_pair()
+    await near.send_all(client.data_to_send())
+    sent = []
+
+    async def app(scope, receive, send, sync_spawn, call_soon):
+        if in_time:
+            send = send_in_time(send, near.send_stream.close)
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for number in range(1000):
+            await send({"type": "http.response.body", "body": b"x" * 1024, "more_body": True})
+            sent.append(number)
+            if in_time and trio.current_time() > IDLE:  # its client has gone
+                return
+        await trio.sleep_forever()
+
+    with trio.move_on_after(HOUR):
+        await server(kind, app, Plain(far))
+    return len(sent), trio.current_time()
+
+
+async def test_9_http2_client_without_window(autojump_clock):
+    """9: fails once hypercorn holds back the app by itself."""
+    assert await without_window(TCPServer) == (1000, HOUR)
+    sent, _ = await without_window(HttpConnection)
+    assert 64 <= sent <= 64 + 32 + 1  # the window, hypercorn's buffer and a piece
+
+
+async def test_http2_client_without_window_is_closed(autojump_clock):
+    _, ended = await without_window(HttpConnection, in_time=True)
+    assert ended == PIECE_TIMEOUT

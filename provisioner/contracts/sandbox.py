@@ -1,6 +1,7 @@
-"""Drops a program's privileges, then becomes that program. Runs as a script and imports only the standard library.
+"""Confines programs that read untrusted data. ``sandboxed`` returns the command line.
 
-A program that reads untrusted images gets no sockets, no files except the given descriptors and the system's programs
+This file is also the script in that command line: it drops its privileges, then becomes the program. It imports only
+the standard library. The program gets no sockets, no files except the given descriptors and the system's programs
 and libraries, no capability except the one to open these files, no new privileges, and limited memory. Each layer needs
 kernel support; ``probe`` prints the layers that this host lacks.
 
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# Read by the dynamic loader, and by the libraries of qemu-img when they start.
+# Read by the dynamic loader, and by the libraries of the programs when they start.
 READABLE = (
     "/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/gnutls", "/etc/crypto-policies", "/dev/urandom",
 )  # fmt: skip
@@ -54,6 +55,25 @@ class _Missing(Exception):  # noqa: N818 - not an error: the host lacks it
     """The host lacks a layer."""
 
 
+def sandboxed(
+    program: str,
+    readable: Sequence[int] = (),
+    writable: Sequence[int] = (),
+    *,
+    mode: str = "best-effort",
+    memory: int = 0,
+) -> list[str]:
+    """Return the beginning of a command line that confines ``program`` to these open descriptors.
+
+    ``program`` is an absolute path; ``memory`` limits its address space in bytes (0: no limit). If the host lacks a
+    layer, ``mode`` ``best-effort`` continues without it, ``required`` fails, and ``probe`` prints a line
+    ``name: reason`` for each one and does not run the program. A memfd is always accessible and must not be listed.
+    """
+    # -I -S: only the standard library is needed, and without site packages Python starts in half the time.
+    numbers = (",".join(map(str, fds)) for fds in (readable, writable))
+    return [sys.executable, "-I", "-S", __file__, mode, str(int(memory)), *numbers, program]
+
+
 def main() -> None:
     """``sandbox.py best-effort|required|probe MEMORY READABLE WRITABLE PROGRAM [ARGUMENT...]``.
 
@@ -67,9 +87,8 @@ def main() -> None:
         return
     if missing and mode == "required":
         sys.exit("; ".join(f"this host cannot confine its {layer} ({why})" for layer, why in missing.items()))
-    os.environ["MALLOC_ARENA_MAX"] = ARENAS
     try:
-        os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+        os.execve(command[0], command, os.environ | {"MALLOC_ARENA_MAX": ARENAS})  # noqa: S606 - no shell is wanted
     except OSError as error:
         sys.exit(f"{command[0]}: {error.strerror}")
 

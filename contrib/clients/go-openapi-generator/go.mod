@@ -1,0 +1,3 @@
+module lvp.example/client
+
+go 1.25.0
