@@ -58,7 +58,7 @@ def own_bytes(path: Path) -> int:
     ``st_blocks`` counts a shared block for each file that has it, and blocks that XFS reserves for later writes. Raises
     OSError.
     """
-    with opened(path, os.O_RDONLY | os.O_NONBLOCK) as fd:
+    with opened(path, os.O_RDONLY) as fd:  # waits while ``holders`` has a lease on the file
         try:
             return _unshared_bytes(fd)
         except OSError as error:
