@@ -14,8 +14,8 @@ from provisioner.api import requests, responses, submission
 from provisioner.api.back_end_listing import BackEndListing
 from provisioner.api.event_stream import add_events
 from provisioner.api.kept_volumes import add_kept_volumes
-from provisioner.api.uploads import add_uploads
 from provisioner.api.page import ENDPOINTS as PAGE_ROUTES
+from provisioner.api.uploads import add_uploads
 from provisioner.api.volume_listing import Listing
 from provisioner.auth import authorization
 from provisioner.contracts import GIB, Checksum
