@@ -9,7 +9,7 @@ export MYPYPATH := plugins
 RELEASE :=
 export LVP_RELEASE := $(RELEASE)
 
-.PHONY: help demo test check lint unit-core unit-plugins test-here test-parts test-whole test-minio test-guest \
+.PHONY: help demo test check lint unit-core unit-plugins test-here test-parts test-whole test-minio test-page test-guest \
   test-guest-lvm test-guest-service test-guest-package test-guest-all test-short test-short-here test-short-guest test-clean \
   test-some test-soak bench bench-guest soak clients packages lock clean setup-demo setup-test wheel
 
@@ -22,6 +22,7 @@ help:
 	  'make test-short      run a part for a second release: unit, LVM smoke and conformance, packages, libvirt' \
 	  'make check           run lint, types and unit tests: the quick inner loop' \
 	  'make test-minio      run only the tests that need a MinIO server' \
+	  'make test-page       use the web page in Chromium, check it with axe-core, keep screenshots in build/page' \
 	  'make test-guest      run only the tests that need the booted guest with LVM' \
 	  'make test-guest-all  also run the long ones: LVM faults, thin pools, the package under systemd (an hour)' \
 	  'make fuzz            fuzz longer than the tests do: MINUTES=10 for each of TARGETS="urls qcow2" (default: all)' \
@@ -114,6 +115,13 @@ SOAK_MINUTES := 5
 SEED := 1
 soak test-soak: $(NEEDS)
 	$(TIMED) $(PY) contrib/soak/soak.py --minutes $(SOAK_MINUTES) --seed $(SEED)
+
+# axe-core (MPL 2.0) is only a tool here: it is fetched for the run and is no part of the project.
+AXE := 4.14.1
+test-page: setup-test
+	@rm -rf build/page && mkdir -p build/page
+	@cd build/page && npm pack --silent axe-core@$(AXE) >/dev/null && tar xzf axe-core-$(AXE).tgz package/axe.min.js
+	@LVP_AXE=build/page/package/axe.min.js LVP_SCREENSHOTS=build/page $(PYTEST) tests/end_to_end/test_page.py
 
 wheel: setup-test
 	@rm -rf build/wheel && $(PY) -m build --no-isolation --wheel --outdir build/wheel . >/dev/null

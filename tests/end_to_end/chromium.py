@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _ARGUMENTS = [
     "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
     "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-extensions", "--mute-audio", "--password-store=basic", "--no-proxy-server", "--lang=en-GB",
+    "--disable-extensions", "--mute-audio", "--hide-scrollbars", "--password-store=basic", "--no-proxy-server",
+    "--lang=en-GB",
 ]  # fmt: skip
 _KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, " ": 32}
 
@@ -164,15 +165,14 @@ class Page:
     # --- what a user does ---
 
     def click(self, name: str, role: str = "button") -> None:
-        """Click in the middle of the element with the mouse, so that it must be visible."""
-        point = self.on(
+        """Click the element, which must be what is visible at its middle. Nothing can move in between."""
+        self.on(
             role,
             name,
             "function() { this.scrollIntoView({block: 'center'}); const r = this.getBoundingClientRect();"
-            " return {x: r.x + r.width / 2, y: r.y + r.height / 2}; }",
+            " const hit = document.elementFromPoint(r.x + r.width / 2, r.y + r.height / 2);"
+            " if (!this.contains(hit)) throw new Error(`covered by ${hit?.outerHTML}`); this.click(); }",
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **point)
 
     def fill(self, name: str, text: str, role: str = "textbox") -> None:
         self.on(role, name, "function() { this.focus(); this.select(); }")
@@ -227,9 +227,7 @@ class Page:
         """Return errors and warnings of scripts, of the security policy and of requests."""
         self.js("1")  # events that happened before have arrived after it
         found = []
-        for event in self._browser.events:
-            if event.get("sessionId") != self._session:
-                continue
+        for event in self.events():
             given = event["params"]
             if event["method"] == "Runtime.exceptionThrown":
                 found.append(f"exception: {given['exceptionDetails']}")
@@ -240,13 +238,14 @@ class Page:
                 found.append(f"{entry['source']}: {entry['text']} {entry.get('url', '')}")
         return found
 
+    def events(self, method: str | None = None) -> list[dict[str, Any]]:
+        """Return the events of this page so far, or those of one kind."""
+        mine = [event for event in self._browser.events if event.get("sessionId") == self._session]
+        return mine if method is None else [event for event in mine if event["method"] == method]
+
     def requested(self) -> list[str]:
         """Return the urls that the page asked for."""
-        return [
-            event["params"]["request"]["url"]
-            for event in self._browser.events
-            if event.get("sessionId") == self._session and event["method"] == "Network.requestWillBeSent"
-        ]
+        return [event["params"]["request"]["url"] for event in self.events("Network.requestWillBeSent")]
 
 
 def role_of(node: dict[str, Any]) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.end_to_end.chromium import chromium
 from tests.end_to_end.daemon import until
+from tests.servers.images import image_server
 
 pytestmark = pytest.mark.slow
+
+_AXE, _SCREENSHOTS = os.environ.get("LVP_AXE"), os.environ.get("LVP_SCREENSHOTS")
 
 # What the browser itself says about a response that is not a success, or about a server that is away.
 _NETWORK = ("network: Failed to load resource",)
@@ -65,7 +71,7 @@ def test_submit_to_completion(page, daemon, server, images):
     page.fill("Size in GiB", "1", "spinbutton")
     page.click("Preview")
     page.see("This would happen")
-    page.see("published")
+    page.see("Checksum from")
     assert daemon.call("GET", "/api/v1/jobs").json()["count"] == 0
     page.click("Submit the job")
     page.see("Downloading")
@@ -83,7 +89,7 @@ def test_submit_to_completion(page, daemon, server, images):
     page.see("web-01")
     page.see("free of")
     open_view(page, "Cache")
-    page.see("1 images")
+    page.see("1 image, ")
 
 
 def test_dry_run_shows_refusals(page, daemon, server, images):
@@ -144,7 +150,7 @@ def test_viewer_is_offered_nothing_to_change(page, daemon, server, images):
     page.see("completed")
     for view in ("Volumes", "Cache", "Host"):
         open_view(page, view)
-        page.wait("document.querySelector('main table') !== null")
+        page.wait("document.querySelector('main tbody tr') !== null")
         assert page.names("button") == ["Sign out"], view
 
 
@@ -267,6 +273,24 @@ def reach(page, element):
     raise AssertionError(f"{element} cannot be reached")
 
 
+def serious_findings(page):
+    """Return what axe-core finds, if the environment names its file; `make test-page` does."""
+    if not _AXE:
+        return []
+    page.js(Path(_AXE).read_text() + "; 0")
+    return page.js(
+        "axe.run(document).then(({violations}) => violations"
+        ".filter(({impact}) => ['serious', 'critical'].includes(impact))"
+        ".map(({id, nodes}) => `${id}: ${nodes.map(({html}) => html)}`))"
+    )
+
+
+def show(page, name):
+    """Keep a screenshot, if the environment names a folder for them."""
+    if _SCREENSHOTS:
+        page.screenshot(Path(_SCREENSHOTS) / f"{name.lower().replace(' ', '-')}.png")
+
+
 VIEWS = ("Jobs", "New volume", "Volumes", "Cache", "Host")
 
 
@@ -279,7 +303,7 @@ def test_accessible_names_and_small_screens(page, daemon, server, images):
     sign_in(page, daemon, token(daemon, "admin"))
     for view in VIEWS:
         open_view(page, view)
-        page.wait("document.querySelector('main table, main form') !== null")
+        page.wait("document.querySelector('main tbody tr, main form') !== null")
         check_view(page, view)
     page.js("location.hash = '#jobs'")
     page.click(name, "link")
@@ -288,11 +312,15 @@ def test_accessible_names_and_small_screens(page, daemon, server, images):
 
 
 def check_view(page, view):
+    show(page, f"phone-{view}")
+    assert serious_findings(page) == [], view
     roles = {"button", "link", "textbox", "combobox", "spinbutton", "progressbar", "meter", "table", "navigation"}
     unnamed = [node for node in page.tree() if node["role"]["value"] in roles and not node.get("name", {}).get("value")]
     assert not unnamed, view
     assert page.js("document.querySelectorAll('h1').length") == 1
-    assert page.js("document.documentElement.scrollWidth") <= 360, view
+    assert page.js("document.documentElement.scrollWidth") == page.js("document.documentElement.clientWidth") == 360, (
+        view
+    )
     ids = "[...document.querySelectorAll('[id]')].map(one => one.id)"
     assert page.js(f"new Set({ids}).size === {ids}.length"), view
     assert "main" in [node["role"]["value"] for node in page.tree()]
@@ -307,7 +335,8 @@ def test_contrast(page, daemon, server, images, scheme):
     sign_in(page, daemon, token(daemon, "admin"))
     for view in VIEWS:
         open_view(page, view)
-        page.wait("document.querySelector('main table, main form') !== null")
+        page.wait("document.querySelector('main tbody tr, main form') !== null")
+        show(page, f"{scheme}-{view}")
         assert page.js(_CONTRAST) == [], view
 
 
@@ -335,3 +364,64 @@ _CONTRAST = """(() => {
   }
   return low;
 })()"""
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """Serve an empty page; return its url, which to a browser is another site than the daemon's."""
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "evil.html").write_text("<!doctype html><title>evil</title><main><h1>evil</h1></main>")
+    with image_server(tmp_path / "evil") as running:
+        yield running.of("evil.html").replace("127.0.0.1", "localhost")
+
+
+def sent_by(page, url):
+    """Return the methods and headers of the requests for the url that left the browser."""
+    ids = {
+        event["params"]["requestId"]: event["params"]["request"]["method"]
+        for event in page.events("Network.requestWillBeSent")
+        if event["params"]["request"]["url"] == url
+    }
+    return [
+        (ids[event["params"]["requestId"]], event["params"]["headers"])
+        for event in page.events("Network.requestWillBeSentExtraInfo")
+        if event["params"]["requestId"] in ids
+    ]
+
+
+def test_requests_of_another_site_fail(page, daemon, foreign, images):
+    """Even with a credential that the browser would add by itself, as it adds a certificate, a change is rejected."""
+    page.expected = (*_NETWORK, "javascript: Access to fetch", "security: ")
+    prune, admin = daemon.url + "/api/v1/cache/prune", token(daemon, "admin")
+    page.goto(foreign)
+    page.js(
+        f"fetch('{prune}', {{method: 'POST', mode: 'no-cors', credentials: 'include', body: '{{}}'}}).then(() => 1)"
+    )
+    (simple,) = sent_by(page, prune)
+    assert simple[0] == "POST"
+    assert (simple[1]["Origin"], simple[1]["Sec-Fetch-Site"]) == (foreign.rsplit("/", 1)[0], "cross-site")
+    kept = {name: value for name, value in simple[1].items() if name.lower() not in {"host", "content-length"}}
+    for status, left_out in (
+        (403, ()),
+        (403, ("Origin",)),
+        (403, ("Sec-Fetch-Site",)),
+        (415, ("Origin", "Sec-Fetch-Site")),
+    ):
+        headers = {name: value for name, value in kept.items() if name not in left_out}
+        answer = httpx.post(prune, headers={**headers, "X-API-Token": admin}, content="{}", trust_env=False)
+        assert answer.status_code == status, left_out
+    for more in ("headers: {'Content-Type': 'application/json'}", "headers: {'X-API-Token': 'x'}"):
+        outcome = f"fetch('{prune}', {{method: 'POST', {more}, body: '{{}}'}}).then(() => 'read', error => error.name)"
+        assert page.js(outcome) == "TypeError"
+    assert [method for method, _ in sent_by(page, prune)].count("POST") == 1, "only the browser's preflight was sent"
+    assert page.js(f"fetch('{daemon.url}/health').then(() => 'read', error => error.name)") == "TypeError"
+
+
+def test_page_is_not_shown_in_a_frame(page, daemon, foreign):
+    page.expected = ("security: ", *_NETWORK)
+    page.goto(foreign)
+    page.js(
+        "new Promise(done => { const frame = document.createElement('iframe'); frame.onload = done;"
+        f" frame.src = '{daemon.url}/'; document.body.append(frame); }})"
+    )
+    assert any("frame-ancestors" in one for one in page.complaints())

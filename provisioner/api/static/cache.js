@@ -1,41 +1,39 @@
 // The view of cached images: sizes, pins, and what the role may do with them.
 
 import { ApiError } from "./api.js";
-import { badge, button, confirmed, field, h, notice, setText, table } from "./dom.js";
+import { badge, button, confirmed, field, h, keyedRows, notice, setText, table } from "./dom.js";
 import { bytes, fileName, moment, sentence, shortDigest } from "./format.js";
 import { attempt } from "./jobs.js";
 import { refreshing } from "./session.js";
-import { keepFocus } from "./volumes.js";
 
 const MOST = 1000;
 
 export function cacheView(session, signal) {
   const said = notice();
   const sum = h("p", { class: "hint" });
-  const images = h("div");
+  const list = table("Cached images", ["Image", "Size", "Disk", "Last used", ""]);
+  const showRows = keyedRows(list.body, ({ digest }) => digest, imageRow);
 
   async function load() {
     try {
       const page = await session.api.get(`cache/images?limit=${MOST}`, { signal });
       const size = page.images.reduce((total, image) => total + image.size, 0);
-      setText(sum, page.count ? `${page.count} images, ${bytes(size)}` : "The cache is empty.");
-      keepFocus(images, () => images.replaceChildren(...(page.count ? [imageTable(page.images)] : [])));
+      setText(sum, page.count ? `${page.count} ${page.count === 1 ? "image" : "images"}, ${bytes(size)}` : "The cache is empty.");
+      list.whole.hidden = page.count === 0;
+      showRows(page.images);
     } catch (error) {
       if (error instanceof ApiError) said.show(sentence(error.message), "bad");
     }
   }
 
-  function imageTable(shown) {
-    const list = table("Cached images", ["Image", "Size", "Disk", "Last used", ""]);
-    for (const image of shown) {
-      const name = fileName(image.url ?? "") || shortDigest(image.digest);
-      list.body.append(list.row(
-        [h("span", { class: "name", title: image.url }, name), image.pinned ? badge("pinned", "plain") : null,
-          h("span", { class: "sub" }, [image.format, image.compression, shortDigest(image.digest)].filter(Boolean).join(", "))],
-        h("span", { class: "number" }, bytes(image.size)), h("span", { class: "number" }, bytes(image.virtual_size)),
-        moment(image.last_used_at), h("div", { class: "buttons" }, actions(image, name))));
-    }
-    return list.whole;
+  function imageRow(image) {
+    const name = fileName(image.url ?? "") || shortDigest(image.digest);
+    const about = [image.format, image.compression, shortDigest(image.digest)].filter(Boolean).join(", ");
+    return list.row(
+      [h("span", { class: "name", title: image.url }, name), image.pinned ? badge("pinned", "plain") : null,
+        h("span", { class: "sub" }, about)],
+      h("span", { class: "number" }, bytes(image.size)), h("span", { class: "number" }, bytes(image.virtual_size)),
+      moment(image.last_used_at), h("div", { class: "buttons" }, actions(image, name)));
   }
 
   function actions(image, name) {
@@ -69,10 +67,11 @@ export function cacheView(session, signal) {
       `Removed ${removed.length} images, ${bytes(freed)}.`);
   }
 
+  list.whole.hidden = true;
   refreshing(session, signal, 60, ["cache"], load);
   return [
     h("div", { class: "heading" }, h("h1", {}, "Cache"), session.may("admin") ? button("Prune", prune) : null),
-    sum, said, images, session.may("operator") ? fetchForm(session, said.show) : null,
+    sum, said, list.whole, session.may("operator") ? fetchForm(session, said.show) : null,
   ].filter(Boolean);
 }
 

@@ -43,10 +43,11 @@ export function bar(label, role = "progressbar") {
 }
 
 // A table that becomes a list of cards on a narrow screen. The roles stay, whatever the style makes of it.
-export function table(caption, columns) {
+export function table(caption, columns, style = "") {
   const body = h("tbody", { role: "rowgroup" });
-  const head = h("tr", { role: "row" }, columns.map((name) => h("th", { role: "columnheader", scope: "col" }, name)));
-  const whole = h("table", { role: "table" }, h("caption", { class: "unseen" }, caption),
+  const head = h("tr", { role: "row" }, columns.map((name) =>
+    h("th", { role: "columnheader", scope: "col" }, name || h("span", { class: "unseen" }, "Actions"))));
+  const whole = h("table", { role: "table", class: style }, h("caption", { class: "unseen" }, caption),
     h("thead", { role: "rowgroup" }, head), body);
   return { whole, body, row: (...cells) => row(columns, cells) };
 }
@@ -54,6 +55,32 @@ export function table(caption, columns) {
 function row(columns, cells) {
   return h("tr", { role: "row" }, cells.map((cell, index) =>
     h("td", { role: "cell", "data-label": columns[index], class: columns[index] ? "" : "actions" }, cell)));
+}
+
+// Returns a function that shows a row for each item. The row of an item that has not changed stays as it is, so that a
+// click or the focus is never lost to a refresh.
+export function keyedRows(body, key, make) {
+  let known = new Map();
+  return (items) => {
+    const next = new Map();
+    for (const item of items) {
+      const text = JSON.stringify(item);
+      const old = known.get(key(item));
+      next.set(key(item), old?.text === text ? old : { text, element: changed(old?.element, make(item)) });
+    }
+    for (const [id, { element }] of known) if (!next.has(id)) element.remove();
+    [...next.values()].forEach(({ element }, index) => {
+      if (body.children[index] !== element) body.insertBefore(element, body.children[index] ?? null);
+    });
+    known = next;
+  };
+}
+
+function changed(old, element) {
+  const focused = old?.contains(document.activeElement);
+  old?.replaceWith(element);
+  if (focused) element.querySelector("button")?.focus();
+  return element;
 }
 
 // A list of names and values; values that are not known are left out.

@@ -54,7 +54,7 @@ function healthPart(about, ready) {
     h("p", {}, ready.status === "ready" ? badge("ready", "completed") : badge("not ready", "failed"), " ",
       badge(about.status, about.status === "healthy" ? "completed" : "pending")),
     list("Not ready because", ready.reasons ?? []), list("Warnings", warnings),
-    facts([["Version", about.version], ["Running for", about.uptime], ["Its time", moment(about.timestamp)]]),
+    facts([["Version", about.version], ["Uptime", about.uptime], ["Time on the host", moment(about.timestamp)]]),
   ].filter(Boolean);
 }
 
@@ -81,7 +81,7 @@ function sourcesPart(sources) {
   const shown = table("Image sources", ["Source", "Addresses", "Health"]);
   for (const source of sources) {
     shown.body.append(shown.row([h("span", { class: "name" }, source.name), h("span", { class: "sub" }, source.plugin)],
-      source.urls.join(" "), source.healthy ? badge("healthy", "completed")
+      source.urls.map((url) => h("div", {}, url)), source.healthy ? badge("healthy", "completed")
         : [badge("failing", "failed"), h("span", { class: "sub" }, sentence(source.reason))]));
   }
   return [h("h2", {}, "Sources"), shown.whole];

@@ -19,12 +19,12 @@ export function jobView(session, signal, id) {
     setText(heading, jobName(job));
     if (status.textContent !== job.status) status.replaceChildren(badge(job.status, job.status));
     progress.update(job);
-    progress.hidden = job.status === "completed" || job.status === "cancelled";
+    progress.hidden = ENDED.has(job.status);
     actions.update(job);
     const state = [job.status, job.attempts, job.waiting_for].join();
     if (state !== drawn) {
       drawn = state;
-      details.replaceChildren(...[about(job), outcome(job), stages(job)].flat().filter(Boolean));
+      details.replaceChildren(...[outcome(job), about(job), stages(job)].flat().filter(Boolean));
     }
   }
 
@@ -65,15 +65,15 @@ function outcome(job) {
   if (!ENDED.has(job.status) && !job.waiting_for) return [];
   const { volume, replaced } = job;
   return [h("h2", {}, "Result"), facts([
+    ["Error", job.error && h("span", { class: "failure" }, sentence(job.error))],
     ["Volume", volume && `${volume.path}, ${bytes(volume.size_bytes)}`],
     ["Target", volume?.target],
-    ["Made by", volume?.provisioned_by],
+    ["Provisioned by", volume?.provisioned_by],
     ["Image", job.cache_hit === undefined ? null : job.cache_hit ? "From the cache" : "Downloaded"],
     ["Signed by", job.signed_by && `${job.signed_by.name ?? ""} ${job.signed_by.kind} ${job.signed_by.key}`.trim()],
     ["Replaced", replaced && (replaced.kept_as
       ? `${replaced.name}, kept as ${replaced.kept_as} until ${moment(replaced.kept_until)}` : replaced.name)],
     ["Waiting for", job.waiting_for],
-    ["Error", job.error],
     ["Warnings", job.warnings?.join("; ")],
     ["Attempts", job.attempts > 1 ? job.attempts : null],
     ["Ended", ENDED.has(job.status) ? moment(job.updated_at) : null],
@@ -84,13 +84,13 @@ function stages(job) {
   const timings = Object.entries(job.timings ?? {});
   if (!timings.length) return [];
   const total = timings.reduce((sum, [, seconds]) => sum + seconds, 0);
-  const list = table("Seconds spent in each stage", ["Stage", "Time", "Share"]);
+  const list = table("Seconds spent in each stage", ["Stage", "Time", "Share"], "stages");
   for (const [stage, seconds] of timings) {
     const share = bar(`Share of ${stage}`, "meter");
     share.set(total ? (seconds / total) * 100 : 0);
     share.classList.remove("high");
     list.body.append(list.row(sentence(stage), h("span", { class: "number" }, duration(seconds)), share));
   }
-  list.body.append(list.row("All", h("span", { class: "number" }, duration(total)), ""));
+  list.body.append(list.row("Total", h("span", { class: "number" }, duration(total)), ""));
   return [h("h2", {}, "Stages"), list.whole];
 }

@@ -24,17 +24,21 @@ export function progressText(job, rate) {
   return parts.join(", ");
 }
 
+function outcomeText({ status, error, volume }) {
+  if (status !== "completed") return error ? sentence(error) : "";
+  return volume ? `${bytes(volume.size_bytes)} on ${volume.target}` : "In the cache";
+}
+
 // The bar and the words of a job's progress. The parts stay, so that only what changed is drawn and read out.
 export function progressPart(session) {
   const progress = bar("Progress");
   const words = h("span", { class: "words" });
   const element = h("div", { class: "progress" }, progress, words);
   element.update = (job) => {
-    const active = !ENDED.has(job.status);
-    progress.hidden = !active;
+    progress.hidden = job.status !== "running";
     progress.set(job.progress?.percent ?? 0);
-    setText(words, active ? progressText(job, session.rates.get(job.job_id)?.rate) : job.error ?? "");
-    words.classList.toggle("failure", !active);
+    setText(words, ENDED.has(job.status) ? outcomeText(job) : progressText(job, session.rates.get(job.job_id)?.rate));
+    words.classList.toggle("failure", job.status === "failed");
   };
   return element;
 }
@@ -84,7 +88,7 @@ export function jobsView(session, signal) {
   const rows = new Map();
   const said = notice();
   const count = h("p", { class: "hint" });
-  const jobs = table("Jobs, the newest first", ["Volume", "Status", "Progress", "Submitted", ""]);
+  const jobs = table("Jobs, the newest first", ["Volume", "Status", "Progress", "Submitted", ""], "jobs");
   const more = button("Show more", () => { most += PAGE; load(); }, { hidden: true });
 
   const filter = h("select", { id: "status", on: { change: () => { status = filter.value; most = PAGE; load(); } } },

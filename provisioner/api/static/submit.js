@@ -104,11 +104,12 @@ function planned(plan, send) {
       ["Image", plan.image_url],
       ["Source", plan.source],
       ["Download", plan.download_bytes === 0 ? "Nothing; it is in the cache" : bytes(plan.download_bytes)],
-      ["Checksum", plan.checksum && `${plan.checksum}${plan.checksum_from === "server" ? ", published" : ""}`],
+      ["Checksum", plan.checksum],
+      ["Checksum from", plan.checksum_from && (plan.checksum_from === "server" ? "The server" : "The request")],
       ["Signed by", plan.signed_by && `${plan.signed_by.name ?? plan.signed_by.key}`],
       ["Volume", plan.volume_name && [plan.volume_name, plan.target && `on ${plan.target}`].filter(Boolean).join(" ")],
       ["Size", bytes(plan.volume_size_bytes) || "As the image needs"],
-      ["Made by", plan.provisioned_by],
+      ["Provisioned by", plan.provisioned_by],
       ["Space needed", bytes(plan.space_needed_bytes)],
       ["Space free", bytes(plan.space_free_bytes)],
     ]),
@@ -118,6 +119,6 @@ function planned(plan, send) {
 
 function replacement({ name, size_bytes: size, ours, keep_seconds: kept }) {
   const whose = ours ? "" : ", which this service did not make,";
-  const then = kept === undefined ? "" : kept === 0 ? " Its content is lost." : ` It is kept for ${duration(kept)}.`;
-  return `The volume ${name}${whose} of ${bytes(size)} is replaced.${then}`;
+  const then = kept === undefined ? "" : kept === 0 ? " Its content would be lost." : ` It would be kept for ${duration(kept)}.`;
+  return `The volume ${name}${whose} of ${bytes(size)} would be replaced.${then}`;
 }

@@ -1,7 +1,7 @@
 // The view of targets, with their free space, and of the volumes on them.
 
 import { ApiError } from "./api.js";
-import { badge, bar, button, confirmed, facts, h, notice, table } from "./dom.js";
+import { badge, bar, button, confirmed, facts, h, keyedRows, notice, table } from "./dom.js";
 import { bytes, fileName, moment, percent, sentence } from "./format.js";
 import { attempt } from "./jobs.js";
 import { refreshing } from "./session.js";
@@ -12,7 +12,7 @@ const MOST = 1000;
 export function volumesView(session, signal) {
   const said = notice();
   const targets = h("div", { class: "cards" });
-  const volumes = h("div");
+  const [volumes, showVolumes] = volumesPart(session, (volume) => remove(session, volume, said.show, load));
   const kept = h("div");
 
   async function load() {
@@ -21,8 +21,8 @@ export function volumesView(session, signal) {
         ["targets", `volumes?limit=${MOST}`, `volumes/replaced?limit=${MOST}`].map((path) => session.api.get(path, { signal })));
       note(session, listed.targets);
       targets.replaceChildren(...listed.targets.map((target) => targetCard(session, target)));
-      keepFocus(volumes, () => volumes.replaceChildren(...volumeTable(session, made, said.show, load)));
-      keepFocus(kept, () => kept.replaceChildren(...keptTable(replaced)));
+      showVolumes(made);
+      kept.replaceChildren(...keptTable(replaced));
     } catch (error) {
       if (error instanceof ApiError) said.show(sentence(error.message), "bad");
     }
@@ -31,13 +31,6 @@ export function volumesView(session, signal) {
   refreshing(session, signal, 15, ["volume"], load);
   session.on("job", ({ kind }) => { if (kind === "job.completed") load(); }, signal);
   return [h("h1", {}, "Targets and volumes"), said, targets, volumes, kept];
-}
-
-// Draws a part anew, and gives the focus back to the button that had it.
-export function keepFocus(part, draw) {
-  const label = part.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
-  draw();
-  if (label) [...part.querySelectorAll("[aria-label]")].find((one) => one.getAttribute("aria-label") === label)?.focus();
 }
 
 // Remembers fill levels while the page is open.
@@ -79,20 +72,28 @@ function level(label, value, text) {
   return h("div", { class: "progress" }, meter, h("span", { class: "words" }, text));
 }
 
-function volumeTable(session, { volumes, count, unavailable }, say, load) {
+// Returns the part and a function that shows the volumes in it.
+function volumesPart(session, remove) {
   const list = table("Volumes that this service made", ["Volume", "Target", "Size", "Image", "Created", ""]);
-  for (const volume of volumes) {
-    list.body.append(list.row(
-      [h("span", { class: "name" }, volume.name), h("span", { class: "sub" }, volume.path)],
-      volume.target, h("span", { class: "number" }, bytes(volume.size_bytes)),
-      h("span", { title: volume.image_url }, fileName(volume.image_url)),
-      h("a", { href: `#jobs/${volume.job_id}`, "aria-label": `Job of ${volume.name}` }, moment(volume.created_at)),
-      session.may("admin") ? h("div", { class: "buttons" }, button("Remove", () => remove(session, volume, say, load),
-        { "aria-label": `Remove ${volume.name} on ${volume.target}` })) : ""));
-  }
-  const missing = Object.entries(unavailable ?? {}).map(([name, reason]) => h("p", { class: "failure" }, `${name}: ${reason}`));
-  return [h("h2", {}, "Volumes"), ...missing,
-    count ? list.whole : h("p", { class: "hint" }, "There are no volumes yet.")];
+  const missing = h("div");
+  const none = h("p", { class: "hint" }, "There are no volumes yet.");
+  const showRows = keyedRows(list.body, ({ target, name }) => `${target}/${name}`, (volume) => list.row(
+    [h("a", { class: "name", href: `#jobs/${volume.job_id}`, title: "The job that made it" }, volume.name),
+      h("span", { class: "sub" }, volume.path)],
+    volume.target, h("span", { class: "number" }, bytes(volume.size_bytes)),
+    h("span", { title: volume.image_url }, fileName(volume.image_url)), moment(volume.created_at),
+    session.may("admin") ? h("div", { class: "buttons" }, button("Remove", () => remove(volume),
+      { "aria-label": `Remove ${volume.name} on ${volume.target}` })) : ""));
+  list.whole.hidden = true;
+  none.hidden = true;
+  const show = ({ volumes, count, unavailable }) => {
+    missing.replaceChildren(...Object.entries(unavailable ?? {}).map(([name, reason]) =>
+      h("p", { class: "failure" }, `${name}: ${reason}`)));
+    list.whole.hidden = count === 0;
+    none.hidden = count > 0;
+    showRows(volumes);
+  };
+  return [h("div", {}, h("h2", {}, "Volumes"), missing, list.whole, none), show];
 }
 
 async function remove(session, { target, name }, say, load) {
