@@ -138,7 +138,9 @@ async def _named(services: Services, name: str) -> JobSpec:
         services.cache.resolved(name, cached.url.text, cached.checksum)
     found = await services.images.resolve(name)
     services.cache.resolved(name, found.url.text, found.checksum)
-    return JobSpec(image_url=found.url, image_format=found.image_type, checksum=found.checksum)
+    return JobSpec(
+        image_url=found.url, image_format=found.image_type, checksum=found.checksum, signature=found.signature
+    )
 
 
 @asynccontextmanager

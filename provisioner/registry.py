@@ -97,8 +97,11 @@ class BackEnds:
         raise UrlNotAllowedError(f"{image_url} belongs to no configured source; nothing was fetched")
 
     def signature_for(self, source: ImageSource) -> SignatureSettings | None:
-        """Return the signature that the source demands of its images, or None."""
-        return next((self.signatures.get(name) for name, one in self.sources.items() if one is source), None)
+        """Return the signature that the source demands, or None. Raises LookupError if it is none of the sources."""
+        names = [name for name, one in self.sources.items() if one is source]
+        if not names:  # never a reason to demand less
+            raise LookupError("the source is none of the configured ones")
+        return self.signatures.get(names[0])
 
     def target(self, name: str | None) -> BlockTarget:
         """Return the target of that name, or the default one. Raises InvalidRequestError."""

@@ -13,6 +13,7 @@ import argparse
 import http.client
 import json
 import os
+import re
 import selectors
 import socket
 import statistics
@@ -101,14 +102,24 @@ class Service:
         words = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
+    def job_time(self) -> float:
+        """Return the seconds that all jobs took so far, as the daemon counts them."""
+        time.sleep(1.1)  # the metrics are rendered once a second
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        return sum(float(value) for value in re.findall(r"job_duration_seconds_sum\{.*\} (.*)", text))
+
     def two_jobs(self, url: str) -> tuple[float, float]:
-        """Run two jobs at once; return how long both took, and the daemon's processor time, in seconds."""
-        began, used = time.monotonic(), self.processor_time()
+        """Run two jobs at once; return how long one took, and the daemon's processor time for both, in seconds."""
+        took, used = self.job_time(), self.processor_time()
         for job_id in [self.submit(url)["job_id"] for _ in range(2)]:
             self.watch_by_events(job_id)
             if (job := self.call("GET", f"/api/v1/jobs/{job_id}"))["status"] != "completed":
                 raise SystemExit(job.get("error"))
-        took, used = time.monotonic() - began, self.processor_time() - used
+        used = self.processor_time() - used
+        took = (self.job_time() - took) / 2
         for volume in (self.folder / "volumes").glob("bench-*"):
             volume.unlink()
         self.call("POST", "/api/v1/cache/prune")
@@ -165,7 +176,7 @@ def jobs_with_readers(service: Service, url: str, runs: int, readers: int) -> No
         alone.append(service.two_jobs(url))
         with service.readers(readers):
             watched.append(service.two_jobs(url))
-    print("| two jobs | median | fastest | processor time, median |\n|---|---|---|---|")
+    print("| two jobs at once | median of one | fastest | processor time, median |\n|---|---|---|---|")
     for name, figures in (("no reader", alone), (f"{readers} readers", watched)):
         took, used = zip(*figures, strict=True)
         print(f"| {name} | {statistics.median(took):.2f} s | {min(took):.2f} s | {statistics.median(used):.2f} s |")

@@ -74,6 +74,19 @@ def open_regular(folder: str, path: bytes) -> tuple[int, os.stat_result]:
     return fd, status
 
 
+def names_in(folder: str, path: bytes) -> list[bytes]:
+    """Return the names of what is in the folder ``path`` beneath ``folder``. Raises OSError, like ``open_regular``."""
+    top = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = _openat2(top, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(top)
+    try:
+        return [os.fsencode(name) for name in os.listdir(fd)]  # noqa: PTH208 - a descriptor, not a path
+    finally:
+        os.close(fd)
+
+
 def _openat2(top: int, path: bytes, flags: int) -> int:
     how = _OpenHow(flags, 0, _RESOLVE)
     for _ in range(_ATTEMPTS):

@@ -12,27 +12,31 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """A file: the configured folder, and the path beneath it as the kernel takes it."""
+    """A file or a folder: the configured folder, and the path beneath it as the kernel takes it, ``.`` for itself."""
 
     folder: str
     path: bytes
+    is_folder: bool = False
 
 
 def place_of(url: ImageUrl, folders: Sequence[str]) -> Place | None:
-    """Return where the file is that ``url`` names; None if it is under none of the ``folders``.
+    """Return what ``url`` names: a folder if it ends with a slash. None if it is under none of the ``folders``.
 
     Each segment of the url is unquoted once and is one name: ``%2F`` is no separator.
     """
     if url.scheme != "file" or url.host or url.query or "?" in url.text:
         return None
     names = [unquote_to_bytes(segment) for segment in url.path[1:].split("/")]
+    is_folder = names[-1] == b""
+    if is_folder:
+        names.pop()
     if any(name in {b"", b".", b".."} or b"/" in name or b"\0" in name for name in names):
         return None
     # The outermost folder allows the most links, as if the inner ones were not named.
     for folder in sorted(folders, key=len):
         parts = folder.strip("/").encode().split(b"/")
-        if names[: len(parts)] == parts and len(names) > len(parts):
-            return Place(folder, b"/".join(names[len(parts) :]))
+        if names[: len(parts)] == parts and len(names) + is_folder > len(parts):
+            return Place(folder, b"/".join(names[len(parts) :]) or b".", is_folder)
     return None
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # The kernel's own file systems: their files are no images, and reading some of them has effects.
 _KERNEL = ("/proc", "/sys", "/dev")
+_MEMORY = ("/dev/shm",)  # noqa: S108 - a file system like any other
 # Seconds that a folder may take to answer a check.
 _PATIENCE = 5.0
 
@@ -51,10 +52,14 @@ class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 def _faults_of(folder: str) -> Iterator[str]:
     plain = os.path.normpath(folder)
-    if plain in {"/", "//"} or any(plain == top or plain.startswith(f"{top}/") for top in _KERNEL):
+    if plain in {"/", "//"} or (_is_below(plain, _KERNEL) and not _is_below(plain, _MEMORY)):
         yield f"folders must not contain '{folder}'; name the folder of the images"
     elif plain != folder.rstrip("/"):
         yield f"folders: write '{plain}' instead of '{folder}'"
+
+
+def _is_below(folder: str, tops: tuple[str, ...]) -> bool:
+    return any(folder == top or folder.startswith(f"{top}/") for top in tops)
 
 
 def _look_at(folder: str) -> Finding:

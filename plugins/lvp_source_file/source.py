@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from urllib.parse import quote
 
 import trio
 
+from lvp_source_file.beneath import names_in
 from lvp_source_file.errors import meaning
 from lvp_source_file.open_file import OpenFile, Status
 from lvp_source_file.paths import Place, place_of, prefix_of
@@ -54,6 +56,10 @@ class FileSource(ImageSource):
     async def open(
         self, url: ImageUrl, start: int = 0, stop: int | None = None, version: str | None = None
     ) -> AsyncIterator[ImageStream]:
+        place = self._place(url)
+        if place.is_folder:
+            yield _Listing(await self._calls(url, place).run(names_in, place.folder, place.path))
+            return
         async with self._opened(url) as (file, status):
             if version is not None and status.version != version:
                 raise _changed(url)
@@ -61,15 +67,22 @@ class FileSource(ImageSource):
 
     @asynccontextmanager
     async def _opened(self, url: ImageUrl) -> AsyncIterator[tuple[_Calls, Status]]:
-        place = place_of(url, self._settings.folders)
-        if place is None:
-            raise UrlNotAllowedError(f"source {self._name} does not serve this image URL")
-        calls = _Calls(str(url), place, self._threads[place.folder], self._settings.stall_timeout)
+        place = self._place(url)
+        calls = self._calls(url, place)
         try:
             yield calls, await calls.run(calls.file.open, place.folder, place.path)
         finally:
             # Not waited for: closing may hang too, and nothing depends on it.
             trio.lowlevel.start_thread_soon(calls.file.close, lambda _: None)
+
+    def _place(self, url: ImageUrl) -> Place:
+        place = place_of(url, self._settings.folders)
+        if place is None:
+            raise UrlNotAllowedError(f"source {self._name} does not serve this image URL")
+        return place
+
+    def _calls(self, url: ImageUrl, place: Place) -> _Calls:
+        return _Calls(str(url), place, self._threads[place.folder], self._settings.stall_timeout)
 
 
 class _Calls:
@@ -89,6 +102,19 @@ class _Calls:
         raise RemoteUnavailableError(
             f"{self._name}: the file system of {self._folder} did not answer in {self._limit:g} s"
         )
+
+
+class _Listing(ImageStream):
+    """The names in a folder as a web server lists them, for the url patterns of named images."""
+
+    start = 0
+
+    def __init__(self, names: Sequence[bytes]) -> None:
+        self._names = names
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for name in self._names:
+            yield f'<a href="{quote(name)}"></a>\n'.encode()
 
 
 class _FileStream(ImageStream):

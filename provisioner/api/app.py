@@ -9,7 +9,7 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from provisioner.api import health, middleware, routes
+from provisioner.api import health, middleware, page, routes
 from provisioner.api.event_stream import release_at_end
 from provisioner.api.routes import answer
 from provisioner.api.uploads import is_streamed
@@ -45,6 +45,8 @@ def create_app(services: Services) -> QuartTrio:
     app.url_map.merge_slashes = False
     app.register_blueprint(routes.make_blueprint(services))
     app.register_blueprint(health.make_blueprint(services))
+    if services.config.server.page:
+        app.register_blueprint(page.make_blueprint())
     middleware.add_hooks(app, services)
     _add_error_handlers(app)
     release_at_end(app)

@@ -65,7 +65,7 @@ def add_hooks(app: QuartTrio, services: Services) -> None:
         response.headers["X-Request-ID"] = g.get("request_id", "")
         if g.get("close_connection"):
             response.headers["Connection"] = "close"
-        response.headers["Cache-Control"] = "no-store"
+        response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 

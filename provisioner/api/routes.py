@@ -14,6 +14,7 @@ from provisioner.api import requests, responses, submission
 from provisioner.api.back_end_listing import BackEndListing
 from provisioner.api.event_stream import add_events
 from provisioner.api.kept_volumes import add_kept_volumes
+from provisioner.api.page import ENDPOINTS as PAGE_ROUTES
 from provisioner.api.uploads import add_uploads
 from provisioner.api.volume_listing import Listing
 from provisioner.auth import authorization
@@ -74,10 +75,14 @@ QUERIES: dict[str, type[msgspec.Struct]] = {
     "v1.list_replaced_volumes": requests.Page,
     "v1.remove_replaced_volume": requests.KeptQuery,
 }
-# The routes that need no credential; the configuration can close /metrics.
-OPEN_ROUTES = frozenset(
-    {"service.health", "service.healthz", "service.livez", "service.readyz", "service.metrics"},
-)
+# The routes that need no credential; the configuration can close /metrics. The page's files hold no data.
+OPEN_ROUTES = PAGE_ROUTES | {
+    "service.health",
+    "service.healthz",
+    "service.livez",
+    "service.readyz",
+    "service.metrics",
+}
 
 
 def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -67,6 +67,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     max_event_streams: Positive = 128
     # Open event streams per address, half of its connections.
     max_event_streams_per_address: Positive = 32
+    # Serve the web page at "/". Its files hold no data; what it shows comes from the API, with the user's credential.
+    page: bool = True
 
     def __post_init__(self) -> None:
         refuse(self._faults())

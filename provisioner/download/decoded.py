@@ -50,8 +50,7 @@ class DecodedSource(ImageSource):
 
     async def stat(self, url: ImageUrl) -> RemoteImage:
         image = await self._source.stat(url)
-        # What the server says about size and validator is about the encoded bytes, and so are its ranges.
-        return replace(image, size=None, version=None, accepts_ranges=False) if url == self._url else image
+        return decoded(image) if url == self._url else image
 
     @asynccontextmanager
     async def open(
@@ -63,6 +62,11 @@ class DecodedSource(ImageSource):
             return
         async with self._source.open(url) as stream:
             yield _DecodedStream(stream, self.mismatch)
+
+
+def decoded(image: RemoteImage) -> RemoteImage:
+    """Return what is known about an image before it is decoded: size, validator and ranges are of the encoded bytes."""
+    return replace(image, size=None, version=None, accepts_ranges=False)
 
 
 class _DecodedStream(ImageStream):

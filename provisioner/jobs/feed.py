@@ -32,9 +32,9 @@ KEPT = 1000
 _AT_ONCE = 32
 # Seconds between two looks at the progress of running jobs, and more for each reader: 200 readers wait for 3 s.
 _TICK, _TICK_PER_READER = 1.0, 0.01
-# Seconds for each reader between two rounds of waking, so that changes in quick succession are sent together: 0.4 s
-# with 200 readers. A reader takes some 0.15 ms, so all of them take a tenth of the loop's time at most.
-_ROUND_PER_READER = 0.002
+# Seconds for each reader between two rounds of waking, so that changes in quick succession are sent together: 1 s with
+# 200 readers. A reader takes some 0.15 ms, so all of them take 3 % of a processor at most.
+_ROUND_PER_READER = 0.005
 # Readers woken before other tasks run again: each sends for some 0.2 ms, and the loop is not held for longer than 2 ms.
 _WOKEN_AT_ONCE = 8
 # The most characters of a number in an id.

@@ -53,11 +53,11 @@ class Recovery:
             log.info("recovered", target=target, decision=decision)
         self._due.discard(target)
 
-    async def settle_seed(self, job: Job) -> None:
-        """Finish or roll back the cloud-init seed of a job that does not run. Raises ProvisionerError."""
+    async def settle_seed(self, job: Job, *, latest: bool) -> None:
+        """Finish or roll back the seed of a job that does not run, see ``settle``. Raises ProvisionerError."""
         target = self._targets.get(job.spec.target or "")
         if target is not None and job.spec.seed_name is not None and job.spec.volume_name is not None:
-            await settle(target, job.job_id, job.created_at, job.spec.volume_name)
+            await settle(target, job.job_id, job.spec.volume_name, latest=latest)
 
     async def settle_ended(self, seeds: SeedFiles, store: JobStore, unfinished: frozenset[str]) -> None:
         """Settle the seeds of jobs whose end left that undone, and remove the cloud-init data of all ended jobs."""
@@ -67,7 +67,7 @@ class Recovery:
             job = await store.get(job_id)
             try:
                 if job is not None:
-                    await self.settle_seed(job)
+                    await self.settle_seed(job, latest=False)
             except ProvisionerError as error:
                 log.warning("a cloud-init seed could not be settled; the next start retries it", job_id=job_id,
                             reason=error.message)  # fmt: skip
@@ -84,7 +84,7 @@ class Recovery:
         newer = await store.newer(job)
         target = self._targets.get(job.spec.target or "")
         if job.status is Status.RUNNING:
-            await self.settle_seed(job)
+            await self.settle_seed(job, latest=newer is None)
         volume = await target.find(job.spec.volume_name) if target is not None else None
         origin = volume.provenance if volume is not None else None
         if volume is not None and origin is not None and origin.job_id == job.job_id and job.status is Status.RUNNING:

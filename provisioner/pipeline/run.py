@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+import msgspec
 import structlog
 import trio
 
@@ -28,7 +29,7 @@ from provisioner.contracts.errors import (
     SourceError,
     TargetError,
 )
-from provisioner.download.decoded import DecodedSource
+from provisioner.download.decoded import DecodedSource, decoded
 from provisioner.pipeline import seed
 from provisioner.pipeline.copy import Copying, commit, verified
 from provisioner.pipeline.expectation import expectation_of, is_proven, redacted, signed_checksum
@@ -76,23 +77,28 @@ class Pipeline:
         demanded = self.signature_for(spec, source) is not None
         if run.checksum is not None and not demanded and await self._clone_known(run):
             return
+        decoding: DecodedSource | None = None
         for restarts_left in reversed(range(RESTARTS + 1)):
             try:
+                # Always of the source itself, which may demand a signature.
                 expectation = await expectation_of(self, run, source)
                 known = is_proven(run, expectation) if demanded else spec.checksum is None
                 if known and await self._clone_known(run):
                     return
-                await self._with_image(run, source, expectation)
+                if decoding is not None:
+                    remote = decoded(expectation.remote)
+                    expectation = msgspec.structs.replace(expectation, remote=remote)
+                await self._with_image(run, decoding or source, expectation)
                 return
             # A damaged image was found in the cache, which has dropped it; or what was received is thrown away.
             except (DamagedImageError, RemoteChangedError, ChecksumMismatchError) as error:
-                if isinstance(source, DecodedSource) and isinstance(error, ChecksumMismatchError):
-                    raise source.mismatch from error
+                if decoding is not None and isinstance(error, ChecksumMismatchError):
+                    raise decoding.mismatch from error
                 if run.outcome is not None or not restarts_left or not await self._may_help(run, source, error):
                     raise
                 log.warning("starting over", job_id=run.job_id, reason=error.message)
                 if isinstance(error, EncodedDownloadError):
-                    source = DecodedSource(source, run.spec.image_url, error)
+                    decoding = DecodedSource(source, run.spec.image_url, error)
                 run.progress.restart()
 
     async def _may_help(self, run: JobRun, source: ImageSource, error: ProvisionerError) -> bool:

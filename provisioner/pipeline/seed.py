@@ -143,17 +143,18 @@ async def _settle_run(run: JobRun, target: BlockTarget) -> None:
     assert name is not None
     try:
         with undoing(f"settle the cloud-init seed of {name}", _SETTLE_TIMEOUT):
-            await settle(target, run.job_id, run.created_at, name)
+            await settle(target, run.job_id, name, latest=True)
     except RollbackError as error:
         if run.outcome is None:
             raise
         log.warning("a replaced cloud-init seed was not removed; it is removed later", reason=error.message)
 
 
-async def settle(target: BlockTarget, job_id: str, created_at: float, volume_name: str) -> None:
+async def settle(target: BlockTarget, job_id: str, volume_name: str, *, latest: bool) -> None:
     """Finish the seed of a job that has made its volume; roll back the seed of any other. Idempotent.
 
-    The job must not be running, or be in its commit. Raises TargetError and its subclasses.
+    The job must not be running, or be in its commit. ``latest``: no later job can have made the volume; otherwise the
+    replaced seed is restored only if it was made with the volume. Raises TargetError and its subclasses.
     """
     name = seed_name(volume_name)
     volume, seed = await target.find(volume_name), await target.find(name)
@@ -167,9 +168,10 @@ async def settle(target: BlockTarget, job_id: str, created_at: float, volume_nam
         await target.remove(name)
         log.info("the cloud-init seed was rolled back", volume=name)
         seed = None
-    # A seed is not put beside a volume that a later job made.
-    overtaken = origin is not None and origin.created_at > created_at
-    if old is not None and seed is None and not overtaken and isinstance(target, KeepingTarget):
+    if old is None or seed is not None or not isinstance(target, KeepingTarget):
+        return
+    made_together = origin is not None and old.provenance is not None and old.provenance.job_id == origin.job_id
+    if latest or made_together or volume is None:
         await target.restore(old.kept_as, job_id)
         log.info("the replaced cloud-init seed was restored", volume=name)
 

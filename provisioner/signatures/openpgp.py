@@ -115,11 +115,11 @@ def judge(report: Report, key: Key, where: str, said: str = "") -> Signer:
             return Signer("openpgp", verdict.fingerprint, verdict.name)
     for status in ("GOODSIG", "REVKEYSIG", "EXPKEYSIG", "EXPSIG", "ERRSIG"):
         if status in found and (status != "GOODSIG" or found[status].fingerprint):
-            raise SignatureError(f"{where} {_refusal(found[status], key)}")
+            raise SignatureError(f"{where} {_refusal(found[status], key, said)}")
     raise SignatureError(f"{where} is malformed: gpgv finds no OpenPGP signature in it ({last_words(said, 200)})")
 
 
-def _refusal(verdict: Verdict, key: Key) -> str:
+def _refusal(verdict: Verdict, key: Key, said: str) -> str:
     of = f"the key {verdict.key} ({verdict.name})" if verdict.name else f"the key {verdict.key}"
     if verdict.status == "GOODSIG":
         weak = _WEAK.get(verdict.digest, "an unknown digest")
@@ -132,7 +132,8 @@ def _refusal(verdict: Verdict, key: Key) -> str:
         return f"has expired ({of}); the publisher must sign anew"
     if verdict.reason == _NO_KEY:
         return f"was made with {of}, which is not in {key.path}; if you trust this key, add it there"
-    return f"is malformed or of an unsupported algorithm: gpgv gives the reason {verdict.reason} (key {verdict.key})"
+    words = last_words(said.replace("gpgv: ", ""), 200)
+    return f"cannot be checked: it is malformed, of an unsupported algorithm, or the clock is wrong ({words})"
 
 
 async def _run(key: Key, files: list[bytes | int]) -> tuple[Report, str, bytes]:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from werkzeug.datastructures import MultiDict
 
 from lvp_convert_native import NativeConverter, NativeSettings
+from lvp_source_file.paths import place_of as local_place_of
 from lvp_source_http import HttpSettings, HttpSource
 from lvp_source_s3 import S3Settings
 from lvp_source_s3.addresses import place_of
@@ -115,6 +116,11 @@ def read_urls(data: bytes) -> None:
         else:
             assert fetched.host == "s3.example.com" or fetched.host.endswith(".s3.example.com")
             assert fetched.port == 9000
+    local = local_place_of(url, ["/srv/images"])
+    if local is not None:
+        assert (url.scheme, url.host, owned, place) == ("file", "", False, None)
+        assert not {b"", b".."} & set(local.path.split(b"/"))
+        assert b"\0" not in local.path
     if place is not None:
         assert place.bucket == "images" or f"{place.bucket}/{place.key}".startswith("more/below/")
 

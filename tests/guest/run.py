@@ -27,6 +27,7 @@ ENVIRONMENT = {
     # Load only the plugin that the tests need (see pytest_command): each one takes seconds under emulation.
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
 }
+PASSED_ON = ("LVP_ALL_ROWS",)
 HARNESS_FAILED = 70  # pytest does not use this status
 
 
@@ -74,7 +75,7 @@ def inside(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
         guest.sh(f"mkdir -p {RESULTS}")
         done = guest.run(
             [*pytest_command(options.coverage), *with_paths(pytest_arguments, "tests/guest")],
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **{name: os.environ[name] for name in PASSED_ON if name in os.environ}},
             sink=show, silence=options.silence, total=options.timeout,
         )  # fmt: skip
         if options.results:

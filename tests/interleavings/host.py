@@ -21,7 +21,7 @@ from provisioner.jobs.notify import Notifier
 from provisioner.observe.metrics import Metrics
 from provisioner.pipeline.run import Pipeline
 from tests.cancellation.harness import Harness, plain_logs
-from tests.interleavings.promises import check_now, check_restart
+from tests.interleavings.promises import check_now, check_restart, check_seed
 
 # A RAM disk if there is one: each run opens a database of its own.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -92,7 +92,7 @@ class Host(Harness):
         self.done.append(done)
         try:
             done.result = await operation(self)
-            if done.kind == "submit":
+            if done.kind in {"submit", "submit_seeded"}:
                 assert self.has_stored(done.result.job_id), "a job was accepted before it was on disk"
         except ProvisionerError as error:
             done.error = error
@@ -169,8 +169,11 @@ async def _play(host, schedule, clock, operations, before) -> None:
         stored = await host.all_jobs()
         check_now(host, stored)
     host.check_disk()
+    check_seed(host, stored)
     host.before_restart = host.volume()
     async with host.alive(schedule):
         await host.settle()
-        check_restart(host, stored, await host.all_jobs())
+        again = await host.all_jobs()
+        check_restart(host, stored, again)
     host.assert_nothing_left()
+    check_seed(host, again)

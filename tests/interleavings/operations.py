@@ -6,19 +6,30 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from provisioner.contracts import Checksum
 from provisioner.contracts.errors import ProvisionerError
+from provisioner.pipeline.cloud_init import CloudInit
 from tests.cancellation.harness import DIGEST, SPEC
 
 if TYPE_CHECKING:
     from tests.interleavings.host import Host
 
 
+DATA = CloudInit(user_data="#cloud-config")
+
+
 async def submit(host: Host):
     """A client submits a job for the volume; it is accepted or refused."""
     return await host.supervisor.submit(SPEC, request_id="r", principal=None, idempotency_key=None)
+
+
+async def submit_seeded(host: Host):
+    """A client submits a job for the volume with cloud-init data."""
+    spec = msgspec.structs.replace(SPEC, cloud_init=DATA.seal())
+    return await host.supervisor.submit(spec, request_id="r", principal=None, idempotency_key=None, cloud_init=DATA)
 
 
 async def hang_up(host: Host):
@@ -103,6 +114,13 @@ async def a_volume(host: Host) -> None:
     await host.settle()
     assert host.volume() is not None
     assert host.cache.find(Checksum.parse(DIGEST), "", None) is not None
+
+
+async def a_seeded_volume(host: Host) -> None:
+    """The volume and its cloud-init seed were made by an earlier job."""
+    await submit_seeded(host)
+    await host.settle()
+    assert host.target._volume("web01-seed") is not None
 
 
 async def a_foreign_volume(host: Host) -> None:

@@ -9,7 +9,7 @@ from tests.cancellation.harness import IMAGE
 
 def check_now(host, stored) -> None:
     """Check after every operation has ended and no job is active; ``stored``: the jobs in the store, by id."""
-    accepted = {done.result.job_id: done for done in host.of("submit")}
+    accepted = {done.result.job_id: done for done in (*host.of("submit"), *host.of("submit_seeded"))}
     draining = host.supervisor.draining
     for job_id in accepted:
         assert job_id in stored, "an accepted job is missing from the store"
@@ -48,6 +48,19 @@ def _check_volume(host, stored) -> None:
     if host.of("restore"):
         allowed = [*allowed, *host.kept_before]
     assert held in allowed, f"the volume holds {held and held[:20]!r}; {completed=}, {removed=}"
+
+
+def check_seed(host, stored) -> None:
+    """Check that a cloud-init seed stands beside the volume of its job, and that no data of ended jobs is left."""
+    volume, seed = (host.target._volume(name) for name in ("web01", "web01-seed"))
+    if seed is not None:
+        assert volume is not None, "a cloud-init seed stands alone"
+        assert volume.provenance.job_id == seed.provenance.job_id, "the cloud-init seed is another job's"
+    if volume is not None and volume.provenance is not None:
+        job = stored.get(volume.provenance.job_id)
+        assert (job is not None and job.spec.cloud_init is not None) == (seed is not None), "a seed is missing"
+    left = {path.stem for path in (host.folder / "cloud-init").glob("*")}
+    assert left <= {job_id for job_id, job in stored.items() if not job.status.ended}, "cloud-init data is left"
 
 
 def _check_kept(host) -> None:

@@ -53,6 +53,16 @@ KEPT_PAIRS = [
     (op.restore, op.remove_kept, op.a_kept_volume),
     (op.remove_kept, op.remove_kept, op.a_kept_volume),
 ]
+SEED_PAIRS = [
+    (op.submit_seeded, op.cancel, None),
+    (op.submit_seeded, op.drain, None),
+    (op.submit_seeded, op.cancel, op.a_seeded_volume),
+    (op.submit_seeded, op.drain, op.a_seeded_volume),
+    (op.submit_seeded, op.remove_volume, op.a_seeded_volume),
+    (op.submit_seeded, op.submit, op.a_seeded_volume),
+    (op.remove_volume, op.remove_volume, op.a_seeded_volume),
+    (op.remove_volume, op.submit, op.a_seeded_volume),
+]
 # The time of a replaced volume is up at once.
 EXPIRED_PAIRS = [
     (op.restore, op.expire, op.a_kept_volume),
@@ -80,6 +90,12 @@ def test_triple(case):
 
 @pytest.mark.parametrize("case", KEPT_PAIRS, ids=name_of)
 def test_pair_with_kept_volumes(case):
+    *operations, before = case
+    explore(scenario(*operations, before=before, keeping=KeepingSettings()), random_runs=RANDOM_RUNS, at_least=10)
+
+
+@pytest.mark.parametrize("case", SEED_PAIRS, ids=name_of)
+def test_pair_with_seeds(case):
     *operations, before = case
     explore(scenario(*operations, before=before, keeping=KeepingSettings()), random_runs=RANDOM_RUNS, at_least=10)
 

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import fcntl
+from types import SimpleNamespace
 
 import pytest
 import trio
 
 from provisioner import daemon
 from provisioner.auth.tokens import TokenFile
-from provisioner.config import embedded
+from provisioner.config import NamedImage, SignatureSettings, embedded
+from provisioner.contracts import AbsolutePath
 from provisioner.contracts.errors import ConfigError, UnavailableError
+from provisioner.images import ImageResolver
 
 
 @pytest.fixture
 def config(tmp_path):
     return embedded(tmp_path / "data", "127.0.0.1:0")
+
+
+async def test_named_image_to_prewarm(tmp_path):
+    """It has what its name demands, and what the name stands for is pinned."""
+    signature = SignatureSettings(kind="minisign", public_key=AbsolutePath("/etc/key.pub"))
+    url = "https://images.example/debian.raw"
+    images = {"debian": NamedImage(url=url, image_type="raw", signature=signature)}
+    pinned = []
+    services = SimpleNamespace(
+        images=ImageResolver(images, lambda _url: None, list),
+        cache=SimpleNamespace(resolved=lambda *what: pinned.append(what)),
+    )
+    spec = await daemon._named(services, "debian")
+    assert (spec.image_url.text, spec.image_format, spec.signature, spec.volume_name) == (url, "raw", signature, None)
+    assert pinned == [("debian", url, None)]
 
 
 def leave(config):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.guest.harness.cache import entry, key_of
 
 NAMES = ("user-data", "meta-data", "network-config")
 # Runs in Debian's Python, which has cloud-init's modules; the seed's files are where its datasource looks first.
@@ -22,8 +22,8 @@ print(json.dumps({"user_data": source.userdata_raw.decode(), "meta_data": source
 """
 
 
-def run(*args: object) -> str:
-    return subprocess.run([*map(str, args)], check=True, capture_output=True, text=True).stdout
+def run(*args: object, **options: object) -> str:
+    return subprocess.run([*map(str, args)], check=True, capture_output=True, text=True, **options).stdout
 
 
 def files_of(seed: Path, names: str) -> dict[str, str]:
@@ -44,4 +44,14 @@ def read_by_cloud_init(seed: Path, folder: Path) -> dict:
     where.mkdir(parents=True)
     for name, text in files_of(seed, "-R").items():
         (where / name).write_text(text)
-    return json.loads(run("/usr/bin/python3", "-c", _READ, folder))
+    modules = entry("cloud-init", key_of(Path("/etc/os-release").read_bytes()), _unpack_cloud_init)
+    environment = os.environ | {"PYTHONPATH": str(modules / "usr/lib/python3/dist-packages")}
+    return json.loads(run("/usr/bin/python3", "-c", _READ, folder, env=environment))
+
+
+def _unpack_cloud_init(folder: Path) -> None:
+    """Unpack Debian's package. It is not installed: it would configure this machine at its next start."""
+    run("apt-get", "download", "--quiet", "cloud-init", cwd=folder)
+    (package,) = folder.glob("cloud-init_*.deb")
+    run("dpkg-deb", "--extract", package, folder)
+    package.unlink()

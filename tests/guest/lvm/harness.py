@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import mmap
 import os
 import subprocess
 import time
@@ -126,14 +127,22 @@ def head(path: str, length: int) -> bytes:
 
 def has_pattern(path: str, byte: bytes = b"\xa5") -> bool:
     """Return whether a device still contains a previous owner's bytes."""
-    return byte * 4096 in content(path)
+    found = content(path)
+    # Searching for one byte first takes a tenth of the time under emulation.
+    return byte in found and byte * 4096 in found
 
 
 def fill_with_pattern(group: str) -> None:
     """Fill every free extent of the group with the bytes of a previous owner."""
     lvm("lvcreate", "--yes", "-Wn", "-l", "100%FREE", "-n", "previous", group)
-    subprocess.run(
-        ["sh", "-c", f"tr '\\0' '\\245' </dev/zero | dd of=/dev/{group}/previous bs=1M iflag=fullblock oflag=direct"],
-        capture_output=True, check=False,
-    )  # fmt: skip
+    block = mmap.mmap(-1, 4 * MIB)  # O_DIRECT needs an aligned buffer
+    block.write(PATTERN * 4)
+    fd = os.open(f"/dev/{group}/previous", os.O_WRONLY | os.O_DIRECT)
+    try:
+        left = os.lseek(fd, 0, os.SEEK_END)
+        os.lseek(fd, 0, os.SEEK_SET)
+        while left:
+            left -= os.write(fd, memoryview(block)[:left])
+    finally:
+        os.close(fd)
     lvm("lvremove", "--yes", f"{group}/previous")

@@ -9,13 +9,21 @@ import trio
 
 from lvp_source_file import FileSettings
 from lvp_source_file.open_file import OpenFile
-from lvp_source_file.paths import place_of
+from lvp_source_file.paths import Place, place_of
 from lvp_source_file.source import PIECE, THREADS
+from provisioner.config import NamedImage
 from provisioner.contracts import ImageUrl
-from provisioner.contracts.errors import RemoteChangedError, RemoteUnavailableError, UrlNotAllowedError
+from provisioner.contracts.errors import (
+    RemoteChangedError,
+    RemoteNotFoundError,
+    RemoteUnavailableError,
+    SourceError,
+    UrlNotAllowedError,
+)
 from provisioner.contracts.source import closing_chunks
 from provisioner.contracts.testing.source_suite import read
 from provisioner.download.checksums import discover
+from provisioner.images import ImageResolver
 from tests.plugins.lvp_source_file.conftest import source_of
 
 
@@ -28,7 +36,10 @@ from tests.plugins.lvp_source_file.conftest import source_of
         ("file:///srv/images/%C3%BC%3Fv=1", ("/srv/images", "ü?v=1".encode())),
         ("file:///srv/more/inner/x", ("/srv/more", b"inner/x")),
         ("file:///srv/images", None),
-        ("file:///srv/images/", None),
+        ("file:///srv/images/", ("/srv/images", b".", True)),
+        ("file:///srv/images/b/c%20d/", ("/srv/images", b"b/c d", True)),
+        ("file:///srv/", None),
+        ("file:///srv/images//", None),
         ("file:///srv/images2/a", None),
         ("file:///srv/images//a", None),
         ("file:///srv/images/a%2Fb", None),
@@ -40,7 +51,8 @@ from tests.plugins.lvp_source_file.conftest import source_of
 )
 def test_place_of(url, expected):
     folders = ["/srv/images", "/srv/more/inner", "/srv/more"]
-    assert place_of(ImageUrl.parse(url), folders) == expected
+    place = None if expected is None else Place(*expected)
+    assert place_of(ImageUrl.parse(url), folders) == place
 
 
 @pytest.mark.parametrize(
@@ -157,6 +169,31 @@ async def test_checksum_of_the_folder_above_is_not_read(folder, source):
     (folder / "image").write_bytes(b"image")
     one = source_of(folder, checksum_files=["{parent}/SUMS"])
     assert (await discover(one, ImageUrl.parse(f"file://{folder}/image"))).checksum is None
+
+
+async def test_newest_of_a_folder(folder, source):
+    """A named image's url pattern finds the newest file, also in folders with versions."""
+    for version in ("9", "10", "11-rc1"):
+        (folder / f"v{version}").mkdir()
+        (folder / f"v{version}" / f"debian-{version}.qcow2").write_bytes(b"image")
+    image = NamedImage(url=f"file://{folder}/v{{version}}/debian-{{version}}.qcow2")
+    resolver = ImageResolver({"debian": image}, lambda _url: source, list)
+    assert (await resolver.resolve("debian")).url.text == f"file://{folder}/v10/debian-10.qcow2"
+
+
+async def test_listing(folder, source):
+    (folder / "an image").write_bytes(b"image")
+    (folder / "out").symlink_to("..")
+    assert sorted((await fetch(source, ImageUrl.parse(f"file://{folder}/"))).splitlines()) == [
+        b'<a href="an%20image"></a>',
+        b'<a href="out"></a>',
+    ]
+    missing = RemoteNotFoundError
+    for path, kind in (("out/", UrlNotAllowedError), ("none/", missing), ("an%20image/", missing)):
+        with pytest.raises(kind):
+            await fetch(source, ImageUrl.parse(f"file://{folder}/{path}"))
+    with pytest.raises(SourceError, match="it is a folder, not a file"):
+        await source.stat(ImageUrl.parse(f"file://{folder}/"))
 
 
 class HungFile(OpenFile):

@@ -142,8 +142,9 @@ async def test_recent_inventory_is_reused_for_a_second(tmp_path: Path, mock_cloc
     mock_clock.jump(1.1)
     await lvm.recent_inventory()
     assert lvm.calls.total() == 2 * reports
-    await lvm.inventory()
+    read = await lvm.inventory()
     assert lvm.calls.total() == 3 * reports, "inventory() must never return an older report"
+    assert await lvm.recent_inventory() is read
 
 
 async def test_recent_inventory_after_a_change(tmp_path: Path) -> None:

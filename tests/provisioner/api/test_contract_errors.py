@@ -10,8 +10,11 @@ from tests.provisioner.api.conftest import job
 from tests.provisioner.api.document import UUID, refused
 
 
-@pytest.mark.parametrize("path", ["/", "/api", "/api/v1", "/api/v1/", "/api/v2/jobs", "/api/v1/jobs/", "/api//v1/jobs",
-                                  "/health/", "/metrics/x", "/%00", "/favicon.ico", "/api/v1/jobs/a/b/c"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    ["/page/", "/api", "/api/v1", "/api/v1/", "/api/v2/jobs", "/api/v1/jobs/", "/api//v1/jobs", "/health/",
+     "/metrics/x", "/%00", "/favicon.ico", "/api/v1/jobs/a/b/c"],
+)  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "TRACE", "PROPFIND"])
 async def test_unknown_paths(service, path, method):
     await refused(await service.call(method, path), 404, "not found", "nothing at this path")

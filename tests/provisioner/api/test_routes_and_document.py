@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from provisioner.api.page import ENDPOINTS as PAGE_ROUTES
 from provisioner.api.routes import OPEN_ROUTES, ROLES
 from provisioner.config import AuthSettings
 from provisioner.contracts.testing import FakeImage
@@ -44,11 +45,12 @@ def pattern(rule):
 
 
 def routes(app):
+    """Return the routes of the API; the page's files are not part of it."""
     return {
         (method, pattern(rule)): rule
         for rule in app.url_map.iter_rules()
         for method in rule.methods
-        if method != "HEAD"
+        if method != "HEAD" and rule.endpoint not in PAGE_ROUTES
     }
 
 

@@ -280,3 +280,17 @@ async def test_settled_long_after_a_later_job(harness):
     async with harness.running():
         assert seed_of(harness) == "later-user-data"
     assert list((harness.folder / "cloud-init").iterdir()) == []
+
+
+async def test_seed_is_restored_whatever_the_clock_says(harness):
+    """The old volume is dated later than the job that fails: the clock was set back in between."""
+    async with harness.running():
+        await given(harness, True)
+        before = job_of_volume(harness)
+        for name in ("web01", "web01-seed"):
+            metadata = harness.target._metadata_path(name)
+            found = msgspec.json.decode(metadata.read_bytes())
+            metadata.write_bytes(msgspec.json.encode({**found, "created_at": found["created_at"] + 1e6}))
+        at_second(harness, "commit", failing)
+        assert (await run(harness)).status is Status.FAILED
+        await assert_as_before(harness, True, before)

@@ -1,6 +1,8 @@
 """Jobs whose source demands a signature: what publishers sign counts, and nothing else reaches a volume."""
 
+import gzip
 import hashlib
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import msgspec
@@ -429,3 +431,32 @@ async def test_dry_run_says_who_signed(publisher):
         assert dry_run.refusals == []
         assert replace(dry_run.plan.signed_by, name="") == Signer("openpgp", site.signer_key)
         assert site.downloads() == 0
+
+
+class Labelled(FakeSource):
+    """A server that labels the image as compressed for the transfer."""
+
+    @asynccontextmanager
+    async def open(self, url, start=0, stop=None, version=None):
+        async with super().open(url, start, stop, version) as stream:
+            stream.content_encoding = "gzip" if url.text == URL else None
+            yield stream
+
+
+@pytest.mark.parametrize("layout", ["Debian", "Ubuntu", "minisign of sums", "without checksums"])
+@pytest.mark.parametrize("image", [IMAGE, TAMPERED], ids=["right", "tampered"])
+async def test_compressed_for_the_transfer(publisher, layout, image):
+    """Decoding an image does not get round the signature, whatever unsigned files lie beside it."""
+    site = publisher(layout)
+    site.source.__class__ = Labelled
+    site.source.images[URL] = FakeImage(gzip.compress(image), "v1")
+    digest = hashlib.sha256(image).hexdigest()
+    site.source.images[f"{FOLDER}/disk.raw.sha256"] = FakeImage(f"{digest}  disk.raw\n".encode())
+    harness = site.harness
+    async with harness.running():
+        job = await harness.run(site.spec)
+        if image == IMAGE and layout != "without checksums":
+            assert (job.status, job.error, harness.volume()) == (Status.COMPLETED, None, IMAGE)
+            assert job.signed_by.key == site.signer_key
+        elif image == TAMPERED:
+            assert (job.status, harness.volume(), harness.cache.entries()) == (Status.FAILED, None, [])

@@ -117,6 +117,24 @@ async def test_revoked_key(revoked, key_of):
     assert "which is revoked; put the publisher's new key into" in await refusal(signature, key_of(content=ring))
 
 
+async def test_key_from_the_future(gpg, key_of):
+    """The host's clock is wrong."""
+    gpg.new_key("future", time="20900101T000000")
+    said = await refusal(gpg.sign("future", SUMS, time="20900102T000000"), key_of("future"))
+    assert "days in the future (time warp or clock problem)" in said
+
+
+async def test_subkey(gpg, key_of):
+    """Publishers sign with a subkey; the fingerprint of the primary key is what they announce."""
+    primary = gpg.new_key("with-subkey")
+    gpg.run("--quick-add-key", primary, "ed25519", "sign", "never", time="20200102T000000")
+    listing = gpg.run("--with-colons", "--list-keys", primary).decode()
+    subkey = [line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr")][1]
+    signature = gpg.run("--local-user", f"{subkey}!", "--detach-sign", data=SUMS)
+    signer = await openpgp.check_detached(signature, SUMS, key_of("with-subkey"), "S")
+    assert signer.key == primary != subkey
+
+
 async def test_weak_digest(gpg, key_of):
     signature = gpg.sign("publisher", SUMS, "--digest-algo", "SHA1")
     assert "uses SHA-1, which is too weak" in await refusal(signature, key_of("publisher"))
@@ -151,7 +169,7 @@ async def test_another_signature_beside(gpg, key_of):
     ("status", "reason"),
     [
         ("NEWSIG\nGOODSIG 01 me", "malformed"),  # without VALIDSIG
-        ("NEWSIG\nERRSIG 01 22 8 00 1 4 -", "malformed or of an unsupported algorithm"),
+        ("NEWSIG\nERRSIG 01 22 8 00 1 4 -", "cannot be checked: it is malformed, of an unsupported algorithm"),
         ("NODATA 4", "malformed"),
     ],
 )
