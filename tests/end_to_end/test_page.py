@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
 from tests.end_to_end.chromium import chromium
 from tests.end_to_end.daemon import until
@@ -90,6 +91,37 @@ def test_submit_to_completion(page, daemon, server, images):
     page.see("free of")
     open_view(page, "Cache")
     page.see("1 image, ")
+
+
+def test_speed_and_time_left_over_https(make_daemon, server, images, tmp_path):
+    """Over HTTP/2 the events arrive one by one too. The certificate's expiry is shown."""
+    file = tmp_path / "server.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+    tls = {"tls_certificate": str(file), "tls_key": str(file)}
+    slow = {"http": {"plugin": "http", "urls": ["http://127.0.0.1:*"], "rate_limit": "1MiB"}}
+    daemon = make_daemon(server=tls, sources=slow).start()
+    with chromium(tmp_path / "profile", "--ignore-certificate-errors") as browser:
+        page = browser.open()
+        page.goto(daemon.url + "/")
+        assert page.names("button") == ["Sign in", "Use the browser's certificate"]
+        page.click("Use the browser's certificate")
+        page.see("A client certificate or a valid API token in X-API-Token is needed")
+        page.fill("API token", daemon.token)
+        page.press("Enter")
+        open_view(page, "New volume")
+        page.fill("Image", server.of("plain.qcow2"), "combobox")
+        page.fill("Volume name", "web-11")
+        page.click("Preview")
+        page.click("Submit the job")
+        page.wait("/Downloading .* iB of .*iB\\/s, .* left/.test(document.body.innerText.replaceAll(/[KM]iB/g, ' iB'))")
+        page.click("Cancel the job for web-11")
+        page.click("Cancel the job")
+        page.find("button", "Retry the job for web-11")
+        open_view(page, "Host")
+        page.see("Certificates")
+        protocols = {event["params"]["response"]["protocol"] for event in page.events("Network.responseReceived")}
+        assert protocols == {"h2"}
+        assert [one for one in page.complaints() if not one.startswith(_NETWORK)] == []
 
 
 def test_dry_run_shows_refusals(page, daemon, server, images):

@@ -96,6 +96,23 @@ class TestThinClones(CloneTargetConformance):
     async def remove_base(self, target: CloneTarget, base: Base) -> None:
         harness.lvm("lvremove", "--yes", f"{self.group}/{base.name}")
 
+    # ``test_thin`` has tests of the same, which it needs for other reasons; these take half of the suite's time.
+    @pytest.mark.slow
+    async def test_clone_has_the_content_then_zeros(self, tmp_path: Path) -> None:
+        await super().test_clone_has_the_content_then_zeros(tmp_path)
+
+    @pytest.mark.slow
+    async def test_clones_do_not_share_writes(self, tmp_path: Path) -> None:
+        await super().test_clones_do_not_share_writes(tmp_path)
+
+    @pytest.mark.slow
+    async def test_clone_outlives_its_base(self, tmp_path: Path) -> None:
+        await super().test_clone_outlives_its_base(tmp_path)
+
+    @pytest.mark.slow
+    async def test_clone_over_open_volume(self, tmp_path: Path) -> None:
+        await super().test_clone_over_open_volume(tmp_path)
+
 
 @pytest.mark.slow
 async def test_opened_midway_twenty_times(plain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
