@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quart import Blueprint, Response, request
@@ -41,13 +42,19 @@ _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".yaml": "application/yaml",
 }
+_API_DOCUMENT = "api.yaml"
 
 
 def page_files() -> Mapping[str, bytes]:
-    """Return the page's files by name. Reads some 60 KiB from the disk."""
-    folder = resources.files("provisioner.api") / "static"
-    return {file.name: file.read_bytes() for file in folder.iterdir() if _suffix(file.name) in _TYPES}
+    """Return the page's files by name, and the API's document. Reads some 200 KiB from the disk."""
+    package = resources.files("provisioner.api")
+    files = {file.name: file.read_bytes() for file in (package / "static").iterdir() if _suffix(file.name) in _TYPES}
+    document = package / _API_DOCUMENT
+    if not document.is_file():  # in a checkout it is at the top; a wheel has it in the package
+        document = Path(__file__).parents[2] / _API_DOCUMENT
+    return {**files, _API_DOCUMENT: document.read_bytes()}
 
 
 def make_blueprint() -> Blueprint:

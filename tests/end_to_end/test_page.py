@@ -217,6 +217,18 @@ def test_wrong_token(page, daemon):
     assert page.js("document.querySelector('input').getAttribute('aria-invalid')") == "true"
 
 
+def test_fill_of_targets_over_time(page, daemon):
+    sign_in(page, daemon, token(daemon, "viewer"))
+    for _ in range(3):
+        open_view(page, "Volumes")
+        page.see("free of")
+        open_view(page, "Host")
+    open_view(page, "Volumes")
+    page.wait("document.querySelector('svg.spark') !== null")
+    assert page.names("image")[0].startswith("Fill of files since this page was opened: from ")
+    show(page, "targets")
+
+
 def test_revoked_token_signs_out(page, daemon):
     page.expected = _NETWORK
     sign_in(page, daemon, token(daemon, "viewer"))

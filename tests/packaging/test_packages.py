@@ -30,12 +30,12 @@ def test_build_is_reproducible(packages, tmp_path):
     assert again.rpm.read_bytes() == packages.rpm.read_bytes()
 
 
-def test_page_is_packaged(tree):
+def test_page_is_packaged(tree, source):
     """The files of the web page are no Python modules, so a build could leave them out."""
-    source = CHECKOUT / "provisioner/api/static"
-    (packaged,) = (tree / f"usr/lib/{NAME}").glob("site/provisioner/api/static")
+    packaged = tree / f"usr/lib/{NAME}/site/provisioner/api/static"
+    expected = source / "provisioner/api/static"
     assert {file.name: file.read_bytes() for file in packaged.iterdir()} == {
-        file.name: file.read_bytes() for file in source.iterdir()
+        file.name: file.read_bytes() for file in expected.iterdir()
     }
 
 

@@ -7,10 +7,6 @@ export class ApiError extends Error {
     this.retryAfter = retryAfter;
     this.body = body;
   }
-
-  get isAuthentication() {
-    return this.status === 401;
-  }
 }
 
 // No answer at all: the service is stopped, restarts or cannot be reached.

@@ -25,7 +25,8 @@ export function hostView(session, signal) {
   }
 
   refreshing(session, signal, 15, [], load);
-  return [h("h1", {}, "Host"), said, health, certificates, sources];
+  const reference = h("p", {}, h("a", { href: "page/api.yaml", download: true }, "Description of the API (OpenAPI)"));
+  return [h("h1", {}, "Host"), said, health, certificates, sources, reference];
 }
 
 async function readiness(session, signal) {

@@ -9,7 +9,7 @@ import { jobName, jobsView } from "./jobs.js";
 import { Session } from "./session.js";
 import { byCertificate, signInView } from "./signin.js";
 import { submitView } from "./submit.js";
-import { volumesView } from "./volumes.js";
+import { volumesView, watchTargets } from "./volumes.js";
 
 const VIEWS = [
   { id: "jobs", title: "Jobs", role: "viewer", view: jobsView, one: jobView },
@@ -20,6 +20,7 @@ const VIEWS = [
 ];
 const CONNECTION = {
   live: "",
+  stopping: "The service is stopping: it takes no new jobs.",
   polling: "Too many pages are open: this one asks every few seconds.",
   retrying: "The service is not answering, retrying…",
 };
@@ -65,6 +66,7 @@ function signedIn(api, me) {
   session.on("job", tellEnd, session.signal);
   session.on("refused", (error) => signOut(sentence(error.message)), session.signal);
   session.start();
+  watchTargets(session);
   route();
   announce(`Signed in as ${me.name}, ${me.role}.`);
 }

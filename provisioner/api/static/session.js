@@ -73,6 +73,8 @@ export class Session extends EventTarget {
     } else if (subject === "job") {
       this.#know(data);
       this.#tell("job", { job: data, kind });
+    } else if (kind === "service.stopping") {
+      this.#connected("stopping");
     } else if (subject === "volume" || subject === "cache") {
       this.#tell(subject, data);
     }

@@ -33,7 +33,17 @@ export function volumesView(session, signal) {
   return [h("h1", {}, "Targets and volumes"), said, targets, volumes, kept];
 }
 
-// Remembers fill levels while the page is open.
+// Remembers fill levels while the page is open, whichever view is shown.
+export function watchTargets(session) {
+  refreshing(session, session.signal, 60, [], async () => {
+    try {
+      note(session, (await session.api.get("targets", { signal: session.signal })).targets);
+    } catch {
+      // the next time, perhaps
+    }
+  });
+}
+
 function note(session, targets) {
   session.fills ??= new Map();
   for (const target of targets) {

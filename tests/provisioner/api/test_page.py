@@ -18,7 +18,7 @@ FILES = sorted(file.name for file in SOURCES.iterdir())
 
 
 def paths():
-    return ["/", *(f"/page/{name}" for name in FILES)]
+    return ["/", "/page/api.yaml", *(f"/page/{name}" for name in FILES)]
 
 
 async def test_files_are_open_to_all(service):
@@ -74,7 +74,13 @@ async def test_api_responses_are_not_kept(service):
 
 
 def test_all_files_are_served():
-    assert sorted(page_files()) == FILES
+    assert sorted(page_files()) == sorted([*FILES, "api.yaml"])
+
+
+async def test_api_document_is_served(service):
+    response = await service.call("GET", "/page/api.yaml", role=None)
+    assert await response.get_data() == (Path(__file__).parents[3] / "api.yaml").read_bytes()
+    assert response.content_type == "application/yaml"
 
 
 @pytest.mark.parametrize("name", FILES)
