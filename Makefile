@@ -44,6 +44,7 @@ demo: setup-demo
 
 # Two at a time. Tests that need real servers, or seconds each, are marked slow and run only in `make test`.
 check: setup-demo
+	@contrib/dev/setup packages check
 	@$(MAKE) --no-print-directory -j2 --output-sync=target unit-core unit-plugins lint
 
 lint:

@@ -21,7 +21,7 @@ SETUP = ("contrib/dev/setup", "contrib/dev/packages")
 RECIPE = ("--quiet", "--mode=root", "--variant=important", "--format=directory", "--skip=output/dev")
 # Start no services in the tree, because it has no init.
 POLICY = "#!/bin/sh\nexit 101\n"
-PURPOSES = {"demo": ("demo",), "test": ("demo", "test", "guest")}
+PURPOSES = {"demo": ("demo",), "test": ("demo", "check", "test", "guest")}
 
 
 def root() -> Path:
