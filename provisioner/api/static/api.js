@@ -39,6 +39,7 @@ export class Api {
         signal,
         cache: "no-store",
         credentials: "same-origin",
+        mode: "cors", // in the mode same-origin the Origin would be null, because no referrer is sent
         redirect: "error",
       });
     } catch (error) {
