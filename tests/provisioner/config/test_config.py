@@ -46,7 +46,7 @@ TIMES = 'a time span such as "30s" (units ms, s, m, h, d)'
         ({"cache": {"max_size": -1}}, f"cache.max_size: found -1, allowed: {SIZES}"),
         ({"cache": {"directory": 5}}, "cache.directory: found 5, allowed: an absolute path"),
         ({"cache": {"prewarm": {"url": "x"}}}, 'cache.prewarm: found {"url":"x"}, allowed: a list'),
-        ({"cache": {"prewarm": [{}]}}, "cache.prewarm[0].url: is missing; allowed: a string"),
+        ({"cache": {"prewarm": [{}]}}, "cache.prewarm[0]: set either url or image"),
         ({"cache": {"prewarm": [{"url": "https://x/y", "every": 1}]}}, "cache.prewarm[0]: every must be at least 1m"),
         ({"auth": {"certificate_roles": {"x": "y"}}}, f'auth.certificate_roles.x: found "y", allowed: {ROLES}'),
         ({"auth": {"default_certificate_role": "y"}}, f'auth.default_certificate_role: found "y", allowed: {ROLES}'),
