@@ -130,7 +130,7 @@ wheel: setup-test
 test-guest: test-guest-lvm test-guest-service test-guest-package
 
 test-guest-lvm: $(NEEDS) $(WHEEL)
-	$(TIMED) $(PY) tests/guest/run.py --timeout 2400 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
+	$(TIMED) $(PY) tests/guest/run.py --timeout 3600 --silence 600 --wheel build/wheel/*.whl -m 'not slow' \
 	  tests/guest/test_smoke.py tests/guest/lvm
 
 test-guest-service: $(NEEDS) $(WHEEL)
