@@ -70,7 +70,7 @@ def stage_percent(progress: Mapping[str, Any]) -> float | None:
 def headline(progress: Mapping[str, Any]) -> str:
     """Return the stage and, if it counts bytes, its percent: ``downloading 50 %``."""
     percent = stage_percent(progress)
-    stage = str(progress.get("stage"))
+    stage = str(progress.get("stage")).replace("_", " ")
     return stage if percent is None else f"{stage} {int(percent)} %"
 
 

@@ -7,7 +7,7 @@ import pytest
 from provisioner.cli.client import Answer, ApiError, Client
 from provisioner.cli.client_settings import ClientSettings
 from provisioner.cli.polling import LONGEST_PAUSE, LONGEST_RETRY, RetryWindow, poll
-from provisioner.cli.progress import Lines, Speed, fit
+from provisioner.cli.progress import Lines, Speed, fit, headline
 from provisioner.cli.transport import UnreachableError
 
 JOB_ID = "f47ac10b-58cc-4372-a567-0e02b2c3d479"  # as in api.yaml's examples
@@ -119,6 +119,10 @@ def test_speed_per_stage():
 
 def test_speed_without_bytes(examples):
     assert Speed().update(examples["JobPending"]["progress"]) is None
+
+
+def test_headline_has_words():
+    assert headline({"stage": "checking_cache"}) == "checking cache"
 
 
 def test_percent_belongs_to_the_bytes(examples, capsys):
