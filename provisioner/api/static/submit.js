@@ -40,7 +40,7 @@ export function submitView(session, signal) {
     said.show("");
     plan.replaceChildren(h("p", {}, "Asking what the job would do…"));
     try {
-      const answer = await session.api.post("jobs/plan", body, { signal });
+      const answer = await session.api.post("plan", body, { signal });
       const key = newKey(); // the same for each try, so that there is one job
       plan.replaceChildren(...planned(answer, () => send(body, key)));
     } catch (error) {
