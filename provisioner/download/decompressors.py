@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # xz -9 needs 65 MiB to decompress, zstd -19 a window of 8 MiB. Files that need more than this are rejected, to keep the
-# daemon below 200 MiB.
+# daemon below 224 MiB.
 MEMORY = 96 * MIB
 _WINDOW_LOG = 26
 OUTPUT = 1 * MIB
