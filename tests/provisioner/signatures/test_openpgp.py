@@ -118,10 +118,10 @@ async def test_revoked_key(revoked, key_of):
 
 
 async def test_key_from_the_future(gpg, key_of):
-    """The host's clock is wrong."""
+    """The host's clock is wrong. For gpgv 2.4 there is no such key then."""
     gpg.new_key("future", time="20900101T000000")
     said = await refusal(gpg.sign("future", SUMS, time="20900102T000000"), key_of("future"))
-    assert "days in the future (time warp or clock problem)" in said
+    assert "days in the future (time warp or clock problem)" in said or "which is not in" in said
 
 
 async def test_subkey(gpg, key_of):
@@ -149,11 +149,11 @@ async def test_malformed(key_of, content):
 
 @pytest.mark.parametrize("armored", [False, True])
 async def test_signed_message_as_signature(gpg, key_of, armored):
-    """gpgv would check the text inside and leave the file alone."""
+    """Older versions of gpgv would check the text inside and leave the file alone; 2.4 refuses it by itself."""
     options = ["--clear-sign"] if armored else ["--sign"]
     inside = gpg.run("--local-user", gpg.fingerprints["publisher"], *options, data=b"something else\n")
     said = await refusal(inside, key_of("publisher"))
-    assert "is not a detached signature" in said
+    assert "detached signature" in said
 
 
 async def test_another_signature_beside(gpg, key_of):
