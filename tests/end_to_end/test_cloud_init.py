@@ -12,6 +12,8 @@ from tests.end_to_end.conftest import same
 from tests.end_to_end.daemon import until
 from tests.servers.seeds import files_of, label_of, read_by_cloud_init
 
+pytestmark = pytest.mark.slow  # a real daemon
+
 SECRET = "pa55w0rd-of-the-guest"
 USER = f"#cloud-config\npassword: {SECRET}\n# déjà vu\n"
 NETWORK = "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n"

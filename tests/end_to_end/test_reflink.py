@@ -7,6 +7,8 @@ from tests.end_to_end.conftest import same
 from tests.end_to_end.daemon import until
 from tests.reflink.conftest import FILE_SYSTEMS, in_memory, mounted
 
+pytestmark = pytest.mark.slow  # a real daemon
+
 
 @pytest.fixture(params=FILE_SYSTEMS)
 def volumes(request):

@@ -13,6 +13,8 @@ from provisioner.download.checksums import discover
 from provisioner.download.fetch import with_retries
 from tests.servers.raw import raw_server, response, says
 
+pytestmark = pytest.mark.slow  # new processes
+
 SECRET = "5ECRET"
 QUERY = f"?X-Amz-Credential=AKIA&X-Amz-Signature={SECRET}&sig={SECRET}&x={SECRET}"
 

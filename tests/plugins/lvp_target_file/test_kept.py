@@ -18,6 +18,8 @@ from provisioner.contracts.errors import NoSpaceError, ProvisionerError, VolumeE
 from provisioner.contracts.testing import a_request
 from tests.plugins.lvp_target_file.test_faults import ACTS, count_down, staged_files
 
+pytestmark = pytest.mark.slow  # each step is made to fail
+
 SIZE = 8 * MIB
 OLD, NEW = b"old", b"new"
 # More than the changes of the disk that each of the works below makes.

@@ -18,6 +18,8 @@ from provisioner.observe.source_health import SourceHealth
 from tests.provisioner.api.conftest import URL, job, running
 from tests.provisioner.api.document import held, refused
 
+pytestmark = pytest.mark.slow  # real seconds
+
 
 @pytest.mark.parametrize("path", ["/health", "/healthz", "/livez"])
 async def test_health(idle, path):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a new process for each command
+
 FULL_DEVICE = Path("/dev/full")
 LVP = [sys.executable, "-m", "provisioner.cli"]
 COMMANDS = [

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # real shells
+
 LVP = str(Path(sys.executable).with_name("lvp"))
 JOB_ID = "f47ac10b-58cc-4372-a567-0e02b2c3d479"
 # Each completes the words in "$@", of which the last is unfinished, and prints one suggestion on each line.

@@ -22,6 +22,8 @@ from provisioner.download import archives
 from provisioner.download.decompress import decompress
 from provisioner.download.inspection import FileInspection, ImageInfo
 
+pytestmark = pytest.mark.slow  # large files
+
 PACKERS = {
     "gz": gzip.compress,
     "xz": lzma.compress,

@@ -26,6 +26,8 @@ from provisioner.download.signatures import wrapper_of
 from provisioner.download.zstd_frames import ZstdFrames
 from tests.hostile import forge
 
+pytestmark = pytest.mark.slow  # large files
+
 MIB = 1024 * 1024
 
 

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # new processes
+
 SCRIPT = """
 import logging, structlog, sys
 from provisioner.observe import logs

@@ -16,6 +16,8 @@ from tests.cancellation.harness import IMAGE, SPEC, Harness
 from tests.servers.raw import raw_server, says
 from tests.servers.site import site
 
+pytestmark = pytest.mark.slow  # real gpg
+
 OTHER = hashlib.sha256(b"other").hexdigest()
 OTHER_512 = hashlib.sha512(b"other").hexdigest()
 SIGNATURE = (

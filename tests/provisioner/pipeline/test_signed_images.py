@@ -17,6 +17,8 @@ from provisioner.pipeline.dry_run import DryRun
 from tests.cancellation.harness import DIGEST, IMAGE, SPEC, URL, Harness
 from tests.signers import Cosign, Minisign
 
+pytestmark = pytest.mark.slow  # real gpg
+
 TAMPERED = IMAGE[:1000] + b"!" + IMAGE[1001:]
 OTHER = hashlib.sha256(b"other").hexdigest()
 FOLDER = "https://images.example.com"

@@ -17,6 +17,8 @@ from provisioner.download.fetch import fetch
 from provisioner.download.growing_file import GrowingFile
 from tests.servers.raw import holds, raw_server, response, says, until_client_hangs_up
 
+pytestmark = pytest.mark.slow  # real seconds
+
 # Seconds; far above the duration of a step, far below the timeout of a test.
 SHORT = 0.3
 DRIP = 0.02
