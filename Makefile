@@ -9,7 +9,7 @@ export MYPYPATH := plugins
 RELEASE :=
 export LVP_RELEASE := $(RELEASE)
 
-.PHONY: help demo test check lint unit-core unit-plugins test-here test-parts test-whole test-minio test-page test-guest \
+.PHONY: help demo test check lint unit-core unit-api unit-plugins test-here test-parts test-whole test-minio test-page test-guest \
   test-guest-lvm test-guest-service test-guest-package test-guest-all test-short test-short-here test-short-guest test-clean \
   test-some test-soak bench bench-guest soak clients packages lock clean setup-demo setup-test wheel
 
@@ -42,10 +42,10 @@ setup-test:
 demo: setup-demo
 	@$(PY) contrib/demo/demo.py
 
-# Two at a time. Tests that need real servers, or seconds each, are marked slow and run only in `make test`.
+# Three at a time. Tests that need real servers, or seconds each, are marked slow and run only in `make test`.
 check: setup-demo
 	@contrib/dev/setup packages check
-	@$(MAKE) --no-print-directory -j2 --output-sync=target unit-core unit-plugins lint
+	@$(MAKE) --no-print-directory -j3 --output-sync=target unit-core unit-api unit-plugins lint
 
 lint:
 	@.venv/bin/ruff check --no-cache .
@@ -59,7 +59,10 @@ ASYNC_RULES := ASYNC101,ASYNC103,ASYNC104,ASYNC105,ASYNC112,ASYNC115,ASYNC116,AS
 QUICK := $(PYTEST) -q -m 'not slow and not minio and not guest'
 
 unit-core:
-	@$(QUICK) tests/provisioner
+	@$(QUICK) tests/provisioner --ignore tests/provisioner/api --ignore tests/provisioner/cli
+
+unit-api:
+	@$(QUICK) tests/provisioner/api tests/provisioner/cli
 
 unit-plugins:
 	@$(QUICK) tests --ignore tests/provisioner --ignore tests/guest
