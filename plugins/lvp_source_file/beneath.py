@@ -1,4 +1,4 @@
-"""Opens regular files beneath a folder, whatever symbolic links and renames somebody makes there meanwhile.
+"""Opens regular files beneath a folder, also if symbolic links and renames are made there meanwhile.
 
 The kernel resolves the path (``openat2``), so there is nothing between a check and its use. Blocking: a network file
 system may hang in every call.

@@ -1,7 +1,7 @@
 """An image file whose calls may hang: each runs in a thread that a cancel leaves behind.
 
 A thread that hangs in the kernel cannot be ended. So it never touches anything but this file and memory of its own, and
-the descriptor is closed by whoever uses it last.
+its last user closes the descriptor.
 """
 
 from __future__ import annotations

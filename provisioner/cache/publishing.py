@@ -115,7 +115,7 @@ class Publisher:
     async def use_cached(self, upload: Upload, may_use: Callable[[str], bool] | None) -> Entry | None:
         """Give a cached image the name of an upload, without receiving it; return its entry, None if it is not cached.
 
-        ``may_use``: as in ``ImageCache.find``. Someone who may not use the cached image has to send its bytes.
+        ``may_use``: as in ``ImageCache.find``. A caller that may not use the cached image has to send its bytes.
         """
         async with self._changing:
             entry = self._catalog.find(Checksum("sha256", upload.sha256), upload.url.text, None, may_use)

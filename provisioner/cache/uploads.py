@@ -1,7 +1,7 @@
 """Images that clients upload: received into a partial file, verified, and published like a download.
 
 An upload is one request. If its client goes, the partial file is kept and a later request goes on where it ended, also
-after a restart of the service. The file belongs to one caller, so nobody completes an image of which another caller
+after a restart of the service. The file belongs to one caller, so no caller completes an image of which another
 sent the first part. An image that is not what was announced leaves nothing behind.
 """
 

@@ -75,6 +75,7 @@ class KeptVolumes:
         with self._reservations.holding(target_name, kept.kept_as, f"{kept.kept_as} is being removed"):
             await target.remove_kept(kept.kept_as)
         log.info("kept volume removed", target=target_name, volume=volume_name, owner=kept.owner, kept_as=kept.kept_as)
+        self._publish_gone(target_name, kept)
         return kept
 
     async def adopt(self, target_name: str, volume_name: str) -> Volume:
@@ -119,8 +120,11 @@ class KeptVolumes:
                 log.warning("an expired volume could not be removed; retrying later", **about, reason=str(error))
             else:
                 log.info("kept volume removed: its time is up", **about)
-                gone = VolumeChange(target=name, name=kept.volume, kept_as=kept.kept_as)
-                self._feed.publish("volume.expired", gone)
+                self._publish_gone(name, kept)
+
+    def _publish_gone(self, target_name: str, kept: KeptVolume) -> None:
+        gone = VolumeChange(target=target_name, name=kept.volume, kept_as=kept.kept_as)
+        self._feed.publish("volume.expired", gone)
 
     def _target(self, name: str) -> KeepingTarget:
         target = self._pipeline.back_ends.targets.get(name)

@@ -69,7 +69,7 @@ class Crowd:
 
 
 def test_200_readers_and_two_jobs(make_daemon, server):
-    """Every reader sees every change, one that reads nothing delays nobody, and all descriptors are freed."""
+    """Every reader sees every change, one that reads nothing delays no other, and all descriptors are freed."""
     daemon = make_daemon(server={"bind": ["127.0.0.1:0"], **ROOM, **STREAMS}).start()
     daemon.job_ended(daemon.submit(server.of("sparse.raw"), "first", "raw"))
     before = descriptors(daemon)

@@ -120,6 +120,8 @@ async def test_remove_kept_volume(service):
     removed = await service.call("DELETE", f"{path}?kept_as={first['kept_as']}")
     assert (await held(removed, "ReplacedVolumeRemoved"))["kept_as"] == first["kept_as"]
     assert await kept(service) == [second]
+    change = list(service.services.notifier.feed.changes(0))[-1]
+    assert (change.kind, change.subject.kept_as) == ("volume.expired", first["kept_as"])
     assert (await service.call("DELETE", path)).status_code == 200
     await refused(await service.call("DELETE", path), 404, "not found", "keeps no volume web-01")
     assert (service.target.folder / "web-01").read_bytes().startswith(IMAGE)

@@ -355,7 +355,7 @@ async def test_limited_caller_uploads_into_its_folder_only(service):
 
 
 async def test_limited_caller_must_send_a_cached_image(service):
-    """The digest alone gives nobody an image; whoever has its bytes may use it."""
+    """The digest alone gives no access to an image; a caller that has its bytes may use it."""
     await service.done(job())
     sha = hashlib.sha256(IMAGE).hexdigest()
     limited = {"X-API-Token": service.tokens.create("ci", "operator", limits=Limits(sources=["upload://cache/ci"]))}
