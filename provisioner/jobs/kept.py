@@ -68,12 +68,15 @@ class KeptVolumes:
         """Remove a kept volume and its data for good; return it.
 
         ``kept_as`` may be None if one volume of that name is kept. Raises NotFoundError, InvalidRequestError,
-        ConflictError while it is being restored, VolumeInUseError.
+        ConflictError while it is being restored or a job works on the volume, VolumeInUseError.
         """
         target = self._target(target_name)
-        kept = _chosen(await target.kept(), target_name, volume_name, kept_as)
-        with self._reservations.holding(target_name, kept.kept_as, f"{kept.kept_as} is being removed"):
-            await target.remove_kept(kept.kept_as)
+        doing = f"a replaced volume {volume_name} is being removed"
+        # Until a job has ended, its rollback may need what it has replaced.
+        with self._reservations.holding(target_name, volume_name, doing):
+            kept = _chosen(await target.kept(), target_name, volume_name, kept_as)
+            with self._reservations.holding(target_name, kept.kept_as, doing):
+                await target.remove_kept(kept.kept_as)
         log.info("kept volume removed", target=target_name, volume=volume_name, owner=kept.owner, kept_as=kept.kept_as)
         self._publish_gone(target_name, kept)
         return kept
@@ -112,9 +115,13 @@ class KeptVolumes:
         for kept in over:
             about = {"target": name, "kept_as": kept.kept_as, "volume": kept.volume, "owner": kept.owner}
             try:
-                with self._reservations.holding(name, kept.kept_as, f"{kept.kept_as} is being removed: it has expired"):
+                doing = f"{kept.kept_as} is being removed: it has expired"
+                with (
+                    self._reservations.holding(name, kept.volume, doing),
+                    self._reservations.holding(name, kept.kept_as, doing),
+                ):
                     await target.remove_kept(kept.kept_as)
-            except (NotFoundError, ConflictError):  # removed or being restored
+            except (NotFoundError, ConflictError):  # removed, being restored, or a job works on the volume
                 continue
             except Exception as error:  # noqa: BLE001 - as above
                 log.warning("an expired volume could not be removed; retrying later", **about, reason=str(error))

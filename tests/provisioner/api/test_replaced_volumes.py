@@ -101,6 +101,8 @@ async def test_restore_while_job_works_on_volume(service):
     await service.converter.steps.reached.wait()
     for what in ("restore", "adopt"):
         await refused(await service.call("POST", f"{VOLUME}/{what}"), 409, "conflict", job_id)
+    await refused(await service.call("DELETE", f"{VOLUME}/replaced"), 409, "conflict", job_id)
+    assert len(await kept(service)) == 1
 
 
 async def test_remove_kept_volume(service):
