@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from provisioner.api import health, middleware, page, routes
 from provisioner.api.event_stream import release_at_end
 from provisioner.api.routes import answer
+from provisioner.api.rules import MatchedRule
 from provisioner.api.uploads import is_streamed
 from provisioner.contracts.errors import ProvisionerError, TooManyRequestsError
 from provisioner.contracts.tasks import first_cause
@@ -38,6 +39,7 @@ _RESPONSE_TIMEOUT = 60
 def create_app(services: Services) -> QuartTrio:
     """Return the ASGI app for ``services``."""
     app = QuartTrio("libvirt-volume-provisioner", static_folder=None)
+    app.url_rule_class = MatchedRule
     app.config["MAX_CONTENT_LENGTH"] = int(services.config.server.max_body)
     app.config["BODY_TIMEOUT"] = middleware.BODY_TIMEOUT
     app.config["RESPONSE_TIMEOUT"] = _RESPONSE_TIMEOUT
@@ -79,12 +81,13 @@ def _add_error_handlers(app: QuartTrio) -> None:
                 headers["Retry-After"] = str(cause.retry_after)
             if cause.code == 401:
                 headers["WWW-Authenticate"] = 'Bearer realm="libvirt-volume-provisioner"'
-            return _error(cause.category, cause.message, cause.code, headers)
+            return _error(cause.category, cause.message, cause.code, headers, cause.reason)
         log.error("a request failed", path=request.path, exc_info=error)
         message = f"the service failed; its log has the details under request id {g.get('request_id')}"
         return _error("internal error", message, 500, {})
 
 
-def _error(category: str, message: str, status: int, headers: dict[str, str]) -> Response:
+def _error(category: str, message: str, status: int, headers: dict[str, str], reason: str | None = None) -> Response:
     g.reason = category
-    return answer({"error": category, "message": message, "code": status}, status, headers)
+    body = {"error": category, "message": message, "code": status, "reason": reason or category.replace(" ", "-")}
+    return answer(body, status, headers)

@@ -1,8 +1,8 @@
-"""Cross-site request protection: reject changes that another site's web page makes a browser send. Does no I/O.
+"""Cross-site request protection: rejects state-changing requests from pages of other sites. Does no I/O.
 
-A browser presents the user's client certificate to any site that a page calls. A request that a page can send to
-another site without a CORS preflight (which this service never grants) has a foreign ``Origin``, a ``Sec-Fetch-Site``
-that is not the own site, or the content type of a form. Other clients send neither header.
+A browser presents the user's client certificate to any site that a page calls. If a page sends a cross-site request
+that needs no CORS preflight (this service never grants one), the request has a foreign ``Origin``, a
+``Sec-Fetch-Site`` other than ``same-origin``, or the content type of a form. Other clients send neither header.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from provisioner import __version__
 from provisioner.api import responses
 from provisioner.api.readiness import Readiness
 from provisioner.api.routes import answer
+from provisioner.contracts.reasons import NOT_READY
 from provisioner.observe import logs
 from provisioner.observe.metrics import negotiate
 
@@ -54,7 +55,8 @@ def make_blueprint(services: Services) -> Blueprint:
         if not reasons:
             return answer(_with_warnings({"status": "ready"}, await readiness.warnings()))
         message = f"not ready: {'; '.join(reasons)}"
-        return answer({"error": "service unavailable", "message": message, "code": 503, "reasons": reasons}, 503)
+        body = {"error": "service unavailable", "message": message, "code": 503, "reason": NOT_READY}
+        return answer({**body, "reasons": reasons}, 503)
 
     @service.get("/metrics", provide_automatic_options=False)
     async def metrics() -> Response:

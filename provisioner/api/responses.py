@@ -59,6 +59,7 @@ def job_body(job: Job, snapshot: Snapshot | None, reader: str) -> dict[str, Any]
         "cache_hit": job.cache_hit if snapshot is None or snapshot.cache_hit is None else snapshot.cache_hit,
         "image_path": job.image_path,
         "error": job.error,
+        "error_reason": job.error_reason,
         "warnings": job.warnings,
         "pinned_url": _without_query(job.pinned_url) if job.pinned_url else None,
         "volume": job.volume,
@@ -135,7 +136,11 @@ def _progress(job: Job, snapshot: Snapshot | None) -> dict[str, Any] | None:
 def plan_body(plan: Plan, refusals: Iterable[ProvisionerError]) -> dict[str, Any]:
     """Return what a job would do, with every reason why it would be refused or fail."""
     reasons = [
-        {"error": error.category if error.code < 500 else "job would fail", "message": redact(error.message)}
+        {
+            "error": error.category if error.code < 500 else "job would fail",
+            "reason": error.reason,
+            "message": redact(error.message),
+        }
         for error in refusals
     ]
     body = msgspec.to_builtins(plan)

@@ -253,7 +253,8 @@ def _add_host(api: Blueprint, services: Services) -> None:
 
 
 def _accepted(job: Job) -> Response:
-    return answer({"job_id": job.job_id}, 202, {"Location": f"/api/v1/jobs/{job.job_id}"})
+    body = {"job_id": job.job_id, **({"repeated": True} if g.repeated else {})}
+    return answer(body, 202, {"Location": f"/api/v1/jobs/{job.job_id}"})
 
 
 async def _body(kind: type[S]) -> S:

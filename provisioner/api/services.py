@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from provisioner.auth.audit_events import Auditor
     from provisioner.auth.authenticator import Authenticator
     from provisioner.auth.tokens import TokenFile
+    from provisioner.back_ends import BackEnds
     from provisioner.cache import ImageCache
     from provisioner.config import Config
     from provisioner.images import ImageResolver
     from provisioner.jobs import JobStore, Supervisor
     from provisioner.jobs.notify import Notifier
     from provisioner.observe.metrics import Metrics
-    from provisioner.registry import BackEnds
 
 
 @dataclass(slots=True)

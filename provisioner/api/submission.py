@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -141,17 +142,27 @@ async def _submit(
     allowed = g.principal.limits.sources
     if allowed is not None:  # checked again when the job looks in the cache, whose images may have changed
         spec = msgspec.structs.replace(spec, allowed_sources=tuple(allowed))
+    job_id = str(uuid.uuid4())
     job = await services.supervisor.submit(
         spec,
+        job_id=job_id,
         request_id=g.request_id,
         principal=g.principal.id,
         idempotency_key=key,
         max_jobs=g.principal.limits.max_jobs,
         request=asked,
         cloud_init=cloud_init,
+        traceparent=_traceparent(),
     )
     g.about["job_id"] = job.job_id
+    g.repeated = job.job_id != job_id
     return job
+
+
+def _traceparent() -> str | None:
+    """Return the request's trace context; None if it has none that can be kept. It never makes a request invalid."""
+    text = request.headers.get("traceparent", "").strip()
+    return text if re.fullmatch(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[\x21-\x7e]{0,64}", text) else None
 
 
 def check_limits(services: Services, spec: JobSpec) -> None:

@@ -14,12 +14,13 @@ from provisioner.contracts.redaction import redact
 class ProvisionerError(Exception):
     """Base of every error that this service raises deliberately.
 
-    ``code`` is the HTTP status of the API's response, ``category`` the response's ``error`` field. ``temporary`` says
-    whether the same request may succeed later.
+    ``code`` is the HTTP status of the API's response, ``category`` the response's ``error`` field, ``reason`` the
+    heading in docs/troubleshooting.md. ``temporary`` says whether the same request may succeed later.
     """
 
     code: ClassVar[int] = 500
     category: ClassVar[str] = "internal error"
+    reason: ClassVar[str] = "internal-error"
     temporary: ClassVar[bool] = False
 
     def __init__(self, message: str) -> None:
@@ -35,6 +36,7 @@ class InvalidRequestError(ProvisionerError):
 
     code = 400
     category = "invalid request"
+    reason = "invalid-request"
 
 
 class UnauthorizedError(ProvisionerError):
@@ -42,6 +44,7 @@ class UnauthorizedError(ProvisionerError):
 
     code = 401
     category = "unauthorized"
+    reason = "unauthorized"
 
 
 class ForbiddenError(ProvisionerError):
@@ -49,6 +52,7 @@ class ForbiddenError(ProvisionerError):
 
     code = 403
     category = "forbidden"
+    reason = "forbidden"
 
 
 class NotFoundError(ProvisionerError):
@@ -56,12 +60,14 @@ class NotFoundError(ProvisionerError):
 
     code = 404
     category = "not found"
+    reason = "not-found"
 
 
 class JobNotFoundError(NotFoundError):
     """No job has the requested id."""
 
     category = "job not found"
+    reason = "job-not-found"
 
     def __init__(self) -> None:
         super().__init__("job not found")
@@ -71,6 +77,7 @@ class CancelError(InvalidRequestError):
     """The job has ended and cannot be cancelled."""
 
     category = "failed to cancel job"
+    reason = "job-ended"
 
 
 class BodyTimeoutError(ProvisionerError):
@@ -78,6 +85,7 @@ class BodyTimeoutError(ProvisionerError):
 
     code = 408
     category = "request timeout"
+    reason = "request-timeout"
 
 
 class LengthRequiredError(ProvisionerError):
@@ -85,6 +93,7 @@ class LengthRequiredError(ProvisionerError):
 
     code = 411
     category = "length required"
+    reason = "length-required"
 
 
 class ConflictError(ProvisionerError):
@@ -92,6 +101,7 @@ class ConflictError(ProvisionerError):
 
     code = 409
     category = "conflict"
+    reason = "conflict"
 
 
 class PayloadTooLargeError(ProvisionerError):
@@ -99,6 +109,7 @@ class PayloadTooLargeError(ProvisionerError):
 
     code = 413
     category = "payload too large"
+    reason = "payload-too-large"
 
 
 class UnsupportedMediaTypeError(ProvisionerError):
@@ -106,6 +117,7 @@ class UnsupportedMediaTypeError(ProvisionerError):
 
     code = 415
     category = "unsupported media type"
+    reason = "unsupported-media-type"
 
 
 class TooManyRequestsError(ProvisionerError):
@@ -113,6 +125,7 @@ class TooManyRequestsError(ProvisionerError):
 
     code = 429
     category = "too many requests"
+    reason = "too-many-requests"
     temporary = True
 
     def __init__(self, message: str, *, retry_after: int | None = None) -> None:
@@ -125,6 +138,7 @@ class UnavailableError(ProvisionerError):
 
     code = 503
     category = "service unavailable"
+    reason = "service-unavailable"
     temporary = True
 
 
@@ -132,12 +146,14 @@ class ConfigError(ProvisionerError):
     """The configuration is invalid; the message has one line per error."""
 
     category = "invalid configuration"
+    reason = "invalid-configuration"
 
 
 class PluginError(ProvisionerError):
     """An installed plugin cannot be used."""
 
     category = "plugin error"
+    reason = "plugin-error"
 
 
 # --- images and sources -----------------------------------------------------------------------------
@@ -148,6 +164,7 @@ class SourceError(ProvisionerError):
 
     code = 502
     category = "source error"
+    reason = "source-error"
 
 
 class UrlNotAllowedError(SourceError):
@@ -155,14 +172,19 @@ class UrlNotAllowedError(SourceError):
 
     code = 400
     category = "invalid request"
+    reason = "url-not-allowed"
 
 
 class RemoteNotFoundError(SourceError):
     """The image does not exist on the server."""
 
+    reason = "image-not-found"
+
 
 class RemoteDeniedError(SourceError):
     """The server denies access to the image."""
+
+    reason = "image-denied"
 
 
 class RemoteUnavailableError(SourceError):
@@ -171,6 +193,7 @@ class RemoteUnavailableError(SourceError):
     ``retry_after`` is the number of seconds after which the server asks to try again, None if it does not say.
     """
 
+    reason = "source-unavailable"
     temporary = True
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -181,6 +204,7 @@ class RemoteUnavailableError(SourceError):
 class RemoteChangedError(SourceError):
     """The image changed on the server since the download began."""
 
+    reason = "image-changed"
     temporary = True
 
 
@@ -189,26 +213,37 @@ class ImageError(ProvisionerError):
 
     code = 422
     category = "image error"
+    reason = "image-error"
 
 
 class UnsafeImageError(ImageError):
     """The image references external files or uses features that are not allowed."""
 
+    reason = "unsafe-image"
+
 
 class ImageFormatError(ImageError):
     """The image does not have the declared format."""
+
+    reason = "wrong-format"
 
 
 class ImageTooLargeError(ImageError):
     """The image's virtual size exceeds the volume."""
 
+    reason = "image-too-large"
+
 
 class CorruptImageError(ImageError):
     """The image is inconsistent or truncated."""
 
+    reason = "corrupt-image"
+
 
 class ChecksumMismatchError(ImageError):
     """The image's digest differs from the expected one."""
+
+    reason = "checksum-mismatch"
 
 
 class MixedDownloadError(ChecksumMismatchError):
@@ -222,26 +257,34 @@ class EncodedDownloadError(ChecksumMismatchError):
 class ChecksumMissingError(ImageError):
     """The configuration requires a checksum, and none is known for the image."""
 
+    reason = "checksum-missing"
+
 
 class SignatureError(ImageError):
     """A signature is demanded, and the image has none, or one that does not count."""
+
+    reason = "signature-refused"
 
 
 class CacheError(ProvisionerError):
     """The image cache failed."""
 
     category = "cache error"
+    reason = "cache-error"
 
 
 class CacheFullError(CacheError):
     """The image does not fit into the cache, even after evicting every unused entry."""
 
+    reason = "cache-full"
     code = 507
     temporary = True
 
 
 class DamagedImageError(CacheError):
     """A cached image differs from what was verified. It is dropped, and the job that found it fetches it again."""
+
+    reason = "damaged-image"
 
 
 # --- volumes ----------------------------------------------------------------------------------------
@@ -251,6 +294,7 @@ class TargetError(ProvisionerError):
     """The block target failed."""
 
     category = "target error"
+    reason = "target-error"
 
 
 class VolumeNameError(TargetError):
@@ -258,6 +302,7 @@ class VolumeNameError(TargetError):
 
     code = 400
     category = "invalid request"
+    reason = "invalid-volume-name"
 
 
 class VolumeExistsError(TargetError):
@@ -265,6 +310,7 @@ class VolumeExistsError(TargetError):
 
     code = 409
     category = "conflict"
+    reason = "volume-exists"
 
 
 class VolumeInUseError(TargetError):
@@ -272,6 +318,7 @@ class VolumeInUseError(TargetError):
 
     code = 409
     category = "conflict"
+    reason = "volume-in-use"
 
 
 class ResizeError(TargetError):
@@ -279,11 +326,13 @@ class ResizeError(TargetError):
 
     code = 409
     category = "conflict"
+    reason = "resize-refused"
 
 
 class NoSpaceError(TargetError):
     """The target does not have enough free space for the volume."""
 
+    reason = "no-space"
     code = 507
     temporary = True
 
@@ -291,6 +340,7 @@ class NoSpaceError(TargetError):
 class TargetUnavailableError(TargetError):
     """The target is unavailable (missing volume group, held lock, missing tool)."""
 
+    reason = "target-unavailable"
     code = 503
     temporary = True
 
@@ -299,16 +349,22 @@ class BaseGoneError(TargetUnavailableError):
     """The base to clone was removed, or cannot be cloned any more. The caller copies the image instead."""
 
 
+class BaseExistsError(TargetError):
+    """Another host has made the base meanwhile. The caller clones that one."""
+
+
 class ConvertError(ProvisionerError):
     """Writing the image onto the volume failed."""
 
     category = "conversion error"
+    reason = "conversion-error"
 
 
 class ToolError(ProvisionerError):
     """A child process failed. ``status`` is its exit status (negative: the signal), ``stderr`` its error output."""
 
     category = "tool error"
+    reason = "tool-error"
 
     def __init__(self, message: str, *, tool: str = "", status: int | None = None, stderr: str = "") -> None:
         super().__init__(message)
@@ -321,3 +377,4 @@ class RollbackError(ProvisionerError):
     """A rollback step failed or timed out; recovery retries it at the next start."""
 
     category = "rollback error"
+    reason = "rollback-error"

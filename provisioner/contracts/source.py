@@ -22,11 +22,14 @@ class ImageStream(ABC):
     """The bytes of one image from an offset on, while the connection is open.
 
     ``start`` is the offset of the first byte (0 if the server ignored the requested range). ``content_encoding`` is how
-    the server labels the bytes, in lower case, None if it does not.
+    the server labels the bytes, in lower case, None if it does not. ``strong_version`` is the version that ``stat``
+    returns for the same bytes and for no others; None if the server has no such tag, or may change the bytes without
+    changing it because they were written in the same second.
     """
 
     start: int
     content_encoding: str | None = None
+    strong_version: str | None = None
 
     @abstractmethod
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -52,7 +55,13 @@ class ImageSource(ABC):
 
     Several tasks may call every method concurrently. All methods raise SourceError or a subclass:
     RemoteNotFoundError and RemoteDeniedError are permanent, after RemoteUnavailableError a retry may help.
+
+    ``by_digest``: an image's version is its digest, as in a registry, so no checksum file is looked for.
+    ``parallel_ranges``: over how many connections one image may be fetched if a single one is slow.
     """
+
+    by_digest: bool = False
+    parallel_ranges: int = 1
 
     @abstractmethod
     def owns(self, url: ImageUrl) -> bool:

@@ -211,6 +211,9 @@ class CloneTarget(BlockTarget):
         ``request.provenance.image_digest`` and ``request.name`` (the image format) identify it;
         ``request.size_bytes`` is the image's virtual size. Raises NoSpaceError if the pool would exceed its high-water
         mark.
+
+        On a target that several hosts share, one host copies an image: this may wait for another one that does, and
+        raises BaseExistsError when the base is there, as does the commit if another host was faster.
         """
 
     @abstractmethod

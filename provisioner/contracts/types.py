@@ -187,6 +187,8 @@ class Replaced:
 class Volume:
     """A volume on a target. ``provenance`` is None if this service did not create it.
 
+    ``path`` is how a guest's configuration names it: a path on this host, or a text such as ``rbd:POOL/NAME`` on a
+    target whose volumes are not local. Only guards may interpret it.
     ``replaced`` is set only on the volume that a commit or a restore returns, if another one had its name.
     """
 
@@ -287,7 +289,11 @@ class ChangeEvent:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """A change of a job, as observers receive it."""
+    """A change of a job, as observers receive it.
+
+    ``accepted_at`` is when the job was accepted. ``stages``, at the end of a job, has the begin and the end of each
+    stage of its last run; stages may overlap. ``traceparent`` is that header of the request (W3C Trace Context).
+    """
 
     job_id: str
     status: str
@@ -298,3 +304,6 @@ class JobEvent:
     correlation_id: str | None
     error: str | None
     at: float
+    accepted_at: float = 0.0
+    stages: Mapping[str, tuple[float, float]] | None = None
+    traceparent: str | None = None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from provisioner.contracts.reasons import HTTPS_REQUIRED
 from provisioner.tls.peer_certificate import handshake_observer
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _SPEAK_HTTPS = {
     "error": "https required",
     "message": "this port speaks https; use an address that begins with https://",
     "code": 400,
+    "reason": HTTPS_REQUIRED,
 }
 _NO_TLS = "the client does not speak TLS"
 _DISCONNECTED = "the client disconnected"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import socket
+from errno import EADDRINUSE
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,8 @@ class Listener:
             try:
                 self._sockets += self._create(address)
             except OSError as error:
-                raise ConfigError(f"cannot listen on {address}: {error.strerror}") from error
+                hint = "; stop the program that does, or choose another address" if error.errno == EADDRINUSE else ""
+                raise ConfigError(f"cannot listen on {address}: {error.strerror}{hint}") from error
         if self.tls.context is None and not self._allow_plain_http:
             for sock in self._sockets:
                 _check_local(sock)  # the configuration check has not seen the address of a passed socket

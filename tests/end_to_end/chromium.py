@@ -29,14 +29,17 @@ _KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, " ": 32}
 
 
 class Chromium:
-    """The browser's process. It reads commands from its descriptor 3 and writes answers and events to 4."""
+    """The browser's process. It reads commands from its descriptor 3 and writes answers and events to 4.
 
-    def __init__(self, profile: Path, *arguments: str) -> None:
+    ``before`` is a command that starts it, such as ``unshare``.
+    """
+
+    def __init__(self, profile: Path, *arguments: str, before: tuple[str, ...] = ()) -> None:
         program = shutil.which("chromium") or shutil.which("chromium-browser")
         assert program, "the Debian package chromium is missing: contrib/dev/setup test installs it"
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        words = [program, *_ARGUMENTS, f"--user-data-dir={profile}", *arguments, "about:blank"]
+        words = [*before, program, *_ARGUMENTS, f"--user-data-dir={profile}", *arguments, "about:blank"]
         self._log = profile.with_suffix(".log")
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -257,8 +260,8 @@ def name_of(node: dict[str, Any]) -> str:
 
 
 @contextmanager
-def chromium(profile: Path, *arguments: str) -> Iterator[Chromium]:
-    browser = Chromium(profile, *arguments)
+def chromium(profile: Path, *arguments: str, before: tuple[str, ...] = ()) -> Iterator[Chromium]:
+    browser = Chromium(profile, *arguments, before=before)
     try:
         yield browser
     finally:

@@ -177,7 +177,7 @@ def test_viewer_is_offered_nothing_to_change(page, daemon, server, images):
     sign_in(page, daemon, token(daemon, "viewer"))
     page.see("Downloading")
     assert page.names("button") == ["Sign out"]
-    assert page.names("link")[1:] == ["Jobs", "Volumes", "Cache", "Host", "web-04"]
+    assert page.names("link")[1:] == ["Jobs", "Volumes", "Cache", "Host", "API", "web-04"]
     server.let_go.set()
     page.see("completed")
     for view in ("Volumes", "Cache", "Host"):
@@ -335,7 +335,7 @@ def show(page, name):
         page.screenshot(Path(_SCREENSHOTS) / f"{name.lower().replace(' ', '-')}.png")
 
 
-VIEWS = ("Jobs", "New volume", "Volumes", "Cache", "Host")
+VIEWS = ("Jobs", "New volume", "Volumes", "Cache", "Host", "API")
 
 
 def test_accessible_names_and_small_screens(page, daemon, server, images):

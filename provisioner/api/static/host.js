@@ -25,8 +25,7 @@ export function hostView(session, signal) {
   }
 
   refreshing(session, signal, 15, [], load);
-  const reference = h("p", {}, h("a", { href: "page/api.yaml", download: true }, "Description of the API (OpenAPI)"));
-  return [h("h1", {}, "Host"), said, health, certificates, sources, reference];
+  return [h("h1", {}, "Host"), said, health, certificates, sources];
 }
 
 async function readiness(session, signal) {

@@ -6,6 +6,7 @@ import { sentence } from "./format.js";
 import { hostView } from "./host.js";
 import { jobView } from "./job.js";
 import { jobName, jobsView } from "./jobs.js";
+import { referenceView } from "./reference.js";
 import { Session } from "./session.js";
 import { byCertificate, signInView } from "./signin.js";
 import { submitView } from "./submit.js";
@@ -17,6 +18,7 @@ const VIEWS = [
   { id: "volumes", title: "Volumes", role: "viewer", view: volumesView },
   { id: "cache", title: "Cache", role: "viewer", view: cacheView },
   { id: "host", title: "Host", role: "viewer", view: hostView },
+  { id: "api", title: "API", role: "viewer", view: referenceView, one: referenceView },
 ];
 const CONNECTION = {
   live: "",

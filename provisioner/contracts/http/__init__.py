@@ -4,7 +4,7 @@
 ``read_secret`` reads a ``SecretRef``. The other modules are internal to the transport.
 """
 
-from provisioner.contracts.http.client import HttpOptions, read_secret
+from provisioner.contracts.http.options import HttpOptions, read_secret
 from provisioner.contracts.http.sender import HttpSender
 from provisioner.contracts.http.settings import TransportSettings
 from provisioner.contracts.http.transport import Explain, HttpTransport, Prepare

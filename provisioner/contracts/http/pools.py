@@ -58,6 +58,13 @@ class PoolTransport(httpx.AsyncBaseTransport):
         for pool in self._pools.values():
             await pool.aclose()
 
+    async def close_idle(self) -> None:
+        """Close the connections that no request uses. The pools forget them at the next request."""
+        for pool in self._pools.values():
+            for connection in pool.connections:
+                if connection.is_idle():
+                    await connection.aclose()
+
     def _pool_for(self, url: httpx.URL) -> httpcore.AsyncConnectionPool:
         proxy = self._proxy or environment_proxy(self._environment, url.scheme, url.host)
         if proxy not in self._pools:

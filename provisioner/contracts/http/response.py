@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 
     from provisioner.contracts.urls import ImageUrl
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TEMPORARY = {408, 421, 423, 425, 429, 500, 502, 503, 504, 509}
 # Labels of stored files: the request asks for the file's own bytes, and a known compression is recognized from those.
 # The others say nothing about the bytes, or are left over from an upload.
 _LABELS = {"", "identity", "none", "binary", "8bit", "aws-chunked", "utf-8", "utf8", "us-ascii", "iso-8859-1"}
 _LABELS |= {"gzip", "x-gzip", "bzip2", "x-bzip2", "xz", "x-xz", "zstd"}
+
+# Seconds since its last change after which a file's time stamp, which counts whole seconds, cannot repeat.
+MIN_AGE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Span:
     framed: bool = False
 
 
-def fault(status: int, where: str, headers: Mapping[str, str] | None = None) -> ProvisionerError | None:
+def error_for(status: int, where: str, headers: Mapping[str, str] | None = None) -> ProvisionerError | None:
     """Return the error for a response's status, None if it is a success."""
     if status in {200, 206}:
         return None
@@ -115,6 +117,23 @@ def version_of(headers: httpx.Headers) -> str | None:
         return str(etag)
     modified = headers.get("last-modified")
     return f"modified {modified}" if modified else None
+
+
+def strong_version_of(headers: httpx.Headers) -> str | None:
+    """Return the strong ETag if the bytes cannot change without it; else None.
+
+    Web servers make it of modification time and size. A file can be written twice within one second of that time.
+    """
+    etag, modified = headers.get("etag", ""), headers.get("last-modified")
+    if not etag.startswith('"'):
+        return None
+    if modified is None:
+        return str(etag)
+    try:
+        age = parsedate_to_datetime(headers.get("date", "")) - parsedate_to_datetime(modified)
+    except (TypeError, ValueError):
+        return None
+    return str(etag) if age.total_seconds() >= MIN_AGE else None
 
 
 def whole_size(status: int, headers: httpx.Headers) -> int | None:

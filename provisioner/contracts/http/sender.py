@@ -8,7 +8,7 @@ import httpx
 import trio
 
 from provisioner.contracts.errors import RemoteUnavailableError
-from provisioner.contracts.http.client import HttpOptions, make_transport
+from provisioner.contracts.http.options import HttpOptions, make_transport
 from provisioner.contracts.redaction import redact
 from provisioner.contracts.shield import shielded
 

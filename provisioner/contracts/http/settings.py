@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from provisioner.contracts.http.address_policy import networks
-from provisioner.contracts.http.client import HttpOptions
+from provisioner.contracts.http.options import HttpOptions
 from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, checksum_file_faults, refuse
 
 if TYPE_CHECKING:
@@ -21,9 +21,10 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     ``ca_file`` replaces the system's certificate authorities. ``proxy`` is a url; ``trust_env`` takes proxies from the
     environment instead. ``rate_limit`` is in bytes per second for all transfers of the source together.
     ``allow_addresses`` are networks that host names may resolve to although they are loopback, link-local, a metadata
-    service or the like; literal addresses in ``urls`` or ``endpoint`` need no entry. ``checksum_files`` are patterns
-    such as ``{dir}/{name}-CHECKSUM``, with the image's folder and file name: where to look for checksums before the
-    names that publishers commonly use.
+    service or the like; literal addresses in ``urls`` or ``endpoint`` need no entry. ``parallel_ranges`` is the number
+    of connections that one image may take if a single one is slow. ``checksum_files`` are patterns such as
+    ``{dir}/{name}-CHECKSUM``, with the image's folder and file name: where to look for checksums before the names that
+    publishers commonly use.
     """
 
     ca_file: AbsolutePath | None = None
@@ -40,6 +41,8 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     # At this rate a GiB takes twelve days: a server this slow only occupies a worker. 0 disables the check.
     min_rate: ByteSize = ByteSize(1024)
     connections: int = 16
+    # More connections for one image would be unfair to others, and some servers refuse them.
+    parallel_ranges: int = 4
     rate_limit: ByteSize | None = None
     allow_addresses: list[str] = msgspec.field(default_factory=list)
     checksum_files: list[str] = msgspec.field(default_factory=list)
@@ -59,6 +62,8 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             yield "proxy_username and proxy_password must be set together"
         if not 1 <= self.connections <= 1000:
             yield "connections must be 1 to 1000"
+        if not 1 <= self.parallel_ranges <= 16:
+            yield "parallel_ranges must be 1 to 16"
         if self.connect_timeout <= 0 or self.stall_timeout <= 0:
             yield "connect_timeout and stall_timeout must be over 0"
         if self.rate_limit is not None and self.rate_limit < 1024:
@@ -72,6 +77,11 @@ class TransportSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             except ValueError as error:
                 yield f"allow_addresses must contain networks such as '127.0.0.0/8': {error}"
         yield from checksum_file_faults(self.checksum_files)
+
+    @property
+    def ranges_of_an_image(self) -> int:
+        """Return over how many connections one image may be fetched; more do not help against ``rate_limit``."""
+        return min(self.parallel_ranges, self.connections) if self.rate_limit is None else 1
 
     def options(
         self, *, any_encoding: bool = False, prepare_redirects: bool = False, stat_with_get: bool = False

@@ -19,17 +19,20 @@ from provisioner.contracts.http.socket_io import broken, received, shut_down, sp
 from provisioner.contracts.rate_limit import RateFloor
 from provisioner.contracts.shield import shielded
 from provisioner.contracts.source import ImageStream, pwrite_all
+from provisioner.contracts.threads import as_batch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
-    from provisioner.contracts.http.client import HttpOptions
+    from provisioner.contracts.http.options import HttpOptions
     from provisioner.contracts.http.response import Span
     from provisioner.contracts.rate_limit import RateLimiter
 
 T = TypeVar("T")
 # Closing does not wait for the peer; the timeout only guards against bugs.
 _CLOSE_TIMEOUT = 5.0
+# Seconds to wait for the end of a chunked body after its last byte. Without it the connection is closed.
+_END_TIMEOUT = 0.2
 
 
 class HttpStream(ImageStream):
@@ -102,7 +105,7 @@ class HttpStream(ImageStream):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sever_when_cancelled)
             result: outcome.Outcome[T] = await outcome.acapture(
-                partial(trio.to_thread.run_sync, work, limiter=self._threads)
+                partial(trio.to_thread.run_sync, as_batch, work, limiter=self._threads)
             )
             ended = True
             nursery.cancel_scope.cancel()
@@ -145,6 +148,7 @@ class HttpStream(ImageStream):
                 piece = piece if missing is None else piece[:missing]
                 yield piece
                 if missing is not None and not (missing := missing - len(piece)):
+                    await pieces.end()
                     return
 
     def _check_whole(self, taken: int) -> None:
@@ -157,22 +161,46 @@ def _write(fd: int, piece: bytes, offset: int, report: Callable[[int], None]) ->
     report(offset + len(piece))
 
 
-@asynccontextmanager
-async def raw_pieces(response: httpx.Response, size: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Yield an iterator over the raw body in pieces of ``size``; close the connection on exit.
+class RawPieces:
+    """An iterator over a raw body that knows whether the body was read to its end."""
 
-    If the body was not read to its end, generators of httpcore remain that cannot be closed from outside. They end when
-    they are read after the connection is closed.
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self.ended = False
+
+    def __aiter__(self) -> RawPieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._pieces)
+        except StopAsyncIteration:
+            self.ended = True
+            raise
+
+    async def end(self) -> None:
+        """Read the end of a body whose bytes were all received, which is usually there already."""
+        with trio.move_on_after(_END_TIMEOUT), suppress(httpx.HTTPError, httpx.StreamError):
+            await anext(self, b"")
+
+
+@asynccontextmanager
+async def raw_pieces(response: httpx.Response, size: int | None = None) -> AsyncIterator[RawPieces]:
+    """Yield an iterator over the raw body in pieces of ``size``; close the connection unless it is read to its end.
+
+    If it was not, generators of httpcore remain that cannot be closed from outside. They end when they are read after
+    the connection is closed.
     """
-    pieces = response.aiter_raw(size)
+    pieces = RawPieces(response.aiter_raw(size))
     try:
         yield pieces
     finally:
-        with shielded("close a connection", _CLOSE_TIMEOUT):
-            await response.extensions["network_stream"].aclose()
-            with suppress(httpx.HTTPError, httpx.StreamError):
-                async for _ in pieces:
-                    pass
+        if not pieces.ended:
+            with shielded("close a connection", _CLOSE_TIMEOUT):
+                await response.extensions["network_stream"].aclose()
+                with suppress(httpx.HTTPError, httpx.StreamError):
+                    async for _ in pieces:
+                        pass
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""HTTP transfers for image sources: requests, redirects and the lifetime of a response.
+"""HTTP transfers for image sources: requests and the lifetime of a response.
 
-``response`` interprets a response, ``stream`` reads its body. Authentication is up to the source, which passes a
-``Prepare`` that signs requests.
+``redirects`` decides where a request may go on, ``response`` interprets a response, ``stream`` reads its body.
+Authentication is up to the source, which passes a ``Prepare`` that signs requests.
 
 Until the headers are complete, only tasks are involved: a cancel or a deadline closes the connection at once, and no
 thread waits for a silent server. The body is then read from the socket directly: measured on loopback, iterating over
@@ -13,27 +13,25 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import urldefrag, urljoin
 
 import httpx
 import trio
 
 from provisioner.contracts.errors import (
-    InvalidRequestError,
     ProvisionerError,
     RemoteChangedError,
     RemoteUnavailableError,
-    SourceError,
-    UrlNotAllowedError,
 )
-from provisioner.contracts.http.client import HttpOptions, make_transport
+from provisioner.contracts.http.keep_alive import IdleTimer, Trace, finish
+from provisioner.contracts.http.options import HttpOptions, make_transport
+from provisioner.contracts.http.redirects import follow, parsed, redirect_of
 from provisioner.contracts.http.response import (
-    REDIRECTS,
     check_encoding,
     digest_of,
-    fault,
+    error_for,
     retry_after,
     span_of,
+    strong_version_of,
     version_of,
     whole_size,
 )
@@ -44,6 +42,7 @@ from provisioner.contracts.types import RemoteImage
 from provisioner.contracts.urls import ImageUrl, shown
 
 if TYPE_CHECKING:
+    from provisioner.contracts.http.pools import PoolTransport
     from provisioner.contracts.source import ImageStream
 
 __all__ = ["Explain", "HttpOptions", "HttpTransport", "Prepare"]
@@ -54,8 +53,6 @@ Prepare = Callable[[str, ImageUrl, Mapping[str, str]], Mapping[str, str]]
 Explain = Callable[[int, Mapping[str, str], bytes, str], ProvisionerError | None]
 """(status, headers, body, name) -> the error that an error response describes; None uses the status alone."""
 
-MAX_REDIRECTS = 5
-_ALLOW_REDIRECT = "to allow it, add that server to redirect_urls of the source"
 _DEFAULT_HEADERS = {"Accept": "*/*", "User-Agent": "libvirt-volume-provisioner"}
 # Closing does not wait for the peer; the timeout only guards against bugs.
 _CLOSE_TIMEOUT = 5.0
@@ -83,7 +80,8 @@ class HttpTransport:
         self._allows = allows
         self._prepare = prepare
         self._explain = explain
-        self._transport: httpx.AsyncBaseTransport | None = None
+        self._transport: PoolTransport | None = None
+        self._idle = IdleTimer(self._close_idle)
         self._making = trio.Lock()
         # Further requests wait here without a timeout; the pool itself would time out.
         self._connections = trio.Semaphore(options.connections)
@@ -97,23 +95,29 @@ class HttpTransport:
 
         With ``stat_with_get``, HEAD is not sent at all: some servers answer it with another length, or with an error.
         """
-        url = _parsed(url)
+        url = parsed(url)
         if not self._options.stat_with_get:
             try:
-                async with self._response("HEAD", url, {}) as response:
-                    return self._remote_image(url, response)
+                return await self._ask("HEAD", url, {})
             except _HeadRefusedError:
                 pass
         # For an empty image, the response is 416 with the size.
-        async with self._response("GET", url, {"Range": "bytes=0-0"}, also=(416,)) as response:
-            return self._remote_image(url, response)
+        return await self._ask("GET", url, {"Range": "bytes=0-0"}, also=(416,))
+
+    async def _ask(
+        self, method: str, url: ImageUrl, headers: Mapping[str, str], also: tuple[int, ...] = ()
+    ) -> RemoteImage:
+        async with self._response(method, url, headers, also) as response:
+            image = self._remote_image(url, response)
+            await finish(response)
+            return image
 
     @asynccontextmanager
     async def open(
         self, url: ImageUrl | str, start: int = 0, stop: int | None = None, version: str | None = None
     ) -> AsyncIterator[ImageStream]:
         """Open a range of the image, like ``ImageSource.open``."""
-        url = _parsed(url)
+        url = parsed(url)
         headers = {}
         if start or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
@@ -126,12 +130,18 @@ class HttpTransport:
             span = span_of(response.status_code, response.headers, start, stop, shown(url))
             stream = HttpStream(response, span, self._options, self._body_threads, self._rate_limiter, shown(url))
             stream.content_encoding = response.headers.get("content-encoding", "").strip().lower() or None
+            stream.strong_version = strong_version_of(response.headers)
             yield stream
 
     async def aclose(self) -> None:
-        """Close idle connections."""
+        """Close all connections."""
+        self._idle.cancel()
         if self._transport is not None:
             await self._transport.aclose()
+
+    async def _close_idle(self) -> None:
+        if self._transport is not None:
+            await self._transport.close_idle()
 
     def _remote_image(self, url: ImageUrl, response: httpx.Response) -> RemoteImage:
         self._check_encoding(response, url)
@@ -156,23 +166,14 @@ class HttpTransport:
                 yield response
             finally:
                 await _close(response)
+                self._idle.touch()
 
     async def _request(
         self, method: str, url: ImageUrl, headers: Mapping[str, str], also: tuple[int, ...]
     ) -> httpx.Response:
         """Send a request, follow redirects, and return the successful response."""
-        target = url
-        for _ in range(MAX_REDIRECTS + 1):
-            if not self._allows(target):
-                raise UrlNotAllowedError(
-                    f"{shown(target)} belongs to no configured source"
-                    + ("" if target == url else f"; {shown(url)} redirects there: {_ALLOW_REDIRECT}")
-                )
-            reply = await self._exchange(method, target, {"Accept-Encoding": "identity", **headers}, url.origin, also)
-            if isinstance(reply, httpx.Response):
-                return reply
-            target = _parsed(reply, f" ({shown(url)} redirects there)")
-        raise SourceError(f"{shown(url)} redirects more than {MAX_REDIRECTS} times; give the url that it leads to")
+        headers = {"Accept-Encoding": "identity", **headers}
+        return await follow(url, self._allows, lambda target: self._exchange(method, target, headers, url.origin, also))
 
     async def _exchange(
         self, method: str, url: ImageUrl, headers: Mapping[str, str], origin: str, also: tuple[int, ...]
@@ -182,10 +183,10 @@ class HttpTransport:
         with trio.move_on_after(limit):
             response = await self._send(method, url, headers, origin)
             try:
-                location = response.headers.get("location")
-                if response.status_code in REDIRECTS and location:
+                if (target := redirect_of(response, url)) is not None:
+                    await finish(response)
                     await _close(response)
-                    return _joined(url, location)
+                    return target
                 return response if response.status_code in also else await self._checked(response, method, url)
             except BaseException:
                 await _close(response)
@@ -201,13 +202,19 @@ class HttpTransport:
             )
         stall, connect = self._options.stall_timeout, self._options.connect_timeout
         timeouts = {"connect": connect, "read": stall, "write": stall}
+        headers = {**_DEFAULT_HEADERS, **headers}
         with translated(shown(url)):
-            request = httpx.Request(
-                method, url.text, headers={**_DEFAULT_HEADERS, **headers}, extensions={"timeout": timeouts}
-            )
-            return await transport.handle_async_request(request)
+            while True:
+                extensions = {"timeout": timeouts, "trace": (trace := Trace())}
+                request = httpx.Request(method, url.text, headers=headers, extensions=extensions)
+                try:
+                    return await transport.handle_async_request(request)
+                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                    if trace.is_new:
+                        raise
+                    # The server closed an idle connection just then. That one is gone now, so this ends.
 
-    async def _get_transport(self) -> httpx.AsyncBaseTransport:
+    async def _get_transport(self) -> PoolTransport:
         async with self._making:
             if self._transport is None:  # loading an SSL context takes 20 ms: do it at the first request only
                 self._transport = await trio.to_thread.run_sync(make_transport, self._options, self._lookup_threads)
@@ -216,13 +223,16 @@ class HttpTransport:
     async def _checked(self, response: httpx.Response, method: str, url: ImageUrl) -> httpx.Response:
         """Return a successful response; else raise the error that its status or body describes."""
         status, name = response.status_code, shown(url)
-        error = fault(status, name, response.headers)
+        error = error_for(status, name, response.headers)
         if error is None:
             return response
         # A response to HEAD has no body to explain the error: retry with GET for one byte.
         if method == "HEAD" and (status in _HEAD_REFUSED or (self._explain is not None and status < 500)):
+            await finish(response)
             raise _HeadRefusedError
-        if self._explain is not None:
+        if self._explain is None:
+            await finish(response)
+        else:
             with translated(name):
                 beginning = await _beginning(response)
             explained = self._explain(status, response.headers, beginning, name)
@@ -244,25 +254,9 @@ async def _close(response: httpx.Response) -> None:
 
 async def _beginning(response: httpx.Response) -> bytes:
     body = b""
-    async with raw_pieces(response, MAX_REFUSAL) as chunks:
+    async with raw_pieces(response) as chunks:
         async for chunk in chunks:
             body += chunk
             if len(body) >= MAX_REFUSAL:
                 break
     return body[:MAX_REFUSAL]
-
-
-def _joined(url: ImageUrl, location: str) -> str:
-    """Return the url that a redirect from ``url`` leads to. Raises SourceError."""
-    try:
-        return urldefrag(urljoin(url.text, location)).url
-    except ValueError:  # its text contains the location, which may contain a signature
-        raise SourceError(f"{shown(url)} redirects to an invalid url") from None
-
-
-def _parsed(url: ImageUrl | str, how: str = "") -> ImageUrl:
-    """Return the url to go to. Raises UrlNotAllowedError if it is invalid, and so not one of the source's."""
-    try:
-        return ImageUrl.parse(url)
-    except InvalidRequestError:  # its text may show the url, and with it a signature
-        raise UrlNotAllowedError(f"the url belongs to no configured source{how}") from None

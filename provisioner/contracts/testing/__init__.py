@@ -41,6 +41,7 @@ from provisioner.contracts.testing.source_suite import SourceConformance
 from provisioner.contracts.testing.steps import Steps, a_provenance, a_request, raises
 from provisioner.contracts.testing.target_suite import BlockTargetConformance
 from provisioner.contracts.testing.views import ArrivingView, FileView
+from provisioner.contracts.testing.volume_access import VolumeAccess
 
 __all__ = [
     "ArrivingView",
@@ -59,6 +60,7 @@ __all__ = [
     "KeepingTargetConformance",
     "SourceConformance",
     "Steps",
+    "VolumeAccess",
     "a_provenance",
     "a_request",
     "raises",

@@ -1,28 +1,28 @@
-# ruff: noqa: ASYNC240 - small files of a test, on a local disk
 """The conformance suite for block targets that clone volumes from bases."""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from provisioner.contracts.errors import BaseGoneError, ChecksumMismatchError, VolumeInUseError
+from provisioner.contracts.errors import BaseExistsError, BaseGoneError, ChecksumMismatchError, VolumeInUseError
 from provisioner.contracts.testing.steps import a_provenance, a_request, raises
-from provisioner.contracts.testing.target_suite import DIGEST, BlockTargetConformance, fill, head
+from provisioner.contracts.testing.target_suite import DIGEST, BlockTargetConformance, fill
+from provisioner.contracts.testing.volume_access import VolumeAccess
 from provisioner.contracts.types import MIB, Base, StageRequest, Volume
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from provisioner.contracts.target import BlockTarget, CloneTarget
 
 OTHER_DIGEST = "sha256:" + "cd" * 32
 
 
-class CloneTargetConformance:
+class CloneTargetConformance(VolumeAccess):
     """Conformance tests for a CloneTarget, besides ``BlockTargetConformance``.
 
     Subclass it as ``Test...`` and override ``make_target`` and ``remove_base``. Bases have ``size`` bytes.
@@ -33,6 +33,10 @@ class CloneTargetConformance:
     def make_target(self, folder: Path) -> CloneTarget:
         """Return a target. Another call with the same folder simulates a restart of the service."""
         raise NotImplementedError
+
+    def make_other_host(self, folder: Path) -> CloneTarget | None:  # noqa: ARG002
+        """Return a target for the same place on another host, which works at the same time; None if none can."""
+        return None
 
     async def remove_base(self, target: CloneTarget, base: Base) -> None:
         """Remove a base, as another program would."""
@@ -64,7 +68,7 @@ class CloneTargetConformance:
         base = await self._make_base(target)
         volume = await self._clone(target, base, a_request("web01", 2 * self.size))
         assert (volume.name, volume.target, volume.size_bytes >= 2 * self.size) == ("web01", target.name, True)
-        content = Path(volume.path).read_bytes()
+        content = await self.read_volume(volume)
         assert len(content) == volume.size_bytes
         assert content[:4096] == b"image".ljust(4096, b"\0")
         assert not any(content[4096:])
@@ -76,9 +80,9 @@ class CloneTargetConformance:
         target = self.make_target(tmp_path)
         base = await self._make_base(target)
         first = await self._clone(target, base, a_request("web01", self.size))
-        _write(first, b"guest")
+        await self.write_volume(first, b"guest")
         second = await self._clone(target, base, a_request("web02", self.size, "job-2"))
-        assert (head(first.path), head(second.path)) == (b"guest", b"image")
+        assert (await self.head(first), await self.head(second)) == (b"guest", b"image")
 
     async def test_clone_outlives_its_base(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
@@ -86,7 +90,7 @@ class CloneTargetConformance:
         volume = await self._clone(target, base, a_request("web01", self.size))
         await self.remove_base(target, base)
         assert await self.make_target(tmp_path).base(DIGEST, "raw") is None
-        assert head(volume.path) == b"image"
+        assert await self.head(volume) == b"image"
 
     async def test_clone_of_a_removed_base(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
@@ -102,11 +106,10 @@ class CloneTargetConformance:
         base = await self._make_base(target)
         with raises(ZeroDivisionError):
             async with target.stage_clone(base, a_request("web01", self.size)) as staged:
-                path = staged.device.path
                 assert await target.find("web01") is None
                 raise ZeroDivisionError
         await self._assert_no_volume(target)
-        assert not Path(path).exists()
+        assert not await self.is_staged(staged)
         assert await target.base(DIGEST, "raw") == base
 
     async def test_clone_cancel_rolls_back(self, tmp_path: Path) -> None:
@@ -130,14 +133,14 @@ class CloneTargetConformance:
                 raise ZeroDivisionError
         assert await target.find("web01") == old
         new = await self._clone(target, base, a_request("web01", self.size, "job-2"))
-        assert head(new.path) == b"image"
+        assert await self.head(new) == b"image"
         assert list(await target.list()) == [new]
 
     async def test_clone_over_open_volume(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         base = await self._make_base(target)
         old = await self._clone(target, base, a_request("web01", self.size))
-        _write(old, b"guest")
+        await self.write_volume(old, b"guest")
         async with self.holding_open(target, old):
             with raises(VolumeInUseError):
                 async with target.stage_clone(base, a_request("web01", self.size, "job-2")):
@@ -147,16 +150,15 @@ class CloneTargetConformance:
                 with raises(VolumeInUseError):
                     await staged.commit(DIGEST)
         assert await target.find("web01") == old
-        assert head(old.path) == b"guest"
+        assert await self.head(old) == b"guest"
 
     async def test_base_without_commit_rolls_back(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
         with raises(ZeroDivisionError):
             async with target.stage_base(self._base_request()) as staged:
-                path = staged.device.path
                 assert await target.base(DIGEST, "raw") is None
                 raise ZeroDivisionError
-        assert not Path(path).exists()
+        assert not await self.is_staged(staged)
         await self._assert_no_base(target)
 
     async def test_base_cancel_rolls_back(self, tmp_path: Path) -> None:
@@ -180,9 +182,9 @@ class CloneTargetConformance:
         staged = await abandoned.__aenter__()  # simulate a power failure
         restarted = self.make_target(tmp_path)
         assert list(await restarted.recover(frozenset({"job-dead"}))) == []
-        assert Path(staged.device.path).exists()
+        assert await self.is_staged(staged)
         assert len(await restarted.recover(frozenset())) == 1
-        assert not Path(staged.device.path).exists()
+        assert not await self.is_staged(staged)
         await self._assert_no_base(restarted)
         await abandoned.__aexit__(None, None, None)  # the rollback of the dead job finds nothing to do
 
@@ -196,6 +198,44 @@ class CloneTargetConformance:
         await self._assert_no_volume(restarted)
         assert await restarted.base(DIGEST, "raw") == base
         await abandoned.__aexit__(None, None, None)
+
+    async def test_one_base_for_all_hosts(self, tmp_path: Path) -> None:
+        target, other = self.make_target(tmp_path), self.make_other_host(tmp_path)
+        if other is None:
+            return
+        base = await self._make_base(target)
+        assert await other.base(DIGEST, "raw") == base
+        with raises(BaseExistsError):
+            async with other.stage_base(self._base_request()):
+                raise AssertionError("a base must not be made twice")
+        await self._clone(other, base, a_request("web02", self.size, "job-2"))
+        volume = await self._clone(target, base, a_request("web01", self.size))
+        assert await self.head(volume) == b"image"
+        assert [one.name for one in sorted(await other.list(), key=lambda one: one.name)] == ["web01", "web02"]
+        assert list(await other.recover(frozenset())) == list(await target.recover(frozenset())) == []
+
+    async def test_other_host_waits_for_a_base(self, tmp_path: Path) -> None:
+        """It waits as long as the first one works, and does not take its job for dead."""
+        target, other = self.make_target(tmp_path), self.make_other_host(tmp_path)
+        if other is None:
+            return
+        outcome: list[str] = []
+
+        async def wait() -> None:
+            try:
+                async with other.stage_base(self._base_request("job-2")):
+                    outcome.append("staged")
+            except BaseExistsError:
+                outcome.append("exists")
+
+        async with trio.open_nursery() as nursery, target.stage_base(self._base_request()) as staged:
+            nursery.start_soon(wait)
+            await other.recover(frozenset())
+            assert await self.is_staged(staged)
+            fill(staged.device, b"image")
+            await staged.commit(DIGEST)
+        assert outcome == ["exists"]
+        assert list(await target.recover(frozenset())) == []
 
     def _base_request(self, job_id: str = "job-base") -> StageRequest:
         return StageRequest("raw", self.size, a_provenance(job_id, DIGEST))
@@ -221,8 +261,3 @@ class CloneTargetConformance:
     async def _assert_no_base(self, target: CloneTarget) -> None:
         assert await target.base(DIGEST, "raw") is None
         assert list(await target.recover(frozenset())) == [], "the rollback was incomplete"
-
-
-def _write(volume: Volume, data: bytes) -> None:
-    with Path(volume.path).open("r+b") as file:
-        file.write(data)

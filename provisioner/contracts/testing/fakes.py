@@ -116,6 +116,7 @@ class _FakeStream(ImageStream):
 
     def __init__(self, source: FakeSource, url: str, image: FakeImage, start: int, stop: int) -> None:
         self.start = start
+        self.strong_version = image.version if (image.version or "").startswith('"') else None
         self._source, self._url, self._image = source, url, image
         self._offset, self._stop = start, min(stop, len(image.data))
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from provisioner.contracts.errors import NotFoundError, VolumeExistsError, VolumeInUseError, VolumeNameError
 from provisioner.contracts.keeping import RESTORE_KEEP
 from provisioner.contracts.testing.steps import a_provenance, a_request, raises
-from provisioner.contracts.testing.target_suite import DIGEST, BlockTargetConformance, fill, head
+from provisioner.contracts.testing.target_suite import DIGEST, BlockTargetConformance, fill
+from provisioner.contracts.testing.volume_access import VolumeAccess
 from provisioner.contracts.types import MIB, KeptVolume, Owner, Volume
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _HOUR, _WEEK = 3600.0, 7 * 86400.0
 
 
-class KeepingTargetConformance:
+class KeepingTargetConformance(VolumeAccess):
     """Conformance tests for a KeepingTarget, besides ``BlockTargetConformance``.
 
     Subclass it as ``Test...`` and override ``make_target`` and ``make_foreign_volume``.
@@ -92,7 +93,7 @@ class KeepingTargetConformance:
         assert kept.kept_until >= kept.replaced_at + _HOUR
         assert (await target.capacity()).freeable_bytes == 0
         await target.remove("web01-seed")
-        assert head((await target.restore(kept.kept_as, "job-2")).path) == b"first"
+        assert await self.head(await target.restore(kept.kept_as, "job-2")) == b"first"
         assert list(await target.kept()) == []
 
     async def test_kept_volumes_of_one_name(self, tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ class KeepingTargetConformance:
         assert list(await target.kept()) == []
         assert list(await target.recover(frozenset())) == []
         assert await target.find("web01") == old
-        assert head(old.path) == b"old"
+        assert await self.head(old) == b"old"
 
     async def test_restore_swaps_and_can_be_undone(self, tmp_path: Path) -> None:
         target = self.make_target(tmp_path)
@@ -127,10 +128,10 @@ class KeepingTargetConformance:
         assert new.replaced is not None
         assert new.replaced.kept_as is not None
         restored = await target.restore(new.replaced.kept_as, "restore-1")
-        assert (restored.name, restored.provenance, head(restored.path)) == ("web01", None, b"theirs")
+        assert (restored.name, restored.provenance, await self.head(restored)) == ("web01", None, b"theirs")
         (kept,) = await self._assert_kept(target, restored, Owner.OURS, "restore-1", RESTORE_KEEP)
         again = await target.restore(kept.kept_as, "restore-2")
-        assert (again.provenance, head(again.path)) == (new.provenance, b"new")
+        assert (again.provenance, await self.head(again)) == (new.provenance, b"new")
         (kept,) = await self._assert_kept(target, again, Owner.FOREIGN, "restore-2", _WEEK)
 
     async def test_restore_to_free_name(self, tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ class KeepingTargetConformance:
         await target.remove("web01")
         restored = await self.make_target(tmp_path).restore(kept_as, "restore-1")
         assert restored.replaced is None
-        assert head(restored.path) == b"first"
+        assert await self.head(restored) == b"first"
         assert list(await target.list()) == [restored]
         assert list(await target.kept()) == []
         assert list(await target.recover(frozenset())) == []
@@ -148,7 +149,7 @@ class KeepingTargetConformance:
         target = self.make_target(tmp_path, keep_replaced=_HOUR)
         await target.restore(await self._replaced_as(target), "restore-1")
         new = await self._provision(target, b"third", "job-3")
-        assert head(new.path) == b"third"
+        assert await self.head(new) == b"third"
         assert len(await target.kept()) == 2
 
     async def test_restore_over_open_volume(self, tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ class KeepingTargetConformance:
             with raises(VolumeInUseError):
                 await target.restore(kept_as, "restore-1")
         assert await target.find("web01") == new
-        assert head(new.path) == b"second"
+        assert await self.head(new) == b"second"
         assert list(await target.kept()) == before
         assert list(await target.recover(frozenset())) == []
 
@@ -211,7 +212,7 @@ class KeepingTargetConformance:
         async with self.holding_open(target, foreign):
             adopted = await target.adopt("web01", a_provenance("adopt-1"))
         assert adopted.provenance is not None
-        assert (adopted.provenance.job_id, head(adopted.path)) == ("adopt-1", b"theirs")
+        assert (adopted.provenance.job_id, await self.head(adopted)) == ("adopt-1", b"theirs")
         assert list(await self.make_target(tmp_path).list()) == [adopted]
         with raises(VolumeExistsError):
             await target.adopt("web01", a_provenance("adopt-2"))

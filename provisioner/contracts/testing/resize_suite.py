@@ -1,9 +1,7 @@
-# ruff: noqa: ASYNC240 - small files of a test, on a local disk
 """The part of the conformance suite for block targets that grows volumes."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -11,15 +9,17 @@ import trio
 from provisioner.contracts.errors import NoSpaceError, NotFoundError, ResizeError, VolumeInUseError
 from provisioner.contracts.target import BlockTarget
 from provisioner.contracts.testing.steps import a_request, raises
+from provisioner.contracts.testing.volume_access import VolumeAccess
 from provisioner.contracts.types import MIB, StageRequest, Volume
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
 _FIRST = b"first"
 
 
-class ResizeConformance:
+class ResizeConformance(VolumeAccess):
     """Tests of ``resize``, a part of ``BlockTargetConformance``.
 
     A target that does not override ``resize`` must only refuse it. Set ``resizes_online`` if the target can grow an
@@ -48,7 +48,7 @@ class ResizeConformance:
         for again in (target, self.make_target(tmp_path)):
             assert await again.find("web01") == grown
             assert list(await again.list()) == [grown]
-        content = Path(volume.path).read_bytes()
+        content = await self.read_volume(volume)
         assert len(content) == grown.size_bytes
         assert content.startswith(_FIRST)
         assert not any(content[volume.size_bytes :])
@@ -86,7 +86,7 @@ class ResizeConformance:
             else:
                 with raises(VolumeInUseError):
                     await target.resize("web01", 2 * self.size, online=True)
-        content = Path(volume.path).read_bytes()
+        content = await self.read_volume(volume)
         assert content.startswith(_FIRST)
         assert not any(content[volume.size_bytes :])
 

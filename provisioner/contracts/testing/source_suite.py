@@ -94,6 +94,12 @@ class SourceConformance:
                     async with source.open(ImageUrl.parse(url), version='"another"') as stream:
                         await read(stream)
 
+    async def test_strong_version_is_that_of_stat(self) -> None:
+        async with self.serve(self.content) as (source, url), source.open(ImageUrl.parse(url)) as stream:
+            strong, by_digest = stream.strong_version, source.by_digest
+            assert await read(stream) == self.content
+            assert strong is None or by_digest or strong == (await source.stat(ImageUrl.parse(url))).version
+
     async def test_open_concurrently(self) -> None:
         async def one() -> None:
             async with source.open(ImageUrl.parse(url)) as stream:

@@ -16,6 +16,7 @@ from provisioner.api.services import Services
 from provisioner.auth.audit_events import Auditor
 from provisioner.auth.authenticator import Authenticator
 from provisioner.auth.tokens import TokenFile
+from provisioner.back_ends import BackEnds
 from provisioner.cache import UPLOADS, ImageCache
 from provisioner.config import AuthSettings, CacheSettings, Config, JobSettings, ServerSettings
 from provisioner.contracts import ByteSize
@@ -26,7 +27,6 @@ from provisioner.jobs.notify import Notifier
 from provisioner.observe.audit import AuditLog
 from provisioner.observe.metrics import Metrics
 from provisioner.pipeline.run import Pipeline
-from provisioner.registry import BackEnds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,13 +168,13 @@ async def running(
 
 
 @pytest.fixture
-async def service(tmp_path):
-    async with running(tmp_path) as made:
+async def service(folder):
+    async with running(folder) as made:
         yield made
 
 
 @pytest.fixture
-async def idle(tmp_path):
+async def idle(folder):
     """Run a service whose jobs stay pending."""
-    async with running(tmp_path, work=False) as made:
+    async with running(folder, work=False) as made:
         yield made

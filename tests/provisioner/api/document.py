@@ -10,7 +10,9 @@ from openapi_schema_validator import OAS30Validator, oas30_format_checker
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT4
 
-DOCUMENT = yaml.safe_load((Path(__file__).parents[3] / "api.yaml").read_text())
+from provisioner.contracts.reasons import REASONS
+
+DOCUMENT = yaml.load((Path(__file__).parents[3] / "api.yaml").read_text(), yaml.CSafeLoader)
 REGISTRY = Registry().with_resource("urn:api", Resource(contents=DOCUMENT, specification=DRAFT4))
 UUID = r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}"
 
@@ -29,7 +31,8 @@ async def held(response, schema, status=200):
 async def refused(response, status, category, message):
     """Check that the response is an error with this status and category; ``message`` is a pattern. Return its body."""
     body = await held(response, "ErrorResponse", status)
-    assert body.keys() == {"error", "message", "code"}
+    assert body.keys() == {"error", "message", "code", "reason"}
+    assert body["reason"] in REASONS
     assert (body["error"], body["code"]) == (category, status)
     assert re.search(message, body["message"]), body["message"]
     return body

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 import httpx
+import trio
 
 
 class Event(NamedTuple):
@@ -59,6 +60,17 @@ class Stream:
         """Return the events up to the end of the stream."""
         return [event async for event in self._events if event.kind != "job.progress"]
 
+    async def close(self) -> None:
+        """Close the connection, and end httpcore's generators, which cannot be closed from outside.
+
+        Otherwise the garbage collector finds them during some later test, which then fails.
+        """
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
+            await self.response.extensions["network_stream"].aclose()
+            with suppress(httpx.HTTPError, httpx.StreamError, AssertionError, trio.ClosedResourceError):
+                async for _ in self._events:
+                    pass
+
 
 @asynccontextmanager
 async def stream(url, path, token, *, http2=False, last=None, status=200, verify=True, local=None):
@@ -75,4 +87,8 @@ async def stream(url, path, token, *, http2=False, last=None, status=200, verify
     ):
         if response.status_code != status:
             raise AssertionError((response.status_code, await response.aread()))
-        yield Stream(response)
+        opened = Stream(response)
+        try:
+            yield opened
+        finally:
+            await opened.close()

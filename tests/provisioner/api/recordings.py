@@ -38,9 +38,8 @@ from tests.provisioner.api.events_client import stream
 from tests.provisioner.api.served import served
 
 API_YAML = Path(__file__).parents[3] / "api.yaml"
-DOCUMENTED = {
-    name: example["value"] for name, example in yaml.safe_load(API_YAML.read_text())["components"]["examples"].items()
-}
+_COMPONENTS = yaml.load(API_YAML.read_text(), yaml.CSafeLoader)["components"]
+DOCUMENTED = {name: example["value"] for name, example in _COMPONENTS["examples"].items()}
 IMAGE_URL = "https://images.example.com/ubuntu-24.04.qcow2"
 DATA = "/var/lib/libvirt-volume-provisioner"
 UNKNOWN = "4f1c7e0a-93b5-4d62-8a0e-5b7d2c9e6f18"
@@ -210,7 +209,7 @@ async def _failures(to):
 
 
 async def _cached(service):
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not (await (await service.call("GET", "/api/v1/cache/images")).get_json())["count"]:  # noqa: ASYNC110
             await trio.sleep(0.005)  # publishing is not to be waited for from outside
 
@@ -434,6 +433,7 @@ async def _limits(to):
         )
         key = {"Idempotency-Key": "k-1"}
         await service.submit(JOB, headers=key)
+        await to.keep("JobRepeated", await service.submit(JOB, headers=key), 202)
         await to.keep("KeyReused", await service.submit({**JOB, "volume_name": "web-02"}, headers=key), 409)
         await to.keep("Forbidden", await service.submit(JOB, role="viewer"), 403)
         await to.keep("Unauthorized", await service.call("GET", "/api/v1/jobs", role=None), 401)

@@ -72,7 +72,7 @@ async def test_remove_image_in_use(service):
     service.converter.steps.hang_at = "flush"
     job_id = (await (await service.submit()).get_json())["job_id"]
     await service.converter.steps.reached.wait()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not (await (await service.call("GET", "/api/v1/cache/images")).get_json())["count"]:  # noqa: ASYNC110
             await trio.sleep(0.005)  # there is no event for the image's publication
     await refused(await service.call("DELETE", f"/api/v1/cache/images/sha256:{DIGEST}"), 409, "conflict", ".")
@@ -87,9 +87,9 @@ async def test_prune(service):
     assert body == {"removed": [f"sha256:{DIGEST}"], "freed_bytes": len(IMAGE)}
 
 
-async def test_prewarmed_image_is_pinned(tmp_path):
+async def test_prewarmed_image_is_pinned(folder):
     """Also after a client has removed its own pin."""
-    async with running(tmp_path, prewarm=[PrewarmSettings(url=URL, image_type="raw")]) as service:
+    async with running(folder, prewarm=[PrewarmSettings(url=URL, image_type="raw")]) as service:
         await service.done()
         unpinned = await service.call("DELETE", f"/api/v1/cache/images/sha256:{DIGEST}/pin")
         assert unpinned.status_code == 200

@@ -10,6 +10,7 @@ from provisioner.contracts import GIB, Placement
 from provisioner.contracts.errors import RemoteUnavailableError, TargetUnavailableError
 from provisioner.contracts.testing import FakeCloneTarget
 from provisioner.pipeline import dry_run
+from tests.contents import data_of
 from tests.provisioner.api.conftest import ABSENT, DIGEST, IMAGE, URL, job, running
 from tests.provisioner.api.document import held, refused
 
@@ -24,7 +25,7 @@ async def planned(service, body=None, **more):
 def state(service):
     """What a dry run must not change: every file, the jobs, and the names that are held."""
     files = {
-        path: path.read_bytes() for path in sorted(service.folder.rglob("*"))
+        path: (path.stat().st_size, data_of(path)) for path in sorted(service.folder.rglob("*"))
         if path.is_file() and not path.name.endswith(("-wal", "-shm"))
     }  # fmt: skip
     supervisor = service.services.supervisor
@@ -83,8 +84,8 @@ async def test_plan_in_place_needs_no_space(service):
     assert (body["placement"], body["space_needed_bytes"]) == ("in-place", 0)
 
 
-async def test_plan_of_a_clone(tmp_path):
-    async with running(tmp_path, more_targets=[FakeCloneTarget(tmp_path / "pool", name="pool")]) as service:
+async def test_plan_of_a_clone(folder):
+    async with running(folder, more_targets=[FakeCloneTarget(folder / "pool", name="pool")]) as service:
         first = await planned(service, job(target="pool"))
         assert (first["provisioned_by"], first["cache_hit"]) == ("clone", False)
         await service.done(job(target="pool"))
@@ -93,18 +94,18 @@ async def test_plan_of_a_clone(tmp_path):
         assert (second["provisioned_by"], second["cache_hit"], second["download_bytes"]) == ("clone", True, 0)
 
 
-async def test_plan_of_a_copy_on_a_cloning_target(tmp_path):
-    pool = FakeCloneTarget(tmp_path / "pool", name="pool")
+async def test_plan_of_a_copy_on_a_cloning_target(folder):
+    pool = FakeCloneTarget(folder / "pool", name="pool")
     pool.copy_reason = "the file system does not support reflinks"
-    async with running(tmp_path, more_targets=[pool]) as service:
+    async with running(folder, more_targets=[pool]) as service:
         body = await planned(service, job(target="pool"))
         assert (body["provisioned_by"], body["copy_reason"]) == ("copy", pool.copy_reason)
         assert "copy_reason" not in await planned(service, job())
 
 
-async def test_plan_has_every_refusal(tmp_path):
+async def test_plan_has_every_refusal(folder):
     """One answer says all that stands in the way: the queue, the share, the volume in use, the space, the image."""
-    async with running(tmp_path, work=False, jobs=JobSettings(max_queued=1)) as service:
+    async with running(folder, work=False, jobs=JobSettings(max_queued=1)) as service:
         await service.submit(job("web-01"))
         service.target.in_use.add("web-01")
         (service.folder / "volumes" / "web-01").write_bytes(b"x")
@@ -135,8 +136,8 @@ async def test_plan_when_source_hangs(service, monkeypatch):
     assert [one["message"] for one in body["refusals"]] == ["the source did not answer within 0.1 s"]
 
 
-async def test_plan_image_larger_than_cache(tmp_path):
-    async with running(tmp_path, cache_size=1000) as service:
+async def test_plan_image_larger_than_cache(folder):
+    async with running(folder, cache_size=1000) as service:
         (refusal,) = (await planned(service))["refusals"]
     assert "no room" in refusal["message"]
 

@@ -50,8 +50,8 @@ async def test_too_many_failures(service):
     assert 1 <= int(response.headers["Retry-After"]) <= 60
 
 
-async def test_health_configured_degraded_above(tmp_path):
-    async with running(tmp_path, work=False, server=ServerSettings(degraded_above=0)) as service:
+async def test_health_configured_degraded_above(folder):
+    async with running(folder, work=False, server=ServerSettings(degraded_above=0)) as service:
         await service.submit()
         assert (await held(await service.call("GET", "/health", role=None), "Health"))["status"] == "degraded"
 
@@ -73,10 +73,10 @@ async def test_readyz_target_check_raises(service):
     assert (await service.call("GET", "/metrics", role=None)).status_code == 200
 
 
-async def test_hung_target_keeps_others_visible(tmp_path):
+async def test_hung_target_keeps_others_visible(folder):
     """If one of two targets hangs, it is reported, and the other is still shown."""
-    other = FakeTarget(tmp_path / "other", name="other", total_bytes=7)
-    async with running(tmp_path, more_targets=[other]) as service:
+    other = FakeTarget(folder / "other", name="other", total_bytes=7)
+    async with running(folder, more_targets=[other]) as service:
         await service.done(job("web-01", target="other"))
         service.target.steps.hang_at = "capacity"
         with trio.fail_after(30):
@@ -88,10 +88,10 @@ async def test_hung_target_keeps_others_visible(tmp_path):
         assert service.target.steps.log.count("capacity") - service.target.steps.log.count("placement") <= 1
 
 
-async def test_hung_target_keeps_volumes_visible(tmp_path, monkeypatch):
+async def test_hung_target_keeps_volumes_visible(folder, monkeypatch):
     monkeypatch.setattr("provisioner.api.volume_listing._LIMIT", 0.2)
-    other = FakeTarget(tmp_path / "other", name="other")
-    async with running(tmp_path, more_targets=[other]) as service:
+    other = FakeTarget(folder / "other", name="other")
+    async with running(folder, more_targets=[other]) as service:
         await service.done(job("web-01", target="other"))
         service.target.steps.hang_at = "list"
         for _ in range(3):
@@ -103,14 +103,14 @@ async def test_hung_target_keeps_volumes_visible(tmp_path, monkeypatch):
         await refused(await service.call("GET", "/api/v1/volumes"), 503, "service unavailable", "target 'fake'")
 
 
-@pytest.mark.parametrize("folder", ["state", "state/cache"])
+@pytest.mark.parametrize("where", ["state", "state/cache"])
 @pytest.mark.parametrize("fault", ["frozen", "full"])
-async def test_readyz_frozen_disk(tmp_path, monkeypatch, folder, fault):
+async def test_readyz_frozen_disk(folder, monkeypatch, where, fault):
     """A hung disk is probed once, by one thread, and delays neither other responses nor the shutdown."""
     gate, asked = threading.Event(), []
 
     def probe(path):
-        if path == tmp_path / folder:
+        if path == folder / where:
             asked.append(path)
             if fault == "full":
                 raise OSError(28, "No space left on device")
@@ -118,7 +118,7 @@ async def test_readyz_frozen_disk(tmp_path, monkeypatch, folder, fault):
 
     monkeypatch.setattr("provisioner.api.readiness.write_probe", probe)
     try:
-        async with running(tmp_path) as service:
+        async with running(folder) as service:
             with trio.fail_after(30):
                 for _ in range(3):
                     body = await held(await service.call("GET", "/readyz", role=None), "NotReady", 503)
@@ -126,19 +126,19 @@ async def test_readyz_frozen_disk(tmp_path, monkeypatch, folder, fault):
             (reason,) = body["reasons"]
     finally:
         gate.set()
-    what = "cache directory" if "cache" in folder else "state directory"
+    what = "cache directory" if "cache" in where else "state directory"
     if fault == "full":
-        assert reason == f"{what} {tmp_path / folder} cannot be written: No space left on device"
+        assert reason == f"{what} {folder / where} cannot be written: No space left on device"
     else:
-        assert reason.startswith(f"{'cache' if 'cache' in folder else 'job store'}: no answer for ")
+        assert reason.startswith(f"{'cache' if 'cache' in where else 'job store'}: no answer for ")
     assert len(asked) == 1
 
 
-async def test_readyz_warns_of_secrets(tmp_path, monkeypatch):
+async def test_readyz_warns_of_secrets(folder, monkeypatch):
     """A secret that is gone stops jobs, not the service; neither it nor its place is shown to anyone who asks."""
-    secret = tmp_path / "hunter2"
+    secret = folder / "hunter2"
     secret.write_text("right")
-    async with running(tmp_path, auth=AuthSettings(token_key=SecretRef("env:NO_SUCH_KEY"))) as service:
+    async with running(folder, auth=AuthSettings(token_key=SecretRef("env:NO_SUCH_KEY"))) as service:
         service.services.back_ends.secrets = {"sources.web.password": SecretRef(f"file:{secret}")}
         app = create_app(service.services)
         with monkeypatch.context() as patched:
@@ -154,11 +154,11 @@ async def test_readyz_warns_of_secrets(tmp_path, monkeypatch):
         ]
 
 
-async def test_readyz_warns_of_a_secret_that_hangs(tmp_path, monkeypatch):
+async def test_readyz_warns_of_a_secret_that_hangs(folder, monkeypatch):
     gate = threading.Event()
     monkeypatch.setattr("provisioner.api.readiness.check_secret", lambda reference: gate.wait())
     try:
-        async with running(tmp_path) as service:
+        async with running(folder) as service:
             service.services.back_ends.secrets = {"sources.web.password": SecretRef("file:/x")}
             with trio.fail_after(30):
                 response = await create_app(service.services).test_client().get("/readyz")

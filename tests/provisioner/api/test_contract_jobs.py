@@ -60,6 +60,7 @@ async def test_unknown_job(service, job_id, method, tail):
             "error": "job not found",
             "message": "job not found",
             "code": 404,
+            "reason": "job-not-found",
         }
 
 
@@ -157,4 +158,5 @@ async def test_cancel_completed_job(service):
         "error": "failed to cancel job",
         "message": "cannot cancel job in 'completed' status",
         "code": 400,
+        "reason": "job-ended",
     }

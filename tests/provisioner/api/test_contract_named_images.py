@@ -7,6 +7,7 @@ import pytest
 from provisioner.config import NamedImage
 from provisioner.config.access import Limits
 from provisioner.contracts.testing import FakeImage
+from tests.contents import first_bytes
 from tests.provisioner.api.conftest import DIGEST, IMAGE, running
 from tests.provisioner.api.document import held, refused
 
@@ -20,8 +21,8 @@ NAMED = {"image": "debian-12", "volume_name": "web-01", "volume_size_gb": 1}
 
 
 @pytest.fixture
-async def service(tmp_path):
-    async with running(tmp_path, images=IMAGES) as made:
+async def service(folder):
+    async with running(folder, images=IMAGES) as made:
         made.source.images |= {
             FOLDER: FakeImage(b'<a href="12.1/">12.1/</a><a href="12.2/">12.2/</a>'),
             NEWEST: FakeImage(IMAGE),
@@ -34,7 +35,7 @@ async def test_job_pins_the_newest_image(service):
     done = await service.done(NAMED)
     assert (done["status"], done["image_url"]) == ("completed", NEWEST)
     assert done["request"] == {"image_type": "raw", "priority": 0, **NAMED, "image_url": NEWEST}
-    assert (service.folder / "volumes" / "web-01").read_bytes()[: len(IMAGE)] == IMAGE
+    assert first_bytes(service.folder / "volumes" / "web-01", len(IMAGE)) == IMAGE
 
 
 async def test_retry_has_the_pinned_image(service):

@@ -75,12 +75,12 @@ async def test_resize_with_active_job(idle):
     await refused(await resize(idle), 409, "conflict", job_id)
 
 
-async def test_resize_is_audited(tmp_path):
-    audit = trio.Path(tmp_path / "audit.log")
-    async with running(tmp_path, audit=tmp_path / "audit.log") as service:
+async def test_resize_is_audited(folder):
+    audit = trio.Path(folder / "audit.log")
+    async with running(folder, audit=folder / "audit.log") as service:
         await service.done()
         await resize(service, role="operator")
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while "resize" not in await audit.read_text():  # noqa: ASYNC110
                 await trio.sleep(0.01)  # the log is written in the background
     lines = [json.loads(line) for line in (await audit.read_text()).splitlines()]

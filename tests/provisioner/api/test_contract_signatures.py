@@ -20,11 +20,11 @@ NAMED = {"image": "debian-12", "volume_name": "web-01", "volume_size_gb": 1}
 
 
 @pytest.fixture
-async def service(tmp_path):
-    (tmp_path / "minisign.pub").write_bytes(MINISIGN.public_key)
-    (tmp_path / "cosign.pub").write_bytes(COSIGN.public_key)
-    minisign = SignatureSettings(kind="minisign", public_key=AbsolutePath(tmp_path / "minisign.pub"))
-    cosign = SignatureSettings(kind="cosign", public_key=AbsolutePath(tmp_path / "cosign.pub"))
+async def service(folder):
+    (folder / "minisign.pub").write_bytes(MINISIGN.public_key)
+    (folder / "cosign.pub").write_bytes(COSIGN.public_key)
+    minisign = SignatureSettings(kind="minisign", public_key=AbsolutePath(folder / "minisign.pub"))
+    cosign = SignatureSettings(kind="cosign", public_key=AbsolutePath(folder / "cosign.pub"))
     url, checksum_url = FOLDER + "{version}/debian-{version}.raw", FOLDER + "{version}/list.txt"
     images = {
         "debian-12": NamedImage(url=url, image_type="raw", signature=minisign),
@@ -32,7 +32,7 @@ async def service(tmp_path):
         "image-itself": NamedImage(url=url, image_type="raw", checksum_url=checksum_url, signature=cosign),
         "fixed": NamedImage(url=NEWEST, image_type="raw", checksum=DIGEST, signature=minisign),
     }
-    async with running(tmp_path, images=images) as made:
+    async with running(folder, images=images) as made:
         made.source.images |= {
             FOLDER: FakeImage(b'<a href="12.1/">12.1/</a><a href="12.2/">12.2/</a>'),
             NEWEST: FakeImage(IMAGE),

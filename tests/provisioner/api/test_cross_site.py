@@ -13,8 +13,8 @@ from tests.provisioner.tls.test_peer_certificate import tls_harness
 
 
 @pytest.fixture
-async def tls(tmp_path):
-    async with tls_harness(tmp_path) as made:
+async def tls(folder):
+    async with tls_harness(folder) as made:
         made.service.services.notifier.feed.close()  # event streams end at once
         yield made
 

@@ -197,10 +197,10 @@ async def test_heartbeat_keeps_an_idle_connection(service, monkeypatch, http2):
         nursery.cancel_scope.cancel()
 
 
-async def test_streams_are_limited(tmp_path):
+async def test_streams_are_limited(folder):
     server = ServerSettings(max_event_streams=3, max_event_streams_per_address=2)
     async with AsyncExitStack() as opened:
-        service = await opened.enter_async_context(running(tmp_path, server=server))
+        service = await opened.enter_async_context(running(folder, server=server))
         url, _ = await opened.enter_async_context(served(service))
         async with follow(service, url) as one, follow(service, url) as two:
             for events in (one, two):

@@ -32,8 +32,8 @@ async def test_completed_fetch_keeps_bytes(service):
     assert made["progress"] == whole(len(IMAGE))
 
 
-async def test_completed_clone_keeps_bytes(tmp_path):
-    async with running(tmp_path, more_targets=[FakeCloneTarget(tmp_path / "pool", name="pool")]) as service:
+async def test_completed_clone_keeps_bytes(folder):
+    async with running(folder, more_targets=[FakeCloneTarget(folder / "pool", name="pool")]) as service:
         for name in ("first", "second"):
             made = await service.done(job(name, target="pool"))
             assert made["volume"]["provisioned_by"] == "clone"

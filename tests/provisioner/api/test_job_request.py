@@ -9,7 +9,7 @@ import trio
 
 from provisioner.contracts.errors import RemoteUnavailableError
 from provisioner.contracts.testing import FakeImage
-from provisioner.download import fetch
+from provisioner.download import fetch, retries
 from provisioner.jobs import record
 from tests.provisioner.api.conftest import DIGEST, IMAGE, SUMS, URL, job, running
 from tests.provisioner.api.document import held
@@ -65,16 +65,17 @@ async def test_request_of_job_stored_before(idle):
 
 
 @pytest.mark.parametrize("step", ["stat", "byte"])
-async def test_waiting_for_last_temporary_error(tmp_path, monkeypatch, step):
+async def test_waiting_for_last_temporary_error(folder, monkeypatch, step):
     """A source that is asked again is named while the job waits for it, without the query of a url."""
-    async with running(tmp_path, download_attempts=3) as service:
+    async with running(folder, download_attempts=3) as service:
         pause, go_on = trio.Event(), trio.Event()
 
         async def sleep(_seconds):
             pause.set()
             await go_on.wait()
 
-        monkeypatch.setattr(fetch, "trio", _Trio(sleep))
+        for module in (fetch, retries):
+            monkeypatch.setattr(module, "trio", _Trio(sleep))
         service.source.at_byte = len(IMAGE) // 2
         error = RemoteUnavailableError("https://images.example/x?signature=secret did not answer")
         service.source.steps.fail_at[step] = error

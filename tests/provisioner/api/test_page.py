@@ -55,8 +55,8 @@ async def test_unchanged_file_is_not_sent_again(service):
     assert other.status_code == 200
 
 
-async def test_switched_off(tmp_path):
-    async with running(tmp_path, server=ServerSettings(page=False)) as service:
+async def test_switched_off(folder):
+    async with running(folder, server=ServerSettings(page=False)) as service:
         for path in paths():
             await refused(await service.call("GET", path, role=None), 404, "not found", "nothing at this path")
         assert (await service.call("GET", "/api/v1/whoami", role="viewer")).status_code == 200

@@ -16,6 +16,7 @@ from structlog.testing import LogCapture
 
 from provisioner.config import AuthSettings, JobSettings, NamedImage, ServerSettings
 from provisioner.tls.peer_certificate import PeerCertificate
+from tests.contents import first_bytes
 from tests.provisioner.api.conftest import ABSENT, DIGEST, IMAGE, URL, job, running
 from tests.provisioner.api.document import UUID, held, refused
 
@@ -91,10 +92,10 @@ async def test_token_in_either_header(idle):
         assert (await idle.call("GET", JOBS, role=None, headers=headers)).status_code == 200
 
 
-async def test_client_certificate(tmp_path, monkeypatch):
+async def test_client_certificate(folder, monkeypatch):
     shown = PeerCertificate("CN=ci", ("ci",), "01", "00" * 32)
     monkeypatch.setattr("provisioner.api.middleware.peer_certificate", lambda: shown)
-    async with running(tmp_path, auth=AuthSettings(default_certificate_role="viewer"), work=False) as service:
+    async with running(folder, auth=AuthSettings(default_certificate_role="viewer"), work=False) as service:
         assert (await service.call("GET", JOBS, role=None)).status_code == 200
         await refused(await service.submit(role=None), 403, "forbidden", ".")
 
@@ -114,8 +115,8 @@ async def test_open_path(idle, path):
     assert (await idle.call("GET", path, role=None)).status_code == 200
 
 
-async def test_metrics_can_be_closed(tmp_path):
-    async with running(tmp_path, auth=AuthSettings(open_metrics=False), work=False) as service:
+async def test_metrics_can_be_closed(folder):
+    async with running(folder, auth=AuthSettings(open_metrics=False), work=False) as service:
         assert (await service.call("GET", "/metrics", role=None)).status_code == 401
         assert (await service.call("GET", "/metrics", role="viewer")).status_code == 200
 
@@ -216,15 +217,15 @@ async def test_checksum_of_the_request_wins(service, checksum):
     assert (await service.done(job(checksum=checksum)))["status"] == "completed"
 
 
-async def test_named_image(tmp_path):
+async def test_named_image(folder):
     named = {"golden": NamedImage(url=URL, image_type="raw")}
-    async with running(tmp_path, images=named) as service:
+    async with running(folder, images=named) as service:
         done = await service.done({"image": "golden", "volume_name": "web-01", "volume_size_gb": 1})
         assert (done["status"], done["image_url"]) == ("completed", URL)
 
 
-async def test_higher_priority_starts_first(tmp_path):
-    async with running(tmp_path, jobs=JobSettings(max_concurrent=1)) as service:
+async def test_higher_priority_starts_first(folder):
+    async with running(folder, jobs=JobSettings(max_concurrent=1)) as service:
         service.converter.steps.hang_at = "flush"
         first = (await body_of(await service.submit(job("first")), 202))["job_id"]
         await service.converter.steps.reached.wait()
@@ -244,7 +245,7 @@ def _written_at(service, name):
 async def test_idempotency_key(idle):
     key = {"Idempotency-Key": "k-1"}
     first = await body_of(await idle.submit(headers=key), 202)
-    assert await body_of(await idle.submit(headers=key), 202) == first
+    assert await body_of(await idle.submit(headers=key), 202) == {**first, "repeated": True}
     await refused(await idle.submit(job("web-02"), headers=key), 409, "conflict", ".")
 
 
@@ -253,8 +254,8 @@ async def test_second_job_for_a_volume(idle):
     await refused(await idle.submit(), 409, "conflict", job_id)
 
 
-async def test_full_queue(tmp_path):
-    async with running(tmp_path, work=False, jobs=JobSettings(max_queued=1)) as service:
+async def test_full_queue(folder):
+    async with running(folder, work=False, jobs=JobSettings(max_queued=1)) as service:
         await service.submit()
         answer = await service.submit(job("web-02"))
         await refused(answer, 429, "too many requests", "1 jobs are waiting")
@@ -323,7 +324,7 @@ async def test_stages_come_in_their_order_and_percent_never_falls(service):
 async def test_unknown_job(idle):
     for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/retry")):
         body = await body_of(await idle.call(method, f"{JOBS}/{uuid.uuid4()}{path}"), 404)
-        assert body == {"error": "job not found", "message": "job not found", "code": 404}
+        assert body.items() >= {"error": "job not found", "message": "job not found", "code": 404}.items()
 
 
 # --- GET /jobs ---
@@ -338,11 +339,11 @@ async def test_list_of_jobs(idle):
         assert [one["job_id"] for one in (await body_of(await idle.call("GET", f"{JOBS}?{query}")))["jobs"]] == wanted
 
 
-async def test_jobs_survive_a_restart(tmp_path):
-    async with running(tmp_path) as service:
+async def test_jobs_survive_a_restart(folder):
+    async with running(folder) as service:
         done = await service.done()
-    (tmp_path / "state" / "tokens.json").unlink()  # ``running`` makes its tokens anew
-    async with running(tmp_path) as service:
+    (folder / "state" / "tokens.json").unlink()  # ``running`` makes its tokens anew
+    async with running(folder) as service:
         assert (await body_of(await service.call("GET", JOBS)))["jobs"] == [done]
 
 
@@ -362,7 +363,7 @@ async def test_cancel_after_the_end(service):
     done = await service.done()
     answer = await body_of(await service.call("POST", f"{JOBS}/{done['job_id']}/cancel"), 400)
     message = "cannot cancel job in 'completed' status"
-    assert answer == {"error": "failed to cancel job", "message": message, "code": 400}
+    assert answer.items() >= {"error": "failed to cancel job", "message": message, "code": 400}.items()
 
 
 async def test_retry(service):
@@ -416,7 +417,7 @@ async def test_cached_image_in_use(service):
     service.converter.steps.hang_at = "flush"
     await service.submit(job(checksum=DIGEST))
     await service.converter.steps.reached.wait()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not service.services.cache.entries():  # noqa: ASYNC110 - publishing is not announced
             await trio.sleep(0.005)
     answer = await service.call("DELETE", f"/api/v1/cache/images/{DIGEST}")
@@ -439,7 +440,7 @@ async def test_replaced_volume_is_kept_and_restored(service):
     assert re.fullmatch(TIMESTAMP, replaced["kept_until"])
     path = "/api/v1/volumes/fake/web-01"
     assert (await body_of(await service.call("POST", f"{path}/restore")))["restored_from"] == replaced["kept_as"]
-    assert (service.folder / "volumes" / "web-01").read_bytes().startswith(b"theirs")
+    assert first_bytes(service.folder / "volumes" / "web-01", 6) == b"theirs"
     assert (await body_of(await service.call("POST", f"{path}/adopt")))["status"] == "adopted"
     assert [one["name"] for one in (await body_of(await service.call("GET", "/api/v1/volumes")))["volumes"]] == [
         "web-01"
@@ -487,8 +488,8 @@ async def test_health(idle, path):
 
 
 @pytest.mark.parametrize("limit", [2, 1])
-async def test_degraded_above_a_number_of_active_jobs(tmp_path, limit):
-    async with running(tmp_path, work=False, server=ServerSettings(degraded_above=limit)) as service:
+async def test_degraded_above_a_number_of_active_jobs(folder, limit):
+    async with running(folder, work=False, server=ServerSettings(degraded_above=limit)) as service:
         for number in range(limit + 1):
             assert (await body_of(await service.call("GET", "/health", role=None)))["status"] == "healthy"
             await service.submit(job(f"v-{number}"))
@@ -513,7 +514,7 @@ async def test_metrics(service):
 )
 async def test_error_of_no_route(idle, method, path, status):
     body = await body_of(await idle.call(method, path, headers={"Content-Type": "application/json"}), status)
-    assert body.keys() == {"error", "message", "code"}
+    assert body.keys() == {"error", "message", "code", "reason"}
     assert body["code"] == status
 
 
@@ -539,7 +540,7 @@ async def test_internal_error_names_only_its_request_id(service):
 async def test_two_jobs_at_once(service):
     service.converter.steps.hang_at = "flush"
     ids = [(await body_of(await service.submit(job(f"v-{n}")), 202))["job_id"] for n in range(3)]
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while service.services.supervisor.snapshot(ids[1]) is None:  # noqa: ASYNC110 - starts are not announced
             await trio.sleep(0.005)
     await service.converter.steps.reached.wait()

@@ -13,6 +13,7 @@ from provisioner.contracts import Duration, KeepingSettings
 from provisioner.contracts.errors import TargetUnavailableError
 from provisioner.contracts.testing import FakeTarget
 from provisioner.jobs.service_clock import ServiceClock
+from tests.contents import first_bytes
 from tests.provisioner.api.conftest import IMAGE, job, running
 from tests.provisioner.api.document import held, refused
 
@@ -27,9 +28,9 @@ async def kept(service):
     return (await held(await service.call("GET", LIST), "ReplacedVolumeList"))["replaced"]
 
 
-async def test_job_says_what_it_replaced(tmp_path):
-    audit = tmp_path / "audit"
-    async with running(tmp_path, audit=audit) as service:
+async def test_job_says_what_it_replaced(folder):
+    audit = folder / "audit"
+    async with running(folder, audit=audit) as service:
         make_foreign(service)
         done = await service.done()
         (one,) = await kept(service)
@@ -52,9 +53,9 @@ async def test_job_says_what_it_replaced(tmp_path):
     assert (ended["replaced"], ended["kept_as"]) == ("foreign", one["kept_as"])
 
 
-async def test_job_says_so_on_target_that_keeps_nothing(tmp_path):
-    other = FakeTarget(tmp_path / "other", name="other")
-    async with running(tmp_path, more_targets=[other]) as service:
+async def test_job_says_so_on_target_that_keeps_nothing(folder):
+    other = FakeTarget(folder / "other", name="other")
+    async with running(folder, more_targets=[other]) as service:
         (other.folder / "web-01").write_bytes(b"theirs")
         done = await service.done(job(target="other"))
         assert done["replaced"] == {"name": "web-01", "ours": False}
@@ -72,7 +73,7 @@ async def test_restore_can_be_undone(service):
     assert (first["ours"], first["replaced"]["ours"]) == (False, True)
     body = {"kept_as": first["replaced"]["kept_as"]}
     second = await held(await service.call("POST", f"{VOLUME}/restore", json=body), "VolumeRestored")
-    assert path.read_bytes().startswith(IMAGE)
+    assert first_bytes(path, len(IMAGE)) == IMAGE
     assert second["ours"]
     assert [one["ours"] for one in await kept(service)] == [False]
 
@@ -126,7 +127,7 @@ async def test_remove_kept_volume(service):
     assert (change.kind, change.subject.kept_as) == ("volume.expired", first["kept_as"])
     assert (await service.call("DELETE", path)).status_code == 200
     await refused(await service.call("DELETE", path), 404, "not found", "keeps no volume web-01")
-    assert (service.target.folder / "web-01").read_bytes().startswith(IMAGE)
+    assert first_bytes(service.target.folder / "web-01", len(IMAGE)) == IMAGE
 
 
 async def test_adopt_makes_volume_ours(service):
@@ -159,8 +160,8 @@ async def test_clock_a_year_ahead_removes_nothing_for_a_day(service):
     assert await kept(service) == []
 
 
-async def test_expired_volumes_are_removed(tmp_path):
-    async with running(tmp_path) as service:
+async def test_expired_volumes_are_removed(folder):
+    async with running(folder) as service:
         service.target.keeping = KeepingSettings(keep_replaced=Duration(3600))
         make_foreign(service)
         for _ in range(2):
@@ -180,8 +181,8 @@ async def test_expired_volumes_are_removed(tmp_path):
 
 @pytest.mark.parametrize("step", ["kept", "remove_kept"])
 @pytest.mark.parametrize("error", [TargetUnavailableError("no group"), RuntimeError("a bug")])
-async def test_expiry_survives_failing_target(tmp_path, step, error):
-    async with running(tmp_path) as service:
+async def test_expiry_survives_failing_target(folder, step, error):
+    async with running(folder) as service:
         make_foreign(service)
         await service.done()
         now = time.time() + 8 * 86400

@@ -23,6 +23,7 @@ from provisioner.config import CacheSettings
 from provisioner.config.access import Limits
 from provisioner.contracts import MIB, ByteSize
 from provisioner.server import streamed_body
+from tests.contents import first_bytes
 from tests.provisioner.api.conftest import IMAGE, URL, job, running
 from tests.provisioner.api.document import held, refused
 from tests.provisioner.api.served import served
@@ -119,7 +120,7 @@ async def test_uploaded_image_becomes_a_volume(service):
     assert done["cache_hit"] is True
     assert done["request"]["checksum"] == f"sha256:{SHA}"
     assert done["request"]["image_type"] == "raw"
-    assert (service.target.folder / "web-01").read_bytes()[: len(DATA)] == DATA
+    assert first_bytes(service.target.folder / "web-01", len(DATA)) == DATA
     plan = await (await service.call("POST", "/api/v1/jobs?dry_run=true", json=wanted)).get_json()
     assert (plan["download_bytes"], plan["cache_hit"]) == (0, True)
 
@@ -135,7 +136,7 @@ async def test_name_stands_for_the_last_upload(service):
     older = {"image_url": REFERENCE, "volume_name": "b", "checksum": SHA, "image_type": "raw"}
     done = await service.ended((await (await service.submit(older)).get_json())["job_id"])
     assert done["status"] == "completed"
-    assert (service.target.folder / "b").read_bytes()[: len(DATA)] == DATA
+    assert first_bytes(service.target.folder / "b", len(DATA)) == DATA
 
 
 async def test_job_with_unknown_upload_is_refused(service):
@@ -280,9 +281,9 @@ async def test_abandoned_upload_expires(wire):
     assert (await wire.state())["offset"] == 0
 
 
-async def test_room_is_made_from_abandoned_uploads(tmp_path):
+async def test_room_is_made_from_abandoned_uploads(folder):
     other = DATA[::-1]
-    async with running(tmp_path, cache_size=SIZE * 3 // 2) as service, served(service) as (url, _):
+    async with running(folder, cache_size=SIZE * 3 // 2) as service, served(service) as (url, _):
         wire = Wire(service, int(url.rpartition(":")[2]))
         await wire.cut(DATA, SIZE * 3 // 4)
         path = UPLOAD.replace(SHA, hashlib.sha256(other).hexdigest())
@@ -375,8 +376,8 @@ async def test_limited_caller_must_send_a_cached_image(service):
 
 
 @pytest.mark.parametrize("size", [0, len(DATA) - 1])
-async def test_size_limit(tmp_path, size):
-    async with running(tmp_path, cache=CacheSettings(max_upload=ByteSize(size))) as service:
+async def test_size_limit(folder, size):
+    async with running(folder, cache=CacheSettings(max_upload=ByteSize(size))) as service:
         for response in (
             await service.upload(UPLOAD, DATA),
             await service.call("GET", f"{STATE}&size={len(DATA)}"),
@@ -384,17 +385,17 @@ async def test_size_limit(tmp_path, size):
             await refused(response, 413 if size else 403, "payload too large" if size else "forbidden", "max_upload")
 
 
-async def test_no_room(tmp_path):
-    async with running(tmp_path, cache_size=len(DATA) - 1) as service:
+async def test_no_room(folder):
+    async with running(folder, cache_size=len(DATA) - 1) as service:
         await refused(await service.upload(UPLOAD, DATA), 507, "cache error", "no room for 2.0 MiB")
         await refused(await service.call("GET", f"{STATE}&size={len(DATA)}"), 507, "cache error", "no room")
-        assert not list((tmp_path / "state" / "cache" / ".lvp" / "partial").iterdir())
+        assert not list((folder / "state" / "cache" / ".lvp" / "partial").iterdir())
 
 
-async def test_unpinned_upload_is_evicted_and_pinned_is_not(tmp_path):
+async def test_unpinned_upload_is_evicted_and_pinned_is_not(folder):
     other = DATA[::-1]
     second = UPLOAD.replace(SHA, hashlib.sha256(other).hexdigest())
-    async with running(tmp_path / "a", cache_size=len(DATA) * 3 // 2) as service:
+    async with running(folder / "a", cache_size=len(DATA) * 3 // 2) as service:
         await held(await service.upload(f"{UPLOAD}&pinned=false", DATA), "UploadedImage", 201)
         await held(await service.upload(second, other), "UploadedImage", 201)
         await refused(await service.upload(UPLOAD, DATA), 507, "cache error", "no room")
@@ -415,9 +416,9 @@ async def test_slow_client_is_disconnected_and_may_go_on(wire, monkeypatch):
     assert (await wire.waiting("waiting"))["offset"] == 1000
 
 
-async def test_client_gone_is_audited(tmp_path):
-    audit = tmp_path / "audit.log"
-    async with running(tmp_path, audit=audit) as service, served(service) as (url, _):
+async def test_client_gone_is_audited(folder):
+    audit = folder / "audit.log"
+    async with running(folder, audit=audit) as service, served(service) as (url, _):
         await Wire(service, int(url.rpartition(":")[2])).cut(DATA, 1000)
         with trio.fail_after(30):
             while "client gone" not in (text := audit.read_text() if audit.exists() else ""):  # noqa: ASYNC110

@@ -116,7 +116,7 @@ def test_unix_socket_has_no_address_limit():
 async def test_wait_for_room_when_full():
     clients = Clients(2, 4)
     busy = [clients.connect("a", authenticated=True, requests=1) for _ in range(2)]
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clients.table.wait_for_room, "a")
             await trio.testing.wait_all_tasks_blocked()

@@ -201,6 +201,7 @@ async def test_plain_http(tls, lines, method):
         "error": "https required",
         "message": "this port speaks https; use an address that begins with https://",
         "code": 400,
+        "reason": "https-required",
     }
     assert only_line(lines) == ("plain HTTP on the TLS port", "the client does not speak TLS")
     assert [line["request_id"] for line in lines if line["event"] in EVENTS] == ["mine"]

@@ -14,7 +14,16 @@ from provisioner.contracts.errors import (
     RemoteUnavailableError,
     SourceError,
 )
-from provisioner.contracts.http.response import Span, check_encoding, digest_of, fault, span_of, version_of, whole_size
+from provisioner.contracts.http.response import (
+    Span,
+    check_encoding,
+    digest_of,
+    error_for,
+    span_of,
+    strong_version_of,
+    version_of,
+    whole_size,
+)
 from provisioner.contracts.urls import shown
 
 
@@ -42,15 +51,15 @@ from provisioner.contracts.urls import shown
     ],
 )
 def test_fault_kind_and_temporary(status, kind, temporary):
-    error = fault(status, "https://a/b")
+    error = error_for(status, "https://a/b")
     assert type(error) is kind
     assert error.temporary is temporary
     assert "https://a/b" in error.message
 
 
 def test_fault_none_for_success():
-    assert fault(200, "x") is None
-    assert fault(206, "x") is None
+    assert error_for(200, "x") is None
+    assert error_for(206, "x") is None
 
 
 RANGE = "content-range"
@@ -184,15 +193,36 @@ def test_digest_of_encoded_body():
 def test_retry_after(text, least, most):
     if text == "in an hour":  # counted from now, not from when the tests were collected
         text = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
-    error = fault(503, "http://a/disk", httpx.Headers({"retry-after": text}))
+    error = error_for(503, "http://a/disk", httpx.Headers({"retry-after": text}))
     assert least <= error.retry_after <= most
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-5", "Wed, 21 Oct 2015", "9" * 400])
 def test_retry_after_malformed(text):
-    assert fault(429, "http://a/disk", httpx.Headers({"retry-after": text})).retry_after is None
+    assert error_for(429, "http://a/disk", httpx.Headers({"retry-after": text})).retry_after is None
 
 
 def test_shown_hides_secrets():
     assert shown("https://a/b?X-Amz-Signature=secret") == "https://a/b"
     assert shown("https://user:secret@a/b") == "the url"
+
+
+@pytest.mark.parametrize(
+    ("etag", "modified", "date", "strong"),
+    [
+        (None, "10:00:00 GMT", "11:00:00 GMT", False),
+        ('W/"a"', None, "11:00:00 GMT", False),
+        ('"a"', None, None, True),
+        ('"a"', "10:00:00 GMT", "10:00:02 GMT", True),
+        ('"a"', "10:00:00 GMT", "10:00:01 GMT", False),
+        ('"a"', "10:00:00 GMT", None, False),
+        ('"a"', "lately", "10:00:05 GMT", False),
+        ('"a"', "10:00:00 -0000", "10:00:05 GMT", False),
+    ],
+)
+def test_strong_version_of(etag, modified, date, strong):
+    """A tag made of a time in seconds counts only if that second is over."""
+    day = "Fri, 27 Nov 2026"
+    given = {"etag": etag, "last-modified": modified and f"{day} {modified}", "date": date and f"{day} {date}"}
+    headers = httpx.Headers({name: value for name, value in given.items() if value})
+    assert strong_version_of(headers) == (etag if strong else None)

@@ -1,4 +1,4 @@
-"""Create the transport of one source: TLS, proxy and secrets."""
+"""The connection options of one source, and the transport they make: TLS, proxy and addresses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import httpx
 
 from provisioner.contracts.errors import SourceError
 from provisioner.contracts.http.address_policy import Backend, ClosingSSLSocket, networks
+from provisioner.contracts.http.keep_alive import KEEP_IDLE
 from provisioner.contracts.http.pools import PoolTransport
 
 if TYPE_CHECKING:
@@ -22,43 +23,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """The connection options of a source.
-
-    ``ca_file`` replaces the system's certificate authorities. A transfer fails after ``stall_timeout`` seconds without
-    data, or with less than ``min_rate`` bytes per second over that time. A response's headers must be complete within
-    ``connect_timeout`` plus ``stall_timeout``. ``rate_limit`` is in bytes per second for all transfers together.
-    ``any_encoding`` accepts every ``Content-Encoding`` as a label of the stored file; otherwise it must match the file
-    name. ``prepare_redirects`` also prepares requests that are redirected to another host. ``allow_addresses`` are
-    networks that are permitted in addition to those of ``address_policy``. ``stat_with_get`` asks for the first byte
-    instead of sending HEAD, which many servers answer wrongly.
-    """
+    """The connection options of a source. Times are in seconds, rates in bytes per second."""
 
     ca_file: str | None = None
+    """Replaces the system's certificate authorities."""
     client_certificate: str | None = None
     client_key: str | None = None
     proxy: str | None = None
     proxy_username: str | None = None
     proxy_password: SecretRef | None = None
     trust_env: bool = False
+    """Use the proxy that the environment names."""
     connect_timeout: float = 10.0
     stall_timeout: float = 30.0
+    """Without data for this long, a transfer fails. Headers must be complete within both timeouts together."""
     min_rate: int = 1024
+    """A transfer slower than this over ``stall_timeout`` fails."""
     connections: int = 16
     rate_limit: int | None = None
+    """For all transfers of the source together."""
     any_encoding: bool = False
+    """Accept every ``Content-Encoding`` as a label of the stored file; otherwise it must match the file name."""
     prepare_redirects: bool = False
+    """Also prepare requests that are redirected to another host."""
     allow_addresses: tuple[str, ...] = ()
+    """Networks that are permitted in addition to those of ``address_policy``."""
     stat_with_get: bool = False
+    """Request the first byte instead of sending HEAD, which many servers answer wrongly."""
 
 
-def make_transport(options: HttpOptions, threads: trio.CapacityLimiter) -> httpx.AsyncBaseTransport:
+def make_transport(options: HttpOptions, threads: trio.CapacityLimiter) -> PoolTransport:
     """Return a transport with ``options``; ``threads`` limits its look-ups.
 
     Blocking, because it reads the certificates. Raises SourceError.
     """
     context = _tls(options)
     login = _proxy_login(options)
-    limits = {"max_connections": options.connections, "max_keepalive_connections": 4, "keepalive_expiry": 5.0}
+    limits = {
+        "max_connections": options.connections,
+        "max_keepalive_connections": options.connections,
+        "keepalive_expiry": KEEP_IDLE,
+    }
 
     def make(proxy: str | None) -> httpcore.AsyncConnectionPool:
         if proxy is None:
