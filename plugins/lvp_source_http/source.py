@@ -30,9 +30,12 @@ class HttpSource(ImageSource):
     def __init__(self, settings: HttpSettings, context: BackEndContext) -> None:
         self._settings = settings
         self._name = context.name
+        self.parallel_ranges = settings.ranges_of_an_image
         self._own = [UrlPrefix.parse(text) for text in settings.urls]
         self._others = [UrlPrefix.parse(text) for text in settings.mirrors + settings.redirect_urls]
-        self._transport = HttpTransport(settings.options(stat_with_get=True), self._allows, self._prepare)
+        # Credentials are read in a thread, which a request without any does not need.
+        prepare = self._prepare if settings.headers or settings.bearer_token or settings.username else None
+        self._transport = HttpTransport(settings.options(stat_with_get=True), self._allows, prepare)
 
     def owns(self, url: ImageUrl) -> bool:
         return _covered(url, self._own)

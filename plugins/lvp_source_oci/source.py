@@ -42,9 +42,12 @@ class OciSource(ImageSource):
     so a tag that moves meanwhile changes nothing.
     """
 
+    by_digest = True
+
     def __init__(self, settings: OciSettings, context: BackEndContext) -> None:
         self._settings = settings
         self._name = context.name
+        self.parallel_ranges = settings.ranges_of_an_image
         # Compared as URLs, so that the scheme's default port may be written or not.
         prefixes = [UrlPrefix.parse(f"{settings.scheme}://{text}") for text in settings.registries]
         self._own = [replace(prefix, host=canonical(prefix.host)) for prefix in prefixes]

@@ -33,6 +33,7 @@ class S3Source(ImageSource):
     def __init__(self, settings: S3Settings, context: BackEndContext) -> None:
         self._settings = settings
         self._name = context.name
+        self.parallel_ranges = settings.ranges_of_an_image
         self._keys = Keys(settings, context.name)
         # Content-Encoding is only stored metadata here: an object store does not encode responses.
         options = settings.options(any_encoding=True, prepare_redirects=True)

@@ -17,7 +17,7 @@ import structlog
 
 from provisioner.contracts import MIB, ByteSize, pwrite_all
 from provisioner.contracts.errors import CacheError, CacheFullError, CorruptImageError, ImageTooLargeError
-from provisioner.download.decompressors import FAULTS, INPUT, MEMORY, OUTPUT, Decompressor
+from provisioner.download.decompressors import FAULTS, INPUT, MEMORY, OUTPUT, WINDOW, Decompressor
 from provisioner.download.wrappers import ARCHIVES, names, unpacker
 
 if TYPE_CHECKING:
@@ -154,9 +154,10 @@ def _check_space(fd: int, min_free: int) -> None:
 
 def _corrupt(compression: str, error: Exception) -> CorruptImageError:
     if re.search(r"[Mm]emory", str(error)):
+        limit, advice = (WINDOW, "zstd --long=27") if names(compression)[-1] == "zst" else (MEMORY, "xz -9")
         return CorruptImageError(
-            f"the image cannot be decompressed ({compression}): it needs more than {MEMORY // MIB} MiB of memory; "
-            "compress it with xz -9, zstd --ultra -21, zstd --long=26 or less"
+            f"the image cannot be decompressed ({compression}): it needs more than {limit // MIB} MiB of memory; "
+            f"compress it with {advice} or less"
         )
     verb = "extracted" if names(compression)[-1] in ARCHIVES else "decompressed"
     return CorruptImageError(f"the image cannot be {verb} ({compression}): {error}")

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import io
     from collections.abc import Callable
 
-# xz -9 needs 65 MiB to decompress, zstd -19 a window of 8 MiB. Files that need more than this are rejected, to keep the
-# daemon below 224 MiB.
+# Files that need more than this are rejected, to keep the daemon below 288 MiB. xz -9 needs 65 MiB to decompress;
+# zstd -22 and zstd --long have a window of 128 MiB, which is also the most that the zstd tool accepts unless told.
 MEMORY = 96 * MIB
-_WINDOW_LOG = 26
+WINDOW = 128 * MIB
 OUTPUT = 1 * MIB
 # A file of empty members has thousands of them per MiB, and each one copies the input that follows it.
 INPUT = 64 * 1024
@@ -242,7 +242,7 @@ class _Zstd:
         self._compressed = compressed
         self._frames = ZstdFrames()
         self._reader: zstandard.ZstdDecompressionReader | None = zstandard.ZstdDecompressor(
-            max_window_size=2**_WINDOW_LOG
+            max_window_size=WINDOW
         ).stream_reader(cast("IO[bytes]", _Source(self._pull)), read_size=INPUT, read_across_frames=True)
 
     def step(self) -> bytes | None:

@@ -1,12 +1,14 @@
-"""Fetches an image into a file: retries failed attempts and resumes broken downloads."""
+"""Fetches an image into a file: retries failed attempts and resumes broken downloads.
+
+``parallel_ranges`` takes over if one connection is slow.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-import random
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -14,20 +16,17 @@ import trio
 from provisioner.contracts import pwrite_all
 from provisioner.contracts.errors import RemoteChangedError, RemoteUnavailableError, SourceError
 from provisioner.contracts.source import closing_chunks
+from provisioner.download.parallel_ranges import ParallelRanges, unless_slow
+from provisioner.download.retries import pause_for
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from provisioner.contracts import ImageSource, ImageStream, RemoteImage
     from provisioner.download.growing_file import GrowingFile
 
-T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-_FIRST_PAUSE = 0.2
-_LONGEST_PAUSE = 30.0
-# Seconds that a server may have a job wait in all with Retry-After. For longer the job would only occupy a worker.
-_LONGEST_RETRY_AFTER = 180.0
 # Seconds for which a server that stopped answering is asked again in any case: a restart of the web server or a reboot
 # of its host is over by then.
 OUTAGE = 60.0
@@ -36,62 +35,21 @@ OUTAGE = 60.0
 MIN_PROGRESS = 64 * 1024
 
 
-def pause_after(failures: int, jitter: Callable[[], float] = random.random) -> float:
-    """Return the seconds to wait after that many failures in a row: exponential, capped, with 50 to 100 % jitter."""
-    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1))
-    return float(longest * (0.5 + 0.5 * jitter()))
-
-
-def pause_for(error: SourceError, failures: int, waited: float) -> float | None:
-    """Return the seconds to wait after ``error``, as the server asks if it does; None if trying again is pointless.
-
-    ``waited`` is the sum of the earlier pauses.
-    """
-    if not error.temporary or isinstance(error, RemoteChangedError):
-        return None
-    asked = getattr(error, "retry_after", None) or 0.0
-    return None if asked and waited + asked > _LONGEST_RETRY_AFTER else max(pause_after(failures), asked)
-
-
-async def with_retries(
-    work: Callable[[], Awaitable[T]], attempts: int, waiting: Callable[[str | None], None] = lambda _: None
-) -> T:
-    """Call ``work`` until it succeeds, with growing pauses after temporary errors. Raises the last SourceError.
-
-    ``waiting`` is called with the error's message before each pause, and with None at the end.
-    """
-    try:
-        return await _with_retries(work, attempts, waiting)
-    finally:
-        waiting(None)
-
-
-async def _with_retries(work: Callable[[], Awaitable[T]], attempts: int, waiting: Callable[[str | None], None]) -> T:
-    waited = 0.0
-    for failures in range(1, attempts):
-        try:
-            return await work()
-        except SourceError as error:
-            pause = pause_for(error, failures, waited)
-            if pause is None:
-                raise
-            waited += pause
-            waiting(error.message)
-            log.warning("request to the image source failed, retrying", reason=error.message, pause=round(pause, 2))
-        await trio.sleep(pause)
-    return await work()
-
-
 async def fetch(
-    source: ImageSource, image: RemoteImage, growing_file: GrowingFile, attempts: int, received: Callable[[int], None]
+    source: ImageSource,
+    image: RemoteImage,
+    growing_file: GrowingFile,
+    attempts: int,
+    received: Callable[[int], None],
+    ranges: int = 1,
 ) -> None:
     """Download ``image`` into ``growing_file``; after a broken connection, resume where it ended.
 
     Give up after ``attempts`` failures with less than MIN_PROGRESS received in total, but not within the first OUTAGE
     seconds in which the server does not answer at all, unless there is only one attempt. If the server can only start
-    over, each attempt repeats the bytes of the earlier ones: then all failures count. ``received`` is called with byte
-    counts from any thread. Without a version, the digest decides whether the parts fit. Raises SourceError;
-    RemoteChangedError if the server has a different image.
+    over, each attempt repeats the bytes of the earlier ones: then all failures count. If one connection is slow, up to
+    ``ranges`` are used. ``received`` is called with byte counts from any thread. Without a version, the digest decides
+    whether the parts fit. Raises SourceError; RemoteChangedError if the server has a different image.
     """
     if image.size is not None and growing_file.available == image.size:  # an earlier run of the daemon completed it
         growing_file.mixed = True
@@ -99,6 +57,7 @@ async def fetch(
         return
     failures, counted_from, down_since, waited = 0, growing_file.available, math.inf, 0.0
     resumes = image.accepts_ranges
+    may_split = ranges > 1 and resumes and image.size is not None
     while True:
         answered = False
         try:
@@ -109,8 +68,21 @@ async def fetch(
                 answered, down_since = True, math.inf
                 resumes = resumes and stream.start == start
                 growing_file.content_encoding = stream.content_encoding
-                await _receive(stream, image, growing_file, received)
-            return
+                may_split = may_split and resumes and stream.content_encoding is None
+                receive = partial(_receive, stream, image, growing_file, received)
+                if not may_split:
+                    await receive()
+                    return
+                assert image.size is not None
+                rate = await unless_slow(growing_file, image.size, receive)
+            if rate is None:
+                return
+            may_split = False
+            growing_file.mixed |= image.version is None
+            await ParallelRanges(source, image, growing_file, received, most=ranges, rate=rate).run()
+            if growing_file.available == image.size:
+                growing_file.finish()
+                return
         except SourceError as error:
             failures += 1
             if resumes and growing_file.available >= counted_from + MIN_PROGRESS:

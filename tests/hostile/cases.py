@@ -248,10 +248,10 @@ PACKED = [
     Case("xz-that-wants-256-mib",
          lambda shop: forge.xz_with_dictionary(noise(shop), 32), "cannot be decompressed", "raw"),
     Case("zst-that-wants-2-gib", lambda _shop: forge.zstd_with_window(31), "cannot be decompressed", "raw"),
-    Case("zst-that-wants-128-mib", lambda _shop: zst_with_window(bytes(MIB), 27), "cannot be decompressed", "raw"),
+    Case("zst-that-wants-256-mib", lambda _shop: zst_with_window(bytes(MIB), 28), "cannot be decompressed", "raw"),
     # These use all the memory that decompression may use.
     Case("bomb-xz-64-mib", bomb(lambda data: forge.xz_with_dictionary(data, 28)), "decompresses to more than", "raw"),
-    Case("bomb-zst-64-mib", bomb(lambda data: zst_with_window(data, 26)), "decompresses to more than", "raw"),
+    Case("bomb-zst-128-mib", bomb(lambda data: zst_with_window(data, 27)), "decompresses to more than", "raw"),
     Case("cut-gz", lambda shop: gz(noise(shop))[:-50], "cannot be decompressed", "raw"),
     Case("cut-xz", lambda shop: xz(noise(shop))[:-50], "cannot be decompressed", "raw"),
     Case("cut-zst", lambda shop: zst(noise(shop))[:-50], "cannot be decompressed", "raw"),

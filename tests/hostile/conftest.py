@@ -25,7 +25,7 @@ CONVERTERS = {
     "qemu-img": dict.fromkeys(("raw", "qcow2", "vmdk", "vdi", "vhdx", "vpc"), "qemu-img"),
 }
 # About 75 MiB when idle, 130 for a decompressor, the rest is what malloc does not return under load.
-MEMORY_LIMIT = 224 * MIB
+MEMORY_LIMIT = 288 * MIB
 
 
 @dataclass

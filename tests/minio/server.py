@@ -109,6 +109,9 @@ def _certificates(folder: Path, *names: str) -> Path:
     return ca_file
 
 
+START_LIMIT = 180  # seconds, on a busy machine
+
+
 @contextmanager
 def _running(command: list[str], settings: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = {"PATH": os.environ["PATH"], "HOME": str(log.parent), **settings}
@@ -126,8 +129,9 @@ def _running(command: list[str], settings: dict[str, str], log: Path) -> Iterato
 
 
 def _wait_for(url: str, store: Store, process: subprocess.Popen[bytes]) -> None:
-    http = urllib3.PoolManager(ca_certs=str(store.ca_file), retries=False, timeout=2)
-    for _ in range(600):
+    http = urllib3.PoolManager(ca_certs=str(store.ca_file), retries=False, timeout=10)
+    stop = time.monotonic() + START_LIMIT
+    while time.monotonic() < stop:
         if process.poll() is not None:
             break
         try:

@@ -15,8 +15,8 @@ from minio.versioningconfig import ENABLED, VersioningConfig
 from lvp_source_s3 import MinioSettings, S3Source
 from provisioner.contracts import BackEndContext, Checksum, ImageUrl
 from provisioner.contracts.errors import RemoteChangedError, RemoteDeniedError, RemoteNotFoundError, UrlNotAllowedError
-from provisioner.download.checksums import discover
-from provisioner.download.fetch import with_retries
+from provisioner.download.checksum_lookup import discover
+from provisioner.download.retries import with_retries
 from tests.minio.saving import save
 from tests.servers.raw import raw_server
 

@@ -8,8 +8,10 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from typing import TYPE_CHECKING
+
+from tests.servers.threaded import ThreadedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +78,7 @@ class _Handler(SimpleHTTPRequestHandler):
 @contextmanager
 def image_server(root: Path) -> Iterator[ImageServer]:
     """Serve ``root`` until the block ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(root)))
+    server = ThreadedServer(("127.0.0.1", 0), partial(_Handler, directory=str(root)))
     server.handle_error = lambda *_args: None  # some tests disconnect on purpose
     server.images = ImageServer(f"http://127.0.0.1:{server.server_port}", root)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

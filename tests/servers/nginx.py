@@ -75,11 +75,11 @@ def nginx(root: Path, work: Path) -> Iterator[Nginx]:
         )
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=90)
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(500):
+    for _ in range(5000):
         if process.poll() is not None:
             raise RuntimeError(f"nginx ended: {process.communicate()[1].decode()}")
         with socket.socket() as probe:

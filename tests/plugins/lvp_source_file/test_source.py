@@ -22,7 +22,7 @@ from provisioner.contracts.errors import (
 )
 from provisioner.contracts.source import closing_chunks
 from provisioner.contracts.testing.source_suite import read
-from provisioner.download.checksums import discover
+from provisioner.download.checksum_lookup import discover
 from provisioner.images import ImageResolver
 from tests.plugins.lvp_source_file.conftest import source_of
 

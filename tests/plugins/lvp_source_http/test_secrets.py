@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 from lvp_source_http import HttpSettings, HttpSource
 from provisioner.contracts import BackEndContext, ImageUrl
 from provisioner.contracts.errors import ProvisionerError, SourceError
-from provisioner.download.checksums import discover
-from provisioner.download.fetch import with_retries
+from provisioner.download.checksum_lookup import discover
+from provisioner.download.retries import with_retries
 from tests.servers.raw import raw_server, response, says
 
 pytestmark = pytest.mark.slow  # new processes

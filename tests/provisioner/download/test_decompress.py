@@ -179,12 +179,21 @@ def test_decompress_xz_huge_dictionary(target):
         run("xz", compressed, target)
 
 
-def test_decompress_zstd_huge_window(target):
-    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=30)
+def with_window(log: int) -> bytes:
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=log)
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    compressed = compressor.compress(an_image()) + compressor.flush()
-    with pytest.raises(CorruptImageError, match=r"memory|window|Frame"):
-        run("zst", compressed, target)
+    return compressor.compress(an_image()) + compressor.flush()
+
+
+def test_decompress_zstd_long(target):
+    # As `zstd --long` and `zstd --ultra -22` write files.
+    assert run("zst", with_window(27), target) == len(an_image())
+    assert content(target) == an_image()
+
+
+def test_decompress_zstd_huge_window(target):
+    with pytest.raises(CorruptImageError, match="than 128 MiB of memory; compress it with zstd --long=27"):
+        run("zst", with_window(28), target)
 
 
 def test_decompress_keeps_min_free(target):

@@ -17,9 +17,10 @@ from provisioner.contracts.errors import (
     RemoteUnavailableError,
 )
 from provisioner.contracts.testing import FakeImage, FakeSource
-from provisioner.download.fetch import MIN_PROGRESS, OUTAGE, fetch, pause_after, with_retries
+from provisioner.download.fetch import MIN_PROGRESS, OUTAGE, fetch
 from provisioner.download.growing_file import GrowingFile
 from provisioner.download.hashing import hash_and_inspect
+from provisioner.download.retries import pause_after, with_retries
 
 URL = "https://images.example.com/disk.raw"
 DATA = bytes(range(256)) * 2048  # 512 KiB

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from provisioner.contracts import Checksum, ImageSource, ImageUrl, RemoteImage
     from provisioner.download.checksum_names import ChecksumFile
 
-    _Answer = Checksum | ProvisionerError
+    _Answer = tuple[Checksum, str | None] | ProvisionerError
 
-__all__ = ["Found", "discover", "parse"]
+__all__ = ["Found", "completed", "discover", "from_files", "from_manifest", "parse"]
 
 # A minute is enough for a MiB at 17 KiB/s. min_rate alone would allow hours, and the job would occupy a worker.
 MAX_SECONDS = 60.0
@@ -44,6 +44,8 @@ class Found:
     """What was found: the checksum and where it comes from; or why there is none.
 
     ``missing`` are the names of files that do not exist; ``useless`` has what is wrong with others, and their names.
+    ``file`` is the checksum file, None if the checksum is from elsewhere; ``file_version`` is its strong version tag.
+    ``weak`` is like ``useless``, of digests that are too weak; None if those files were not asked for.
     """
 
     checksum: Checksum | None = None
@@ -52,6 +54,9 @@ class Found:
     useless: dict[str, list[str]] = field(default_factory=dict)
     # Whether a server is temporarily down, so that asking again may help.
     temporary: bool = False
+    file: ImageUrl | None = None
+    file_version: str | None = None
+    weak: dict[str, list[str]] | None = None
 
     def reasons(self) -> str:
         """Return what was tried and why it did not help, as a part of a sentence."""
@@ -71,22 +76,50 @@ async def discover(source: ImageSource, image_url: ImageUrl, remote: RemoteImage
     A registry finds images by their digest, so no file is looked for. Raises RemoteUnavailableError if there is no
     checksum and asking again may help.
     """
-    if remote is not None and remote.digest is not None and remote.version == str(remote.digest):
-        return Found(remote.digest, f"the manifest of {image_url}")
-    found = await _first(source, image_url, checksum_files(image_url, source.checksum_files()))
+    if remote is not None and (found := from_manifest(image_url, remote)) is not None:
+        return found
+    return await completed(source, image_url, remote, await from_files(source, image_url))
+
+
+def from_manifest(image_url: ImageUrl, remote: RemoteImage) -> Found | None:
+    """Return the digest by which a registry finds the image; None for a server of files."""
+    if remote.digest is None or remote.version != str(remote.digest):
+        return None
+    return Found(remote.digest, f"the manifest of {image_url}")
+
+
+async def from_files(source: ImageSource, image_url: ImageUrl, at_once: int = SIDE_BY_SIDE) -> Found:
+    """Look for the checksum in the files beside the image, asking for ``at_once`` of them at a time."""
+    return await _first(source, image_url, checksum_files(image_url, source.checksum_files()), at_once)
+
+
+async def completed(
+    source: ImageSource,
+    image_url: ImageUrl,
+    remote: RemoteImage | None,
+    found: Found,
+    weak: dict[str, list[str]] | None = None,
+) -> Found:
+    """Return what the files gave; without a checksum the server's own digest, else also which weak ones there are.
+
+    ``weak``: what an earlier search found of these. Raises RemoteUnavailableError if asking again may help.
+    """
     if found.checksum is None and remote is not None and remote.digest is not None:
         return Found(remote.digest, f"the server's own headers for {image_url}")
     if found.checksum is not None:
         return found
     if found.temporary:
         raise RemoteUnavailableError(f"no checksum was found for {image_url}: {found.reasons()}")
-    weak = await _first(source, image_url, weak_checksum_files(image_url))
-    found.useless |= {reason: names for reason, names in weak.useless.items() if "too weak" in reason}
+    if weak is None:
+        asked = await _first(source, image_url, weak_checksum_files(image_url), SIDE_BY_SIDE)
+        weak = {reason: names for reason, names in asked.useless.items() if "too weak" in reason}
+    found.weak = weak
+    found.useless |= weak
     return found
 
 
-async def _first(source: ImageSource, image_url: ImageUrl, files: Sequence[ChecksumFile]) -> Found:
-    """Ask for the files side by side; return the first one's checksum, in the order of ``files``."""
+async def _first(source: ImageSource, image_url: ImageUrl, files: Sequence[ChecksumFile], at_once: int) -> Found:
+    """Ask for the files, ``at_once`` at a time; return the first one's checksum, in the order of ``files``."""
     files = [file for file in files if source.owns(file.url)]
     answers: list[_Answer | None] = [None] * len(files)
     waiting = iter(range(len(files)))
@@ -101,7 +134,7 @@ async def _first(source: ImageSource, image_url: ImageUrl, files: Sequence[Check
                 rest.cancel(reason="a checksum was found")
 
     async with trio.open_nursery() as nursery:
-        for _ in range(SIDE_BY_SIDE):
+        for _ in range(at_once):
             nursery.start_soon(ask, nursery.cancel_scope)
     return _summary(files, answers)
 
@@ -119,24 +152,30 @@ def _summary(files: Sequence[ChecksumFile], answers: Sequence[_Answer | None]) -
             # Without permission to list, object stores report a missing object as denied.
             found.missing.append(file.name)
         elif isinstance(answer, ProvisionerError):
-            reason = answer.message.removesuffix(f" for {file.url}").replace(str(file.url), "it")
+            reason = answer.message.removesuffix(f" for {file.url}").removeprefix(f"{file.url}: ")
+            reason = reason.replace(str(file.url), "it")
             found.useless.setdefault(reason, []).append(file.name)
             found.temporary = found.temporary or answer.temporary
         elif answer is not None:
-            return Found(answer, str(file.url))
+            checksum, version = answer
+            return Found(checksum, str(file.url), file=file.url, file_version=version)
     return found
 
 
-async def _read(source: ImageSource, image_url: ImageUrl, file: ChecksumFile) -> Checksum:
-    """Return the image's checksum from one file. Raises a ProvisionerError that says what is wrong with it."""
+async def _read(source: ImageSource, image_url: ImageUrl, file: ChecksumFile) -> tuple[Checksum, str | None]:
+    """Return the image's checksum from one file, and the file's strong version.
+
+    Raises a ProvisionerError that says what is wrong with it.
+    """
     text = ChecksumText(image_url.file_name, file.algorithm, file.is_sidecar, image_url.path)
     try:
         with trio.fail_after(MAX_SECONDS):
             async with source.open(file.url) as stream, closing_chunks(stream) as chunks:
                 await _feed(text, chunks)
+                version = stream.strong_version
     except trio.TooSlowError as error:
         raise RemoteUnavailableError(f"not received within {MAX_SECONDS:g} s") from error
-    return _result(text)
+    return _result(text), version
 
 
 async def _feed(text: ChecksumText, chunks: AsyncIterator[bytes]) -> None:

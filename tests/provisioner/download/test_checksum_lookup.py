@@ -9,7 +9,7 @@ from provisioner.contracts import Checksum, ImageUrl
 from provisioner.contracts.errors import RemoteDeniedError, RemoteUnavailableError, SourceError
 from provisioner.contracts.testing import FakeSource
 from provisioner.contracts.types import RemoteImage
-from provisioner.download.checksums import MAX_SECONDS, SIDE_BY_SIDE, discover
+from provisioner.download.checksum_lookup import MAX_SECONDS, SIDE_BY_SIDE, discover
 
 A, B = hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"b").hexdigest()
 LONG = hashlib.sha512(b"a").hexdigest()
@@ -100,6 +100,15 @@ async def test_discover_says_the_same_once():
     other = SourceError(f"the server answered HTTP 409 for {SIDE_512}")
     found = await discover(Web({SIDE_256: error, SIDE_512: other}), IMAGE_URL)
     assert found.useless == {"the server answered HTTP 409": ["disk.qcow2.sha256", "disk.qcow2.sha512"]}
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [(f"{SIDE_256}: connecting timed out", "connecting timed out"), (f"{SIDE_256} stalled", "it stalled")],
+)
+async def test_discover_names_the_file_once(message, reason):
+    found = await discover(Web({SIDE_256: SourceError(message)}), IMAGE_URL)
+    assert found.useless == {reason: ["disk.qcow2.sha256"]}
 
 
 async def test_discover_denied_or_down():
