@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import signal
 import sys
 from contextlib import ExitStack, asynccontextmanager
@@ -47,8 +48,9 @@ from provisioner.server.connections import serving
 from provisioner.server.listener import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from provisioner.back_ends import BackEnds
     from provisioner.config import Config
     from provisioner.contracts import ImageSource
 
@@ -107,7 +109,7 @@ def _report(error: BaseException) -> int:
 
 
 async def _main(
-    config: Config, back_ends: registry.BackEnds, listener: Listener, read_again: Callable[[], Config] | None
+    config: Config, back_ends: BackEnds, listener: Listener, read_again: Callable[[], Config] | None
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with _parts(config, back_ends, listener) as services, trio.open_nursery() as outer:
@@ -144,7 +146,7 @@ async def _named(services: Services, name: str) -> JobSpec:
 
 
 @asynccontextmanager
-async def _parts(config: Config, back_ends: registry.BackEnds, listener: Listener) -> AsyncIterator[Services]:
+async def _parts(config: Config, back_ends: BackEnds, listener: Listener) -> AsyncIterator[Services]:
     """Create the parts of the service in order, and close them in reverse."""
     metrics = Metrics()
     logs.report_drops(lambda sink, count: metrics.log_dropped.labels(sink).inc(count))
@@ -198,6 +200,7 @@ async def _serve(
     async with serving(create_app(services), listener, services.auditor) as urls, trio.open_nursery() as front:
         systemd.notify("READY=1\nSTATUS=Ready")
         log.info("ready", version=__version__, bind=urls, targets=sorted(services.back_ends.targets))
+        _say_where_to_sign_in(services.config, urls)
         front.start_soon(_keep_watchdog, stop)
         async for signum in signals:
             if signum == signal.SIGHUP and reloader is not None:
@@ -278,4 +281,14 @@ def _leave_client_token(config: Config, tokens: TokenFile) -> None:
         raise ConfigError(f"the client token cannot be written to {where}: {error.strerror}") from error
     with os.fdopen(fd, "w") as file:
         file.write(token + "\n")
-    print(f"an operator's token is in {where} (mode 0600)", file=sys.stderr)  # noqa: T201 - for the person who starts it
+
+
+def _say_where_to_sign_in(config: Config, urls: Sequence[str]) -> None:
+    """Tell the person who started the embedded default what to open and what to type next. Programs read JSON logs."""
+    where, page = config.auth.client_token, next((url for url in urls if url.startswith("http")), None)
+    if where is None or not Path(where).exists() or config.log.format == "json":
+        return
+    text = f"for lvp in another terminal: export LVP_TOKEN_FILE={shlex.quote(str(where))}\n"
+    if page is not None and config.server.page:
+        text = f"sign in at {page}/ with the token in {where}\n{text}"
+    sys.stderr.write(text)

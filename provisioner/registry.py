@@ -5,8 +5,7 @@ Loads plugins and checks hooks, names and settings. Knows no back end by name.
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +14,7 @@ import msgspec
 import pluggy
 import structlog
 
+from provisioner.back_ends import BackEnds, names
 from provisioner.config import (
     Config,
     Faults,
@@ -23,23 +23,21 @@ from provisioner.config import (
     decode_values,
     plugin_tables,
     secret_references,
-    show,
 )
-from provisioner.config.images import signature_urls, urls_of
-from provisioner.contracts import PROJECT, BackEnd, BackEndContext, ImageUrl, hookspecs
+from provisioner.config_references import check_references
+from provisioner.contracts import PROJECT, BackEnd, BackEndContext, hookspecs
 from provisioner.contracts.errors import (
     ConfigError,
-    InvalidRequestError,
     PluginError,
     ProvisionerError,
-    UrlNotAllowedError,
 )
 from provisioner.contracts.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
+    from importlib.metadata import Distribution
 
-    from provisioner.contracts import BlockTarget, Converter, Guard, ImageSource, Observer, SecretRef
+    from provisioner.contracts import SecretRef
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -70,66 +68,6 @@ class PluginInfo:
     name: str
     distribution: str
     version: str
-
-
-@dataclass(slots=True)
-class BackEnds:
-    """The back ends of one configuration, ready for use."""
-
-    sources: Mapping[str, ImageSource] = field(default_factory=dict)
-    converters: Mapping[str, Converter] = field(default_factory=dict)  # by image format
-    targets: Mapping[str, BlockTarget] = field(default_factory=dict)
-    guards: Mapping[str, Guard] = field(default_factory=dict)
-    observers: Mapping[str, Observer] = field(default_factory=dict)
-    default_target: str = ""
-    # The installed converters by the formats they read, for what is not configured.
-    readers: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    # The secrets that the tables refer to, by key.
-    secrets: Mapping[str, SecretRef] = field(default_factory=dict)
-    # The signatures that sources demand, by the source's name.
-    signatures: Mapping[str, SignatureSettings] = field(default_factory=dict)
-
-    def source_for(self, image_url: ImageUrl) -> ImageSource:
-        """Return the source configured for ``image_url``. Raises UrlNotAllowedError."""
-        for source in self.sources.values():
-            if source.owns(image_url):
-                return source
-        raise UrlNotAllowedError(f"{image_url} belongs to no configured source; nothing was fetched")
-
-    def signature_for(self, source: ImageSource) -> SignatureSettings | None:
-        """Return the signature that the source demands, or None. Raises LookupError if it is none of the sources."""
-        names = [name for name, one in self.sources.items() if one is source]
-        if not names:  # never a reason to demand less
-            raise LookupError("the source is none of the configured ones")
-        return self.signatures.get(names[0])
-
-    def target(self, name: str | None) -> BlockTarget:
-        """Return the target of that name, or the default one. Raises InvalidRequestError."""
-        found = self.targets.get(name or self.default_target)
-        if found is None:
-            raise InvalidRequestError(f"no block target {name!r} is configured; there are: {_names(self.targets)}")
-        return found
-
-    def converter(self, image_format: str) -> Converter:
-        """Return the converter for that image format. Raises InvalidRequestError."""
-        found = self.converters.get(image_format)
-        if found is not None:
-            return found
-        if readers := self.readers.get(image_format):
-            raise InvalidRequestError(
-                f"image_type {image_format!r} is not configured; {' or '.join(readers)} can read it: "
-                f'add {image_format} = "{readers[0]}" to [converters]'
-            )
-        raise InvalidRequestError(f"image_type {image_format!r} is not known; there are: {_names(self.converters)}")
-
-    async def aclose(self) -> None:
-        """Close every back end, even if others fail."""
-        groups = (self.observers, self.guards, self.converters, self.sources, self.targets)
-        for back_end in dict.fromkeys(back_end for group in groups for back_end in group.values()):
-            try:
-                await back_end.aclose()
-            except Exception as error:  # noqa: BLE001 - the boundary: one failure must not keep the others open
-                log.warning("a back end could not be closed", back_end=type(back_end).__name__, reason=str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +149,7 @@ class Registry:
         )
         sources = document.get("sources", {})
         known = isinstance(sources, dict) and len(sources) == len(built.sources)
-        _check_prewarm(document, built, faults, sources_known=known)
-        _check_images(document, built, faults, sources_known=known)
-        _check_signatures(tables["sources"], built, faults)
+        check_references(document, built, faults, sources_known=known)
         return Made(built, settings)
 
     def _readers(self) -> dict[str, list[str]]:
@@ -241,7 +177,7 @@ class Registry:
             path = f"{section}.{name}"
             back_end = self._back_ends[kind].get(table["plugin"])
             if back_end is None:
-                known = _names(self._back_ends[kind])
+                known = names(self._back_ends[kind])
                 faults.add(f"{path}.plugin", f"no installed plugin provides {table['plugin']!r}; allowed: {known}")
                 continue
             core_keys = {"plugin", *CORE_KEYS.get(section, ())}
@@ -258,15 +194,16 @@ class Registry:
 def load() -> Registry:
     """Return the registry of every plugin in the entry point group. Raises PluginError."""
     registry = Registry()
+    origins: dict[Distribution | None, tuple[str, str]] = {}
     for entry in sorted(entry_points(group=PROJECT), key=lambda item: item.name):
         try:
             plugin = entry.load()
         except Exception as error:
             raise PluginError(f"plugin {entry.name} ({entry.value}) cannot be loaded: {error}") from error
-        distribution = entry.dist
-        registry.add(
-            plugin, entry.name, distribution.name if distribution else "", distribution.version if distribution else ""
-        )
+        if entry.dist not in origins:  # each reading parses the whole METADATA
+            metadata = entry.dist.metadata if entry.dist else {"Name": "", "Version": ""}
+            origins[entry.dist] = metadata["Name"], metadata["Version"]
+        registry.add(plugin, entry.name, *origins[entry.dist])
     return registry
 
 
@@ -293,61 +230,3 @@ def _signatures(sources: Mapping[str, Mapping[str, Any]], faults: Faults) -> Ite
             settings = decode_struct(table["signature"], SignatureSettings, f"sources.{name}.signature", faults)
             if settings is not None:
                 yield name, settings
-
-
-def _check_prewarm(document: Mapping[str, Any], back_ends: BackEnds, faults: Faults, *, sources_known: bool) -> None:
-    """Report images to prewarm that no source serves or no converter reads; they would fail at each attempt."""
-    cache = document.get("cache")
-    images = cache.get("prewarm") if isinstance(cache, dict) else None
-    formats = plugin_tables(document)["converters"]
-    known = document["images"] if isinstance(document.get("images"), dict) else {}
-    for number, image in enumerate(images if isinstance(images, list) else ()):
-        path, (url, image_type) = f"cache.prewarm[{number}]", _prewarmed(image)
-        named = image.get("image") if isinstance(image, dict) else None
-        if isinstance(named, str) and named not in known:
-            faults.add(f"{path}.image", f"there is no image named {show(named)}; there are: {_names(known)}")
-        if image_type not in formats:
-            faults.add(f"{path}.image_type", f"found {show(image_type)}, allowed: {_names(formats)}")
-        if sources_known and url and not any(source.owns(url) for source in back_ends.sources.values()):
-            faults.add(f"{path}.url", f"{url} belongs to no configured source")
-
-
-def _check_images(document: Mapping[str, Any], back_ends: BackEnds, faults: Faults, *, sources_known: bool) -> None:
-    """Report named images that no source serves or no converter reads."""
-    formats = plugin_tables(document)["converters"]
-    for name, image in document["images"].items() if isinstance(document.get("images"), dict) else ():
-        if not isinstance(image, dict):
-            continue
-        image_type = image.get("image_type", "qcow2")
-        if isinstance(image_type, str) and image_type not in formats:
-            faults.add(f"images.{name}.image_type", f"found {show(image_type)}, allowed: {_names(formats)}")
-        for key, text in urls_of(image):
-            with suppress(InvalidRequestError):  # reported by ``decode``
-                url = ImageUrl.parse(text)
-                if sources_known and not any(source.owns(url) for source in back_ends.sources.values()):
-                    faults.add(f"images.{name}.{key}", f"{url} belongs to no configured source")
-
-
-def _check_signatures(tables: Mapping[str, Mapping[str, Any]], back_ends: BackEnds, faults: Faults) -> None:
-    """Report signatures that a source cannot fetch."""
-    for name, source in back_ends.sources.items():
-        for key, text in signature_urls(tables[name]):
-            with suppress(InvalidRequestError):  # reported with the table
-                url = ImageUrl.parse(text)
-                if not source.owns(url):
-                    faults.add(f"sources.{name}.{key}", f"{url} does not belong to this source")
-
-
-def _prewarmed(image: object) -> tuple[ImageUrl | None, str]:
-    """Return the url, None if it is malformed, and the type of an image to prewarm."""
-    table = image if isinstance(image, dict) else {}
-    text, image_type = table.get("url"), table.get("image_type") or "qcow2"
-    try:
-        url = ImageUrl.parse(text if isinstance(text, str) else "")
-    except InvalidRequestError:
-        url = None
-    return url, image_type if isinstance(image_type, str) else "qcow2"
-
-
-def _names(known: Mapping[str, object]) -> str:
-    return ", ".join(sorted(known)) or "none"

@@ -7,7 +7,6 @@ an image share one download; an image in use is never evicted; an image is repor
 from __future__ import annotations
 
 import os
-import time
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -24,7 +23,7 @@ from provisioner.cache.downloads import Downloads
 from provisioner.cache.files import CacheFiles
 from provisioner.cache.publishing import Publisher
 from provisioner.cache.space import Space
-from provisioner.cache.stored import open_stored
+from provisioner.cache.stored_images import StoredImages
 from provisioner.cache.upload_source import UploadSource
 from provisioner.cache.uploads import Uploads
 from provisioner.contracts.errors import CacheError, ConflictError, DamagedImageError
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provisioner.cache.entry import Entry, Expectation
-    from provisioner.cache.image import CachedImage, StoredImage
+    from provisioner.cache.image import CachedImage
     from provisioner.cache.uploads import Upload
     from provisioner.config import CacheSettings
     from provisioner.contracts import Checksum, ImageSource, Signer
@@ -88,6 +87,9 @@ class ImageCache:
         self.uploads = Uploads(settings, self.make_room, publisher.upload)
         self.upload_source = UploadSource(self._catalog.latest_of)
         self._space = Space(directory, settings, self._catalog, self._in_thread, self._reserved, evicted)
+        self._stored = StoredImages(
+            self._catalog, self._space, self._in_thread, self._changing, drops_pages=settings.page_cache == "give-back"
+        )
         self._verifying = ThreadQueue("verify cached images", threads=VERIFY_THREADS, most_waiting=VERIFY_QUEUE)
 
     # --- lifecycle ---
@@ -146,71 +148,18 @@ class ImageCache:
         Leaving the context early cancels the download, unless another job uses it too. Leaving it with
         DamagedImageError drops the image, so the next call downloads it again.
         """
-        stored = await self._open_stored(expectation)
+        stored = await self._stored.open(expectation)
         if stored is not None:
             try:
-                async with self._using(stored):
+                async with self._stored.using(stored):
                     yield stored
             except DamagedImageError as error:
                 log.error("a cached image is damaged", file=stored.entry.file_name, reason=error.message)
-                await self._drop(stored.entry)
+                await self._stored.drop(stored.entry)
                 raise
             return
         async with self._downloads.join(source, expectation) as download:
             yield download
-
-    async def _open_stored(self, expectation: Expectation) -> StoredImage | None:
-        remote = expectation.remote
-        entry = self.find(expectation.checksum, remote.url.text, remote.version, expectation.may_use)
-        if entry is None:
-            return None
-        self._catalog.users.hold(entry.sha256)  # before the first await, to prevent its eviction
-        stored = None
-        try:
-            stored = await open_stored(entry, self._in_thread, drops_pages=self._settings.page_cache == "give-back")
-        finally:
-            if stored is None:
-                self._catalog.users.release(entry.sha256)
-        if stored is None:
-            log.warning("a cached image was modified or removed on disk; downloading it again", file=entry.file_name)
-            await self._drop(entry)
-        return stored
-
-    async def _drop(self, entry: Entry) -> CacheError | None:
-        """Stop using a damaged entry and remove it; return the error if that fails. Jobs keep open files open."""
-        async with self._changing:
-            current = self._catalog.get(entry.sha256)
-            if current is None or current.mtime_ns != entry.mtime_ns:  # replaced in the meantime
-                return None
-            self._catalog.mark_damaged(current)
-            _, failure = await self._space.remove([current])
-            return failure
-
-    @asynccontextmanager
-    async def _using(self, stored: StoredImage) -> AsyncIterator[None]:
-        entry = await stored.verified()
-        try:
-            await self._touch(entry.sha256)
-            yield
-        finally:
-            try:
-                with undoing("close a cached image", 30):
-                    await trio.to_thread.run_sync(stored.close)
-            finally:
-                self._catalog.users.release(entry.sha256)
-
-    async def _touch(self, sha256: str) -> None:
-        known = self._catalog.get(sha256)
-        if known is None or self._catalog.is_damaged(sha256):  # removed, or found damaged by another job
-            return
-        entry = msgspec.structs.replace(known, last_used_at=time.time())
-        self._catalog.change(entry)
-        try:
-            await self._in_thread(lambda files: files.index.put(entry))
-        except CacheError as error:  # on a full disk, cached images remain usable
-            log.warning(
-                "the last use of a cached image could not be recorded", file=entry.file_name, reason=error.message
-            )
 
     @asynccontextmanager
     async def decompressed(self, image: CachedImage, info: ImageInfo, limit: int) -> AsyncIterator[DecompressedImage]:
@@ -234,17 +183,17 @@ class ImageCache:
         """Give a cached image the name of an upload; see ``Publisher.use_cached``."""
         return await self._publisher.use_cached(upload, may_use)
 
-    async def make_room(self, wanted: int, there: int = 0) -> None:
-        """Evict until a file of ``wanted`` bytes fits, of which ``there`` are on the disk. Raises CacheFullError."""
+    async def make_room(self, size: int, already_written: int = 0) -> None:
+        """Evict until ``size`` bytes fit, ``already_written`` of which are on the disk. Raises CacheFullError."""
         async with self._changing:
-            await self._space.make(wanted, there, self._downloads.left_over, self._downloads.sweep)
+            await self._space.make_room(size, already_written, self._downloads.left_over, self._downloads.sweep)
 
     def _reserved(self) -> Iterator[tuple[int, int]]:
         return chain(self._downloads.reserved(), self.uploads.reserved())
 
-    async def check_room(self, wanted: int) -> None:
-        """Raise CacheFullError if ``wanted`` more bytes do not fit even after evictions. Evicts nothing."""
-        await self._space.check(wanted, self._downloads.left_over())
+    async def check_room(self, size: int) -> None:
+        """Raise CacheFullError if ``size`` more bytes do not fit even after evictions. Evicts nothing."""
+        await self._space.check(size, self._downloads.left_over())
 
     # --- for the API ---
 
@@ -310,7 +259,7 @@ class ImageCache:
         intact = sums is not None
         if not intact:
             log.error("a cached image does not match its digest", file=entry.file_name)
-            failure = await self._drop(entry)
+            failure = await self._stored.drop(entry)
             if failure is not None:
                 raise failure
         return entry, intact

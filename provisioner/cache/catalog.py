@@ -6,13 +6,14 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from provisioner.cache.entry import Entry, evictable
+from provisioner.cache.eviction import evictable
 from provisioner.contracts import Checksum
 from provisioner.contracts.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from provisioner.cache.entry import Entry
     from provisioner.config import PrewarmSettings
 
 

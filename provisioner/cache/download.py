@@ -23,7 +23,7 @@ from provisioner.contracts.errors import (
 )
 from provisioner.contracts.shield import shielded, undoing
 from provisioner.contracts.tasks import first_cause
-from provisioner.contracts.threads import run_long
+from provisioner.contracts.threads import as_batch, run_long
 from provisioner.contracts.urls import shown
 from provisioner.download.decoded import LABELS
 from provisioner.download.fetch import fetch
@@ -149,7 +149,7 @@ class Download(CachedImage):
         try:
             with self.scope:
                 hashes = await self._transfer(attempts, received)
-                self._check(hashes.digests)
+                self._check_digest(hashes.digests)
                 await run_long(self._read_ahead.check, self.growing_file.fd)
                 if self.expectation.proof is not None:
                     self.signer = await self.expectation.proof.check(hashes.digests, self.growing_file.fd)
@@ -173,6 +173,7 @@ class Download(CachedImage):
         async def hash_growing_file() -> None:
             try:
                 found = await trio.to_thread.run_sync(
+                    as_batch,
                     hash_and_inspect,
                     self.growing_file,
                     algorithms,
@@ -188,7 +189,8 @@ class Download(CachedImage):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hash_growing_file)
             try:
-                await fetch(self.source, self._remote, self.growing_file, attempts, received)
+                ranges = 1 if self.expectation.one_connection else self.source.parallel_ranges
+                await fetch(self.source, self._remote, self.growing_file, attempts, received, ranges)
             except BaseException as error:
                 cause = as_provisioner_error(error) if isinstance(error, Exception) else self._failure()
                 # Decided before the users hear of it: the last one to leave cancels the download.
@@ -212,7 +214,7 @@ class Download(CachedImage):
         if self._drops_pages and not self._viewed:
             drop_pages(self.growing_file.fd, 0, start - BEHIND)
 
-    def _check(self, digests: dict[str, str]) -> None:
+    def _check_digest(self, digests: dict[str, str]) -> None:
         checksum = self.expectation.checksum
         if checksum is not None and digests[checksum.algorithm] != checksum.hex:
             # Without an announced length, a broken connection looks like the end.

@@ -14,7 +14,7 @@ from provisioner.signatures import Proof
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Mapping
 
     from provisioner.contracts import ImageUrl
     from provisioner.download.inspection import ImageInfo
@@ -95,6 +95,7 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     checksum: Checksum | None
     may_use: Callable[[str], bool] | None = None
     proof: Proof | None = None  # the signature that the image must have
+    one_connection: bool = False  # no parallel ranges: an earlier download was put together from different images
     origin: str = ""  # who expects the checksum, for messages: such as the url of its file
 
     @property
@@ -123,34 +124,3 @@ def file_name(url: ImageUrl, sha256: str, image_format: str, compression: str | 
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", url.file_name)
     stem = _EXTENSIONS.sub("", stem).strip("._-")[:80] or "image"
     return f"{stem}-{sha256[:12]}.{image_format}" + (f".{compression}" if compression else "")
-
-
-def bytes_over(
-    wanted: int, *, stored: int, reserved: Iterable[tuple[int, int]], free: int, max_size: int, min_free: int
-) -> int:
-    """Return the bytes to free before ``wanted`` more bytes fit; none if it is 0 or less.
-
-    ``stored``: bytes of all entries; ``reserved``: (reserved, already written) of each download in progress; ``free``:
-    bytes free on the file system. ``max_size`` and ``min_free`` are the configured limits.
-    """
-    downloads = list(reserved)
-    over_size = stored + sum(reserved for reserved, _ in downloads) + wanted - max_size
-    over_free = sum(reserved - there for reserved, there in downloads) + wanted + min_free - free
-    return max(over_size, over_free)
-
-
-def evictable(entries: Iterable[Entry], in_use: Collection[str]) -> list[Entry]:
-    """Return the entries that may be evicted, least recently used first."""
-    free = [entry for entry in entries if not entry.pinned and entry.sha256 not in in_use]
-    return sorted(free, key=lambda entry: entry.last_used_at)
-
-
-def choose_victims(candidates: Iterable[Entry], bytes_needed: int) -> list[Entry] | None:
-    """Return the first ``candidates`` that together free ``bytes_needed``; None if all of them do not suffice."""
-    victims: list[Entry] = []
-    for entry in candidates:
-        if bytes_needed <= 0:
-            break
-        victims.append(entry)
-        bytes_needed -= entry.size
-    return victims if bytes_needed <= 0 else None

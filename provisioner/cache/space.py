@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from provisioner.cache.entry import bytes_over, choose_victims
+from provisioner.cache.eviction import bytes_over, choose_victims
 from provisioner.contracts import MIB
 from provisioner.contracts.errors import CacheError, CacheFullError
 from provisioner.contracts.shield import ShieldExpiredError, shielded
@@ -58,23 +58,25 @@ class Space:
         self._reserved = reserved
         self._evicted = evicted
 
-    async def make(self, wanted: int, there: int, left_over: Callable[[], int], sweep: Callable[[int], int]) -> None:
-        """Make room for a file of ``wanted`` bytes: remove partial files first, then images. Raises CacheFullError.
+    async def make_room(
+        self, size: int, already_written: int, left_over: Callable[[], int], sweep: Callable[[int], int]
+    ) -> None:
+        """Make room for a file of ``size`` bytes: remove partial files first, then images. Raises CacheFullError.
 
-        ``there``: bytes of it that are on the disk already. ``left_over`` returns the bytes of left-over partial files;
+        ``already_written``: bytes of it on the disk. ``left_over`` returns the bytes of left-over partial files;
         ``sweep`` (blocking) frees that many of them.
         """
-        needed, free = await self._needed(wanted, left_over(), there)
+        needed, free = await self._needed(size, left_over(), already_written)
         if needed > 0 and left_over():
             await trio.to_thread.run_sync(sweep, needed)
-            needed, free = await self._needed(wanted, left_over(), there)
+            needed, free = await self._needed(size, left_over(), already_written)
         stuck: set[str] = set()
         failure: CacheError | None = None
         while needed > 0:
             candidates = [entry for entry in self._catalog.evictable() if entry.sha256 not in stuck]
             victims = choose_victims(candidates, needed)
             if victims is None:
-                raise self._full(wanted, free, failure)
+                raise self._full(size, free, failure)
             gone, failure = await self.remove(victims)
             for entry in gone:
                 log.info("evicted a cached image", file=entry.file_name, bytes=entry.size)
@@ -82,29 +84,29 @@ class Space:
             if failure is None:
                 return
             stuck |= {entry.sha256 for entry in victims} - {entry.sha256 for entry in gone}
-            needed, free = await self._needed(wanted, left_over(), there)
+            needed, free = await self._needed(size, left_over(), already_written)
 
-    async def check(self, wanted: int, left_over: int) -> None:
-        """Raise CacheFullError if ``make`` could not make room for ``wanted`` bytes now. Removes nothing."""
-        needed, free = await self._needed(wanted, left_over)
+    async def check(self, size: int, left_over: int) -> None:
+        """Raise CacheFullError if ``make_room`` would fail for ``size`` bytes now. Removes nothing."""
+        needed, free = await self._needed(size, left_over)
         if choose_victims(self._catalog.evictable(), needed - left_over) is None:
-            raise self._full(wanted, free, None)
+            raise self._full(size, free, None)
 
-    async def _needed(self, wanted: int, left_over: int, there: int = 0) -> tuple[int, int]:
+    async def _needed(self, size: int, left_over: int, already_written: int = 0) -> tuple[int, int]:
         free = await self.free_bytes()
         needed = bytes_over(
             0,
             stored=self._catalog.total_bytes + left_over,
-            reserved=[*self._reserved(), (wanted, there)],
+            reserved=[*self._reserved(), (size, already_written)],
             free=free,
             max_size=self._settings.max_size,
             min_free=self._settings.min_free,
         )
         return needed, free
 
-    def _full(self, wanted: int, free: int, failure: CacheError | None) -> CacheFullError:
+    def _full(self, size: int, free: int, failure: CacheError | None) -> CacheFullError:
         return CacheFullError(
-            f"the cache has no room for {wanted / MIB:.1f} MiB: its file system has {free / MIB:.1f} MiB free, "
+            f"the cache has no room for {size / MIB:.1f} MiB: its file system has {free / MIB:.1f} MiB free, "
             f"min_free is {self._settings.min_free} and max_size is {self._settings.max_size}"
             + (f"; {failure.message}" if failure is not None else "")
         )

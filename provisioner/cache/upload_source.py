@@ -25,6 +25,8 @@ NAME = f"{SCHEME}://{HOST}"
 class UploadSource(ImageSource):
     """Finds uploaded images in the cache. ``named`` returns the entry that a url stands for, None if there is none."""
 
+    by_digest = True
+
     def __init__(self, named: Callable[[str], Entry | None]) -> None:
         self._named = named
 

@@ -27,7 +27,7 @@ from provisioner.contracts.errors import (
 )
 from provisioner.contracts.shield import shielded, undoing
 from provisioner.contracts.tasks import first_cause
-from provisioner.contracts.threads import run_long
+from provisioner.contracts.threads import as_batch, run_long
 from provisioner.download.growing_file import GrowingFile
 from provisioner.download.hashing import hash_and_inspect
 from provisioner.download.page_cache import BEHIND, drop_pages, write_out
@@ -194,6 +194,7 @@ class Uploads:
         async def hash_growing_file() -> None:
             try:
                 running.hashes = await trio.to_thread.run_sync(
+                    as_batch,
                     hash_and_inspect,
                     growing_file,
                     {"sha256"},

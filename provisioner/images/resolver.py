@@ -22,7 +22,7 @@ from provisioner.contracts.errors import (
 )
 from provisioner.contracts.source import closing_chunks
 from provisioner.contracts.urls import shown
-from provisioner.download import checksums
+from provisioner.download import checksum_lookup
 from provisioner.images import indexes, url_pattern
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class ImageResolver:
         """Return the settings of an image. Raises NotFoundError."""
         image = self.images.get(name)
         if image is None:
-            known = ", ".join(sorted(self.images)) or "none; see [images.NAME] in the configuration"
+            known = ", ".join(sorted(self.images)) or "none; add a catalog (--catalog, catalogs) or [images.NAME]"
             raise NotFoundError(f"there is no image named {name!r}; there are: {known}")
         return image
 
@@ -179,7 +179,7 @@ class ImageResolver:
         """Return the digest that a checksum file says for the image. Raises ImageError if it has none."""
         text = (await self._read(checksum_url)).decode("utf-8", errors="replace")
         for algorithm in ("sha256", "sha512"):
-            if found := checksums.parse(text, algorithm, url.file_name, only_file=False):
+            if found := checksum_lookup.parse(text, algorithm, url.file_name, only_file=False):
                 return found
         raise ImageError(f"{shown(checksum_url)} has no SHA-256 or SHA-512 of {url.file_name}")
 

@@ -26,8 +26,8 @@ VERSION = 1
 
 # Seconds to wait for another process's lock: less than the callers' deadlines, so that the error names the lock.
 BUSY_TIMEOUT = 5.0
-# Seconds that the check at start may take, enough for some 400,000 jobs. Of a larger database only the beginning is
-# checked, unless the previous run found damage.
+# Time limit of the check at start, in seconds; enough for about 400,000 jobs. In a larger database only the first part
+# is checked, unless the previous run found damage.
 _CHECK_TIME = 0.4
 
 # ``seq`` is the order of acceptance, ``aged_from`` the service clock at the job's last change. ``job_counts`` has the

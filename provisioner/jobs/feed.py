@@ -154,9 +154,9 @@ class Feed:
         Raises TooManyRequestsError if the address has its share, UnavailableError if all places are taken.
         """
         if group is not None and sum(one.group == group for one in self._readers) >= self.most_per_group:
-            raise TooManyRequestsError(f"this address has {self.most_per_group} event streams, the most; close another")
+            raise TooManyRequestsError(f"this address has {self.most_per_group} event streams, the maximum; close one")
         if len(self._readers) >= self.most_readers:
-            raise UnavailableError(f"{self.most_readers} event streams are open, the most; poll, or try again later")
+            raise UnavailableError(f"{self.most_readers} event streams are open, the maximum; poll, or try again later")
         made = Reader(self, group, position, job_id)
         self._readers.add(made)
         self.on_readers(len(self._readers))

@@ -6,6 +6,7 @@ import msgspec
 
 from provisioner.contracts import Owner, ProvisionedBy, Replaced, Signer
 from provisioner.contracts.errors import ProvisionerError, RollbackError
+from provisioner.contracts.reasons import SERVICE_ENDED
 from provisioner.jobs.states import Event, Status, after
 from provisioner.pipeline.job_run import JobSpec, Outcome
 
@@ -54,7 +55,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     except its url, which ``spec`` has. Both are None for a job that an older version stored. ``replaced``: the
     volume that had the name before. ``signed_by``: who signed the image, if that was demanded. ``pinned_url``: what the
     image's url stood for when the job asked its source, if it may come to mean another image, such as a tag.
-    ``warnings``: what the client should know although the job completed.
+    ``warnings``: what the client should know although the job completed. ``traceparent``: the request's header.
+    ``error_reason``: see ``contracts.reasons``; None for a job that an older version stored.
     """
 
     job_id: str
@@ -69,6 +71,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     cache_hit: bool | None = None
     image_path: str | None = None
     error: str | None = None
+    error_reason: str | None = None
     volume: VolumeInfo | None = None
     timings: dict[str, float] | None = None
     bytes_total: int | None = None
@@ -78,6 +81,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] | None = None
     pinned_url: str | None = None
     seed: SeedInfo | None = None
+    traceparent: str | None = None
 
     def started(self, now: float) -> Job:
         """Return the job as running."""
@@ -110,10 +114,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             ),
         )
 
-    def failed(self, error: str, now: float, timings: dict[str, float] | None = None) -> Job:
-        """Return the job as failed; ``error`` is one sentence for users."""
+    def failed(self, error: str, reason: str, now: float, timings: dict[str, float] | None = None) -> Job:
+        """Return the job as failed; ``error`` is one sentence for users, ``reason`` as in ``ProvisionerError``."""
+        status = after(self.status, Event.FAIL)
         return msgspec.structs.replace(
-            self, status=after(self.status, Event.FAIL), updated_at=now, error=error, timings=timings
+            self, status=status, updated_at=now, error=error, error_reason=reason, timings=timings
         )
 
     def cancelled(self, now: float) -> Job:
@@ -145,7 +150,7 @@ def after_restart(
         else "the service ended while the job ran"
     )
     rest = "it is unknown whether it made its volume" if unproven else "what the job had made was rolled back"
-    return job.failed(f"{reason}; {rest}", now)
+    return job.failed(f"{reason}; {rest}", SERVICE_ENDED, now)
 
 
 def conclude(
@@ -163,12 +168,13 @@ def conclude(
     if outcome is not None:
         return job.completed(outcome, timings, now)
     if isinstance(error, RollbackError):
-        return job.failed(f"{error.message}; it is retried at the next start", now, timings)
+        return job.failed(f"{error.message}; it is retried at the next start", error.reason, now, timings)
     if cancel_requested:
         return job.cancelled(now)
     if interrupted:
         return job.interrupted(now)
-    return job.failed(describe(error, staged=staged), now, timings)
+    reason = error.reason if isinstance(error, ProvisionerError) else ProvisionerError.reason
+    return job.failed(describe(error, staged=staged), reason, now, timings)
 
 
 def describe(error: BaseException | None, *, staged: bool) -> str:

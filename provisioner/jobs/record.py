@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 _parse_url = lru_cache(maxsize=256)(ImageUrl.parse)
 _parse_checksum = lru_cache(maxsize=256)(Checksum.parse)
 # Fields that earlier versions did not have. They are left out when empty.
-_LATER = frozenset({"bytes_total", "request", "replaced", "signed_by", "warnings", "pinned_url", "seed"})
+_LATER = frozenset(
+    {
+        "bytes_total", "request", "replaced", "signed_by", "warnings", "pinned_url", "seed", "traceparent",
+        "error_reason",
+    }
+)  # fmt: skip
 
 
 class SignatureRecord(msgspec.Struct, frozen=True, kw_only=True):

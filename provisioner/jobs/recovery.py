@@ -13,6 +13,7 @@ import structlog
 
 from provisioner.contracts import CloneTarget, ProvisionedBy, Signer, StageRequest
 from provisioner.contracts.errors import ConflictError, ProvisionerError
+from provisioner.contracts.reasons import JOB_OVERTAKEN
 from provisioner.jobs.states import Status
 from provisioner.pipeline.job_run import Outcome
 from provisioner.pipeline.replaced import replaced_by
@@ -108,6 +109,8 @@ async def _provisioned_by(target: BlockTarget, volume: Volume, origin: Provenanc
 
 class OvertakenError(ConflictError):
     """A later job for the same volume was accepted; running this one would overwrite the later one's result."""
+
+    reason = JOB_OVERTAKEN
 
     def __init__(self, volume_name: str, newer: str) -> None:
         super().__init__(f"job {newer} for the volume {volume_name} was accepted later; this one was not run again")

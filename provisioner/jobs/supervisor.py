@@ -1,34 +1,29 @@
-"""Accepts, finds and cancels jobs, removes and resizes volumes. Decides what is accepted; ``workers`` does the work.
+"""The jobs of this host: recovers, finds and cancels them, removes and resizes volumes.
 
-An accepted job is on disk before ``submit`` returns. A cancel returns when the job is rolled back and its end stored.
+``admission`` accepts jobs, ``workers`` does the work. An accepted job is on disk before ``submit`` returns. A cancel
+returns when the job is rolled back and its end stored.
 """
 
 from __future__ import annotations
 
 import time
-import uuid
-from functools import partial
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
-import msgspec
 import structlog
 import trio
 
 from provisioner.contracts.errors import (
     CancelError,
-    ConflictError,
     JobNotFoundError,
     NotFoundError,
     ProvisionerError,
-    TooManyRequestsError,
     UnavailableError,
 )
 from provisioner.jobs.active import ActiveJob
+from provisioner.jobs.admission import Admission
 from provisioner.jobs.feed import VolumeChange
 from provisioner.jobs.job import Job, after_restart
 from provisioner.jobs.kept import KeptVolumes
-from provisioner.jobs.record import same_request
 from provisioner.jobs.recovery import OvertakenError, Recovery
 from provisioner.jobs.removal import remove_with_seed
 from provisioner.jobs.reservations import Reservations
@@ -36,19 +31,15 @@ from provisioner.jobs.resize import resize
 from provisioner.jobs.seed_files import SeedFiles
 from provisioner.jobs.states import Status
 from provisioner.jobs.workers import Workers
-from provisioner.pipeline.dry_run import DryRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from provisioner.config import JobSettings
     from provisioner.contracts import BlockTarget, Volume
     from provisioner.jobs.notify import Notifier
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
-    from provisioner.pipeline.cloud_init import CloudInit
-    from provisioner.pipeline.dry_run import Plan
-    from provisioner.pipeline.job_run import JobSpec
     from provisioner.pipeline.progress import Snapshot
     from provisioner.pipeline.run import Pipeline
 
@@ -82,11 +73,8 @@ class Supervisor:
         self._workers = Workers(pipeline, self._recovery, store, metrics, notifier, on_end, self._seeds)
         self._reservations = Reservations()
         self.kept = KeptVolumes(pipeline, self._reservations, notifier.feed, store.trusted_wall)
-        # Jobs that are being stored; every limit counts them already.
-        self._accepting: set[ActiveJob] = set()
-        # Serializes requests with the same idempotency key; a lock is freed with its last user.
-        self._keys: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
-        self.draining = False
+        self._admission = Admission(pipeline, store, settings, self._workers, self._reservations, self._seeds)
+        self.submit, self.dry_run = self._admission.submit, self._admission.dry_run
 
     # --- life ---
 
@@ -115,7 +103,7 @@ class Supervisor:
             outcome = await self._recovery.outcome_of(job, self._store)
         except OvertakenError as error:
             log.warning("an unfinished job is not run again", job_id=job.job_id, reason=error.message)
-            return job.failed(error.message, now), False
+            return job.failed(error.message, error.reason, now), False
         except ProvisionerError as error:
             log.warning(
                 "the target could not tell what an unfinished job made; it is asked again later",
@@ -148,7 +136,7 @@ class Supervisor:
 
     async def drain(self) -> None:
         """Accept and start no more jobs; wait for the running ones as long as the configuration allows."""
-        self.draining = True
+        self._admission.draining = True
         self._pipeline.cache.stop()
         self._workers.stop()
         with trio.move_on_after(self._settings.shutdown_grace):
@@ -158,125 +146,6 @@ class Supervisor:
             active.interrupted = True
 
     # --- for the API ---
-
-    async def submit(
-        self,
-        spec: JobSpec,
-        *,
-        request_id: str,
-        principal: str | None,
-        idempotency_key: str | None,
-        max_jobs: int | None = None,
-        request: Mapping[str, str | int] | None = None,
-        cloud_init: CloudInit | None = None,
-    ) -> Job:
-        """Accept a job; it is on disk when this returns. ``max_jobs``: the most the principal may have active.
-
-        ``request``: the fields of the client's request, for readers of the job, without ``cloud_init``,
-        the data whose seal ``spec`` has.
-
-        Raises InvalidRequestError and its subclasses, ConflictError, TooManyRequestsError, UnavailableError.
-        """
-        spec = self._checked(spec)
-        key = f"{principal}\n{idempotency_key}" if idempotency_key else None
-        now = time.time()
-        job = Job(
-            job_id=str(uuid.uuid4()),
-            spec=spec,
-            status=Status.PENDING,
-            created_at=now,
-            updated_at=now,
-            request_id=request_id,
-            principal=principal,
-            idempotency_key=key,
-            request=None if request is None else {name: request[name] for name in request if name != "image_url"},
-        )
-        if key is None:
-            return await self._accept(job, max_jobs, cloud_init)
-        async with self._keys.setdefault(key, trio.Lock()):
-            earlier = await self._store.by_key(key)
-            if earlier is None:
-                return await self._accept(job, max_jobs, cloud_init)
-        if not same_request(earlier.spec, spec, cloud_init):
-            raise ConflictError(f"the Idempotency-Key was used for another request, job {earlier.job_id}")
-        return earlier
-
-    async def dry_run(self, spec: JobSpec, principal: str, max_jobs: int | None) -> tuple[Plan, list[ProvisionerError]]:
-        """Return what ``submit`` would do, and every reason why it would refuse the job or the job would fail."""
-        dry_run = DryRun(self._pipeline, spec)
-        target = spec.target or self._pipeline.back_ends.default_target
-        for check in (
-            self._check_draining,
-            lambda: self._reservations.check(target, spec.volume_name or ""),
-            lambda: self._reservations.check(target, spec.seed_name or ""),
-            self._check_queue,
-            lambda: self._check_share(principal, max_jobs),
-        ):
-            try:
-                check()
-            except ProvisionerError as error:
-                dry_run.refusals.append(error)
-        await dry_run.run()
-        return dry_run.plan, dry_run.refusals
-
-    async def _accept(self, job: Job, max_jobs: int | None, cloud_init: CloudInit | None) -> Job:
-        """Accept the job. Nothing is awaited between the checks, which take the volumes' names, and the store."""
-        active = self._admit(job, max_jobs)
-        try:
-            if cloud_init is not None:
-                about = (job.job_id, job.spec.volume_name or "", job.created_at)
-                await self._seeds.write(job.job_id, partial(cloud_init.image, *about))
-            await self._store.add(job)  # shielded, so that no job is stored but not queued if the client hangs up
-        except BaseException:
-            active.release()
-            if cloud_init is not None:
-                self._seeds.discard(job.job_id)
-            raise
-        finally:
-            self._accepting.discard(active)
-        self._workers.enqueue(active)
-        log.info("job accepted", job_id=job.job_id, volume=job.spec.volume_name, image=str(job.spec.image_url))
-        return job
-
-    def _admit(self, job: Job, max_jobs: int | None) -> ActiveJob:
-        """Check the limits and reserve the volume's name, in one step without an await."""
-        self._check_draining()
-        active = ActiveJob.reserving(job, self._reservations)
-        try:
-            self._check_queue()
-            self._check_share(job.principal, max_jobs)
-        except ProvisionerError:
-            active.release()
-            raise
-        self._accepting.add(active)
-        return active
-
-    def _checked(self, spec: JobSpec) -> JobSpec:
-        """Reject invalid requests early; fill in the default target."""
-        back_ends = self._pipeline.back_ends
-        back_ends.source_for(spec.image_url)
-        back_ends.converter(spec.image_format)
-        if spec.volume_name is None:
-            return spec
-        target = back_ends.target(spec.target)
-        for name in (spec.volume_name, spec.seed_name):
-            if name is not None:
-                target.check_name(name)
-        return msgspec.structs.replace(spec, target=target.name)
-
-    def _check_draining(self) -> None:
-        if self.draining:
-            raise UnavailableError("the service is stopping and takes no new jobs")
-
-    def _check_queue(self) -> None:
-        waiting = self._workers.waiting + len(self._accepting)
-        if waiting >= self._settings.max_queued:
-            raise TooManyRequestsError(f"{waiting} jobs are waiting already; try again later")
-
-    def _check_share(self, principal: str | None, max_jobs: int | None) -> None:
-        has = sum(active.job.principal == principal for active in (*self._workers.active.values(), *self._accepting))
-        if max_jobs is not None and has >= max_jobs:
-            raise TooManyRequestsError(f"you have {has} jobs pending or running, your limit; try again later")
 
     async def find(self, job_id: str) -> tuple[Job, Snapshot | None]:
         """Return the job, and its progress if it has not ended. Raises JobNotFoundError."""
@@ -355,6 +224,11 @@ class Supervisor:
     def unstored(self) -> str | None:
         """Return which ends of jobs wait for the store and why, or None. Such jobs still count as active."""
         return self._workers.unstored()
+
+    @property
+    def draining(self) -> bool:
+        """Return whether no more jobs are accepted."""
+        return self._admission.draining
 
     @property
     def active_count(self) -> int:

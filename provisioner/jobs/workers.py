@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 
 # Seconds that a cancel waits for the store once the job has stopped.
 _STORE_TIMEOUT = 10.0
+# Seconds a cancel waits for the job to stop and roll back. Longer than the longest step of a roll-back on a busy disk.
+_STOP_TIMEOUT = 120.0
 
 
 class Workers:
@@ -96,7 +98,7 @@ class Workers:
     async def cancel(self, active: ActiveJob) -> None:
         """Remove the job from the queue, or stop it, and wait until it has ended.
 
-        Raises UnavailableError if it has stopped, but that could not be stored in time: it is retried.
+        Raises UnavailableError if it has not stopped in time, or that could not be stored: both still happen.
         """
         if active.job.status is Status.PENDING and not active.cancel_requested:
             active.cancel_requested = True
@@ -104,7 +106,13 @@ class Workers:
             await self._ends.store(active, active.job.cancelled(time.time()))
         active.cancel_requested = True
         active.scope.cancel(reason="requested by a client")
-        await active.stopped.wait()
+        with trio.move_on_after(_STOP_TIMEOUT):
+            await active.stopped.wait()
+        if not active.stopped.is_set():
+            raise UnavailableError(
+                f"the job is being cancelled, but has not stopped within {_STOP_TIMEOUT:g} s: a disk or a program does "
+                "not answer"
+            )
         with trio.move_on_after(_STORE_TIMEOUT):
             await active.ended.wait()
         if not active.ended.is_set():
@@ -266,5 +274,8 @@ class Workers:
                 correlation_id=job.spec.correlation_id,
                 error=job.error,
                 at=time.time(),
+                accepted_at=job.created_at,
+                stages=active.progress.intervals() if job.status.ended else None,
+                traceparent=job.traceparent,
             )
         )

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from provisioner.contracts import Placement, ProvisionedBy, blockdev
-from provisioner.contracts.errors import ImageFormatError, TargetError
+from provisioner.contracts.errors import BaseExistsError, ImageFormatError, TargetError
 from provisioner.contracts.shield import ShieldExpiredError, shielded
 from provisioner.contracts.tasks import run_both
 from provisioner.contracts.threads import run_long
@@ -46,7 +46,7 @@ FIND_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Copying:
+class ImageCopy:
     """One image on its way onto one volume."""
 
     run: JobRun
@@ -77,7 +77,7 @@ class Copying:
             await commit(staged, entry.digest, run, target, self.check_guards, made)
 
     async def to_base(self, target: CloneTarget, digest: str) -> Base:
-        """Copy onto a new base of the target and publish it."""
+        """Copy onto a new base of the target and publish it, or wait for the one that another host makes."""
         run, image, spec = self.run, self.image, self.run.spec
         overlap = self.converter.streams and not image.hit and image.size is not None
         if not overlap or await self._shares_blocks(target):
@@ -87,10 +87,13 @@ class Copying:
         run.progress.begin(Stage.ALLOCATING)
         data = data_bytes(spec.image_format, image.size, virtual_size)
         base_request = run.stage_request(digest, name=spec.image_format, size_bytes=virtual_size, data_bytes=data)
-        async with target.stage_base(base_request) as staged:
-            run.progress.end(Stage.ALLOCATING)
-            await self._fill(staged.device, virtual_size)
-            await _bounded(lambda: staged.commit(digest))
+        try:
+            async with target.stage_base(base_request) as staged:
+                run.progress.end(Stage.ALLOCATING)
+                await self._fill(staged.device, virtual_size)
+                await _bounded(lambda: staged.commit(digest))
+        except BaseExistsError as error:
+            log.info("another host has made the base", job_id=run.job_id, reason=error.message)
         base = await target.base(digest, spec.image_format)
         if base is None:
             raise TargetError(f"the base volume of {spec.image_url} vanished right after it was made")

@@ -10,7 +10,7 @@ import trio
 
 from provisioner.contracts import CloneTarget, KeepingTarget, Placement, ProvisionedBy, Signer
 from provisioner.contracts.errors import ImageFormatError, ProvisionerError, UnavailableError
-from provisioner.download.checksums import Found, discover
+from provisioner.download.checksum_lookup import Found, discover
 from provisioner.pipeline import seed
 from provisioner.pipeline.expectation import find_proof, key_for
 from provisioner.pipeline.job_run import JobRun
@@ -79,7 +79,7 @@ class DryRun:
         self._pipeline, self._spec = pipeline, spec
         self._checksum: Checksum | None = spec.checksum
         self._entry: Entry | None = None
-        self._size_bytes = spec.size_bytes  # 0 while unknown: the image decides it
+        self._size_bytes = spec.size_bytes  # 0 until known: taken from the image
         self.refusals: list[ProvisionerError] = []
         self.plan = Plan(
             image_url=spec.image_url.without_query,
@@ -90,16 +90,16 @@ class DryRun:
 
     async def run(self) -> None:
         """Fill in the plan and the refusals."""
-        with self._noting("the source", SOURCE_TIMEOUT):
+        with self._refusing_on_error("the source", SOURCE_TIMEOUT):
             await self._image()
-        with self._noting():
+        with self._refusing_on_error():
             self._pipeline.back_ends.converter(self._spec.image_format)
-        with self._noting("the target", TARGET_TIMEOUT):
+        with self._refusing_on_error("the target", TARGET_TIMEOUT):
             await self._volume(self._pipeline.back_ends.target(self._spec.target))
 
     @contextmanager
-    def _noting(self, what: str = "", limit: float = TARGET_TIMEOUT) -> Iterator[None]:
-        """Note an error of the block as a refusal. ``what`` answers within ``limit`` seconds, or that is one."""
+    def _refusing_on_error(self, what: str = "", limit: float = TARGET_TIMEOUT) -> Iterator[None]:
+        """Record an error raised in the block, or its timeout after ``limit`` seconds, as a reason for refusal."""
         try:
             with trio.fail_after(limit):
                 yield
@@ -120,9 +120,7 @@ class DryRun:
             if entry is not None and (key is None or entry.signed_under == key.id):
                 self._entry, plan.signed_by = entry, entry.signed_by if key is not None else None
         if self._entry is None:
-            remote = await source.stat(spec.image_url)
-            plan.image_size_bytes = remote.size
-            self._checksum = await self._find_checksum(source, remote, key)
+            remote, self._checksum = await self._look_up(source, key)
             self._entry = pipeline.cache.find(self._checksum, spec.image_url.text, remote.version, may_use)
         if self._checksum is not None:
             plan.checksum = str(self._checksum)
@@ -142,18 +140,27 @@ class DryRun:
         if entry.virtual_size is not None:
             self._fit(entry.virtual_size)
 
-    async def _find_checksum(self, source: ImageSource, remote: RemoteImage, key: Key | None) -> Checksum | None:
-        """Return the checksum, and note who signed it. Raises SignatureError, ChecksumMissingError, SourceError."""
-        spec, found, proof = self._spec, Found(self._spec.checksum), None
+    async def _look_up(self, source: ImageSource, key: Key | None) -> tuple[RemoteImage, Checksum | None]:
+        """Return the image and its checksum; note its size, and who signed the checksum.
+
+        Raises SignatureError, ChecksumMissingError, SourceError.
+        """
+        spec, url = self._spec, self._spec.image_url
+        found, proof = Found(spec.checksum), None
+        if key is None and spec.checksum is None:
+            remote, found = await self._pipeline.checksums.look_up(source, url, lambda: source.stat(url))
+        else:
+            remote = await source.stat(url)
+        self.plan.image_size_bytes = remote.size
         if key is not None:
             proof = await find_proof(self._pipeline, spec, source, key)
             if proof.signed is not None:
                 checksum, self.plan.signed_by = proof.signed
                 found = Found(spec.checksum or checksum)
-        if found.checksum is None:
-            found = await discover(source, spec.image_url, remote)
-        check_checksum(found, spec.image_url, required=self._pipeline.require_checksum and proof is None)
-        return found.checksum
+            if found.checksum is None:
+                found = await discover(source, url, remote)
+        check_checksum(found, url, required=self._pipeline.require_checksum and proof is None)
+        return remote, found.checksum
 
     def _fit(self, virtual_size: int) -> None:
         """Check the volume's size, or derive it from the image's. Raises ImageTooLargeError."""
@@ -171,22 +178,22 @@ class DryRun:
         capacity = await target.capacity()
         plan.space_free_bytes = capacity.free_bytes
         plan.space_freeable_bytes = capacity.freeable_bytes or None
-        with self._noting():
+        with self._refusing_on_error():
             await self._pipeline.check_guards(target, name)
-        with self._noting():
+        with self._refusing_on_error():
             await seed.check(target, self._spec)
         has_base = await self._find_base(target)
         if not self._size_bytes:  # only the image's header tells more
             return
         data = data_bytes(self._spec.image_format, plan.image_size_bytes, self._size_bytes)
         on_demand = capacity.data_percent is not None  # a thin pool allocates what is written
-        with self._noting():
+        with self._refusing_on_error():
             plan.placement = await target.placement(self._stage_request(data))
         in_place = plan.placement is Placement.IN_PLACE
         if old is not None and plan.placement is not None:
             plan.replaces = _replaced(old, _keep_seconds(target, old) if not in_place else 0)
         if isinstance(target, CloneTarget):
-            with self._noting():
+            with self._refusing_on_error():
                 base_bytes = 0 if has_base else data or plan.image_size_bytes or self._size_bytes
                 plan.copy_reason = await target.why_copy(self._stage_request(data), base_bytes)
         clones = isinstance(target, CloneTarget) and not in_place and plan.copy_reason is None
@@ -210,7 +217,7 @@ class DryRun:
         if base is None:
             return False
         self.plan.cache_hit, self.plan.download_bytes = True, 0
-        with self._noting():
+        with self._refusing_on_error():
             self._fit(base.size_bytes)
         return True
 

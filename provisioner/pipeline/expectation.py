@@ -11,10 +11,11 @@ import trio
 
 from provisioner.cache import Expectation
 from provisioner.contracts import RemoteImage
-from provisioner.contracts.errors import SignatureError, SourceError
+from provisioner.contracts.errors import ProvisionerError, SignatureError, SourceError
 from provisioner.contracts.redaction import redact
-from provisioner.download.checksums import Found, discover
-from provisioner.download.fetch import with_retries
+from provisioner.download.checksum_lookup import Found, discover
+from provisioner.download.checksum_memory import side_by_side
+from provisioner.download.retries import with_retries
 from provisioner.pipeline.plan import check_checksum, unverified_warning
 from provisioner.signatures import read_key, search
 
@@ -41,21 +42,18 @@ async def expectation_of(pipeline: Pipeline, run: JobRun, source: ImageSource) -
             run.signed_by = None if key is None else entry.signed_by
             remote = RemoteImage(url, entry.size, None, accepts_ranges=True)
             return Expectation(remote=remote, checksum=spec.checksum, may_use=may_use)
-    waits = partial(_wait, run)
-    remote = await with_retries(lambda: _stat(run, source), cache.attempts, waits)
+    ask = partial(_ask, pipeline, run, source, key)
+    remote, found, proof = await with_retries(ask, cache.attempts, partial(_wait, run))
     await run.pin(remote.pinned)
-    found, proof = Found(spec.checksum, "the request"), None
-    if key is not None:
-        proof = await with_retries(partial(find_proof, pipeline, spec, source, key), cache.attempts, waits)
-        if (signed := proof.signed) is not None:
-            run.signed_by = signed[1]
-            if spec.checksum is None:
-                found = Found(signed[0], proof.where)
-            entry = cache.find(signed[0], url.text, None, may_use)
-            if entry is not None:
-                await cache.note_signature(entry.sha256, signed[1], proof)
-    if found.checksum is None:
-        found = await with_retries(lambda: discover(source, url, remote), cache.attempts, waits)
+    if proof is not None and (signed := proof.signed) is not None:
+        run.signed_by = signed[1]
+        if spec.checksum is None:
+            found = Found(signed[0], proof.where)
+        entry = cache.find(signed[0], url.text, None, may_use)
+        if entry is not None:
+            await cache.note_signature(entry.sha256, signed[1], proof)
+    if found.checksum is None and key is not None:
+        found = await with_retries(lambda: discover(source, url, remote), cache.attempts, partial(_wait, run))
     # A signature of the image itself proves more than a checksum.
     check_checksum(found, url, required=pipeline.require_checksum and proof is None)
     run.checksum = found.checksum
@@ -63,6 +61,22 @@ async def expectation_of(pipeline: Pipeline, run: JobRun, source: ImageSource) -
     if run.warning is not None:
         log.warning("the image is not verified", url=str(url), checksum_files=found.useless_files())
     return Expectation(remote=remote, checksum=found.checksum, may_use=may_use, proof=proof, origin=found.origin)
+
+
+async def _ask(
+    pipeline: Pipeline, run: JobRun, source: ImageSource, key: Key | None
+) -> tuple[RemoteImage, Found, Proof | None]:
+    """Ask for the image and at the same time for what proves it: the demanded signature, else a checksum."""
+    spec, found = run.spec, Found(run.spec.checksum, "the request")
+    stat = partial(_stat, run, source)
+    if key is not None:
+        remote, proof = await side_by_side(stat, partial(find_proof, pipeline, spec, source, key))
+        if isinstance(proof, ProvisionerError):
+            raise proof
+        return remote, found, proof
+    if spec.checksum is not None:
+        return await stat(), found, None
+    return *await pipeline.checksums.look_up(source, spec.image_url, stat), None
 
 
 async def find_proof(pipeline: Pipeline, spec: JobSpec, source: ImageSource, key: Key) -> Proof:

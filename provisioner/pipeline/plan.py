@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from provisioner.contracts import Converter, ImageUrl, VolumeUser
-    from provisioner.download.checksums import Found
+    from provisioner.download.checksum_lookup import Found
     from provisioner.download.inspection import ImageInfo
 
 

@@ -146,6 +146,14 @@ class Progress:
             for stage, activity in self._running.items()
         }
 
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Return when each stage began and ended, in seconds since the epoch; one that runs ends now."""
+        now, offset = self.clock(), self.wall_clock() - self.clock()
+        return {
+            stage.value: (offset + activity.started, offset + (activity.ended or now))
+            for stage, activity in self._running.items()
+        }
+
     def snapshot(self) -> Snapshot:
         """Return the current progress."""
         stage = self.stage

@@ -29,9 +29,10 @@ from provisioner.contracts.errors import (
     SourceError,
     TargetError,
 )
+from provisioner.download.checksum_memory import ChecksumMemory
 from provisioner.download.decoded import DecodedSource, decoded
 from provisioner.pipeline import seed
-from provisioner.pipeline.copy import Copying, commit, verified
+from provisioner.pipeline.copy import ImageCopy, commit, verified
 from provisioner.pipeline.expectation import expectation_of, is_proven, redacted, signed_checksum
 from provisioner.pipeline.job_run import Outcome
 from provisioner.pipeline.plan import check_fits, check_users, covers, decompressed_limit, smallest_size
@@ -41,12 +42,12 @@ from provisioner.pipeline.replaced import would_replace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from provisioner.back_ends import BackEnds
     from provisioner.cache import CachedImage, Expectation, ImageCache
     from provisioner.config import SignatureSettings
     from provisioner.contracts import Base, BlockTarget, ImageSource
     from provisioner.download.inspection import ImageInfo
     from provisioner.pipeline.job_run import JobRun, JobSpec
-    from provisioner.registry import BackEnds
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +63,7 @@ class Pipeline:
     back_ends: BackEnds
     cache: ImageCache
     require_checksum: bool
+    checksums: ChecksumMemory = field(default_factory=ChecksumMemory)
     # One job makes a base while others wait for it; a lock is freed with its last user.
     _base_locks: WeakValueDictionary[tuple[str, str], trio.Lock] = field(default_factory=WeakValueDictionary)
 
@@ -85,6 +87,8 @@ class Pipeline:
                 known = is_proven(run, expectation) if demanded else spec.checksum is None
                 if known and await self._clone_known(run):
                     return
+                if restarts_left < RESTARTS:
+                    expectation = msgspec.structs.replace(expectation, one_connection=True)
                 if decoding is not None:
                     remote = decoded(expectation.remote)
                     expectation = msgspec.structs.replace(expectation, remote=remote)
@@ -92,16 +96,17 @@ class Pipeline:
                 return
             # A damaged image was found in the cache, which has dropped it; or what was received is thrown away.
             except (DamagedImageError, RemoteChangedError, ChecksumMismatchError) as error:
+                self.checksums.forget(spec.image_url)
                 if decoding is not None and isinstance(error, ChecksumMismatchError):
                     raise decoding.mismatch from error
-                if run.outcome is not None or not restarts_left or not await self._may_help(run, source, error):
+                if run.outcome is not None or not restarts_left or not await self._retry_may_help(run, source, error):
                     raise
                 log.warning("starting over", job_id=run.job_id, reason=error.message)
                 if isinstance(error, EncodedDownloadError):
                     decoding = DecodedSource(source, run.spec.image_url, error)
                 run.progress.restart()
 
-    async def _may_help(self, run: JobRun, source: ImageSource, error: ProvisionerError) -> bool:
+    async def _retry_may_help(self, run: JobRun, source: ImageSource, error: ProvisionerError) -> bool:
         """Return whether a fresh download may succeed after ``error``.
 
         After a mismatch it may if the publisher has replaced the image and its checksum in the meantime, or if the
@@ -142,7 +147,7 @@ class Pipeline:
             await self._copy(run, decompressed)
 
     async def _largest_size(self, run: JobRun, info: ImageInfo) -> int:
-        """Return the volume's size in bytes; if the image decides it, at most the target's."""
+        """Return the volume's size in bytes; if it is taken from the image, an upper bound."""
         if run.size_bytes:
             return run.size_bytes
         largest = (await self.back_ends.target(run.spec.target).capacity()).total_bytes
@@ -151,7 +156,7 @@ class Pipeline:
     async def _copy(self, run: JobRun, image: CachedImage) -> None:
         target = self.back_ends.target(run.spec.target)
         converter = self.back_ends.converter(run.spec.image_format)
-        copying = Copying(run, image, converter, self.cache.path, self.check_guards)
+        copying = ImageCopy(run, image, converter, self.cache.path, self.check_guards)
         if not run.size_bytes:
             run.size_bytes = smallest_size(await copying.check_image())
             await target.placement(run.stage_request())
@@ -160,7 +165,7 @@ class Pipeline:
         else:
             await copying.to_volume(target)
 
-    async def _may_clone(self, target: CloneTarget, copying: Copying) -> bool:
+    async def _may_clone(self, target: CloneTarget, copying: ImageCopy) -> bool:
         """Return whether the target can clone the volume, after making a base if there is none."""
         request = copying.run.stage_request(_sha256(copying.run))
         # First without the image, whose header may not have arrived.
@@ -169,7 +174,7 @@ class Pipeline:
             log.info("the volume is copied, not cloned", job_id=copying.run.job_id, reason=reason)
         return reason is None
 
-    async def _through_base(self, target: CloneTarget, copying: Copying) -> None:
+    async def _through_base(self, target: CloneTarget, copying: ImageCopy) -> None:
         run, image = copying.run, copying.image
         digest = _sha256(run) or (await verified(image, run.progress)).digest
         try:
@@ -180,7 +185,7 @@ class Pipeline:
             entry = await verified(image, run.progress)
             await self._clone(run, target, base, image.hit, self.cache.path(entry))
         except (NoSpaceError, BaseGoneError) as error:
-            if run.outcome is not None or not await _copies_instead(target, run, digest, error):
+            if run.outcome is not None or not await _falls_back_to_copy(target, run, digest, error):
                 raise
             await copying.to_volume(target)
 
@@ -204,7 +209,7 @@ class Pipeline:
         try:
             await self._clone(run, target, base, True, path)
         except (NoSpaceError, BaseGoneError) as error:
-            if run.outcome is not None or not await _copies_instead(target, run, base.digest, error):
+            if run.outcome is not None or not await _falls_back_to_copy(target, run, base.digest, error):
                 raise
             return False  # a copy needs the image itself
         return True
@@ -276,8 +281,8 @@ def _sha256(run: JobRun) -> str | None:
     return str(run.checksum) if run.checksum and run.checksum.algorithm == "sha256" else None
 
 
-async def _copies_instead(target: CloneTarget, run: JobRun, digest: str, error: TargetError) -> bool:
-    """Return whether the volume is copied after cloning failed with ``error``: the base is gone, or a copy fits."""
+async def _falls_back_to_copy(target: CloneTarget, run: JobRun, digest: str, error: TargetError) -> bool:
+    """Return whether to copy after cloning failed with ``error``: if the base is gone, or there is room for a copy."""
     placement = await target.placement(run.stage_request())
     copies = isinstance(error, BaseGoneError) or placement is Placement.IN_PLACE
     copies = copies or await target.why_copy(run.stage_request(digest)) is not None

@@ -23,9 +23,9 @@ from provisioner.contracts.errors import (
     SignatureError,
 )
 from provisioner.contracts.source import closing_chunks
+from provisioner.download.checksum_lookup import MAX_SECONDS, SIDE_BY_SIDE
 from provisioner.download.checksum_names import ChecksumFile, checksum_files, files_of_patterns
 from provisioner.download.checksum_text import ChecksumText
-from provisioner.download.checksums import MAX_SECONDS, SIDE_BY_SIDE
 from provisioner.download.text_lines import TextLines
 from provisioner.signatures import cosign, minisign, openpgp
 from provisioner.signatures.proof import CosignImage, MinisignImage, OpenPgpImage, Proof, SignedChecksum

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import trio
 
@@ -42,16 +43,13 @@ def leave(config):
     return tokens
 
 
-def test_client_token_at_first_start(config, tmp_path, capsys):
+def test_client_token_at_first_start(config, tmp_path):
     (tmp_path / "data").mkdir()
     tokens = leave(config)
     file = tmp_path / "data" / "client-token"
     assert oct(file.stat().st_mode & 0o777) == "0o600"
     record = tokens.authenticate(file.read_text().strip(), 0)
     assert (record.name, record.role) == ("client", "operator")
-    said = capsys.readouterr().err
-    assert str(file) in said
-    assert file.read_text().strip() not in said
 
 
 def test_client_token_at_later_starts(config, tmp_path):
@@ -128,3 +126,16 @@ def test_report_traceback_only_for_bugs(error, traceback, monkeypatch):
     monkeypatch.setattr(daemon, "log", type("Log", (), {"critical": lambda *args, **more: said.append(more)}))
     assert daemon._report(error) == 1
     assert ("exc_info" in said[0]) == traceback
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_where_to_sign_in(config, tmp_path, capsys, log_format):
+    """People are told at each start; a JSON log has nothing but JSON."""
+    (tmp_path / "data").mkdir()
+    leave(config)
+    file = tmp_path / "data" / "client-token"
+    log = msgspec.structs.replace(config.log, format=log_format)
+    daemon._say_where_to_sign_in(msgspec.structs.replace(config, log=log), ["unix:/run/x", "http://127.0.0.1:8080"])
+    said = capsys.readouterr().err
+    assert said.count(str(file)) == (2 if log_format == "text" else 0)
+    assert file.read_text().strip() not in said

@@ -7,11 +7,12 @@ import msgspec
 import pytest
 
 from provisioner import registry
+from provisioner.back_ends import BackEnds
 from provisioner.config import Config, parse
 from provisioner.contracts import PROJECT, BackEnd, ImageUrl, hookimpl
 from provisioner.contracts.errors import ConfigError, InvalidRequestError, PluginError, UrlNotAllowedError
 from provisioner.contracts.testing import FakeConverter, FakeGuard, FakeObserver, FakeSource, FakeTarget
-from provisioner.registry import BackEnds, Registry
+from provisioner.registry import Registry
 
 URL = "https://images.example.com/disk.raw"
 

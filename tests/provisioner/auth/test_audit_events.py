@@ -123,7 +123,8 @@ async def test_guesser_is_throttled(tmp_path):
         assert [answer.status_code for answer in answers] == [401] * MAX_FAILURES + [429] * 10
         last = answers[-1]
         assert last.json() == {
-            "error": "too many requests", "message": "too many failed authentications from this address", "code": 429
+            "error": "too many requests", "message": "too many failed authentications from this address", "code": 429,
+            "reason": "too-many-requests",
         }  # fmt: skip
         assert 1 <= int(last.headers["Retry-After"]) <= 60
         good = await client.get("/api/v1/jobs", headers={"X-API-Token": service.token["viewer"]})

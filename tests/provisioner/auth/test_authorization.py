@@ -184,7 +184,7 @@ async def test_max_jobs_per_caller(idle):
 async def test_max_jobs_ignores_idempotent_repeat(idle):
     ci, key = token(idle, "ci", max_jobs=1), {"Idempotency-Key": "k"}
     first = await (await idle.submit(role=ci, headers=key)).get_json()
-    assert await (await idle.submit(role=ci, headers=key)).get_json() == first
+    assert await (await idle.submit(role=ci, headers=key)).get_json() == {**first, "repeated": True}
 
 
 async def test_max_jobs_default_and_own(tmp_path):

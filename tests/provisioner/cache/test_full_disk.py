@@ -23,7 +23,7 @@ async def test_download_disk_full(folder, monkeypatch, number):
     def full(fd, data, offset):
         if offset < len(image) // 2:
             return write(fd, data, offset)
-        stop = time.monotonic() + 10
+        stop = time.monotonic() + 60
         while "start" not in harness.converter.steps.log and time.monotonic() < stop:  # in a thread
             time.sleep(0.001)
         raise OSError(number, os.strerror(number))

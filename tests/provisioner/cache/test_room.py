@@ -1,6 +1,8 @@
 """Eviction: which images are evicted, and when there is no room."""
 
 import os
+import sqlite3
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -121,6 +123,32 @@ async def test_pins_survive_a_restart(host):
     async with host.running():
         assert [entry.pinned for entry in host.cache.entries()] == [True]
         assert (await host.cache.prune()).entries == []
+
+
+async def test_last_use_is_recorded_now_and_then(host, monkeypatch):
+    """Every use counts at once for the next eviction; on disk it is recorded once a minute."""
+
+    def recorded():
+        with closing(sqlite3.connect(host.folder / ".lvp" / "index.sqlite")) as index:
+            (body,) = index.execute("SELECT body FROM entries").fetchone()
+        return msgspec.json.decode(body, type=Entry).last_used_at
+
+    async def use():
+        await host.get()
+        (entry,) = host.cache.entries()
+        return entry.last_used_at
+
+    async with host.running():
+        await host.get()
+        first = await use()
+        assert recorded() == first
+        assert await use() > first
+        assert recorded() == first
+        monkeypatch.setattr("provisioner.cache.stored_images.RECORD_EVERY", 0.0)
+        last = await use()
+        assert recorded() == last > first
+    async with host.running():
+        assert [entry.last_used_at for entry in host.cache.entries()] == [last]
 
 
 async def test_no_room_if_all_in_use(tmp_path):

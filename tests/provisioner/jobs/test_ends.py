@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 
 import msgspec
@@ -94,6 +95,33 @@ def write_as_guest(harness):
 def guest_data(harness):
     with (harness.target.folder / "web01").open("rb") as file:
         return file.read(len(GUEST))
+
+
+async def test_cancel_of_job_that_cannot_stop(folder, monkeypatch):
+    """A thread hangs on the disk: the client gets an answer, and the job is cancelled once the disk answers."""
+    monkeypatch.setattr(slots_module, "_STOP_TIMEOUT", 0.05)
+    harness = Harness(folder)
+    disk_answers, hangs = threading.Event(), trio.Event()
+
+    async def hang():
+        with trio.CancelScope(shield=True):
+            hangs.set()
+            await trio.to_thread.run_sync(disk_answers.wait)
+
+    steps = harness.steps("converter")
+    steps.hang_at, steps.hang = "flush", hang
+    async with harness.running():
+        job_id = await harness.submit()
+        await hangs.wait()
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match=r"being cancelled, but has not stopped within 0\.05 s"):
+                await harness.supervisor.cancel(job_id)
+        assert (await harness.supervisor.find(job_id))[0].status is Status.RUNNING
+        with pytest.raises(ConflictError, match=job_id):
+            await harness.submit()
+        disk_answers.set()
+        assert (await harness.ended(job_id)).status is Status.CANCELLED
+        harness.assert_nothing_left()
 
 
 async def test_completed_is_reported_once_stored(folder):

@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC240 - small files of a test
 """Fixed VHDs: the disk is written, the footer is not, and it does not count for the volume's size."""
 
 import gzip
@@ -16,6 +15,7 @@ from provisioner.contracts.testing import FakeCloneTarget, FakeConverter, FakeSo
 from provisioner.download.vhd_footer import FOOTER, disk_bytes, may_have_footer
 from provisioner.jobs import Status
 from tests.cancellation.harness import SPEC, URL, Harness
+from tests.contents import first_bytes
 
 DISK = random.Random(5).randbytes(300 * 1024)
 
@@ -74,7 +74,7 @@ async def test_footer_that_was_converted(folder, stale):
         for hit in (False, True):
             job = await harness.run(asking_for(VHD, size_bytes=16 * MIB))  # small: the rest is written as zeros
             assert (job.status, job.cache_hit) == (Status.COMPLETED, hit)
-            volume = Path(job.volume.path).read_bytes()[: len(VHD) + 4096]
+            volume = first_bytes(Path(job.volume.path), len(VHD) + 4096)
             assert volume == DISK.ljust(len(VHD) + 4096, b"\0")
         (entry,) = harness.cache.entries()
         assert (entry.size, entry.virtual_size) == (len(VHD), len(DISK))
@@ -86,7 +86,7 @@ async def test_footer_on_a_base(folder):
     async with harness.running():
         job = await harness.run(asking_for(VHD))
         assert job.status is Status.COMPLETED
-        assert Path(job.volume.path).read_bytes()[: len(VHD)] == DISK + bytes(FOOTER)
+        assert first_bytes(Path(job.volume.path), len(VHD)) == DISK + bytes(FOOTER)
 
 
 async def test_disk_as_large_as_the_volume(folder):

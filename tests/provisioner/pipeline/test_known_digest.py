@@ -219,3 +219,21 @@ async def test_configured_checksum_file(folder):
             job = await harness.run(spec_of(f"{server.url}/a/disk", checksum=None))
             assert (job.status, job.error) == (Status.COMPLETED, None)
         await source.aclose()
+
+
+async def test_further_job_asks_for_two_things(folder):
+    """The image and the checksum file are unchanged by their tags; a changed checksum file is noticed."""
+    digest = hashlib.sha256(IMAGE).hexdigest()
+    files = {"/disk": holds(IMAGE), "/SHA256SUMS": holds(f"{digest}  disk\n".encode(), '"s1"')}
+    async with raw_server(site(files)) as server:
+        source, harness = http(folder, {}, server.url)
+        async with harness.running():
+            assert (await harness.run(spec_of(f"{server.url}/disk", checksum=None))).status is Status.COMPLETED
+            server.requests.clear()
+            job = await harness.run(spec_of(f"{server.url}/disk", checksum=None, volume_name="web02"))
+            assert (job.status, job.cache_hit) == (Status.COMPLETED, True)
+            assert sorted(request.target for request in server.requests) == ["/SHA256SUMS", "/disk"]
+            files["/SHA256SUMS"] = holds(f"{'0' * 64}  disk\n".encode(), '"s2"')
+            job = await harness.run(spec_of(f"{server.url}/disk", checksum=None, volume_name="web03"))
+            assert (job.status, "0000" in job.error) == (Status.FAILED, True)
+        await source.aclose()

@@ -10,6 +10,7 @@ from provisioner.contracts.testing import FakeCloneTarget, FakeImage
 from provisioner.jobs import Status
 from provisioner.jobs.record import same_request
 from tests.cancellation.harness import OTHER_IMAGE, OTHER_SPEC, SPEC, URL, Harness
+from tests.contents import first_bytes
 
 SECRET = Checksum("sha256", hashlib.sha256(OTHER_IMAGE).hexdigest())
 # The caller's request: a url of its own source, and the digest of the other source's image.
@@ -19,7 +20,7 @@ ON_MAIN = msgspec.structs.replace(OTHER_SPEC, target="main")
 
 def stolen(harness):
     path = harness.target.folder / "web01"
-    return path.exists() and OTHER_IMAGE in path.read_bytes()[:MIB]
+    return path.exists() and OTHER_IMAGE in first_bytes(path, MIB)
 
 
 @pytest.fixture(params=["copy", "clone"])

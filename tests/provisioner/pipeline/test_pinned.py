@@ -19,6 +19,8 @@ NEW_IMAGE = IMAGE[::-1]
 class Registry(FakeSource):
     """Images by digest, and a tag that ``means`` one of them."""
 
+    by_digest = True
+
     def __init__(self, **steps):
         super().__init__({OLD: IMAGE, NEW: NEW_IMAGE}, **steps)
         self.means = OLD

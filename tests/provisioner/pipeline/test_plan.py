@@ -5,7 +5,7 @@ import pytest
 from provisioner.contracts import GIB, Checksum, ImageUrl, Placement, VolumeUser
 from provisioner.contracts.errors import ChecksumMissingError, ImageFormatError, ImageTooLargeError, VolumeInUseError
 from provisioner.contracts.testing import FakeConverter
-from provisioner.download.checksums import Found
+from provisioner.download.checksum_lookup import Found
 from provisioner.download.inspection import ImageInfo
 from provisioner.pipeline.job_run import JobRun, JobSpec
 from provisioner.pipeline.plan import (

@@ -109,3 +109,16 @@ def test_changed_at_moves_with_progress_only():
     for wall.now, done in ((4.0, 5), (5.0, 5), (6.0, 4)):
         progress.advance(Stage.CONVERTING, done)
     assert progress.snapshot().changed_at == 4.0
+
+
+def test_intervals_by_the_wall_clock():
+    clock = Clock()
+    progress = Progress(clock, wall_clock=lambda: 1000.0 + clock.now)
+    clock.now = 1.0
+    progress.begin(Stage.DOWNLOADING)
+    clock.now = 2.0
+    progress.begin(Stage.CONVERTING)
+    clock.now = 5.0
+    progress.end(Stage.DOWNLOADING)
+    clock.now = 7.0
+    assert progress.intervals() == {"downloading": (1001.0, 1005.0), "converting": (1002.0, 1007.0)}

@@ -13,7 +13,7 @@ import trio
 
 from lvp_source_http import HttpSettings, HttpSource
 from provisioner.contracts import GIB, MIB, BackEndContext, Checksum, ImageUrl, VolumeUser
-from provisioner.contracts.errors import NoSpaceError
+from provisioner.contracts.errors import BaseExistsError, NoSpaceError
 from provisioner.contracts.testing import FakeCloneTarget, FakeConverter, FakeImage, FakeSource, FakeTarget
 from provisioner.contracts.types import Placement
 from provisioner.jobs import Status
@@ -295,6 +295,25 @@ async def test_no_room_for_a_clone(folder, step):
         assert (job.status, harness.volume()) == (Status.FAILED, OLD)
         assert "the pool is full" in job.error
         assert "stage" not in harness.target.steps.log
+        harness.assert_nothing_left()
+
+
+@pytest.mark.parametrize("step", ["stage_base", "commit"])
+async def test_base_that_another_host_has_made(folder, step):
+    """It is cloned, whether this host waited for it or lost the race at its own commit."""
+    harness = clone_harness(folder)
+
+    async def made_elsewhere():
+        harness.target.steps.act_at = {}
+        base = harness.target._base_path(f"sha256:{DIGEST}" if ":" not in DIGEST else DIGEST, SPEC.image_format)
+        base.write_bytes(IMAGE)
+        raise BaseExistsError("another host has made the base")
+
+    harness.target.steps.act_at = {step: made_elsewhere}
+    async with harness.running():
+        job = await harness.run()
+        assert (job.status, job.volume.provisioned_by) == (Status.COMPLETED, "clone")
+        assert harness.volume() == IMAGE
         harness.assert_nothing_left()
 
 
