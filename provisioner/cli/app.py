@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from provisioner import __version__
+from provisioner.cli.completion import complete_hosts
 from provisioner.cli.exit_status import CliError, ExitStatus, system_errors
 from provisioner.cli.help_page import SectionedGroup
 from provisioner.cli.output import silence_broken, watched_output
@@ -29,6 +30,9 @@ class _Root(SectionedGroup):
             return super().invoke(ctx)
 
 
+HOST_COMMANDS = ["serve", "config", "token", "pki", "doctor", "recover", "plugins"]
+
+
 @click.group(
     cls=_Root,
     sections={
@@ -41,16 +45,9 @@ class _Root(SectionedGroup):
             "source",
             "whoami",
             "health",
+            "top",
         ],
-        "Commands for the host (where the server runs)": [
-            "serve",
-            "config",
-            "token",
-            "pki",
-            "doctor",
-            "recover",
-            "plugins",
-        ],
+        "Commands for the host (where the server runs)": HOST_COMMANDS,
     },
     examples=[
         "lvp serve --allow-source https://images.example.org/    # a local server, to try it out",
@@ -59,15 +56,26 @@ class _Root(SectionedGroup):
         "export LVP_URL=https://kvm-7.example.org:8080           # a remote server",
         "export LVP_TOKEN_FILE=~/.lvp-token",
         "lvp health",
+        "lvp --hosts 'kvm-[01-20]' health                        # many: see docs/fleet.md",
     ],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.option(
+    "--hosts",
+    "connection_hosts",
+    metavar="HOSTS",
+    shell_complete=complete_hosts,
+    help="Work on these hosts; the same as --hosts after a command for clients.",
+)
+@click.pass_context
+def cli(ctx: click.Context, connection_hosts: str | None) -> None:
     """Put disk images onto volumes of a libvirt/KVM host.
 
     Each command's own --help has an example.
     """
+    if connection_hosts is not None and ctx.invoked_subcommand in HOST_COMMANDS:
+        raise click.UsageError(f"lvp {ctx.invoked_subcommand} works on this host; it takes no --hosts")
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from provisioner.cli.completion import complete_checksum
-from provisioner.cli.connection import connect, connection_options, json_option, path
+from provisioner.cli.connection import connect, connection_options, fleet_options, json_option, path
 from provisioner.cli.exit_status import CliError
 from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
-from provisioner.cli.job import image_field, patience_option, print_if_more, start
 from provisioner.cli.prefixes import ImageChecksum, whole_checksum
+from provisioner.cli.starting import Start, image_field, patience_option, print_if_more, start
 
 if TYPE_CHECKING:
     from provisioner.cli.client import Client
@@ -60,6 +60,7 @@ def list_images(offset: int, limit: int, as_json: bool, **connection: str | None
 @click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
 @patience_option
 @json_option
+@fleet_options
 @connection_options
 def fetch(
     image: str,
@@ -68,15 +69,14 @@ def fetch(
     wait: bool,
     patience: float,
     as_json: bool,
-    **connection: str | None,
+    **connection: Any,
 ) -> None:
     """Download IMAGE, a URL or the name of an image, into the cache, without creating a volume.
 
-    Prints the job's id. With --wait, shows the progress as lvp job submit does.
+    Prints the job's id. With --wait, shows the progress as lvp job submit does. With --hosts the same on each host.
     """
     wanted = {**image_field(image), "image_type": image_type, "checksum": checksum}
-    client = connect(connection)
-    start(client, path("cache", "fetch"), wanted, None, wait=wait, patience=patience, as_json=as_json)
+    start(connection, path("cache", "fetch"), wanted, Start(None, wait=wait, patience=patience, as_json=as_json))
 
 
 @cache.command(

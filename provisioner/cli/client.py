@@ -9,48 +9,45 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from provisioner import __version__
-from provisioner.cli.exit_status import CliError, ExitStatus
+from provisioner.cli.exit_status import CliError, ExitStatus, with_reason
 from provisioner.cli.transport import Transport, UnreachableError
 from provisioner.cli.transport_errors import CERT_SETTINGS, speaks_https
+from provisioner.client import answers
+from provisioner.client.errors import TEMPORARY
+from provisioner.client.errors import ApiError as ErrorResponse
+from provisioner.client.events import EventParser
+from provisioner.client.requests import (
+    ANSWER_TIMEOUT,
+    CHANGE_TIMEOUT,
+    EVENT_TIMEOUT,
+    REPEAT_PAUSES,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from provisioner.cli.client_settings import ClientSettings
+    from provisioner.cli.transport import TlsContexts
 
-# Seconds; a busy disk may delay the response.
-ANSWER_TIMEOUT = 30.0
 # A cancel responds when the job is rolled back; the server has its own deadline for that.
-CANCEL_TIMEOUT = 600.0
-# The server zeroes the new part before it responds: a disk of 500 MB/s takes half an hour for 1 TiB.
-RESIZE_TIMEOUT = 3600.0
+CANCEL_TIMEOUT = CHANGE_TIMEOUT
 # Seconds for each piece of an upload to be taken, and for the answer: the server reads no faster than its disk writes.
 UPLOAD_TIMEOUT = 120.0
-# Seconds without an event or a comment, of which the server sends one every 15 s.
-EVENT_TIMEOUT = 20.0
-# Seconds before each repeat of a request whose response was lost.
-REPEAT_PAUSES = (0.3, 1.0, 3.0)
-# Temporary states of the server, or of a proxy in front of it.
-_PASSING = {429, 502, 503, 504}
 _JSON = {"Content-Type": "application/json"}
 
 
 class ApiError(CliError):
-    """An error response; ``message`` is the server's own."""
+    """An error response; ``message`` is the server's own. ``reason`` is its heading in docs/troubleshooting.md."""
 
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message, ExitStatus.REFUSED if code < 500 else ExitStatus.UNREACHABLE)
+    def __init__(self, message: str, code: int, reason: object = None) -> None:
+        super().__init__(with_reason(message, reason), ExitStatus.REFUSED if code < 500 else ExitStatus.UNREACHABLE)
         self.code = code
-
-    @property
-    def cause(self) -> str:
-        """The message; like ``UnreachableError.cause``, without a hint."""
-        return self.message
+        self.cause = message
 
     @property
     def temporary(self) -> bool:
         """Whether the same request may succeed later."""
-        return self.code in _PASSING
+        return self.code in TEMPORARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +59,18 @@ class Answer:
 
 
 class Client:
-    """A client of one server, with one set of credentials."""
+    """A client of one server, with one set of credentials.
 
-    def __init__(self, settings: ClientSettings) -> None:
+    ``budget``: the seconds that each call may take with its repeats; None: as long as the time limits allow.
+    ``contexts``: TLS contexts to share with clients of other servers, since each takes a megabyte.
+    """
+
+    def __init__(
+        self, settings: ClientSettings, *, budget: float | None = None, contexts: TlsContexts | None = None
+    ) -> None:
         self._settings = settings
-        self._transport = Transport(settings)
+        self._budget = budget
+        self._transport = Transport(settings, contexts)
         self._headers = {"Accept": "application/json", "User-Agent": f"lvp/{__version__}"}
         if settings.token is not None:
             self._headers["X-API-Token"] = settings.token
@@ -75,21 +79,16 @@ class Client:
         """Send GET; repeat it if the response is lost. Raises ApiError or UnreachableError."""
         return self._repeat("GET", f"{path}?{urlencode(params)}" if params else path)
 
-    def events(self, path: str) -> Iterator[tuple[str, str]]:
+    def events(self, path: str, beat: Callable[[], None] = lambda: None) -> Iterator[tuple[str, str]]:
         """Yield the kind and the data (JSON) of server-sent events, until the stream ends or breaks off.
 
-        Yields nothing if the response is no such stream.
+        Yields nothing if the response is no such stream. Calls ``beat`` at each line, also of comments.
         """
-        kind, data = "", ""
+        parser = EventParser()
         for line in self._transport.lines(path, {**self._headers, "Accept": "text/event-stream"}, EVENT_TIMEOUT):
-            name, _, value = line.partition(": ")
-            if name == "event":
-                kind = value
-            elif name == "data":
-                data = value
-            elif not line and data:
-                yield kind, data
-                kind, data = "", ""
+            beat()
+            if event := parser.feed(line):
+                yield event.kind, event.text
 
     def delete(self, path: str, params: Mapping[str, str] | None = None, *, limit: float = ANSWER_TIMEOUT) -> Answer:
         """Send DELETE once: a repeat would answer that nothing is there. Raises ApiError or UnreachableError."""
@@ -118,14 +117,15 @@ class Client:
         return self._repeat("POST", path, headers, json.dumps(body).encode())
 
     def _repeat(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
+        until = None if self._budget is None else time.monotonic() + self._budget
         for pause in REPEAT_PAUSES:
             try:
-                return self._once(method, path, headers, body)
+                return self._once(method, path, headers, body, _left(until))
             except UnreachableError as error:
-                if not error.lost:
+                if not error.lost or (until is not None and time.monotonic() + pause >= until):
                     raise
             time.sleep(pause)
-        return self._once(method, path, headers, body)
+        return self._once(method, path, headers, body, _left(until))
 
     def _once(
         self,
@@ -139,26 +139,26 @@ class Client:
         return read_answer(*self._transport.send(method, path, sent, body or None, limit), self._settings)
 
 
+def _left(until: float | None) -> float:
+    """Return the seconds that a request may wait."""
+    return ANSWER_TIMEOUT if until is None else min(ANSWER_TIMEOUT, max(0.1, until - time.monotonic()))
+
+
 def read_answer(code: int, text: str, settings: ClientSettings) -> Answer:
     """Return the API's response.
 
     Raises ApiError for an error, or if another service answers, and UnreachableError if the server speaks https only.
     """
-    url = settings.url
-    try:
-        data = json.loads(text)
-    except ValueError:
-        data = None
-    if code in _PASSING and not isinstance(data, dict):  # a proxy without its server
-        raise ApiError(f"{url} is not available (HTTP status {code})", code)
+    url, data = settings.url, answers.decoded(text)
     if code == 400 and url.startswith("http://") and _asks_for_https(data, text):
         raise speaks_https(url)
-    if not isinstance(data, dict) or 300 <= code < 400:
-        raise ApiError(f"{url} does not answer like a libvirt-volume-provisioner (HTTP status {code})", max(code, 400))
-    if code >= 400:
-        message = str(data.get("message") or f"the server answered with HTTP status {code}")
-        raise ApiError(f"{message}; {_credential_hint(settings, message)}" if code == 401 else message, code)
-    return Answer(text.rstrip("\n"), data)
+    try:
+        return Answer(text.rstrip("\n"), answers.read(url, code, text))
+    except ErrorResponse as error:
+        message = error.message
+        if code == 401 and data is not None:
+            message = f"{message}; {_credential_hint(settings, message)}"
+        raise ApiError(message, error.status, error.reason) from error
 
 
 def _asks_for_https(data: object, text: str) -> bool:

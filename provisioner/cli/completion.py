@@ -5,7 +5,6 @@ Quick and quiet: without an answer in time, and after any error, there are no su
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
@@ -61,12 +60,11 @@ def _in_time(work: Callable[[], list[CompletionItem]], limit: float) -> list[Com
 
 def _asking(ctx: click.Context) -> Ask:
     """Return a function that asks the server for a list."""
-    from provisioner.cli import paths
     from provisioner.cli.client import Client
-    from provisioner.cli.client_settings import resolve
-    from provisioner.cli.connection import path, settings_of
+    from provisioner.cli.connection import one_server, path, settings_of
 
-    client = Client(resolve(settings_of(ctx.params), os.environ, paths.client_file()))
+    with ctx.scope(cleanup=False):  # the thread has no current context, and --hosts may stand before the command
+        client = Client(one_server(settings_of(ctx.params)))
     return lambda what, params: client.get(path(*what.split("/")), params).data
 
 
@@ -105,6 +103,24 @@ def _item(value: object, help_text: object) -> CompletionItem:
     from provisioner.cli.formatting import printable
 
     return CompletionItem(printable(value), help=printable(help_text))
+
+
+def complete_hosts(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the last name of a list of hosts: the hosts and groups of the settings file."""
+
+    def names() -> list[CompletionItem]:
+        from provisioner.cli import paths
+        from provisioner.cli.client_settings import read_document
+        from provisioner.cli.host_settings import read_directory
+
+        file = paths.client_file()
+        directory = read_directory(read_document(file), file)
+        before, comma, last = incomplete.rpartition(",")
+        mark = "!" if last.startswith("!") else ""
+        known = [*directory.groups, *directory.hosts]
+        return [_item(f"{before}{comma}{mark}{name}", "") for name in known if name.startswith(last[len(mark) :])]
+
+    return _in_time(names, _LOCAL_LIMIT)
 
 
 def complete_token(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -36,13 +36,29 @@ MEANINGS = {
     ExitStatus.INTERRUPTED: "Ctrl-C.",
 }
 
+# With many hosts the status counts those that failed, above all other statuses and below those of shells, `timeout` and
+# `xargs` (123 and more): 101 if one failed, 120 if 20 or more did.
+_FLEET_BASE, _FLEET_MOST = 100, 20
+FLEET_RANGE = f"{_FLEET_BASE + 1} to {_FLEET_BASE + _FLEET_MOST}"
+FLEET_MEANING = "With --hosts or --batch: 100 and how many hosts, volumes or jobs failed; 120 for 20 or more."
+
+
+def fleet_status(failed: int) -> int:
+    """Return the exit status if ``failed`` of many hosts, volumes or jobs failed: 0 if none did."""
+    return _FLEET_BASE + min(failed, _FLEET_MOST) if failed else ExitStatus.DONE
+
 
 class CliError(click.ClickException):
     """An error message for standard error, and the exit status."""
 
-    def __init__(self, message: str, status: ExitStatus = ExitStatus.FAILED) -> None:
+    def __init__(self, message: str, status: int = ExitStatus.FAILED) -> None:
         super().__init__(message)
         self.status = status
+
+
+def with_reason(message: str, reason: object) -> str:
+    """Return the message with the server's reason, a heading in docs/troubleshooting.md, in brackets after it."""
+    return f"{message} [{reason}]" if isinstance(reason, str) and reason else message
 
 
 class ReaderGoneError(CliError):

@@ -9,9 +9,10 @@ import click
 
 from provisioner.cli.client import Answer
 from provisioner.cli.connection import path
-from provisioner.cli.exit_status import CliError, ExitStatus
+from provisioner.cli.exit_status import CliError, ExitStatus, with_reason
 from provisioner.cli.formatting import printable
-from provisioner.cli.polling import ENDED, FIRST_RETRY, STOPPING, poll, poll_once
+from provisioner.cli.polling import STOPPING, poll, poll_once
+from provisioner.client.waiting import ENDED, FIRST_RETRY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,6 +78,7 @@ def wait_for(client: Client, job_id: str, display: Display, patience: RetryWindo
     for warning in job.data.get("warnings", ()):
         click.echo(printable(f"Warning: {warning}"), err=True)
     if status == "failed":
-        raise CliError(f"job {job_id} failed: {printable(job.data.get('error', 'no reason given'))}", ExitStatus.FAILED)
+        why = with_reason(job.data.get("error", "no reason given"), job.data.get("error_reason"))
+        raise CliError(f"job {job_id} failed: {printable(why)}", ExitStatus.FAILED)
     if status == "cancelled":
         raise CliError(f"job {job_id} was cancelled and rolled back", ExitStatus.CANCELLED)

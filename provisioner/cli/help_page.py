@@ -29,7 +29,7 @@ _SYNONYMS = {
     "kill": ("cancel",),
 }
 # As ``connection.connection_options`` adds them; importing that module here would slow every start.
-_CONNECTION_OPTIONS = {"--url", "--token", "--token-file", "--ca", "--cert", "--key"}
+_CONNECTION_OPTIONS = {"--hosts", "--url", "--token", "--token-file", "--ca", "--cert", "--key"}
 
 
 class SuggestingGroup(click.Group):

@@ -38,7 +38,7 @@ def system_config() -> Path | None:
 
 
 def chosen_file(config_file: Path | None, data_dir: Path | None = None) -> Path | None:
-    """Return the configuration file to use, None for the embedded default. If it was not named, say which it is.
+    """Return the configuration file to use, None for the embedded default. Print its path if the user named none.
 
     Raises UsageError.
     """

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
 import click
 
-from provisioner.cli.connection import connect, connection_options, json_option, path
+from provisioner.cli.connection import connect, connection_options, fleet_options, json_option, path
 from provisioner.cli.formatting import printable, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
-from provisioner.cli.job import image_field, patience_option, start
+from provisioner.cli.output import is_terminal
+from provisioner.cli.starting import Start, image_field, patience_option, start
 
 
 @click.group(cls=SuggestingGroup)
@@ -43,19 +44,23 @@ def show(name: str, as_json: bool, **connection: str | None) -> None:
     click.echo(answer.text if as_json else "\n".join(lines))
 
 
-@image.command(cls=SectionedCommand, examples=["lvp image pull debian-12 --wait"])
+@image.command(
+    cls=SectionedCommand,
+    examples=["lvp image pull debian-12 --wait", "lvp image pull debian-12 --hosts 'kvm-[01-20]' --wait"],
+)
 @click.argument("name")
 @click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
 @patience_option
 @json_option
+@fleet_options
 @connection_options
-def pull(name: str, wait: bool, patience: float, as_json: bool, **connection: str | None) -> None:
+def pull(name: str, wait: bool, patience: float, as_json: bool, **connection: Any) -> None:
     """Download the newest image NAME into the cache, without creating a volume.
 
-    Prints the job's id. With --wait, shows the progress as lvp job submit does.
+    Prints the job's id. With --wait, shows the progress as lvp job submit does. With --hosts the same on each host.
     """
-    client = connect(connection)
-    start(client, path("cache", "fetch"), image_field(name), None, wait=wait, patience=patience, as_json=as_json)
+    how = Start(None, wait=wait, patience=patience, as_json=as_json)
+    start(connection, path("cache", "fetch"), image_field(name), how)
 
 
 @image.command(
@@ -95,6 +100,6 @@ def push(
     given = {key: value for key, value in options.items() if value is not None}
     answer, url = upload(client, file, given, RetryWindow(patience), as_json=as_json)
     click.echo(answer.text if as_json else printable(url))
-    if not as_json and sys.stdout.isatty():
+    if not as_json and is_terminal():
         known = "The server had the image already" if answer.data["status"] == "cached" else "Uploaded"
         click.echo(f"{known}. To use it: lvp job submit {printable(url)} NAME", err=True)

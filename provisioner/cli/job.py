@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,42 +14,28 @@ from provisioner.cli.completion import (
     complete_target,
     complete_volume,
 )
-from provisioner.cli.connection import connect, connection_options, json_option, path
+from provisioner.cli.connection import connect, connection_options, fleet_options, json_option, names_hosts, path
 from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
 from provisioner.cli.prefixes import JobId, whole_job_id
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from provisioner.cli.client import Client
-
-STATUSES = ["pending", "running", "completed", "failed", "cancelled"]
-# Seconds; a restart that rolls jobs back takes up to two minutes on a slow disk.
-DEFAULT_PATIENCE = 120.0
-
-patience_option = click.option(
-    "--patience",
-    type=click.FloatRange(min=0),
-    default=DEFAULT_PATIENCE,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to retry if the server stops answering while waiting, such as during a restart.",
+from provisioner.cli.starting import (
+    BATCH_FILE,
+    Gibibytes,
+    Start,
+    image_field,
+    patience_option,
+    poll_to_end,
+    print_if_more,
+    selection_options,
+    start,
+    start_on,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-class Gibibytes(click.ParamType[int]):
-    """A positive whole number."""
-
-    name = "integer"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        del param
-        text = str(value)
-        if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
-            raise click.UsageError(f"SIZE_GB is a whole number of GiB, such as 20; found {text!r}", ctx)
-        return int(text)
+STATUSES = ["pending", "running", "completed", "failed", "cancelled"]
 
 
 @click.group(cls=SuggestingGroup)
@@ -66,10 +51,12 @@ def job() -> None:
         "lvp job submit --type raw --target fast s3://images/db.raw db-01 100",
         "lvp job submit debian-12 web-01 --user-data user-data.yaml --wait",
         "lvp job submit --type vmdk https://images.example.org/appliance.ova app-01 --wait",
+        "lvp job submit debian-12 web-01 20 --hosts 'kvm-[01-20]' --wait",
+        "lvp job submit --batch volumes.toml --dry-run",
     ],
 )
-@click.argument("image")
-@click.argument("name")
+@click.argument("image", required=False)
+@click.argument("name", required=False)
 @click.argument("size_gb", type=Gibibytes(), required=False)
 @click.option("--type", "image_type", metavar="TYPE", help="Format of the disk image, such as raw.  [default: qcow2]")
 @click.option(
@@ -83,14 +70,21 @@ def job() -> None:
 @click.option("--priority", type=int, metavar="N", help="Queued jobs with a higher priority run first.  [default: 0]")
 @click.option("--idempotency-key", metavar="KEY", help="Repeating the request with the same key returns the same job.")
 @cloud_init_options
+@click.option(
+    "--batch",
+    type=BATCH_FILE,
+    metavar="FILE",
+    help="Submit the volumes of a file, TOML or JSON lines; - reads them from a pipe.",
+)
 @click.option("--dry-run", is_flag=True, help="Only show what the job would do, and why it would be refused.")
 @click.option("--wait", is_flag=True, help="Show progress and wait until the job ends.")
 @patience_option
 @json_option
+@fleet_options
 @connection_options
 def submit(
-    image: str,
-    name: str,
+    image: str | None,
+    name: str | None,
     size_gb: int | None,
     idempotency_key: str | None,
     dry_run: bool,
@@ -105,7 +99,8 @@ def submit(
     user_data: Path | None,
     meta_data: Path | None,
     network_config: Path | None,
-    **connection: str | None,
+    batch: Path | None,
+    **connection: Any,
 ) -> None:
     """Create the volume NAME of SIZE_GB GiB from IMAGE, a URL or the name of an image.
 
@@ -117,7 +112,22 @@ def submit(
     Prints the job's id. With --wait it shows the progress too, and the exit status is 0 only
     if the volume is complete, 1 if the job failed, and 3 if it was cancelled.
     Ctrl-C ends the waiting, not the job.
+
+    With --hosts the same on each host; {host} in NAME is the host's name. With --batch the volumes
+    of the file; a second run leaves those alone that are complete or under way.
     """
+    fields = {
+        "--type": image_type, "--target": target, "--checksum": checksum, "--correlation-id": correlation_id,
+        "--priority": priority, "--user-data": user_data, "--meta-data": meta_data, "--network-config": network_config,
+    }  # fmt: skip
+    how = Start(idempotency_key, wait=wait, patience=patience, as_json=as_json)
+    if batch is not None:
+        _refuse_with_batch(image, [name for name, value in fields.items() if value is not None])
+        from provisioner.cli.fleet.jobs import submit_batch
+
+        submit_batch(batch, connection, how, dry_run=dry_run)
+        return
+    image, name = _given(image, "IMAGE"), _given(name, "NAME")
     wanted: dict[str, object] = {
         **image_field(image),
         "volume_name": name,
@@ -131,58 +141,22 @@ def submit(
             {"user_data": user_data, "meta_data": meta_data, "network_config": network_config}
         ),
     }
-    client = connect(connection)
-    if dry_run:
-        from provisioner.cli.plan import show_plan
-
-        show_plan(client, wanted, as_json=as_json)
-        return
-    start(client, path("jobs"), wanted, idempotency_key, wait=wait, patience=patience, as_json=as_json)
+    start(connection, path("jobs"), wanted, how, dry_run=dry_run)
 
 
-def image_field(image: str) -> dict[str, object]:
-    """Return the field of a request for what the user typed: the name of an image, or a url. No name has a slash."""
-    return {"image_url" if "/" in image else "image": image}
+def _given(value: str | None, name: str) -> str:
+    """Return an argument that only ``--batch`` makes unnecessary. Raises click.MissingParameter."""
+    if value is None:
+        raise click.MissingParameter(ctx=click.get_current_context(), param_type="argument", param_hint=f"'{name}'")
+    return value
 
 
-def start(
-    client: Client,
-    where: str,
-    wanted: Mapping[str, object],
-    idempotency_key: str | None,
-    *,
-    wait: bool,
-    patience: float,
-    as_json: bool,
-) -> None:
-    """Submit a job, then print its id or wait for it. The server chooses values that are None."""
-    import uuid
-
-    body = {key: value for key, value in wanted.items() if value is not None}
-    answer = client.submit(where, body, idempotency_key or str(uuid.uuid4()))
-    job_id = str(answer.data["job_id"])
-    if as_json and not wait:
-        click.echo(answer.text)
-    elif as_json:
-        pass  # only job objects go to standard output
-    elif wait:
-        click.echo(f"job {printable(job_id)}")
-    else:
-        click.echo(printable(job_id))
-        if sys.stdout.isatty():
-            click.echo(f"Accepted. To see the progress: lvp job watch {printable(job_id)}", err=True)
-    if wait:
-        poll_to_end(client, job_id, patience, as_json=as_json)
-
-
-def poll_to_end(client: Client, job_id: str, patience: float, *, as_json: bool) -> None:
-    """Show a job until it ends. Raises CliError unless it completed."""
-    from provisioner.cli.following import wait_for
-    from provisioner.cli.polling import RetryWindow
-    from provisioner.cli.progress import display
-
-    sys.stdout.flush()
-    wait_for(client, job_id, display(as_json=as_json), RetryWindow(patience))
+def _refuse_with_batch(image: str | None, options: Sequence[str]) -> None:
+    """Raise click.UsageError if the command line says what the batch's entries say."""
+    if image is not None:
+        raise click.UsageError("give either IMAGE and NAME or --batch, not both")
+    if options:
+        raise click.UsageError(f"with --batch, write {options[0].removeprefix('--').replace('-', '_')} into the file")
 
 
 @job.command("list", cls=SectionedCommand, examples=["lvp job list --status failed --limit 10"])
@@ -194,6 +168,7 @@ def poll_to_end(client: Client, job_id: str, patience: float, *, as_json: bool) 
 @click.option("--offset", type=click.IntRange(min=0), metavar="N", help="Skip the newest N.")
 @click.option("--limit", type=click.IntRange(1, 1000), metavar="N", help="Show at most N.  [default: 100]")
 @json_option
+@fleet_options
 @connection_options
 def list_jobs(
     status: str | None,
@@ -202,9 +177,9 @@ def list_jobs(
     offset: int | None,
     limit: int | None,
     as_json: bool,
-    **connection: str | None,
+    **connection: Any,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first. With --hosts those of each host, with the host in the first column."""
     filters = {
         "status": status,
         "volume_name": volume_name,
@@ -212,30 +187,31 @@ def list_jobs(
         "offset": offset,
         "limit": limit,
     }
-    client = connect(connection)
-    answer = client.get(path("jobs"), {key: value for key, value in filters.items() if value is not None})
+    params = {key: value for key, value in filters.items() if value is not None}
+    if names_hosts(connection):
+        if offset is not None:
+            raise click.UsageError("--offset is about the list of one host; use --limit")
+        from provisioner.cli.fleet.overview import show_jobs
+
+        show_jobs(connection, params, as_json=as_json)
+        return
+    answer = connect(connection).get(path("jobs"), params)
     if as_json:
         click.echo(answer.text)
         return
-    rows = [_row(entry) for entry in answer.data["jobs"]]
+    rows = [job_row(entry) for entry in answer.data["jobs"]]
     click.echo(table(["JOB", "STATUS", "PROGRESS", "VOLUME", "CREATED", "IMAGE"], rows))
     print_if_more(answer.data, len(rows))
 
 
-def _row(entry: Mapping[str, Any]) -> list[object]:
+def job_row(entry: Mapping[str, Any]) -> list[object]:
+    """Return the cells of a job in a list."""
     from provisioner.cli.progress import headline
 
     progress = entry.get("progress") or {}
     running = headline(progress) if entry["status"] == "running" and progress else ""
     volume = entry.get("volume_name") or (entry.get("volume") or {}).get("name")
     return [entry["job_id"], entry["status"], running, volume, entry["created_at"], entry.get("image_url")]
-
-
-def print_if_more(page: Mapping[str, Any], shown: int) -> None:
-    """Print to standard error that the list has more entries."""
-    stop = page.get("offset", 0) + shown
-    if page.get("count", 0) > stop:
-        click.echo(f"{shown} of {page['count']}; more with --offset {stop}", err=True)
 
 
 @job.command(
@@ -268,28 +244,80 @@ def _lines(entry: Mapping[str, Any], indent: str = "") -> list[str]:
     return lines
 
 
-@job.command(cls=SectionedCommand, examples=["lvp job watch f47ac10b-58cc-4372-a567-0e02b2c3d479"])
-@click.argument("job_id", metavar="ID", type=JobId(), shell_complete=complete_active_job)
+@job.command(
+    cls=SectionedCommand,
+    examples=["lvp job watch f47ac10b-58cc-4372-a567-0e02b2c3d479", "lvp job watch --hosts 'kvm-[01-20]'"],
+)
+@click.argument("job_id", metavar="[ID]", required=False, type=JobId(), shell_complete=complete_active_job)
+@selection_options
 @patience_option
 @json_option
+@fleet_options
 @connection_options
-def watch(job_id: str, patience: float, as_json: bool, **connection: str | None) -> None:
+def watch(
+    job_id: str | None,
+    volume_name: str | None,
+    correlation_id: str | None,
+    patience: float,
+    as_json: bool,
+    **connection: Any,
+) -> None:
     """Show the progress of the job ID until it ends.
 
     Shows a bar on a terminal and lines in a pipe; with --json, the job at each change, one object on each line.
     The exit status is 0 only if the job completed, 1 if it failed, and 3 if it was cancelled. Ctrl-C ends the
     watching, not the job.
+
+    With --hosts: one table of all jobs that are pending or running there now, or of those selected.
     """
+    selected = {"job_id": job_id, "volume_name": volume_name, "correlation_id": correlation_id}
+    if names_hosts(connection):
+        from provisioner.cli.fleet.waiting import watch_jobs
+
+        watch_jobs(connection, selected, patience, as_json=as_json)
+        return
+    job_id = _one_job(selected)
     client = connect(connection)
     poll_to_end(client, whole_job_id(client, job_id), patience, as_json=as_json)
 
 
-@job.command(cls=SectionedCommand, examples=["lvp job cancel f47ac10b-58cc-4372-a567-0e02b2c3d479"])
-@click.argument("job_id", metavar="ID", type=JobId(), shell_complete=complete_active_job)
+@job.command(
+    cls=SectionedCommand,
+    examples=[
+        "lvp job cancel f47ac10b-58cc-4372-a567-0e02b2c3d479",
+        "lvp job cancel --hosts 'kvm-[01-20]' --correlation-id deploy-4711",
+    ],
+)
+@click.argument("job_id", metavar="[ID]", required=False, type=JobId(), shell_complete=complete_active_job)
+@selection_options
+@click.option("--all", "is_all", is_flag=True, help="With --hosts: all jobs that are pending or running there.")
 @json_option
+@fleet_options
 @connection_options
-def cancel(job_id: str, as_json: bool, **connection: str | None) -> None:
-    """Cancel the job ID and roll it back. Returns when that is done."""
+def cancel(
+    job_id: str | None,
+    volume_name: str | None,
+    correlation_id: str | None,
+    is_all: bool,
+    as_json: bool,
+    **connection: Any,
+) -> None:
+    """Cancel the job ID and roll it back. Returns when that is done.
+
+    With --hosts: the job ID wherever it is, those for a volume or with a correlation id, or with
+    --all every pending or running job.
+    """
+    selected = {"job_id": job_id, "volume_name": volume_name, "correlation_id": correlation_id}
+    if names_hosts(connection):
+        if is_all == any(value is not None for value in selected.values()):
+            raise click.UsageError("say which jobs: ID, --volume, --correlation-id, or --all")
+        from provisioner.cli.fleet.overview import cancel_jobs
+
+        cancel_jobs(connection, selected, as_json=as_json)
+        return
+    if is_all:
+        raise click.UsageError("--all needs --hosts")
+    job_id = _one_job(selected)
     client = connect(connection)
     from provisioner.cli.client import CANCEL_TIMEOUT
 
@@ -314,4 +342,11 @@ def retry(
     """
     client = connect(connection)
     where = path("jobs", whole_job_id(client, job_id), "retry")
-    start(client, where, {}, idempotency_key, wait=wait, patience=patience, as_json=as_json)
+    start_on(client, where, {}, Start(idempotency_key, wait=wait, patience=patience, as_json=as_json))
+
+
+def _one_job(selected: Mapping[str, str | None]) -> str:
+    """Return the id of the one job that a command without ``--hosts`` is about. Raises click.UsageError."""
+    if selected["volume_name"] is not None or selected["correlation_id"] is not None:
+        raise click.UsageError("--volume and --correlation-id select among many hosts: they need --hosts")
+    return _given(selected["job_id"], "ID")

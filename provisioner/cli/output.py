@@ -60,6 +60,17 @@ def watched_output() -> Iterator[None]:
         silence_broken(stream)
 
 
+def flush() -> None:
+    """Pass on what is buffered for standard output, if it is open: the reader of a pipe wants lines as they come."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def is_terminal() -> bool:
+    """Return whether standard output is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def silence_broken(stream: TextIO | None) -> None:
     """Redirect a broken stream to /dev/null.
 

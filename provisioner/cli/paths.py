@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from provisioner.client import settings
+
 NAME = "libvirt-volume-provisioner"
 # The packaged configuration. If it exists, every command on the host uses it unless it is told otherwise.
 SYSTEM_CONFIG = Path("/etc", NAME, "config.toml")
 DEFAULT_BIND = "127.0.0.1:8080"
-DEFAULT_URL = f"http://{DEFAULT_BIND}"
+DEFAULT_URL = settings.DEFAULT_URL
 
 # The files of the commands, for the man page.
 FILES = {
@@ -40,4 +42,4 @@ def pki_dir() -> Path:
 
 def client_file() -> Path:
     """Return the file of the client's settings."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "lvp.toml")
+    return settings.client_file(os.environ)

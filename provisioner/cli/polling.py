@@ -12,6 +12,7 @@ from provisioner.cli.client import ApiError
 from provisioner.cli.connection import path
 from provisioner.cli.formatting import printable, span
 from provisioner.cli.transport import UnreachableError
+from provisioner.client.waiting import ENDED, FIRST_PAUSE, FIRST_RETRY, GROWTH, LONGEST_PAUSE, LONGEST_RETRY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from provisioner.cli.client import Answer, Client
 
 STOPPING = "server is stopping; the job ends in time, or runs again after the restart"
-ENDED = {"completed", "failed", "cancelled"}
-# Seconds. A job with a cached image ends in a fraction of a second; a long one tolerates a delay of one second.
-FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.1, 1.0, 1.3
-# Seconds, while the server is unreachable.
-FIRST_RETRY, LONGEST_RETRY = 0.5, 5.0
 # Seconds between two questions whether the server is stopping: while it stops, it still answers for its jobs.
 READY_EVERY = 5.0
 

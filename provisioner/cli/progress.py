@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from provisioner.cli.formatting import printable, size, span
+from provisioner.cli.output import flush, is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -139,7 +139,7 @@ class Lines:
             return
         self._last = mark
         click.echo(printable(", ".join([headline(progress), *facts(progress, speed)])), err=self._err)
-        sys.stdout.flush()  # the reader of a pipe wants lines while the job runs
+        flush()  # the reader of a pipe wants lines while the job runs
 
 
 class Bar:
@@ -196,7 +196,7 @@ class Objects(Lines):
 
     def show(self, job: Answer) -> None:
         click.echo(job.text)
-        sys.stdout.flush()
+        flush()
 
 
 def display(*, as_json: bool) -> Display:
@@ -204,4 +204,4 @@ def display(*, as_json: bool) -> Display:
     if as_json:
         return Objects()
     # A dumb terminal cannot redraw a line.
-    return Bar() if sys.stdout.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"} else Lines()
+    return Bar() if is_terminal() and os.environ.get("TERM") not in {"dumb", "unknown"} else Lines()

@@ -17,14 +17,15 @@ from provisioner.cli.client import Answer, ApiError
 from provisioner.cli.connection import path
 from provisioner.cli.exit_status import CliError, ExitStatus
 from provisioner.cli.formatting import printable, span
-from provisioner.cli.polling import FIRST_RETRY, LONGEST_RETRY, RetryWindow
 from provisioner.cli.progress import Bar, Lines
 from provisioner.cli.transport import UnreachableError
+from provisioner.client.waiting import FIRST_RETRY, LONGEST_RETRY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from provisioner.cli.client import Client
+    from provisioner.cli.polling import RetryWindow
     from provisioner.cli.progress import Display
 
 _READ = 256 * 1024
@@ -56,7 +57,7 @@ class ImageFile:
             self.report(stage, position)
             data = os.pread(self.fd, min(_READ, self.size - position), position)
             if not data:
-                raise CliError(f"{printable(self.name)} has become shorter")
+                raise CliError(f"{printable(self.name)} was truncated during the upload")
             yield data
             position += len(data)
         self.report(stage, position)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import threading
 import urllib.request
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.error import HTTPError
 
 from provisioner.cli.client_settings import unix_path
@@ -24,19 +25,23 @@ if TYPE_CHECKING:
 
     from provisioner.cli.client_settings import ClientSettings
 
-__all__ = ["Transport", "UnreachableError", "tls_context"]
+__all__ = ["TlsContexts", "Transport", "UnreachableError", "tls_context"]
+
+# The most bytes of an answer, and of a line of an event stream: a page of a thousand jobs has some 2 MB.
+MOST_BYTES = 64 * 2**20
 
 
 class Transport:
     """HTTP transport to one server."""
 
-    def __init__(self, settings: ClientSettings) -> None:
+    def __init__(self, settings: ClientSettings, contexts: TlsContexts | None = None) -> None:
         self._settings = settings
+        context = tls_context(settings) if contexts is None else contexts.context(settings)
         self._opener = urllib.request.build_opener(
             # A proxy from the environment cannot reach this machine's loopback.
             urllib.request.ProxyHandler({} if settings.loopback else None),
             _PlainHandler(unix_path(settings.url)),
-            _TlsHandler(context=tls_context(settings)),
+            _TlsHandler(context=context),
             _NoRedirects(),
         )
         self._opener.addheaders = []
@@ -52,10 +57,16 @@ class Transport:
             request = self._request(method, path, headers, body)
             try:
                 with self._opener.open(request, timeout=limit) as response:
-                    return response.status, response.read().decode(errors="replace")
+                    return response.status, self._text(response)
             except HTTPError as error:
                 with error:
-                    return error.code, error.read().decode(errors="replace")
+                    return error.code, self._text(error)
+
+    def _text(self, response: _Readable) -> str:
+        data = response.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise UnreachableError(f"{self._settings.url} answered with more than 64 MiB", temporary=False)
+        return data.decode(errors="replace")
 
     def lines(self, path: str, headers: Mapping[str, str], limit: float) -> Iterator[str]:
         """Yield the lines of an event stream as they come, until it ends or nothing comes for ``limit`` seconds.
@@ -66,7 +77,7 @@ class Transport:
             with self._opener.open(self._request("GET", path, headers), timeout=limit) as response:
                 if response.headers.get_content_type() != "text/event-stream":
                     return
-                while line := response.readline():
+                while line := response.readline(MOST_BYTES):
                     yield line.decode(errors="replace").rstrip("\r\n")
         except HTTPError as error:
             error.close()
@@ -80,6 +91,28 @@ class Transport:
         return urllib.request.Request(  # noqa: S310 - the scheme is http or https, see ``check_url``
             base + path, body, dict(headers), method=method
         )
+
+
+class TlsContexts:
+    """TLS contexts of clients with the same CA and certificate, which share them. Safe in threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[Path | None, ...], ssl.SSLContext | None] = {}
+
+    def context(self, settings: ClientSettings) -> ssl.SSLContext | None:
+        """Return the context, or None for plain HTTP. Raises CliError."""
+        if not settings.url.startswith("https://"):
+            return None
+        key = (settings.ca, settings.cert, settings.key)
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = tls_context(settings)
+            return self._known[key]
+
+
+class _Readable(Protocol):
+    def read(self, amount: int, /) -> bytes: ...
 
 
 class _EarlyAnswers(http.client.HTTPConnection):
@@ -102,7 +135,11 @@ class _PlainConnection(_EarlyAnswers):
 
     def connect(self) -> None:
         answer_limit, self.timeout = self.timeout, CONNECT_TIMEOUT
-        super().connect()
+        try:
+            super().connect()
+        except TimeoutError:
+            self.close()  # in the TLS handshake, too, nothing was sent
+            raise
         self.sock.settimeout(answer_limit)
 
 

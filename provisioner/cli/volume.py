@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from provisioner.cli.client import RESIZE_TIMEOUT
 from provisioner.cli.completion import complete_target, complete_volume
 from provisioner.cli.connection import connect, connection_options, json_option, path
 from provisioner.cli.exit_status import CliError, ExitStatus
 from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
-from provisioner.cli.job import Gibibytes, print_if_more
+from provisioner.cli.starting import Gibibytes, print_if_more
+from provisioner.client.requests import RESIZE_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ import json
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +14,10 @@ import pytest
 import yaml
 
 from provisioner.cli import main, paths
+from tests.servers.threaded import ThreadedServer
 
-EXAMPLES = {
-    name: example["value"]
-    for name, example in yaml.safe_load((Path(__file__).parents[3] / "api.yaml").read_text())["components"][
-        "examples"
-    ].items()
-}
+_DOCUMENT = yaml.load((Path(__file__).parents[3] / "api.yaml").read_text(), yaml.CSafeLoader)
+EXAMPLES = {name: example["value"] for name, example in _DOCUMENT["components"]["examples"].items()}
 
 
 # The answer of a proxy that sends nothing until its server has ended its own.
@@ -71,7 +68,7 @@ class Replay:
     answers: dict[tuple[str, str], deque] = field(default_factory=dict)
     tls: object = None
     port: int = 0
-    _server: ThreadingHTTPServer | None = None
+    _server: ThreadedServer | None = None
 
     @property
     def url(self) -> str:
@@ -94,7 +91,7 @@ class Replay:
         return answers.popleft() if len(answers) > 1 else answers[0]
 
     def start(self):
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self._server = ThreadedServer(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = False
         self._server.replay = self
         if self.tls:

@@ -69,7 +69,7 @@ def test_submit_wait(lvp, server, end, status, examples):
         "queued",
         "downloading 50 %, 128 KiB of 256 KiB, 29 s left",
     ]
-    assert examples["JobFailed"]["error"] in ended.err or status != 1
+    assert f"{examples['JobFailed']['error']} [checksum-mismatch]" in ended.err or status != 1
     assert len(ended.err.splitlines()) == (status != 0)
 
 
@@ -161,12 +161,12 @@ def test_list_hints_at_next_page(lvp, server):
 )
 def test_api_error_message(lvp, server, example, code, status, examples):
     server.on("POST", "/api/v1/jobs", example, status=code)
-    assert lvp(*SUBMIT) == (status, "", f"Error: {examples[example]['message']}\n")
+    assert lvp(*SUBMIT) == (status, "", f"Error: {examples[example]['message']} [{examples[example]['reason']}]\n")
 
 
 def test_cancel_ended_job(lvp, server):
     server.on("POST", JOB_PATH + "/cancel", "CancelTooLate", status=400)
-    assert lvp("job", "cancel", JOB_ID) == (4, "", "Error: cannot cancel job in 'completed' status\n")
+    assert lvp("job", "cancel", JOB_ID) == (4, "", "Error: cannot cancel job in 'completed' status [job-ended]\n")
 
 
 def test_health_prints_warnings(lvp, server):
@@ -233,7 +233,7 @@ def test_volume_resize(lvp, server, examples):
 def test_volume_resize_refused(lvp, server, examples):
     server.on("POST", RESIZE_PATH, examples["VolumeLarger"], status=409)
     ended = lvp("volume", "resize", "fast", "web-01", "20")
-    assert (ended.status, ended.err) == (4, f"Error: {examples['VolumeLarger']['message']}\n")
+    assert (ended.status, ended.err) == (4, f"Error: {examples['VolumeLarger']['message']} [resize-refused]\n")
     assert lvp("volume", "resize", "fast", "web-01", "20G").status == 2
 
 

@@ -99,3 +99,22 @@ def test_server_that_hangs(complete):
             [],
             "",
         )
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--hosts", "kv"], {"kvm-1", "kvm-2"}),
+        (["--hosts", "rack,kvm-1,!k"], {"rack,kvm-1,!kvm-1", "rack,kvm-1,!kvm-2"}),
+        (["job", "list", "--hosts", "r"], {"rack"}),
+        (["--hosts", "kvm-1", "job", "show", "f4"], {JOB_ID}),
+    ],
+)
+def test_bash_completes_hosts(complete, home, server, words, found):
+    """Their names, and the values of the host that is named."""
+    server.on("GET", "/api/v1/jobs", "JobListPage")
+    (home / "config" / "lvp.toml").write_text(
+        f'[hosts.kvm-1]\nurl = "{server.url}"\n[hosts.kvm-2]\n[groups]\nrack = ["kvm-1"]\n'
+    )
+    suggested, errors = complete("bash", "lvp", *words)
+    assert (set(suggested), errors) == (found, "")

@@ -12,7 +12,7 @@ import pytest
 
 from provisioner.cli import cli
 from provisioner.cli.client_settings import ENVIRONMENT
-from provisioner.cli.exit_status import ExitStatus
+from provisioner.cli.exit_status import FLEET_RANGE, ExitStatus
 from provisioner.cli.help_page import SectionedOption
 
 DOCS = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
@@ -63,6 +63,7 @@ def test_connection_settings_are_documented():
 def test_exit_statuses_are_documented():
     rows = re.findall(r"^\| (\d+) \|", DOCS, re.MULTILINE)
     assert [int(row) for row in rows] == sorted(ExitStatus)
+    assert f"| {FLEET_RANGE} |" in DOCS
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -10,7 +10,7 @@ import pytest
 
 from provisioner.cli import paths
 from provisioner.cli.client_settings import ENVIRONMENT
-from provisioner.cli.exit_status import ExitStatus
+from provisioner.cli.exit_status import FLEET_RANGE, ExitStatus
 
 ROOT = Path(__file__).parents[3]
 
@@ -32,7 +32,7 @@ def terms(section):
 
 
 def test_exit_statuses(sections):
-    assert terms(sections["EXIT STATUS"]) == [str(int(status)) for status in ExitStatus]
+    assert terms(sections["EXIT STATUS"]) == [*(str(int(status)) for status in ExitStatus), FLEET_RANGE]
 
 
 def test_environment(sections):

@@ -18,6 +18,7 @@ import trustme
 from provisioner.cli.client_settings import ClientSettings
 from provisioner.cli.transport_errors import UnreachableError, transport_errors
 from tests.provisioner.tls.test_peer_certificate import tls_harness
+from tests.servers.broken import broken_server, silent
 
 NOW = datetime.now(UTC)
 PAST, PRESENT, FUTURE = ((NOW + timedelta(a), NOW + timedelta(b)) for a, b in ((-9, -1), (-1, 9), (1, 9)))
@@ -193,14 +194,14 @@ def _use_old_tls(monkeypatch):
 async def test_client_certificate_without_role(tls, lvp_with):
     assert said(await lvp_with(tls, tls.ca.issue_cert("x", common_name="unknown")), 4) == (
         "the client certificate unknown has no role here; the server must have client_ca, and a role for this "
-        "certificate in [auth.certificates]"
+        "certificate in [auth.certificates] [unauthorized]"
     )
 
 
 async def test_token_unknown(tls, lvp_with):
     assert said(await lvp_with(tls, token="lvp_mistyped"), 4) == (
         "the API token is unknown: it is wrong or was revoked; give another token with --token-file, LVP_TOKEN_FILE or "
-        "token_file in lvp.toml"
+        "token_file in lvp.toml [unauthorized]"
     )
 
 
@@ -208,13 +209,14 @@ async def test_token_expired(tls, lvp_with):
     token = tls.service.tokens.create("ci", "viewer", expires_at=time.time() - 60)
     words = said(await lvp_with(tls, token=token), 4)
     assert words.startswith("the API token ci expired at 20")
-    assert words.endswith("; give another token with --token-file, LVP_TOKEN_FILE or token_file in lvp.toml")
+    hint = "; give another token with --token-file, LVP_TOKEN_FILE or token_file in lvp.toml [unauthorized]"
+    assert words.endswith(hint)
 
 
 async def test_no_credential(tls, lvp_with):
     assert said(await lvp_with(tls), 4) == (
         "a client certificate or a valid API token in X-API-Token is needed; give a token with --token-file or "
-        f"LVP_TOKEN_FILE, or a certificate with {NAME_ANOTHER}"
+        f"LVP_TOKEN_FILE, or a certificate with {NAME_ANOTHER} [unauthorized]"
     )
 
 
@@ -333,3 +335,12 @@ def test_proxy_that_is_not_there(run, server, monkeypatch):
         f"https://kvm-7.example:8080 cannot be reached through the proxy 127.0.0.1:{server.port}: Connection refused; "
         "correct HTTPS_PROXY, or name the server in NO_PROXY"
     )
+
+
+def test_silent_in_the_handshake(run, monkeypatch):
+    """Nothing was sent, so the request is not repeated."""
+    for module in ("transport", "transport_errors"):
+        monkeypatch.setattr(f"provisioner.cli.{module}.CONNECT_TIMEOUT", 0.2)
+    with broken_server(silent) as address:
+        message = said(run("health", "--url", f"https://{address}"))
+    assert message.startswith(f"https://{address} did not answer within 0.2 s; check the firewall")
