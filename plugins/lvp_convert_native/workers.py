@@ -10,6 +10,7 @@ import trio
 
 from lvp_convert_native.buffers import Buffer
 from lvp_convert_native.runs import RUN_BYTES
+from provisioner.contracts import run_long
 from provisioner.contracts.errors import ProvisionerError
 
 if TYPE_CHECKING:
@@ -88,12 +89,11 @@ def write_runs(
 
 async def run_threads(count: int, work: Callable[[], None]) -> None:
     """Run ``work`` in ``count`` threads. Raises the first ProvisionerError, ungrouped, once all of them have ended."""
-    limiter = trio.CapacityLimiter(count)  # so that conversions do not use up the shared thread pool
     failures: list[ProvisionerError] = []
 
     async def one() -> None:
         try:
-            await trio.to_thread.run_sync(work, limiter=limiter)
+            await run_long(work)
         except ProvisionerError as error:
             failures.append(error)
             nursery.cancel_scope.cancel()

@@ -18,7 +18,7 @@ class PoolVolume:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A domain and the local storage it uses: paths, and volumes of pools."""
+    """A domain and the storage it uses: local paths, names of RBD images as ``rbd:POOL/NAME``, and volumes of pools."""
 
     uuid: str
     name: str
@@ -32,8 +32,12 @@ def read_domains(descriptions: str) -> list[Domain]:
 
 
 def pool_folder(description: str) -> str | None:
-    """Return the folder that holds a pool's volumes; None if it has none on this host."""
-    return _parse(description).findtext("pool/target/path")
+    """Return what the paths of a pool's volumes begin with: a folder, or ``rbd:POOL``; None if it is neither."""
+    root = _parse(description)
+    if (pool := root.find("pool")) is not None and pool.get("type") == "rbd":
+        name = pool.findtext("source/name", "")
+        return f"rbd:{name}" if name else None
+    return root.findtext("pool/target/path")
 
 
 def _parse(documents: str) -> ET.Element:
@@ -48,6 +52,8 @@ def _domain(element: ET.Element) -> Domain:
     volumes: set[PoolVolume] = set()
     # All elements that name a source: disks with backing files and mirrors, file systems, passed-through storage.
     for source in element.iterfind("devices//source"):
+        if source.get("protocol") == "rbd" and source.get("name"):
+            paths.add(f"rbd:{source.attrib['name']}")
         paths.update(path for key in ("dev", "file") if (path := source.get(key, "")).startswith("/"))
         if "pool" in source.attrib and "volume" in source.attrib:
             volumes.add(PoolVolume(source.attrib["pool"], source.attrib["volume"]))

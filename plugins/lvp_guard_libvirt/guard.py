@@ -42,14 +42,14 @@ class LibvirtGuard(Guard):
         for start in range(0, len(uuids), _BATCH):
             # virsh continues if a domain is gone. Its exit status is that of the last command, hence the echo.
             lines = [f"dumpxml {uuid}" for uuid in uuids[start : start + _BATCH]]
-            found += read_domains(await self._virsh.ask("; ".join([*lines, "echo"])))
+            found += read_domains(await self._virsh.run_readonly("; ".join([*lines, "echo"])))
         missing = set(uuids) - {domain.uuid for domain in found}
         if missing and missing & set(await self._uuids()):
             raise TargetUnavailableError(f"libvirt did not return the XML of domain {min(missing)}")
         return found
 
     async def _uuids(self) -> list[str]:
-        listed = await self._virsh.ask("list", "--uuid", *(["--all"] if self._defined else []))
+        listed = await self._virsh.run_readonly("list", "--uuid", *(["--all"] if self._defined else []))
         return re.findall(r"^[0-9a-f-]{36}$", listed, re.MULTILINE)
 
     async def _folders(self, pools: Iterable[str]) -> dict[str, str | None]:
@@ -57,7 +57,7 @@ class LibvirtGuard(Guard):
 
     async def _folder(self, pool: str) -> str | None:
         try:
-            return pool_folder(await self._virsh.ask("pool-dumpxml", f"--pool={pool}"))
+            return pool_folder(await self._virsh.run_readonly("pool-dumpxml", f"--pool={pool}"))
         except TargetUnavailableError as error:
             if "pool not found" in error.message:  # a domain that is shut off can name a removed pool
                 return None
@@ -78,7 +78,13 @@ def _paths(volumes: Iterable[PoolVolume], folders: dict[str, str | None]) -> lis
 
 
 def _identity(path: str) -> tuple[object, ...]:
-    """Return a key shared by all names of one device or file: /dev/vg0/web-01, /dev/mapper/vg0-web--01, /dev/dm-3."""
+    """Return a key shared by all names of one device or file: /dev/vg0/web-01, /dev/mapper/vg0-web--01, /dev/dm-3.
+
+    The name of an RBD image is the key itself. It does not say of which cluster the image is, so that an image of the
+    same name on another one counts too.
+    """
+    if path.startswith("rbd:"):
+        return ("rbd", path)
     try:
         status = os.stat(path)  # noqa: PTH116 - follows symbolic links
     except OSError:

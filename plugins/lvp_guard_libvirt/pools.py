@@ -26,7 +26,7 @@ class PoolRefresher(Observer):
         failures = []
         for pool in self._pools:
             try:
-                await self._virsh.tell("pool-refresh", f"--pool={pool}")
+                await self._virsh.run_readwrite("pool-refresh", f"--pool={pool}")
             except ProvisionerError as error:
                 failures.append(f"{pool}: {error.message}")
         if failures:

@@ -17,11 +17,11 @@ class Virsh:
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
 
-    async def ask(self, *words: str) -> str:
+    async def run_readonly(self, *words: str) -> str:
         """Return the output of a command on a read-only connection. Raises TargetUnavailableError."""
         return await self._run("--readonly", *words)
 
-    async def tell(self, *words: str) -> str:
+    async def run_readwrite(self, *words: str) -> str:
         """Return the output of a command on a read-write connection. Raises TargetUnavailableError."""
         return await self._run(*words)
 

@@ -16,6 +16,7 @@ from lvp_target_file.folder import LOCK, Entry, Folder
 from lvp_target_file.kept import KeptFiles
 from lvp_target_file.names import StagedFile
 from lvp_target_file.placement import check_name, needed_bytes, place
+from lvp_target_file.recovery import recover
 from lvp_target_file.resize import grow
 from lvp_target_file.room import Room
 from provisioner.contracts import (
@@ -31,7 +32,7 @@ from provisioner.contracts import (
     check_growth,
     undoing,
 )
-from provisioner.contracts.errors import NotFoundError, VolumeExistsError, VolumeInUseError
+from provisioner.contracts.errors import NotFoundError, VolumeExistsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -182,12 +183,12 @@ class FileTarget(KeepingTarget):
             self._kept.settle(StagedFile.read(path))
 
     def _remove(self, volume: str) -> None:
-        entry = self._own(volume)
+        entry = self._own_entry(volume)
         self._folder.claim()
         swaps.remove(self._folder, entry)
 
     def _resize(self, volume: str, size_bytes: int) -> Volume:
-        entry = self._own(volume)
+        entry = self._own_entry(volume)
         found = self.volume_of(entry)
         check_growth(found, size_bytes)
         if size_bytes > found.size_bytes:
@@ -195,7 +196,7 @@ class FileTarget(KeepingTarget):
             grow(self._folder, entry, size_bytes, self._settings, trio.from_thread.check_cancelled)
         return replace(found, size_bytes=size_bytes)
 
-    def _own(self, volume: str) -> Entry:
+    def _own_entry(self, volume: str) -> Entry:
         """Return the entry of a volume that this service created. Raises NotFoundError."""
         entry = self._folder.look(volume)
         if entry is None or entry.provenance is None:
@@ -219,10 +220,7 @@ class FileTarget(KeepingTarget):
         if self._settings.make_directory:
             self._folder.path.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._folder.claim()
-        dead = [file for file in self._folder.staged() if file.job not in live_jobs]
-        actions = [self._recovered(file, every_owner=every_owner) for file in dead]
-        done = [action for action in actions if action is not None]
-        return [*done, *self._kept.recover(), *self._bases.recover()]
+        return recover(self._folder, self._kept, self._bases, live_jobs, every_owner=every_owner)
 
     def _diagnose(self) -> Sequence[Finding]:
         found = self._folder.diagnose(shared=self._settings.shared)
@@ -232,15 +230,6 @@ class FileTarget(KeepingTarget):
         setting = "preallocate = true" if self._settings.clone else "clone = false"
         what = f"{setting}, but {len(left)} bases still take up space"
         return [*found, Finding(False, what, f"remove the files in {self._bases.path}")] if left else found
-
-    def _recovered(self, file: StagedFile, *, every_owner: bool) -> str | None:
-        """Clean up a file that no live job owns. Return what was done, or None if the file is already gone."""
-        if file.owner not in {"", self._folder.owner} and not every_owner:
-            return f"left {file.what} alone: it belongs to another installation ({file.owner})"
-        try:
-            return self._kept.settle(file)
-        except VolumeInUseError as error:
-            return f"left {file.path.name} alone: {error.message}"
 
 
 class Staged:

@@ -61,9 +61,10 @@ def decide(
 ) -> list[Decision]:
     """Return the decisions for all leftovers of the group.
 
-    ``is_dead(job, token)`` returns whether that job or staging has ended, ``fits_kind`` whether a volume is of this
-    target's kind, ``is_ours`` whether an owner is this installation: another one's jobs are unknown here and may be
-    running. ``untouched`` holds the tokens of volumes set aside for overwriting that were not written to.
+    - ``is_dead(job, token)``: whether that job or staging has ended.
+    - ``fits_kind``: whether a volume is of this target's kind.
+    - ``is_ours``: whether an owner is this installation. The jobs of others are unknown here and may be running.
+    - ``untouched``: tokens of volumes that were set aside to be overwritten, but not written to.
     """
     mine = [lv for lv in inventory.volumes.values() if fits_kind(lv)]
     # Finish with volumes under names of ours first: a restored volume loses its tag only after the one it replaced.

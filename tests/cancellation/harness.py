@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from provisioner.back_ends import BackEnds
 from provisioner.cache import ImageCache
 from provisioner.config import CacheSettings, JobSettings
 from provisioner.contracts import GIB, MIB, ByteSize, Checksum, Duration, ImageUrl
@@ -21,7 +22,6 @@ from provisioner.jobs import JobSpec, JobStore, Supervisor
 from provisioner.jobs.notify import Notifier
 from provisioner.observe.metrics import Metrics
 from provisioner.pipeline.run import Pipeline
-from provisioner.registry import BackEnds
 
 IMAGE = bytes(range(1, 252)) * 1200  # 300 kB without zeros, and no two blocks in a row are equal
 URL = "https://images.example.com/disk.raw"
@@ -199,7 +199,7 @@ def busy_threads():
 
     Waits for threads whose caller was cancelled (a write of the store); they end by themselves a moment later.
     """
-    stop = time.monotonic() + 10
+    stop = time.monotonic() + 60
     while (stacks := _stacks_of_ours()) and time.monotonic() < stop:
         time.sleep(0.001)
     return stacks

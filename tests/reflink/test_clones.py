@@ -10,6 +10,7 @@ import pytest
 from lvp_target_file import FileCloneTarget, FileTarget, reflink
 from provisioner.contracts import MIB, Placement
 from provisioner.contracts.errors import BaseGoneError, InvalidRequestError
+from tests.contents import first_bytes
 from tests.reflink.conftest import mounted, run
 from tests.reflink.harness import (
     DATA,
@@ -99,7 +100,7 @@ async def test_changed_base_is_replaced(shared):
     again = await make_base(target)
     assert again == base
     volume = await clone(target, again)
-    assert Path(volume.path).read_bytes()[: len(DATA)] == DATA
+    assert first_bytes(Path(volume.path), len(DATA)) == DATA
 
 
 async def test_base_made_twice_at_once(shared):
@@ -143,9 +144,9 @@ async def test_kept_clone_is_restored(shared):
     old = await clone(target, base)
     write(old.path, b"guest")
     new = await clone(target, base, job="job-2")
-    assert Path(new.path).read_bytes()[: len(DATA)] == DATA
+    assert first_bytes(Path(new.path), len(DATA)) == DATA
     restored = await target.restore(new.replaced.kept_as, "restore-1")
-    assert Path(restored.path).read_bytes()[:5] == b"guest"
+    assert first_bytes(Path(restored.path), 5) == b"guest"
 
 
 async def test_clone_of_a_foreign_or_open_volume_name(shared):
@@ -191,7 +192,7 @@ async def test_folder_without_copy_on_write(tmp_path, after):
         assert "shared" in run("filefrag", "-v", volume.path)
         write(volume.path, b"guest")
         again = await clone(target, base, "web02", "job-2")
-        assert Path(again.path).read_bytes()[: len(DATA)] == DATA
+        assert first_bytes(Path(again.path), len(DATA)) == DATA
         await target.aclose()
 
 
@@ -249,7 +250,7 @@ async def test_base_goes_right_before_it_is_cloned(shared, monkeypatch, way):
     monkeypatch.setattr(reflink, "clone", evict_and_clone)
     if way == "deleted":
         volume = await clone(target, base)
-        assert Path(volume.path).read_bytes()[: len(DATA)] == DATA
+        assert first_bytes(Path(volume.path), len(DATA)) == DATA
         return
     with pytest.raises(BaseGoneError, match="was changed while"):
         await clone(target, base)

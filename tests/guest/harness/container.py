@@ -140,7 +140,7 @@ class Container:
         del silence
         try:
             ended = subprocess.run(
-                [*self._inside(), *argv], env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                [*self.inside(), *argv], env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, timeout=total, text=True, errors="replace", check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as expired:
@@ -162,11 +162,10 @@ class Container:
         """Write a file in the container."""
         data = content.read_bytes() if isinstance(content, Path) else content
         script = 'mkdir -p "$(dirname "$0")" && cat > "$0" && chmod "$1" "$0"'
-        subprocess.run(
-            [*self._inside(), "sh", "-c", script, path, f"{mode:o}"], input=data, env=ENVIRONMENT, check=True
-        )
+        subprocess.run([*self.inside(), "sh", "-c", script, path, f"{mode:o}"], input=data, env=ENVIRONMENT, check=True)
 
-    def _inside(self) -> list[str]:
+    def inside(self) -> list[str]:
+        """Return the start of the command line that runs a command in the container from this machine."""
         return ["nsenter", "--target", str(self._leader), "--all", "--"]
 
     def _log(self) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 MIB = 1 << 20
 GIB = 1 << 30
+SECTOR = 512
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Drive:
 
     name: str
     size: int  # bytes
-    block_size: int = 512  # bytes, logical and physical
+    block_size: int = SECTOR  # bytes, logical and physical
     read_only: bool = False
 
 

@@ -26,6 +26,8 @@ class Images:
 
     kernel: Path
     initramfs: Path
+    user_mode_kernel: Path
+    user_mode_initramfs: Path
     root: Path
     site: Path  # an ext4 image with the test dependencies
     python: str  # the guest's, such as 3.11
@@ -39,7 +41,11 @@ def prepare(variant: str = "plain") -> Images:
     install_missing()
     debian, python = _debian(variant), RELEASES[guest_release()]
     site = _site(python)
-    return Images(debian / "kernel", debian / "initramfs", debian / "root.ext4", site / "site.ext4", python)
+    return Images(
+        kernel=debian / "kernel", initramfs=debian / "initramfs",
+        user_mode_kernel=debian / "linux.uml", user_mode_initramfs=debian / "initramfs.uml",
+        root=debian / "root.ext4", site=site / "site.ext4", python=python,
+    )  # fmt: skip
 
 
 def guest_release() -> str:

@@ -18,9 +18,9 @@ INIT = """\
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 for module in $(cat /modules/order); do insmod /modules/$module; done
-mount -t ext4 -o noatime,noinit_itable /dev/vda /root &&
-mount -t ext4 -o noatime,noload,ro /dev/vdb /root/opt/site &&
-mount -t ext4 -o noatime,noinit_itable /dev/vdc /root/project ||
+mount -t ext4 -o noatime,noinit_itable /dev/DISKSa /root &&
+mount -t ext4 -o noatime,noload,ro /dev/DISKSb /root/opt/site &&
+mount -t ext4 -o noatime,noinit_itable /dev/DISKSc /root/project ||
 { echo "guest: cannot mount the system disks"; sleep 1; poweroff -f; }
 read -r line < /proc/cmdline
 init=/project/tests/guest/harness/inside/plain-init
@@ -31,26 +31,30 @@ exec switch_root /root $init
 """
 
 
-def build_initramfs(tree: Path, kernel: str) -> bytes:
-    """Return the archive, built from a Debian tree with kernel version `kernel` and busybox."""
-    modules = _module_files(tree, kernel)
+def build_initramfs(tree: Path, kernel: str, modules: tuple[str, ...] = MODULES, disks: str = "vd") -> bytes:
+    """Return the archive, built from a Debian tree with kernel version `kernel` and busybox.
+
+    :param modules: loaded with what they depend on, before the disks are mounted
+    :param disks: the start of the names of the disks' devices
+    """
+    files = _module_files(tree, kernel, modules)
     entries: list[tuple[str, int, bytes]] = [
         (name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "proc", "root", "modules")
     ]
     entries += [("dev/console", stat.S_IFCHR | 0o600, b"")]
     entries += [("bin/busybox", stat.S_IFREG | 0o755, (tree / "bin/busybox").read_bytes())]
     entries += [(f"bin/{tool}", stat.S_IFLNK | 0o777, b"busybox") for tool in TOOLS]
-    entries += [(f"modules/{file.name}", stat.S_IFREG | 0o644, _module(file)) for file in modules]
-    entries += [("modules/order", stat.S_IFREG | 0o644, "\n".join(file.name for file in modules).encode())]
-    entries += [("init", stat.S_IFREG | 0o755, INIT.encode())]
+    entries += [(f"modules/{file.name}", stat.S_IFREG | 0o644, _module(file)) for file in files]
+    entries += [("modules/order", stat.S_IFREG | 0o644, "\n".join(file.name for file in files).encode())]
+    entries += [("init", stat.S_IFREG | 0o755, INIT.replace("DISKS", disks).encode())]
     # The kernel unpacks gzip level 1 as fast as it reads uncompressed data, and faster than smaller archives.
     return gzip.compress(_newc(entries), 1, mtime=0)
 
 
-def _module_files(tree: Path, kernel: str) -> list[Path]:
-    """Return the files of MODULES and their dependencies in load order. Uses the tree's kmod: the host may lack it."""
+def _module_files(tree: Path, kernel: str, modules: tuple[str, ...]) -> list[Path]:
+    """Return the modules' files and their dependencies in load order. Uses the tree's kmod: the host may lack it."""
     files: dict[Path, None] = {}
-    for module in MODULES:
+    for module in modules:
         shown = subprocess.run(
             ["chroot", str(tree), "/sbin/modprobe", "--set-version", kernel, "--show-depends", module],
             capture_output=True,

@@ -1,4 +1,4 @@
-"""The volume groups that the tests share. They are emptied before and after each test."""
+"""The volume groups that the tests share. They are emptied after each test."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from tests.guest.lvm import harness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as slow that a class with ``in_every_run`` does not list there."""
+    for item in items:
+        listed = getattr(getattr(item, "cls", None), "in_every_run", None)
+        if listed is not None and getattr(item, "originalname", item.name) not in listed:
+            item.add_marker(pytest.mark.slow)
 
 
 def _group(name: str, disk: str, *options: str) -> Iterator[str]:
@@ -48,7 +56,6 @@ def thin_group() -> Iterator[str]:
 @pytest.fixture
 def plain(plain_group: str) -> Iterator[str]:
     """An empty volume group for plain volumes."""
-    harness.clear(plain_group)
     yield plain_group
     harness.clear(plain_group)
 
@@ -56,7 +63,6 @@ def plain(plain_group: str) -> Iterator[str]:
 @pytest.fixture
 def tiny(tiny_group: str) -> Iterator[str]:
     """An empty volume group of less than 256 MiB."""
-    harness.clear(tiny_group)
     yield tiny_group
     harness.clear(tiny_group)
 
@@ -64,7 +70,6 @@ def tiny(tiny_group: str) -> Iterator[str]:
 @pytest.fixture
 def sectors(sector_group: str) -> Iterator[str]:
     """An empty volume group on a disk with 4096-byte sectors."""
-    harness.clear(sector_group)
     yield sector_group
     harness.clear(sector_group)
 
@@ -72,6 +77,5 @@ def sectors(sector_group: str) -> Iterator[str]:
 @pytest.fixture
 def thin(thin_group: str) -> Iterator[str]:
     """A volume group with the empty thin pool ``pool``."""
-    harness.clear(thin_group)
     yield thin_group
     harness.clear(thin_group)

@@ -25,6 +25,6 @@ def wheel() -> Path | None:
 @pytest.fixture(scope="module")
 def guest(images: Images, wheel: Path | None) -> Iterator[Guest]:
     """A running guest, shared by the tests of a module."""
-    with Guest(images, wheel=wheel) as guest:
+    with Guest(images, wheel=wheel, user_mode=True) as guest:
         guest.boot()
         yield guest

@@ -15,6 +15,7 @@ from lvp_target_file import FileSettings, FileTarget
 from provisioner.contracts import BackEndContext
 from provisioner.contracts.errors import ProvisionerError
 from provisioner.contracts.testing import a_request
+from tests.contents import first_bytes
 
 # The functions by which the modules under test change the disk. A step is one call of one of them.
 ACTS = ("open", "ftruncate", "setxattr", "fsync", "fchown", "link", "rename", "unlink")
@@ -72,7 +73,7 @@ async def assert_whole(folder, replaced):
         assert not replaced
         return None
     assert volume.provenance is not None
-    content = Path(volume.path).read_bytes()[:3]
+    content = first_bytes(Path(volume.path), 3)
     assert (content, volume.provenance.job_id) in {(OLD, "job-old"), (NEW, "job-new")}
     assert Path(volume.path).stat().st_nlink == 1
     return content

@@ -13,6 +13,7 @@ from lvp_target_file.placement import MAX_NAME
 from provisioner.contracts import MIB, BackEndContext, Capacity
 from provisioner.contracts.errors import VolumeInUseError
 from provisioner.contracts.testing import a_request
+from tests.contents import first_bytes
 from tests.plugins.lvp_target_file.openers import Opener, opened_before_rename
 
 SIZE = 8 * MIB
@@ -129,7 +130,7 @@ async def test_open_after_swap_gets_new_volume(tmp_path):
     finally:
         os.rename = rename
     assert openers[0].inode() == Path(new.path).stat().st_ino
-    assert Path(new.path).read_bytes()[:3] == b"new"
+    assert first_bytes(Path(new.path), 3) == b"new"
     openers[0].close()
 
 

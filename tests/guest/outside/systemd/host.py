@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import trustme
 
     from tests.guest.harness import Container, Guest
+    from tests.packaging.building import Packages
 
 MIB = 1024**2
 IMAGE_SIZE = 16 * MIB
@@ -152,6 +153,7 @@ class Host:
     guest: Guest | Container
     authority: trustme.CA
     storage: Storage
+    packages: dict[str, Packages]
 
     def systemctl(self, *words: str) -> str:
         return self.guest.sh(" ".join(["systemctl", *words]), silence=400)
