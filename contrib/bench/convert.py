@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
+from figures import record
 from series import CELLS, MIB, Series
 
 from lvp_convert_native import NativeConverter, NativeSettings
@@ -207,6 +208,24 @@ def lines(target: str, kind: str, table: dict[str, Series]) -> Iterator[str]:
         yield f"| {target} | {kind} | {name} | {ours / series.median:.2f} | {series.cells} |"
 
 
+LABELS = {
+    "raw-full": "raw, full", "raw-half": "raw, half holes", "plain": "qcow2", "zlib": "qcow2, zlib",
+    "zstd": "qcow2, zstd",
+}  # fmt: skip
+COMMAND = "python contrib/bench/convert.py --target loop --keep"
+
+
+def record_all(tables: dict[str, dict[str, Series]]) -> None:
+    """Keep the ratios for the chart. ``tables``: the series by image and contender."""
+    best = ("qemu-img best -m8", "qemu-img best -m16")
+    values = {}
+    for kind, table in tables.items():
+        ours = table["native"].median
+        values[LABELS[kind]] = [ours / min(table[name].median for name in best), ours / table["qemu-img"].median]
+    title = "Converting a cached image: our time, of qemu-img's"
+    record("convert", title, "", ["of its best flags", "of its defaults"], values, COMMAND)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=1024, help="MiB of the disk (default 1024)")
@@ -217,7 +236,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="contenders, in addition to native (default: all)")
     parser.add_argument("--target", action="append", choices=["file", "loop"])
     parser.add_argument("--device", type=Path, action="append", default=[], help="a volume to overwrite")
+    parser.add_argument("--keep", action="store_true", help="keep the figures of the last target and draw the chart")
     options = parser.parse_args()
+    tables: dict[str, dict[str, Series]] = {}
     size, kinds = options.size * MIB, options.kind or list(KINDS)
     print(f"| target | image | with | native / this | {CELLS} |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="lvp-bench-") as folder:
@@ -231,7 +252,10 @@ def main() -> None:
             with ExitStack() as stack:
                 fresh = stack.enter_context(targets[target]())
                 for kind in kinds:
-                    print(*lines(target, kind, measure(kind, images, fresh, size, options)), sep="\n", flush=True)
+                    tables[kind] = measure(kind, images, fresh, size, options)
+                    print(*lines(target, kind, tables[kind]), sep="\n", flush=True)
+    if options.keep:
+        record_all(tables)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,8 @@ async def fetch(served: Served, path: Path, *, hashed: bool) -> str | None:
     growing_file = GrowingFile(fd, limit=2**63)
 
     async def hash_it() -> None:
-        digests.update(await trio.to_thread.run_sync(hash_and_inspect, growing_file, ["sha256"], lambda _info: None))
+        hashes = await trio.to_thread.run_sync(hash_and_inspect, growing_file, ["sha256"], lambda _info: None)
+        digests.update(hashes.digests)
 
     async with trio.open_nursery() as nursery:
         if hashed:

@@ -2,10 +2,10 @@
 
     python contrib/bench/history.py [--jobs 1000000] [--database FILE] [--tree OLD_CHECKOUT --tree .]
 
-Starts the real daemon of each source tree over a copy of the same database, in the first schema, and sends requests
-over HTTP on loopback. With two trees the table has a column for each: before and after. For lists it also shows the
-processor time of one list, which means more on a busy machine. ``--database`` keeps the database, which takes a minute
-to create. Needs some 3 GB of disk space.
+Starts the real daemon of each source tree, in the tree's own environment (``.venv``) if it has one, over a copy of the
+same database, in the first schema, and sends requests over HTTP on loopback. With two trees the table has a column for
+each: before and after. For lists it also shows the processor time of one list, which means more on a busy machine.
+``--database`` keeps the database, which takes a minute to create. Needs some 3 GB of disk space.
 """
 
 from __future__ import annotations
@@ -121,7 +121,15 @@ overcommit = true
     def __enter__(self) -> Daemon:
         log = self.folder / "log"
         environment = {**os.environ, "PYTHONPATH": f"{self.tree}:{self.tree}/plugins"}
-        command = [sys.executable, "-m", "provisioner.cli", "serve", "--config", self.folder / "config.toml"]
+        own = self.tree / ".venv/bin/python"  # an older tree has other dependencies and plugins
+        command = [
+            own if own.exists() else sys.executable,
+            "-m",
+            "provisioner.cli",
+            "serve",
+            "--config",
+            self.folder / "config.toml",
+        ]
         begun = time.monotonic()
         with log.open("wb") as out:
             self.process = subprocess.Popen(command, stderr=out, env=environment, cwd=self.tree)
@@ -145,8 +153,12 @@ overcommit = true
 
     @property
     def resident(self) -> int:
+        return self.resident_kib // 1024
+
+    @property
+    def resident_kib(self) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) // 1024
+        return int(status.partition("VmRSS:")[2].split()[0])
 
     def client(self) -> Client:
         return Client(self)

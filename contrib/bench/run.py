@@ -20,6 +20,8 @@ BENCHES = (
     ("page_cache.py", []),
     ("health.py", ["--seconds", "10"]),
     ("events.py", ["--runs", "5"]),
+    ("latency.py", []),
+    ("scale.py", []),
 )
 
 
