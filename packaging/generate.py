@@ -21,7 +21,7 @@ from click.shell_completion import BashComplete, FishComplete, ZshComplete
 from provisioner import __version__
 from provisioner.cli import cli
 from provisioner.cli.connection import VARIABLES
-from provisioner.cli.exit_status import MEANINGS
+from provisioner.cli.exit_status import FLEET_MEANING, FLEET_RANGE, MEANINGS
 from provisioner.cli.paths import FILES
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def command_page() -> str:
                 lines += [".TP", f".B {roff(record[0])}", roff(record[1])]
         for example in getattr(command, "_examples", ()):
             lines += [".PP", ".EX", roff(f"    {example}"), ".EE"]
-    lines += definitions("EXIT STATUS", {str(int(status)): text for status, text in MEANINGS.items()})
+    statuses = {str(int(status)): text for status, text in MEANINGS.items()}
+    lines += definitions("EXIT STATUS", {**statuses, FLEET_RANGE: FLEET_MEANING})
     lines += definitions("ENVIRONMENT", VARIABLES)
     lines += definitions("FILES", FILES)
     lines += [".SH SEE ALSO", f".BR {roff(PROJECT)} (8),", f".BR {roff(PROJECT)}.toml (5)"]

@@ -56,14 +56,15 @@ def built(name: str) -> Command:
     """Return the command that runs the client ``name``; generate and build it if an input has changed."""
     source = HERE / name
     files = sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    key = _digest(API_YAML, Path(__file__), *files)
-    with _made(name, key) as (folder, new):
+    key = digest(API_YAML, Path(__file__), *files)
+    with made(name, key) as (folder, new):
         if new:
             shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         return CLIENTS[name](folder, new)
 
 
-def _digest(*files: Path) -> str:
+def digest(*files: Path) -> str:
+    """Return a short digest of the names and contents of files."""
     found = hashlib.sha256()
     for file in files:
         found.update(f"{file.name}\0{_sha256(file)}\n".encode())
@@ -75,7 +76,7 @@ def _sha256(file: Path) -> str:
 
 
 @contextmanager
-def _made(name: str, key: str) -> Iterator[tuple[Path, bool]]:
+def made(name: str, key: str) -> Iterator[tuple[Path, bool]]:
     """Yield a folder of the cache, and whether it is new. If the block succeeds, it is kept until unused for a day."""
     above = cache() / "clients" / name
     above.mkdir(parents=True, exist_ok=True)
@@ -98,14 +99,19 @@ def _remove_unused(above: Path) -> None:
             shutil.rmtree(folder)
 
 
-def _python(folder: Path, new: bool) -> Command:
-    requirements = HERE / "python" / "requirements.txt"
-    with _made("python-environment", _digest(requirements) + f"-{sys.version_info[0]}.{sys.version_info[1]}") as found:
-        python = found[0] / "bin" / "python"
-        if found[1]:
-            run(sys.executable, "-m", "venv", found[0], cwd=folder)
+def python_environment(name: str, requirements: Path) -> Path:
+    """Return the Python of an environment with the pinned requirements; it is built if they have changed."""
+    with made(name, digest(requirements) + f"-{sys.version_info[0]}.{sys.version_info[1]}") as (folder, new):
+        python = folder / "bin" / "python"
+        if new:
+            run(sys.executable, "-m", "venv", folder, cwd=folder)
             pip = ("-m", "pip", "install", "--disable-pip-version-check", "--require-hashes", "-r", requirements)
             run(python, *pip, cwd=folder)
+    return python
+
+
+def _python(folder: Path, new: bool) -> Command:
+    python = python_environment("python-environment", HERE / "python" / "requirements.txt")
     if new:
         config = folder / "config.yaml"
         generate = ("generate", "--meta", "none", "--path", API_YAML, "--config", config, "--output-path", "lvp_client")
@@ -135,7 +141,7 @@ def _openapi_generator(folder: Path, language: str, *options: str, **properties:
 
 def _generator() -> Path:
     """Return openapi-generator, which Maven fetches once."""
-    with _made("openapi-generator", GENERATOR_SHA256[:16]) as (folder, new):
+    with made("openapi-generator", GENERATOR_SHA256[:16]) as (folder, new):
         jar = folder / GENERATOR
         if new:
             artifact = "org.openapitools:" + GENERATOR.removesuffix(".jar").replace("-cli-", "-cli:")

@@ -59,7 +59,7 @@ class Client:
         try:
             while time.monotonic() < stop:
                 chance.choice(operations)(chance)
-                time.sleep(chance.random() * 0.2)
+                time.sleep(chance.random() * 0.4)
         except BaseException as error:  # noqa: BLE001 - reported by the round
             self.errors.append(error)
 

@@ -13,15 +13,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import httpx
-
-from tests.end_to_end.daemon import LVP, Daemon, until
+from tests.end_to_end.daemon import CLIENT, LVP, Daemon, until
 from tests.minio.server import Store, minio
 from tests.servers.cutting import cutting_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import httpx
 
 MIB = 2**20
 BUCKET = "images"
@@ -79,13 +79,12 @@ class Harness:
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
         """Send a request as the administrator. Raises httpx.TransportError if the daemon is not reachable."""
-        return httpx.request(
+        return CLIENT.request(
             method,
             self.daemon.url + path,
             json=body,
             headers={"X-API-Token": self.admin_token, **headers},
             timeout=60,
-            trust_env=False,
         )
 
 

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from provisioner.auth.tokens import TokenFile
+from tests.contents import data_of, first_bytes
 from tests.end_to_end.conftest import same
 from tests.end_to_end.daemon import until
 from tests.servers.seeds import files_of, label_of, read_by_cloud_init
@@ -34,7 +35,8 @@ def finished(daemon, server, *args, **more):
 def places_of(daemon, secret):
     """Return the files below the daemon's folder that contain ``secret``, except volumes."""
     found = [path for path in daemon.folder.rglob("*") if path.is_file()]
-    return [path for path in found if path.parent != daemon.volumes and secret.encode() in path.read_bytes()]
+    hidden = [path for path in found if path.parent != daemon.volumes]
+    return [path for path in hidden if any(secret.encode() in data for _, data in data_of(path))]
 
 
 def volume_files(daemon):
@@ -201,10 +203,10 @@ def test_name_of_the_seed_is_taken(daemon, server, foreign):
         daemon.volume("web-01-seed").write_bytes(b"somebody's")
     else:
         finished(daemon, server, None, name="web-01-seed")
-    before = daemon.volume("web-01-seed").read_bytes()[:10]
+    before = first_bytes(daemon.volume("web-01-seed"), 10)
     job = daemon.job_ended(submit(daemon, server))
     assert "another volume has it" in job["error"]
-    assert daemon.volume("web-01-seed").read_bytes()[:10] == before
+    assert first_bytes(daemon.volume("web-01-seed"), 10) == before
     assert not daemon.volume("web-01").exists()
     finished(daemon, server, name="web-02")
     job = daemon.job_ended(submit(daemon, server, None, name="web-02-seed"))

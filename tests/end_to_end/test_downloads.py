@@ -1,4 +1,6 @@
-"""Tests of one download for many jobs, and of a download that is resumed after a restart."""
+"""Tests of one download for many jobs, of one that is resumed after a restart, and of slow connections."""
+
+import hashlib
 
 import pytest
 
@@ -44,4 +46,24 @@ def test_download_is_resumed_after_restart(make_daemon, images, tmp_path, end):
         assert carried_on["at_byte"] >= 4 * MIB  # the rest was still in sockets
         # The second daemon downloaded only the rest (besides headers and the checksum file).
         assert counter.passed - before < image.file.stat().st_size - carried_on["at_byte"] + MIB // 8
+    assert same(image, daemon.volume("web01"))
+
+
+def test_slow_connections_are_helped(make_daemon, images, tmp_path):
+    """A server that limits each connection is asked for several ranges; a kill then leaves a beginning to resume."""
+    image = images["full.raw"]
+    with nginx(image.file.parent, tmp_path / "nginx") as origin:
+        source = {"plugin": "http", "urls": [f"{origin.tls_url}/"], "ca_file": str(origin.ca_file)}
+        daemon = make_daemon(sources={"http": source}).start()
+        size = image.file.stat().st_size
+        digest = f"sha256:{hashlib.sha256(image.file.read_bytes()).hexdigest()}"
+        job_id = daemon.submit(f"{origin.tls_url}/full.raw?rate=2m", "web01", "raw", checksum=digest)
+        until(lambda: len(daemon.events("tried further connections")) == 2)
+        tries = daemon.events("tried further connections")
+        daemon.kill()
+        daemon.start()
+        assert daemon.job_ended(job_id)["status"] == "completed"
+        (carried_on,) = daemon.events("resuming an earlier download")
+    assert [tried["connections"] for tried in tries] == [2, 4]
+    assert 4 * MIB < carried_on["at_byte"] < size
     assert same(image, daemon.volume("web01"))

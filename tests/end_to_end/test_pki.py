@@ -80,7 +80,8 @@ def test_mutual_tls_in_four_commands(machine, make_daemon, server, images):
     assert (ended.status, ended.err) == (0, "")
     assert same(image, daemon.volume("web-01"))
     refused = machine.lvp("cache", "prune")
-    assert (refused.status, refused.err) == (4, "Error: terraform has the role operator; this needs admin\n")
+    words = "Error: terraform has the role operator; this needs admin [forbidden]\n"
+    assert (refused.status, refused.err) == (4, words)
     without = machine.lvp("job", "list", "--url", f"https://localhost:{port}", "--cert", _stranger(machine))
     assert without.status == 5
     assert "the server does not trust its CA" in without.err

@@ -39,7 +39,7 @@ from provisioner.contracts.errors import (
     TargetError,
 )
 from provisioner.contracts.testing import FileView
-from provisioner.download import checksums
+from provisioner.download import checksum_lookup
 from provisioner.download.decompress import decompress
 from provisioner.download.inspection import FileInspection, ImageInfo
 from provisioner.download.signatures import wrapper_of
@@ -69,7 +69,7 @@ def read_checksums(data: bytes) -> None:
     for algorithm in (*lengths, None):
         for only_file in (True, False):
             try:
-                found = checksums.parse(text, algorithm, "disk.qcow2", only_file=only_file)
+                found = checksum_lookup.parse(text, algorithm, "disk.qcow2", only_file=only_file)
             except ImageError:
                 continue
             if found is not None:

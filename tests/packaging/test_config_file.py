@@ -30,7 +30,7 @@ def test_config_lacks_only_a_target(conffile):
         parse(tomllib.loads(conffile.read_text()), "config")
 
 
-@pytest.mark.parametrize("name", ["targets.thin", "targets.plain", "targets.files"])
+@pytest.mark.parametrize("name", ["targets.thin", "targets.plain", "targets.files", "targets.ceph"])
 def test_config_one_target_uncommented(conffile, name):
     lines, inside = [], False
     for line in conffile.read_text().splitlines():
