@@ -2,6 +2,7 @@
 
 import importlib.util
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,3 +28,17 @@ def folder(tmp_path):
         return
     with tempfile.TemporaryDirectory(dir=memory) as made:
         yield Path(made)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(call):
+    """Add the state of the daemons to the report of a failed test, before they are ended."""
+    report = (yield).get_result()
+    module = sys.modules.get("tests.end_to_end.daemon")
+    if module is None:
+        return
+    if report.failed and call.when != "teardown":
+        report.sections += [("daemon", daemon.state()) for daemon in module.DAEMONS.values()]
+    if call.when == "teardown":
+        running = {folder: daemon for folder, daemon in module.DAEMONS.items() if daemon.process.poll() is None}
+        module.DAEMONS = running

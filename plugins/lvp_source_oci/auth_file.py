@@ -34,6 +34,9 @@ class _AuthFile(msgspec.Struct, rename="camel"):
     creds_store: str = ""
 
 
+_DECODER = msgspec.json.Decoder(_AuthFile)
+
+
 def login_for(reference: Reference, ref: SecretRef) -> str | None:
     """Return the login ``user:password`` for a reference, None if the file has none. Blocking. Raises SourceError."""
     file = _read(ref)
@@ -92,7 +95,7 @@ def _text(login: _Login, key: str, ref: SecretRef) -> str:
 
 def _read(ref: SecretRef) -> _AuthFile:
     try:
-        return msgspec.json.decode(ref.read(dict(os.environ)), type=_AuthFile)
+        return _DECODER.decode(ref.read(dict(os.environ)))
     except KeyError as error:
         raise SourceError(f"the secret {ref} is missing: {error.args[0]} is not set") from error
     except OSError as error:

@@ -52,6 +52,9 @@ class _Answer(msgspec.Struct):
     access_token: str = ""
 
 
+_DECODER = msgspec.json.Decoder(_Answer)
+
+
 class Authorization:
     """The Authorization headers of one source."""
 
@@ -106,7 +109,7 @@ class Authorization:
         )
         try:
             async with transport.open(url) as stream:
-                answer = msgspec.json.decode(await read_document(stream, _MAX_ANSWER), type=_Answer)
+                answer = _DECODER.decode(await read_document(stream, _MAX_ANSWER))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise SourceError(f"the token service {realm} sent something that is no token") from error
         finally:

@@ -77,6 +77,9 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
     manifests: list[Descriptor] | None = None
 
 
+_DECODER = msgspec.json.Decoder(Manifest)
+
+
 def host_architecture() -> str:
     """Return this host's architecture as OCI names it."""
     machine = platform.machine()
@@ -90,7 +93,7 @@ def decoded(body: bytes, name: str, digest: str | None) -> Manifest:
         if f"{algorithm}:{hashlib.new(algorithm, body).hexdigest()}" != digest:
             raise SourceError(f"{name}: the registry sent another manifest than the one with this digest")
     try:
-        manifest = msgspec.json.decode(body, type=Manifest)
+        manifest = _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SourceError(f"{name}: the registry sent something that is no manifest") from error
     if manifest.schema_version != 2:

@@ -50,6 +50,9 @@ class _BaseMark(msgspec.Struct, frozen=True):
         return (self.name, self.inode, self.size, self.mtime_ns) == now
 
 
+_DECODER = msgspec.json.Decoder(_BaseMark)
+
+
 @dataclass(frozen=True, slots=True)
 class BaseFile:
     """A base on disk. ``digest`` is its image's, ``last_used`` in seconds since the epoch."""
@@ -179,7 +182,7 @@ def _read_mark(file: Path | int) -> _BaseMark | None:
     """Return the mark of a file, None if it is not a base. Raises OSError."""
     try:
         follow = {} if isinstance(file, int) else {"follow_symlinks": False}
-        return msgspec.json.decode(os.getxattr(file, ATTRIBUTE, **follow), type=_BaseMark)
+        return _DECODER.decode(os.getxattr(file, ATTRIBUTE, **follow))
     except OSError as error:
         if error.errno in {errno.ENODATA, *NO_ATTRIBUTES}:
             return None

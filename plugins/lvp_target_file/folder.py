@@ -43,6 +43,9 @@ class _Mark(msgspec.Struct, frozen=True):
     provenance: Provenance
 
 
+_DECODER = msgspec.json.Decoder(_Mark)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """The file at a volume's path. ``provenance`` is None if this service did not create it."""
@@ -233,7 +236,7 @@ def read_mark(path: Path, volume: str, status: os.stat_result) -> Provenance | N
     if not stat.S_ISREG(status.st_mode):
         return None
     try:
-        mark = msgspec.json.decode(os.getxattr(path, ATTRIBUTE, follow_symlinks=False), type=_Mark)
+        mark = _DECODER.decode(os.getxattr(path, ATTRIBUTE, follow_symlinks=False))
     except OSError as error:
         if error.errno in {errno.ENODATA, *NO_ATTRIBUTES}:
             return None

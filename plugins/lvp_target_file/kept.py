@@ -57,6 +57,9 @@ class KeptMark(msgspec.Struct, frozen=True):
     kept_until: float
 
 
+_DECODER = msgspec.json.Decoder(KeptMark)
+
+
 @dataclass(frozen=True, slots=True)
 class _KeptFile:
     path: Path
@@ -250,7 +253,7 @@ class KeptFiles:
 
 def _read_kept(path: Path) -> KeptMark | None:
     try:
-        return msgspec.json.decode(os.getxattr(path, ATTRIBUTE, follow_symlinks=False), type=KeptMark)
+        return _DECODER.decode(os.getxattr(path, ATTRIBUTE, follow_symlinks=False))
     except OSError as error:
         if error.errno == errno.ENODATA:
             return None

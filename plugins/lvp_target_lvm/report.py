@@ -129,6 +129,9 @@ class _Report(msgspec.Struct):
     report: list[_Part]
 
 
+_DECODER = msgspec.json.Decoder(_Report)
+
+
 def read(text: str) -> tuple[Group | None, dict[str, Lv]]:
     """Return the group and volumes in a report of ``lvs`` or ``vgs``; the group is None if it has no rows.
 
@@ -161,7 +164,7 @@ def read_extents(text: str, volume: str) -> list[str]:
 
 
 def _rows(text: str) -> list[_Row]:
-    parts = msgspec.json.decode(text, type=_Report).report
+    parts = _DECODER.decode(text).report
     return [row for part in parts for row in [*part.vg, *part.lv, *part.seg]]
 
 

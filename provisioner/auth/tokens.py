@@ -58,6 +58,9 @@ class _File(msgspec.Struct, kw_only=True):
     tokens: list[TokenRecord] = []
 
 
+_DECODER = msgspec.json.Decoder(_File)
+
+
 class TokenFile:
     """The tokens in ``path``. Without ``keys`` the key is beside it with the suffix ``.key``, created when needed."""
 
@@ -201,7 +204,7 @@ class TokenFile:
 
     def _read(self) -> _File:
         try:
-            return msgspec.json.decode(read_small(self._path), type=_File)
+            return _DECODER.decode(read_small(self._path))
         except FileNotFoundError:
             return _File()
         except (msgspec.MsgspecError, ValueError) as error:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+_DECODER = msgspec.json.Decoder(Entry)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (sha256 TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS urls (url TEXT PRIMARY KEY, version TEXT NOT NULL, sha256 TEXT NOT NULL);
@@ -160,7 +161,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _decode(body: str) -> Entry | None:
     try:
-        return msgspec.json.decode(body, type=Entry)
+        return _DECODER.decode(body)
     except msgspec.MsgspecError:  # written by another version of the service
         return None
 

@@ -114,6 +114,9 @@ class JobRecord(Job, frozen=True, kw_only=True):
     spec: SpecRecord  # type: ignore[assignment]
 
 
+_DECODER = msgspec.json.Decoder(JobRecord)
+
+
 def encode(job: Job) -> bytes:
     """Return the job as JSON."""
     fields = {**msgspec.structs.asdict(job), "spec": SpecRecord.of(job.spec).fields()}
@@ -123,7 +126,7 @@ def encode(job: Job) -> bytes:
 
 def decode(body: bytes) -> Job:
     """Return the job. Raises ValueError (msgspec's errors are such) or RecursionError for anything else."""
-    found = msgspec.json.decode(body, type=JobRecord)
+    found = _DECODER.decode(body)
     try:
         spec = found.spec.spec()
     except InvalidRequestError as error:

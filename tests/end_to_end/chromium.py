@@ -130,7 +130,7 @@ class Page:
         try:
             self.wait(f"document.body.innerText.includes({json.dumps(text)})")
         except AssertionError:
-            raise AssertionError(f"{text!r} is not shown, but: {self.text()}") from None
+            raise AssertionError(f"{text!r} is not shown, but: {self.text()}\n{self.complaints()}") from None
 
     def text(self) -> str:
         return self.js("document.body.innerText")

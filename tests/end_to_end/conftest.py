@@ -95,6 +95,8 @@ def make_daemon(tmp_path):
 
     yield make
     for daemon in made:
+        if daemon.process is not None and not daemon.ended_by_test:
+            assert daemon.process.poll() in {None, 0}, daemon.state()
         if daemon.process is not None and daemon.process.poll() is None:
             daemon.kill()
         for number in range(1, daemon.starts + 1):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -58,6 +59,10 @@ def plain_config(folder: Path, **tables) -> dict:
     return config
 
 
+# The daemons that may run, by folder.
+DAEMONS: dict[Path, Daemon] = {}
+
+
 @dataclass
 class Daemon:
     """A daemon that can be restarted: ``folder`` outlives the process."""
@@ -68,6 +73,7 @@ class Daemon:
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     environment: dict[str, str] = field(default_factory=lambda: {**os.environ, "HOME": "/nonexistent"})
+    ended_by_test: bool = False
 
     @property
     def log_file(self) -> Path:
@@ -83,6 +89,8 @@ class Daemon:
         file = self.folder / "config.toml"
         file.write_text(tomli_w.dumps(self.config))
         self.starts += 1
+        self.ended_by_test = False
+        DAEMONS[self.folder] = self
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen([*LVP, "serve", "--config", str(file)], stderr=log, env=self.environment)
 
@@ -94,6 +102,18 @@ class Daemon:
         self.url = self.event("ready")["bind"][0]
         return self
 
+    def state(self) -> str:
+        """Return what explains a failure: how the process ended, or what its threads wait for, and the log's end."""
+        status = self.process.poll()
+        lines = [f"{self.folder.name}: pid {self.pid}, " + ("running" if status is None else f"ended with {status}")]
+        if status is None:
+            for task in Path(f"/proc/{self.pid}/task").iterdir():
+                with suppress(OSError):
+                    run_state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+                    waits = (task / "wchan").read_text(), (task / "syscall").read_text().split()[0]
+                    lines.append(f"thread {task.name} {(task / 'comm').read_text().strip()}: {run_state} {waits}")
+        return "\n".join(lines) + "\n" + self.log_file.read_text()[-4000:]
+
     def events(self, name: str) -> list[dict]:
         lines = self.log_file.read_text().splitlines()
         return [found for line in lines if line.startswith("{") and (found := json.loads(line))["event"] == name]
@@ -103,13 +123,16 @@ class Daemon:
 
     def ended(self) -> tuple[int, str]:
         """Wait for the end; return the exit status and the log."""
+        self.ended_by_test = True
         return self.process.wait(TIMEOUT), self.log_file.read_text()
 
     def stop(self) -> int:
+        self.ended_by_test = True
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT)
 
     def kill(self) -> None:
+        self.ended_by_test = True
         self.process.kill()
         self.process.wait(TIMEOUT)
 

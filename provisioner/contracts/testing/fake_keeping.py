@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from provisioner.contracts.types import StageRequest
 
+_DECODER = msgspec.json.Decoder(KeptVolume)
+
 
 class FakeKeepingTarget(FakeTarget, KeepingTarget):
     """A fake target that keeps replaced volumes as ``keeping`` says. ``in_use`` may contain names of kept volumes."""
@@ -110,7 +112,7 @@ class FakeKeepingTarget(FakeTarget, KeepingTarget):
         return Replaced(volume, old.owner, kept_as, kept.kept_until)
 
     def _all_kept(self) -> Sequence[KeptVolume]:
-        return [msgspec.json.decode(path.read_bytes(), type=KeptVolume) for path in sorted(self._kept.glob("*.record"))]
+        return [_DECODER.decode(path.read_bytes()) for path in sorted(self._kept.glob("*.record"))]
 
     def _find_kept(self, kept_as: str) -> KeptVolume:
         found = next((kept for kept in self._all_kept() if kept.kept_as == kept_as), None)

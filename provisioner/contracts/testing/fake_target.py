@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
+_DECODER = msgspec.json.Decoder(Provenance)
 # Timeout of a rollback step in seconds of the test's clock.
 UNDO_DEADLINE = 5.0
 _STALE = b"\xa5" * 4096
@@ -210,7 +211,7 @@ class FakeTarget(BlockTarget):
         if not path.is_file():
             return None
         metadata = self._metadata_path(volume)
-        provenance = msgspec.json.decode(metadata.read_bytes(), type=Provenance) if metadata.exists() else None
+        provenance = _DECODER.decode(metadata.read_bytes()) if metadata.exists() else None
         return Volume(volume, self.name, str(path), path.stat().st_size, provenance)
 
     def _refuse_if_open(self, volume: str) -> None:
