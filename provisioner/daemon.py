@@ -28,8 +28,8 @@ from provisioner.auth.authenticator import Authenticator
 from provisioner.auth.token_keys import token_keys
 from provisioner.auth.tokens import TokenFile
 from provisioner.cache import UPLOADS, ImageCache
+from provisioner.contracts.cancel_shield import shielded
 from provisioner.contracts.errors import ConfigError, ProvisionerError, UnavailableError
-from provisioner.contracts.shield import shielded
 from provisioner.contracts.tasks import first_cause, leaves
 from provisioner.images import ImageResolver
 from provisioner.jobs import JobSpec, JobStore, Supervisor
@@ -42,7 +42,7 @@ from provisioner.observe.audit import AuditLog
 from provisioner.observe.metrics import Metrics
 from provisioner.observe.source_health import SourceHealth
 from provisioner.observe.status_line import StatusLine
-from provisioner.pipeline.run import Pipeline
+from provisioner.pipeline.pipeline import Pipeline
 from provisioner.reload import Reloader
 from provisioner.server.connections import serving
 from provisioner.server.listener import Listener

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lvp_target_lvm import ThinCloneTarget
-    from provisioner.pipeline.run import Pipeline
+    from provisioner.pipeline.pipeline import Pipeline
 
 MIB, GIB = 1024**2, 1024**3
 COPY, JOB, BARE = "copy", "job", "bare"
@@ -123,7 +123,7 @@ class Bench:
         from provisioner import registry
         from provisioner.cache import ImageCache
         from provisioner.config import load
-        from provisioner.pipeline.run import Pipeline
+        from provisioner.pipeline.pipeline import Pipeline
 
         (config_file := self.folder / "config.toml").write_text(
             CONFIG.format(folder=self.folder, group=self.group, pool=self.pool)

@@ -29,7 +29,7 @@ from provisioner.cache import ImageCache
 from provisioner.config import parse
 from provisioner.contracts import GIB, ImageUrl
 from provisioner.pipeline.job_run import JobRun, JobSpec
-from provisioner.pipeline.run import Pipeline
+from provisioner.pipeline.pipeline import Pipeline
 from provisioner.registry import load
 from tests.servers.nginx import nginx
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lvp_target_file import FileCloneTarget
-    from provisioner.pipeline.run import Pipeline
+    from provisioner.pipeline.pipeline import Pipeline
 
 COPY, JOB, BARE = "copy", "job", "bare"
 COPIES = 3
@@ -89,7 +89,7 @@ class Bench:
         from provisioner import registry
         from provisioner.cache import ImageCache
         from provisioner.config import load
-        from provisioner.pipeline.run import Pipeline
+        from provisioner.pipeline.pipeline import Pipeline
 
         (config_file := self.folder / "config.toml").write_text(CONFIG.format(folder=self.folder, images=self.images))
         config = load(config_file)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lvp_guard_libvirt.domains import Domain, PoolVolume, pool_folder, read_domains
+from lvp_guard_libvirt.domain_xml import Domain, PoolVolume, pool_folder, read_domains
 from lvp_guard_libvirt.virsh import Virsh
 from provisioner.contracts import Guard, VolumeUser
 from provisioner.contracts.errors import TargetUnavailableError

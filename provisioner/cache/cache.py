@@ -26,8 +26,8 @@ from provisioner.cache.space import Space
 from provisioner.cache.stored_images import StoredImages
 from provisioner.cache.upload_source import UploadSource
 from provisioner.cache.uploads import Uploads
+from provisioner.contracts.cancel_shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.errors import CacheError, ConflictError, DamagedImageError
-from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.threads import ThreadQueue, run_long
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from provisioner.cache.image import CachedImage, CacheView
+from provisioner.contracts.cancel_shield import shielded, undoing
 from provisioner.contracts.errors import (
     CacheError,
     CacheFullError,
@@ -21,7 +22,6 @@ from provisioner.contracts.errors import (
     RemoteUnavailableError,
     RollbackError,
 )
-from provisioner.contracts.shield import shielded, undoing
 from provisioner.contracts.tasks import first_cause
 from provisioner.contracts.threads import as_batch, run_long
 from provisioner.contracts.urls import shown

@@ -15,8 +15,8 @@ import trio
 
 from provisioner.cache.download import Download, as_provisioner_error
 from provisioner.cache.partials import Content
+from provisioner.contracts.cancel_shield import undoing
 from provisioner.contracts.errors import ProvisionerError, RollbackError
-from provisioner.contracts.shield import undoing
 from provisioner.contracts.urls import shown
 
 if TYPE_CHECKING:

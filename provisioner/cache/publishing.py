@@ -10,7 +10,7 @@ import msgspec
 
 from provisioner.cache.download import Download
 from provisioner.cache.image import StoredImage
-from provisioner.cache.proving import prove_stored
+from provisioner.cache.stored_signature import check_stored_signature
 from provisioner.contracts import Checksum
 from provisioner.contracts.threads import run_long
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from provisioner.cache.catalog import Catalog
     from provisioner.cache.entry import Entry
     from provisioner.cache.image import CachedImage
-    from provisioner.cache.stored import InThread
+    from provisioner.cache.stored_images import InThread
     from provisioner.cache.uploads import Upload
     from provisioner.contracts import RemoteImage, Signer
     from provisioner.download.hashing import Hashes
@@ -91,7 +91,7 @@ class Publisher:
             known = self._catalog.get(image.entry.sha256) or image.entry
             if known.signed_by is not None and known.signed_under == proof.key.id:
                 return known.signed_by
-            signer, sha512 = await prove_stored(image, proof)
+            signer, sha512 = await check_stored_signature(image, proof)
             await self.note_signature(image.entry.sha256, signer, proof, sha512)
             return signer
         assert isinstance(image, Download)

@@ -14,8 +14,8 @@ import trio
 
 from provisioner.cache.eviction import bytes_over, choose_victims
 from provisioner.contracts import MIB
+from provisioner.contracts.cancel_shield import ShieldExpiredError, shielded
 from provisioner.contracts.errors import CacheError, CacheFullError
-from provisioner.contracts.shield import ShieldExpiredError, shielded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence

@@ -1,33 +1,44 @@
-"""Opens images that are in the cache, records their use, and drops damaged ones."""
+"""Opens images in the cache with the checksums that verify reads, records their use, and drops damaged ones."""
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 import structlog
 import trio
 
-from provisioner.cache.stored import open_stored
+from provisioner.cache.files import sums_if_intact
+from provisioner.cache.image import StoredImage
+from provisioner.contracts.cancel_shield import undoing
 from provisioner.contracts.errors import CacheError
-from provisioner.contracts.shield import undoing
+from provisioner.contracts.threads import run_long
+from provisioner.download.chunk_sums import ChunkChecker, fits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from provisioner.cache.catalog import Catalog
     from provisioner.cache.entry import Entry, Expectation
-    from provisioner.cache.image import StoredImage
+    from provisioner.cache.files import CacheFiles
     from provisioner.cache.space import Space
-    from provisioner.cache.stored import InThread
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 # Seconds within which further uses of an image are not recorded on disk. A commit flushes four times, a third of what a
 # job with a cached image flushes; after a crash, the order of eviction is that old.
 RECORD_EVERY = 60.0
+
+
+class InThread(Protocol):
+    """Runs short work on the cache's files, one at a time. Raises CacheError."""
+
+    async def __call__(self, work: Callable[[CacheFiles], T]) -> T: ...
 
 
 class StoredImages:
@@ -50,7 +61,7 @@ class StoredImages:
         self._catalog.users.hold(entry.sha256)  # before the first await, to prevent its eviction
         stored = None
         try:
-            stored = await open_stored(entry, self._in_thread, drops_pages=self._drops_pages)
+            stored = await _open_stored(entry, self._in_thread, drops_pages=self._drops_pages)
         finally:
             if stored is None:
                 self._catalog.users.release(entry.sha256)
@@ -100,3 +111,32 @@ class StoredImages:
             log.warning(
                 "the last use of a cached image could not be recorded", file=entry.file_name, reason=error.message
             )
+
+
+async def _open_stored(entry: Entry, in_thread: InThread, *, drops_pages: bool) -> StoredImage | None:
+    """Return an entry's opened image; None if its file is no longer the published one.
+
+    If the entry has no chunk checksums yet, hash its file again and store them.
+    """
+    fd, sums = await in_thread(lambda files: files.open_checked(entry))
+    if fd is None:
+        return None
+    try:
+        if sums is None or not fits(sums, entry.size):
+            sums = await _rehash(entry, fd, in_thread)
+        checker = ChunkChecker(fd, entry.size, sums) if sums is not None else None
+    except BaseException:
+        os.close(fd)
+        raise
+    if checker is None:
+        os.close(fd)
+        return None
+    return StoredImage(entry, fd, checker, drops_pages=drops_pages)
+
+
+async def _rehash(entry: Entry, fd: int, in_thread: InThread) -> bytes | None:
+    sums = await run_long(sums_if_intact, fd, entry.sha256, trio.from_thread.check_cancelled)
+    if sums is not None:
+        found = sums
+        await in_thread(lambda files: files.index.put_sums(entry.sha256, found))
+    return sums

@@ -18,6 +18,7 @@ from provisioner.cache.download import PUBLISH_TIMEOUT, as_provisioner_error
 from provisioner.cache.partials import Content
 from provisioner.cache.upload_source import HOST, SCHEME
 from provisioner.contracts import ImageUrl, RemoteImage, pwrite_all
+from provisioner.contracts.cancel_shield import shielded, undoing
 from provisioner.contracts.errors import (
     ChecksumMismatchError,
     ConflictError,
@@ -25,7 +26,6 @@ from provisioner.contracts.errors import (
     TooManyRequestsError,
     UnavailableError,
 )
-from provisioner.contracts.shield import shielded, undoing
 from provisioner.contracts.tasks import first_cause
 from provisioner.contracts.threads import as_batch, run_long
 from provisioner.download.growing_file import GrowingFile

@@ -30,6 +30,7 @@ never block the event loop (use threads for files and ``run_tool`` for programs)
 """
 
 from provisioner.contracts import blockdev, errors
+from provisioner.contracts.cancel_shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.converter import Converter, ImageView
 from provisioner.contracts.guard import Guard, Observer
 from provisioner.contracts.hookspecs import PROJECT, BackEnd, BackEndContext, NamesFiles, NoSettings, hookimpl
@@ -47,7 +48,6 @@ from provisioner.contracts.ownership import PlaceLock
 from provisioner.contracts.rate_limit import RateLimiter
 from provisioner.contracts.sandbox import sandboxed
 from provisioner.contracts.settings import AbsolutePath, ByteSize, Duration, SecretRef, checksum_file_faults, refuse
-from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.source import ImageSource, ImageStream, pwrite_all
 from provisioner.contracts.target import BlockTarget, CloneTarget, KeepingTarget, StagedVolume, check_growth
 from provisioner.contracts.threads import run_long

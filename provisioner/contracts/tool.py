@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from provisioner.contracts.cancel_shield import ShieldExpiredError, shielded
 from provisioner.contracts.errors import ToolError
-from provisioner.contracts.shield import ShieldExpiredError, shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from provisioner.pipeline.cloud_init import CloudInit
     from provisioner.pipeline.dry_run import Plan
     from provisioner.pipeline.job_run import JobSpec
-    from provisioner.pipeline.run import Pipeline
+    from provisioner.pipeline.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from provisioner.contracts import Volume
     from provisioner.jobs.feed import Feed
     from provisioner.jobs.reservations import Reservations
-    from provisioner.pipeline.run import Pipeline
+    from provisioner.pipeline.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from provisioner.pipeline.seed import is_seed_of
 if TYPE_CHECKING:
     from provisioner.contracts import BlockTarget
     from provisioner.jobs.reservations import Reservations
-    from provisioner.pipeline.run import Pipeline
+    from provisioner.pipeline.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from provisioner.contracts.errors import ResizeError
 
 if TYPE_CHECKING:
     from provisioner.contracts import BlockTarget, Volume
-    from provisioner.pipeline.run import Pipeline
+    from provisioner.pipeline.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 import trio
 
+from provisioner.contracts.cancel_shield import ShieldExpiredError, shielded
 from provisioner.contracts.errors import UnavailableError
-from provisioner.contracts.shield import ShieldExpiredError, shielded
 from provisioner.jobs import history, record
 from provisioner.jobs.database import is_damage, open_database, suspect
 from provisioner.jobs.history import JobFilter

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from provisioner.jobs.notify import Notifier
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
+    from provisioner.pipeline.pipeline import Pipeline
     from provisioner.pipeline.progress import Snapshot
-    from provisioner.pipeline.run import Pipeline
 
 log = structlog.get_logger(__name__)
 

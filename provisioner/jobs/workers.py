@@ -16,7 +16,7 @@ import trio
 from provisioner.contracts import ImageUrl, JobEvent
 from provisioner.contracts.errors import ProvisionerError, RollbackError, UnavailableError
 from provisioner.contracts.tasks import first_cause
-from provisioner.jobs.ends import PAUSES, Ends
+from provisioner.jobs.ended_jobs import PAUSES, EndedJobs
 from provisioner.jobs.job import conclude
 from provisioner.jobs.queue import PriorityQueue
 from provisioner.jobs.states import Status
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from provisioner.jobs.seed_files import SeedFiles
     from provisioner.jobs.store import JobStore
     from provisioner.observe.metrics import Metrics
-    from provisioner.pipeline.run import Pipeline
+    from provisioner.pipeline.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ class Workers:
         self._on_end = on_end
         self._seeds = seeds
         self._queue: PriorityQueue[ActiveJob] = PriorityQueue()
-        self._ends = Ends(store, self._ended)
+        self._ends = EndedJobs(store, self._ended)
         self.active: dict[str, ActiveJob] = {}
         """Every job that has not ended, by its id."""
 

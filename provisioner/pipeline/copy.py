@@ -15,8 +15,8 @@ import structlog
 import trio
 
 from provisioner.contracts import Placement, ProvisionedBy, blockdev
+from provisioner.contracts.cancel_shield import ShieldExpiredError, shielded
 from provisioner.contracts.errors import BaseExistsError, ImageFormatError, TargetError
-from provisioner.contracts.shield import ShieldExpiredError, shielded
 from provisioner.contracts.tasks import run_both
 from provisioner.contracts.threads import run_long
 from provisioner.download.inspection import ImageInfo

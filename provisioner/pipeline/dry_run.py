@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from provisioner.cache import Entry
     from provisioner.contracts import BlockTarget, Checksum, ImageSource, RemoteImage, StageRequest, Volume
     from provisioner.pipeline.job_run import JobSpec
-    from provisioner.pipeline.run import Pipeline
+    from provisioner.pipeline.pipeline import Pipeline
     from provisioner.signatures import Key
 
 # Seconds for the source, and for the target. A client waits for the answer.

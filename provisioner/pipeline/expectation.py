@@ -22,7 +22,7 @@ from provisioner.signatures import read_key, search
 if TYPE_CHECKING:
     from provisioner.contracts import Checksum, ImageSource
     from provisioner.pipeline.job_run import JobRun, JobSpec
-    from provisioner.pipeline.run import Pipeline
+    from provisioner.pipeline.pipeline import Pipeline
     from provisioner.signatures import Key, Proof
 
 log = structlog.get_logger(__name__)

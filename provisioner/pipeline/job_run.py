@@ -1,4 +1,4 @@
-"""One run of a job: what was asked for, how far it is, and what it made. Values only; ``run`` does the work."""
+"""One run of a job: what was asked for, how far it is, and what it made. Values only; ``pipeline`` does the work."""
 
 from __future__ import annotations
 

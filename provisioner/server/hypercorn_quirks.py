@@ -42,7 +42,7 @@ from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
-from provisioner.contracts.shield import shielded
+from provisioner.contracts.cancel_shield import shielded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection

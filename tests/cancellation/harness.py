@@ -21,7 +21,7 @@ from provisioner.contracts.testing import FakeConverter, FakeGuard, FakeSource, 
 from provisioner.jobs import JobSpec, JobStore, Supervisor
 from provisioner.jobs.notify import Notifier
 from provisioner.observe.metrics import Metrics
-from provisioner.pipeline.run import Pipeline
+from provisioner.pipeline.pipeline import Pipeline
 
 IMAGE = bytes(range(1, 252)) * 1200  # 300 kB without zeros, and no two blocks in a row are equal
 URL = "https://images.example.com/disk.raw"

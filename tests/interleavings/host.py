@@ -19,7 +19,7 @@ from provisioner.contracts.testing import FakeKeepingTarget
 from provisioner.jobs import JobFilter, JobStore, Supervisor
 from provisioner.jobs.notify import Notifier
 from provisioner.observe.metrics import Metrics
-from provisioner.pipeline.run import Pipeline
+from provisioner.pipeline.pipeline import Pipeline
 from tests.cancellation.harness import Harness, plain_logs
 from tests.interleavings.promises import check_now, check_restart, check_seed
 

@@ -7,7 +7,7 @@ import pytest
 from provisioner.cache.files import CacheFiles
 from provisioner.contracts.errors import ConflictError
 from provisioner.jobs import JobStore
-from provisioner.jobs.ends import Ends
+from provisioner.jobs.ended_jobs import EndedJobs
 from provisioner.jobs.reservations import Reservation, Reservations
 from tests.interleavings import operations as op
 from tests.interleavings.host import scenario
@@ -55,7 +55,7 @@ def keep_the_file(_files, entries):
 FAULTS = {
     "a lost 202": (JobStore, "add", lose_the_job, (op.submit, op.submit), None),
     "an orphan after a hang-up": (JobStore, "add", store_without_shield, (op.hang_up, op.submit), None),
-    "an end that is not stored": (Ends, "_try", report_before_storing, (op.submit, op.cancel), None),
+    "an end that is not stored": (EndedJobs, "_try", report_before_storing, (op.submit, op.cancel), None),
     "a removal beside a job": (
         Reservations, "holding", look_without_holding, (op.submit, op.remove_volume), op.a_volume
     ),

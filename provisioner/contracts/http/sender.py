@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import httpx
 import trio
 
+from provisioner.contracts.cancel_shield import shielded
 from provisioner.contracts.errors import RemoteUnavailableError
 from provisioner.contracts.http.options import HttpOptions, make_transport
 from provisioner.contracts.redaction import redact
-from provisioner.contracts.shield import shielded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,10 +14,10 @@ import httpx
 import outcome
 import trio
 
+from provisioner.contracts.cancel_shield import shielded
 from provisioner.contracts.errors import RemoteUnavailableError
 from provisioner.contracts.http.socket_io import broken, received, shut_down, spliced
 from provisioner.contracts.rate_limit import RateFloor
-from provisioner.contracts.shield import shielded
 from provisioner.contracts.source import ImageStream, pwrite_all
 from provisioner.contracts.threads import as_batch
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 import trio
 
+from provisioner.contracts.cancel_shield import shielded
 from provisioner.contracts.errors import (
     ProvisionerError,
     RemoteChangedError,
@@ -37,7 +38,6 @@ from provisioner.contracts.http.response import (
 )
 from provisioner.contracts.http.stream import HttpStream, raw_pieces, translated
 from provisioner.contracts.rate_limit import RateLimiter
-from provisioner.contracts.shield import shielded
 from provisioner.contracts.types import RemoteImage
 from provisioner.contracts.urls import ImageUrl, shown
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from provisioner.contracts.cancel_shield import undoing
 from provisioner.contracts.errors import (
     NoSpaceError,
     NotFoundError,
@@ -18,7 +19,6 @@ from provisioner.contracts.errors import (
     VolumeInUseError,
     VolumeNameError,
 )
-from provisioner.contracts.shield import undoing
 from provisioner.contracts.target import BlockTarget, StagedVolume, check_growth
 from provisioner.contracts.testing.steps import Steps
 from provisioner.contracts.types import GIB, Capacity, Device, Placement, Provenance, StageRequest, Volume

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from provisioner.contracts.cancel_shield import shielded
 from provisioner.contracts.errors import (
     NoSpaceError,
     NotFoundError,
@@ -17,7 +18,6 @@ from provisioner.contracts.errors import (
     VolumeInUseError,
     VolumeNameError,
 )
-from provisioner.contracts.shield import shielded
 from provisioner.contracts.source import pwrite_all
 from provisioner.contracts.testing.resize_suite import ResizeConformance
 from provisioner.contracts.testing.steps import a_request, raises

@@ -26,7 +26,7 @@ from provisioner.jobs import JobStore, Supervisor
 from provisioner.jobs.notify import Notifier
 from provisioner.observe.audit import AuditLog
 from provisioner.observe.metrics import Metrics
-from provisioner.pipeline.run import Pipeline
+from provisioner.pipeline.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path

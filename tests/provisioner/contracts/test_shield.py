@@ -6,8 +6,8 @@ import pytest
 import trio
 import trio.testing
 
+from provisioner.contracts.cancel_shield import ShieldExpiredError, shielded, undoing
 from provisioner.contracts.errors import RollbackError
-from provisioner.contracts.shield import ShieldExpiredError, shielded, undoing
 
 
 async def test_undoing_in_cancelled_task():

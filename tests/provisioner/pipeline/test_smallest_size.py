@@ -13,7 +13,7 @@ from provisioner.jobs import Status
 from provisioner.pipeline.dry_run import DryRun
 from provisioner.pipeline.plan import smallest_size
 from tests.cancellation.harness import IMAGE, SPEC, URL, Harness
-from tests.provisioner.pipeline.test_run import qcow2
+from tests.provisioner.pipeline.test_pipeline import qcow2
 
 UNSIZED = msgspec.structs.replace(SPEC, size_bytes=0)
 

@@ -25,7 +25,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, LifespanState
 from quart_trio import QuartTrio
 
-from provisioner.contracts.shield import ShieldExpiredError
+from provisioner.contracts.cancel_shield import ShieldExpiredError
 from provisioner.server.hypercorn_quirks import (
     PIECE_TIMEOUT,
     HttpConnection,

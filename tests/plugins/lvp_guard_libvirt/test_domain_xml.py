@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lvp_guard_libvirt import guard
-from lvp_guard_libvirt.domains import Domain, PoolVolume, pool_folder, read_domains
+from lvp_guard_libvirt.domain_xml import Domain, PoolVolume, pool_folder, read_domains
 from provisioner.contracts import Volume
 from provisioner.contracts.errors import TargetUnavailableError
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from provisioner.signatures import Proof
 
 
-async def prove_stored(image: StoredImage, proof: Proof) -> tuple[Signer, str | None]:
+async def check_stored_signature(image: StoredImage, proof: Proof) -> tuple[Signer, str | None]:
     """Return who signed a cached image, and its SHA-512 if that is known now. Reads the file only if necessary.
 
     Raises SignatureError; DamagedImageError if the file is no longer what was verified.

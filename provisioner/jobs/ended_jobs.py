@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from provisioner.contracts.cancel_shield import shielded
 from provisioner.contracts.errors import ProvisionerError
-from provisioner.contracts.shield import shielded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ _TRY = 10.0
 PAUSES = (0.5, 1.0, 2.0, 5.0)
 
 
-class Ends:
+class EndedJobs:
     """The ends that are not stored yet. ``on_stored`` is called with each one once it is on disk."""
 
     def __init__(self, store: JobStore, on_stored: Callable[[ActiveJob, Job], None]) -> None:
