@@ -18,7 +18,7 @@ from provisioner.contracts.errors import (
     UnavailableError,
 )
 from provisioner.jobs import JobFilter, Status
-from provisioner.jobs import ends as ends_module
+from provisioner.jobs import ended_jobs as ends_module
 from provisioner.jobs import workers as slots_module
 from tests.cancellation.harness import IMAGE, SPEC, Harness
 
