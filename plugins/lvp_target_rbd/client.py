@@ -37,10 +37,7 @@ _ERRORS: dict[str, type[ProvisionerError]] = {
     "exists": VolumeExistsError,
     "moved": VolumeExistsError,
     "busy": VolumeInUseError,
-    "full": NoSpaceError,
-    "denied": TargetUnavailableError,
     "unavailable": TargetUnavailableError,
-    "timeout": TargetUnavailableError,
 }
 
 
@@ -73,7 +70,7 @@ class Client:
         except ValueError as error:
             raise TargetError(f"pool {settings.place}: the answer to {call} cannot be read") from error
         if "error" in answer:
-            raise self._error(answer)
+            raise self.error(answer)
         return answer["result"]
 
     async def change(self, call: str, **arguments: object) -> Any:
@@ -101,7 +98,8 @@ class Client:
         }
         return json.dumps(request)
 
-    def _error(self, answer: dict[str, str]) -> ProvisionerError:
+    def error(self, answer: dict[str, str]) -> ProvisionerError:
+        """Return the error that the answer of a script means."""
         kind, message = answer["error"], answer["message"]
         place = f"pool {self._settings.place}"
         if kind == "timeout":
@@ -112,6 +110,8 @@ class Client:
             return TargetUnavailableError(
                 f"{place} refuses client.{self._settings.user} ({message}); check its key and its capabilities"
             )
+        if kind == "full":
+            return NoSpaceError(f"{place} is full ({message}); add disks or raise the quota, then remove volumes")
         return _ERRORS.get(kind, TargetError)(f"{place}: {message}")
 
 

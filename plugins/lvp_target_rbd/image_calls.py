@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from lvp_target_rbd.pool_reads import (
         ASIDE,
-        KINDS,
         TAGS,
         CallError,
         clones_of,
         connected,
+        failure_of,
         id_of,
         inventory,
         listed_name,
@@ -48,11 +48,11 @@ else:
     sys.path.append(__file__.rpartition("/")[0])
     from pool_reads import (
         ASIDE,
-        KINDS,
         TAGS,
         CallError,
         clones_of,
         connected,
+        failure_of,
         id_of,
         inventory,
         listed_name,
@@ -121,6 +121,7 @@ def forget(io: Any, name: str, image_id: str) -> None:
 
 def create(io: Any, name: str, size: int, tags: str, data_pool: str) -> dict[str, Any]:
     """Create an image, with its tags; return its id and size."""
+    _prepare_removal(io)
     try:
         rbd.RBD().create(io, name, size, old_format=False, features=_FEATURES, data_pool=data_pool or None)
     except rbd.OperationNotSupported as error:
@@ -130,6 +131,13 @@ def create(io: Any, name: str, size: int, tags: str, data_pool: str) -> dict[str
     with rbd.Image(io, name) as image:
         image.metadata_set(TAGS, tags)
         return {"id": image.id(), "size": image.size()}
+
+
+def _prepare_removal(io: Any) -> None:
+    """Create the list through which librbd removes images, because on a full cluster it cannot be created."""
+    with rados.WriteOpCtx() as operation:
+        operation.new(rados.LIBRADOS_CREATE_IDEMPOTENT)
+        io.operate_write_op(operation, "rbd_trash")
 
 
 def clone(io: Any, base: str, name: str, size: int, tags: str, data_pool: str) -> dict[str, Any]:
@@ -318,11 +326,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
                 found = {"space": space(cluster, io, arguments["pool"]), "images": look(io, arguments["names"])}
                 return {"result": found}
             return {"result": CALLS[request["call"]](io, **arguments)}
-    except CallError as error:
-        return {"error": error.kind, "message": str(error)}
-    except (rados.Error, rbd.Error) as error:
-        number = abs(getattr(error, "errno", 0) or 0)
-        return {"error": KINDS.get(number, "other"), "message": str(error)}
+    except (CallError, rados.Error, rbd.Error) as error:
+        return failure_of(error)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ frozen loses it. Only work depends on leases: which base counts is decided when 
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -36,7 +37,9 @@ async def leased(client: Client, settings: RbdSettings, key: str) -> AsyncIterat
     request = client.request("lease", {"key": key, "seconds": int(settings.lease)})
     argv = [settings.python, "-I", str(LEASE_HOLDER), request]
     async with companion(argv, "the lease", seconds=_END) as holder:
-        if not (await holder.read()).startswith(b"held"):
+        if not (answer := await holder.read()).startswith(b"held"):
+            if answer.startswith(b"{"):
+                raise client.error(json.loads(answer))
             raise TargetUnavailableError(f"pool {settings.place} grants no lease; look at 'ceph status'")
         async with beside(partial(_renew, holder, settings.lease / _RENEWALS, key)):
             yield

@@ -2,8 +2,9 @@
 
 ``lease_holder.py REQUEST`` with the keys of ``image_calls.py`` and the arguments ``key`` and ``seconds``. Prints
 ``held`` once it has the lease. For each line on its standard input it renews the lease and prints ``renewed``, or
-``lost`` if another client holds it by now. At the end of its input it gives the lease up: so a service that is killed
-frees it at once, and one that is frozen when ``seconds`` of the cluster's clock are over.
+``lost`` if another client holds it by now. Prints an error as ``image_calls.py`` does, and ends. At the end of its
+input it gives the lease up: so a service that is killed frees it at once, and one that is frozen when ``seconds`` of
+the cluster's clock are over.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 import rados
 
 sys.path.append(__file__.rpartition("/")[0])
-from image_calls import connected, release  # type: ignore[import-not-found]
+from image_calls import release  # type: ignore[import-not-found]
+from pool_reads import CallError, connected, failure_of  # type: ignore[import-not-found]
 
 # Seconds between two tries. Others hold a lease for as long as they write an image.
 _POLL = 0.3
@@ -57,5 +59,5 @@ def _take(io: Any, key: str, cookie: str, seconds: int, flags: int) -> bool:
 if __name__ == "__main__":
     try:
         main(json.loads(sys.argv[1]))
-    except rados.Error as error:
-        sys.exit(str(error))
+    except (CallError, rados.Error) as error:
+        print(json.dumps(failure_of(error)), flush=True)

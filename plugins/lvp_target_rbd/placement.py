@@ -37,10 +37,10 @@ def capacity_of(figures: Mapping[str, Any], freeable: int = 0) -> Capacity:
 def why_no_room(settings: RbdSettings, space: Capacity, size: int, data: int) -> str | None:
     """Return why a volume of ``size`` bytes, into which ``data`` bytes are written, does not fit; None if it does."""
     where = f"pool {settings.data_pool or settings.place}"
-    if size > space.total_bytes:
-        return f"a volume of {size / GIB:.2f} GiB is larger than {where} ({space.total_bytes / GIB:.2f} GiB)"
     if space.free_bytes <= 0:  # also with max_used_percent = 100, where writes to a full pool would hang
         return f"{where} is full"
+    if size > space.total_bytes:
+        return f"a volume of {size / GIB:.2f} GiB is larger than {where} ({space.total_bytes / GIB:.2f} GiB)"
     used = space.total_bytes - space.free_bytes + data
     percent = 100.0 * used / space.total_bytes if space.total_bytes else 100.0
     if percent > settings.max_used_percent:

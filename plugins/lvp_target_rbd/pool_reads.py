@@ -33,6 +33,13 @@ class CallError(Exception):
         self.kind = kind
 
 
+def failure_of(error: Exception) -> dict[str, str]:
+    """Return what a script prints about an error: its kind, and the message."""
+    if isinstance(error, CallError):
+        return {"error": error.kind, "message": str(error)}
+    return {"error": KINDS.get(abs(getattr(error, "errno", 0) or 0), "other"), "message": str(error)}
+
+
 @contextmanager
 def connected(request: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Yield the cluster, and the I/O context of the request's pool and namespace."""
@@ -44,6 +51,7 @@ def connected(request: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
             raise CallError("unavailable", f"the pool {request['pool']} does not exist") from None
         with io:
             io.set_namespace(request["namespace"])
+            io.set_osdmap_full_try()  # on a full cluster, removing works and a write fails; otherwise both wait
             yield cluster, io
     finally:
         cluster.shutdown()

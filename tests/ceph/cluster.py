@@ -149,6 +149,28 @@ class Cluster:
             for name in names:
                 os.kill(self.pids[name], signal.SIGCONT)
 
+    @contextmanager
+    def full(self):
+        """Make the cluster full by lowering its ratios to what it has stored; at the end, there is room again."""
+        dump = self.json("osd", "dump")
+        before = {name: str(dump[f"{name}_ratio"]) for name in ("nearfull", "backfillfull", "full")}
+        self.rados("--pool", POOL, "put", "ballast", str(Path("/bin/bash").resolve()))
+        try:
+            for name in before:
+                self.ceph("osd", f"set-{name}-ratio", str(1024**2 / self.size / self.osds))
+            self.wait_for(lambda: self._full_pools() == {True})
+            yield
+        finally:
+            for name in reversed(before):
+                self.ceph("osd", f"set-{name}-ratio", before[name])
+            self.wait_for(lambda: self._full_pools() == {False})
+            self.rados("--pool", POOL, "rm", "ballast")
+
+    def _full_pools(self):
+        """Return whether pools are full, by their flags and by the space that is reported a little later."""
+        flags = ("full" in pool["flags_names"].split(",") for pool in self.json("osd", "dump")["pools"])
+        return {*flags, *(pool["stats"]["max_avail"] == 0 for pool in self.json("df")["pools"])}
+
     def make_pool(self, name, *words):
         self.ceph("osd", "pool", "create", name, "8", *words)
         self.ceph("osd", "pool", "application", "enable", name, "rbd")

@@ -125,6 +125,8 @@ def test_full_pool_has_no_room():
     to_the_end = RbdSettings(pool="vms", max_used_percent=100)
     assert why_no_room(to_the_end, Capacity(100 * GIB, GIB), GIB, GIB) is None
     assert why_no_room(to_the_end, Capacity(100 * GIB, 0), 0, 0) == "pool vms is full"
+    # What is stored in a cluster that became full may be less than a volume needs.
+    assert why_no_room(SETTINGS, Capacity(GIB, 0), 2 * GIB, 0) == "pool vms is full"
 
 
 def test_placement():
