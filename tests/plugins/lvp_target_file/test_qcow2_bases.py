@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC220 - small files of a test
 """A base stays as long as something may need it, whatever else is lost."""
 
 import os
