@@ -15,18 +15,16 @@ from tests.hostile.forge import SECRET
 from tests.servers.images import image_server
 
 pytestmark = pytest.mark.slow
-CASES = [case for case in REACHING_ELSEWHERE if "qcow2" in {case.declared}]
+CASES = [case for case in REACHING_ELSEWHERE if case.declared == "qcow2"]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["overlays", "alone"])
 def daemon(tmp_path_factory, shop, converter, request):
     """A daemon with the volume web01, on a target with or without overlays."""
     folder = tmp_path_factory.mktemp("hostile")
-    table = {"format": "qcow2", "clone": request.param}
-    files = {**plain_config(folder / "d")["targets"]["files"], **table}
-    daemon = Daemon(
-        folder / "d", plain_config(folder / "d", targets={"files": files}, converters=CONVERTERS[converter])
-    )
+    config = plain_config(folder / "d", converters=CONVERTERS[converter])
+    config["targets"]["files"] |= {"format": "qcow2", "clone": request.param}
+    daemon = Daemon(folder / "d", config)
     with image_server(shop.folder) as server:
         vouch(shop.raw)
         daemon.start()
@@ -44,24 +42,24 @@ def backing_files(path):
     return [(one["filename"], one["format"]) for one in found[1:]]
 
 
+def volume_files(daemon):
+    return {name for name in daemon.files() if name.startswith("volumes/")}
+
+
 @pytest.mark.parametrize("declared", [None, "raw"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_hostile_image(daemon, shop, made, converter, case, declared):
     if converter not in case.converters:
         return
-    before = daemon.files()
+    before = volume_files(daemon)
     file = shop.folder / case.name
     file.write_bytes(made(case))
     vouch(file)
     volume = daemon.volumes / "web01.qcow2"
-    for name in ("web01", "web02"):
-        job = daemon.job_ended(daemon.submit(daemon.of(case.name), name, declared or case.declared))
-        if job["status"] == "completed":  # what is no qcow2 image at all is data
-            assert declared == "raw"
-            assert not made(case).startswith(b"QFI\xfb")
-            return
-        assert declared or re.search(case.words, job["error"]), job["error"]
-    assert daemon.files() == before
+    job = daemon.job_ended(daemon.submit(daemon.of(case.name), "web01", declared or case.declared))
+    assert job["status"] == "failed", job
+    assert declared or re.search(case.words, job["error"]), job["error"]
+    assert volume_files(daemon) == before
     expected = [(str(path), "raw") for path in (daemon.volumes / ".lvp").glob("backing/*")]
     assert backing_files(volume) == expected
     assert SECRET not in volume.read_bytes()

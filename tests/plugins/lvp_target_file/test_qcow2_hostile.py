@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lvp_target_file import qcow2
-from provisioner.contracts import MIB
+from provisioner.contracts import MIB, Placement
 from tests.plugins.lvp_target_file.qcow2_images import (
     DIGEST,
     SIZE,
@@ -47,8 +47,8 @@ def header_extensions(folder):
 
 def vmdk_text(folder):
     (folder / "secret").write_bytes(SECRET)
-    text = f'# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\n\nRW 8 FLAT "{folder}/secret" 0\n'
-    return text.encode()
+    head = '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\n\n'
+    return f'{head}RW 8 FLAT "{folder}/secret" 0\n'.encode()
 
 
 HOSTILE = pytest.mark.parametrize("make", [qcow2_header, header_extensions, vmdk_text])
@@ -105,7 +105,7 @@ async def test_overwritten_in_place(tmp_path, monkeypatch):
     target = make_target(tmp_path, replace="in-place")
     await clone(target, await make_base(target))
     data = qcow2_header(tmp_path)
-    monkeypatch.setattr("lvp_target_file.target.place", lambda *_: "in-place")
+    monkeypatch.setattr("lvp_target_file.target.place", lambda *_: Placement.IN_PLACE)
     async with target.stage(request(job="job-2"), verified=True) as staged:
         write(staged.device.path, data)
         volume = await staged.commit(DIGEST)
