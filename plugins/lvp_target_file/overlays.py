@@ -11,7 +11,7 @@ from lvp_target_file.disk import translated
 from lvp_target_file.placement import needed_bytes
 from lvp_target_file.target import FileTarget
 from provisioner.contracts import Finding, Placement
-from provisioner.contracts.errors import NoSpaceError
+from provisioner.contracts.errors import NoSpaceError, TargetUnavailableError
 
 if TYPE_CHECKING:
     from lvp_target_file.folder import Entry
@@ -54,9 +54,13 @@ class FileOverlayTarget(FileCloneTarget):
             )
         ]
         assert isinstance(self._bases, BackingFiles)
-        if orphans := self._bases.orphans():
-            files = ", ".join(str(path) for path, _ in orphans[:5])
-            bases = ", ".join(sorted({text for _, text in orphans})[:5])
+        try:
+            orphans = self._bases.orphans()
+        except TargetUnavailableError as error:
+            return [*found, Finding(None, f"the bases of qcow2 files were not checked: {error.message}")]
+        if orphans:
+            files = ", ".join(repr(str(path)) for path, _ in orphans[:5])
+            bases = ", ".join(sorted({repr(text) for _, text in orphans})[:5])
             found.append(
                 Finding(
                     False,

@@ -42,6 +42,7 @@ _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")
 _SIZE_AT = 24
 _BACKING_FORMAT = 0xE2792ACA
 _MAX_BACKING = 1023
+_MAX_CLUSTER = 2 * 1024**2
 # Incompatible features that do not matter to a change of the size: another compression.
 _HARMLESS = 1 << 3
 _BITMAPS = 1 << 0
@@ -71,7 +72,9 @@ def read_header(fd: int) -> Header | None:
     if magic != _MAGIC or version < 2:
         return None
     incompatible, autoclear = (incompatible, autoclear) if version > 2 else (0, 0)
-    backing = os.pread(fd, min(backing_size, _MAX_BACKING), backing_at) if 0 < backing_at < 2**63 else b""
+    # QEMU opens no file whose name is elsewhere.
+    named = 0 < backing_at <= _MAX_CLUSTER
+    backing = os.pread(fd, min(backing_size, _MAX_BACKING), backing_at) if named else b""
     return Header(
         version, size, os.fsdecode(backing), bits, encryption, entries, table_at, snapshots, incompatible, autoclear
     )

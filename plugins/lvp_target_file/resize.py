@@ -62,7 +62,7 @@ def _grow_image(folder: Folder, entry: Entry, fd: int, size: int, settings: File
     backing = "" if header is None else header.backing
     # Where a backing file is longer than the disk was, its data would appear in the new part.
     if backing and not _is_base_within(backing, folder, entry.size_bytes):
-        raise ResizeError(f"volume {entry.name} refers to {backing}, which is no base of this target; use qemu-img")
+        raise ResizeError(f"volume {entry.name} refers to {backing!r}, which is no base of this target; use qemu-img")
     qcow2.grow(fd, size)
 
 

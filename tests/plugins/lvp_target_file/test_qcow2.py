@@ -227,6 +227,25 @@ async def test_replaced_overlay_is_kept_and_restored(tmp_path):
     check(restored.path)
 
 
+@pytest.mark.parametrize("at", [0, 2**21 + 1, 2**62, 2**63 - 1, 2**64 - 1])
+def test_header_with_a_name_elsewhere(tmp_path, at):
+    """QEMU opens no such file; it must not break a search for overlays either."""
+    path = tmp_path / "foreign"
+    path.write_bytes(struct.pack(">4sIQIIQ", b"QFI\xfb", 3, at, 2**32 - 1, 16, SIZE).ljust(104, b"\0"))
+    header = qcow2.header_of(path)
+    assert (header.size, header.backing) == (SIZE, "")
+
+
+@pytest.mark.parametrize("data", [b"", b"QFI", b"QFI\xfb\0\0\0\1" + bytes(100), b"x" * 200])
+def test_file_that_is_no_image(tmp_path, data):
+    (tmp_path / "foreign").write_bytes(data)
+    assert qcow2.header_of(tmp_path / "foreign") is None
+    assert qcow2.header_of(tmp_path / "missing") is None
+    assert qcow2.header_of(tmp_path) is None
+    os.mkfifo(tmp_path / "fifo")
+    assert qcow2.header_of(tmp_path / "fifo") is None
+
+
 # --- growing ---
 
 
