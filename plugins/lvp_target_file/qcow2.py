@@ -5,8 +5,8 @@ file, data stays where the raw file has it: cluster N of the disk is cluster N o
 whose place the header needs. The tables are at the end. What the raw file has as a hole has no cluster, and reads as
 zeros.
 
-QEMU writes to these files later, so nothing but the header is assumed of a file that is read. Blocking: call it in a
-thread. Functions raise OSError.
+QEMU writes to these files later, and foreign files are looked at too: nothing is assumed of a file that is read.
+Blocking: call it in a thread. Functions raise OSError.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ _SIZE_AT = 24
 _BACKING_FORMAT = 0xE2792ACA
 _MAX_BACKING = 1023
 _MAX_CLUSTER = 2 * 1024**2
+_MAX_ENTRIES = 4 * 1024**2
 # Incompatible features that do not matter to a change of the size: another compression.
 _HARMLESS = 1 << 3
 _BITMAPS = 1 << 0
@@ -160,13 +161,13 @@ def why_not_grown(fd: int, header: Header, size: int) -> str | None:
     used, needed = -(-header.size // covered), -(-size // covered)
     if needed > header.table_entries:
         return f"its tables have no room for more than {header.table_entries * covered // 1024**3} GiB"
-    if any(os.pread(fd, 8 * (needed - used), header.table_at + 8 * used)):
+    if needed > used and any(os.pread(fd, 8 * (needed - used), header.table_at + 8 * used)):
         return "it has data after its end"
     return None
 
 
 def _sane(header: Header) -> bool:
-    return 9 <= header.cluster_bits <= 21 and 0 < header.table_at < 2**62
+    return 9 <= header.cluster_bits <= 21 and 0 < header.table_at < 2**62 and header.table_entries <= _MAX_ENTRIES
 
 
 class _Tables:
