@@ -22,6 +22,7 @@ import msgspec
 from lvp_target_file import reflink
 from lvp_target_file.disk import NO_ATTRIBUTES, opened, sync, translated
 from lvp_target_file.folder import MAX_URL
+from lvp_target_file.names import BASES
 from provisioner.contracts import Base, Provenance
 from provisioner.contracts.errors import BaseGoneError, InvalidRequestError
 
@@ -65,8 +66,11 @@ class BaseFile:
 class BaseFiles:
     """The bases of one folder."""
 
+    subfolder = BASES
+
     def __init__(self, folder: Folder) -> None:
-        self.path = folder.path / ".lvp" / "base"
+        self.path = folder.path / self.subfolder
+        self._folder = folder
 
     def find(self, digest: str, image_format: str) -> Base | None:
         """Return the base of that image, if there is a complete one."""
@@ -115,6 +119,14 @@ class BaseFiles:
             sync(staged.parent)
         return Base(name, provenance.image_digest or "", status.st_size)
 
+    def count(self) -> int:
+        """Return how many complete bases there are."""
+        with translated("list", self.path):
+            return len(list(self._files()))
+
+    def check_name_free(self, name: str) -> None:
+        """Raise BaseGoneError if no base of that name must be made."""
+
     def least_used_first(self, sparing: str | None = None) -> list[BaseFile]:
         """Return the bases that may be evicted: all but those of the digest ``sparing``."""
         with translated("list", self.path):
@@ -133,8 +145,8 @@ class BaseFiles:
             except FileNotFoundError:
                 return 0
 
-    def evict(self, file: BaseFile) -> None:
-        """Remove a base. A job that is about to clone it gets BaseGoneError."""
+    def evict(self, file: BaseFile) -> bool:
+        """Remove a base; return False if it must stay. A job that is about to clone it gets BaseGoneError."""
         with translated("remove", file.path):
             try:
                 file.path.chmod(0o600)
@@ -143,8 +155,9 @@ class BaseFiles:
                     # XFS frees a removed file in the background, but a truncated one at once.
                     os.ftruncate(fd, 0)
             except FileNotFoundError:  # evicted meanwhile
-                return
+                return False
             sync(self.path)
+        return True
 
     def recover(self) -> list[str]:
         """Remove bases that are not usable, because they were copied or changed. Return what was done."""
@@ -152,10 +165,14 @@ class BaseFiles:
         with translated("list", self.path):
             for path in self._paths():
                 mark = _read_mark(path)
-                if mark is not None and not mark.is_of(path.name, path.lstat()):
+                if mark is not None and not mark.is_of(path.name, path.lstat()) and self._may_go(path.name):
                     path.unlink(missing_ok=True)
                     done.append(f"removed the base {path.name}: it was changed after it was made")
         return done
+
+    def _may_go(self, name: str) -> bool:  # noqa: ARG002
+        """Return whether a base may be removed."""
+        return True
 
     def _files(self) -> Iterator[BaseFile]:
         for path in self._paths():

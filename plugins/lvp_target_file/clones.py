@@ -68,19 +68,19 @@ class FileCloneTarget(FileTarget, CloneTarget):
     @asynccontextmanager
     async def stage_clone(self, base: Base, request: StageRequest) -> AsyncIterator[StagedVolume]:
         self.check_name(request.name)
-        request = _of_clone(request, base.digest)
+        size = self._folder.format.rounded(max(request.size_bytes, base.size_bytes))
+        request = replace(_of_clone(request, base.digest), size_bytes=size)
         try:
             old = await _in_thread(self._clone, base, request)
-            size = max(request.size_bytes, base.size_bytes)
             device = Device(str(self._folder.stage_of(request)), size, reads_zero=False, zero_tail=False)
-            yield Staged(self, request, old, device)
+            yield Staged(self, request, old, device, is_clone=True)
         finally:
             with undoing(f"remove the staged volume of {request.name}"):
                 await _in_thread(self._clean, request)
 
     async def diagnose(self) -> Sequence[Finding]:
         found = await super().diagnose()
-        return [*found, await _in_thread(self._finding)] if await _in_thread(self._folder.path.is_dir) else found
+        return [*found, *await _in_thread(self._findings)] if await _in_thread(self._folder.path.is_dir) else found
 
     # The methods below block and run in threads.
 
@@ -105,9 +105,14 @@ class FileCloneTarget(FileTarget, CloneTarget):
     def _shares_blocks(self, fd: int) -> bool:
         return self._reflinks() and os.fstat(fd).st_dev == self._folder.path.stat().st_dev
 
+    def _why_no_clones(self) -> str | None:
+        if self._reflinks():
+            return None
+        return f"the file system of {self._folder.path} does not support reflinks, as XFS and btrfs do"
+
     def _why_copy(self, request: StageRequest, base_bytes: int) -> str | None:
-        if not self._reflinks():
-            return f"the file system of {self._folder.path} does not support reflinks, as XFS and btrfs do"
+        if (reason := self._why_no_clones()) is not None:
+            return reason
         digest = request.provenance.image_digest
         needed = needed_bytes(_of_clone(request, digest), self._settings) + base_bytes
         if needed <= self._room.available(needed, digest):
@@ -140,21 +145,22 @@ class FileCloneTarget(FileTarget, CloneTarget):
                     raise BaseGoneError(f"the base {base.name} cannot be cloned: {error.strerror}") from error
                 if os.fstat(fd).st_size != base.size_bytes:
                     raise BaseGoneError(f"the base {base.name} was changed while the job was running")
-                os.ftruncate(fd, max(request.size_bytes, base.size_bytes))
+                os.ftruncate(fd, request.size_bytes)
         return old
 
-    def _finding(self) -> Finding:
+    def _findings(self) -> list[Finding]:
         try:
             if not self._reflinks():
-                return Finding(True, f"the filesystem of {self._folder.path} has no reflinks: volumes are copied")
+                return [Finding(True, f"the filesystem of {self._folder.path} has no reflinks: volumes are copied")]
         except TargetUnavailableError as error:
-            return Finding(None, f"reflinks could not be tried: {error.message}")
-        count = len(self._bases.least_used_first())
-        return Finding(
-            True,
-            f"the filesystem of {self._folder.path} has reflinks: volumes are cloned; "
-            f"{count} bases of at most {self._settings.max_bases}",
-        )
+            return [Finding(None, f"reflinks could not be tried: {error.message}")]
+        return [
+            Finding(
+                True,
+                f"the filesystem of {self._folder.path} has reflinks: volumes are cloned; "
+                f"{self._bases.count()} bases of at most {self._settings.max_bases}",
+            )
+        ]
 
 
 class _StagedBase:
@@ -174,9 +180,3 @@ class _StagedBase:
 def _of_clone(request: StageRequest, digest: str | None) -> StageRequest:
     """Return the request for a clone: of the image's data, nothing is written."""
     return replace(request, data_bytes=0, provenance=replace(request.provenance, image_digest=digest))
-
-
-def make_file_target(settings: FileSettings, context: BackEndContext) -> FileTarget:
-    """Return a target that clones, or one that only copies if ``clone`` is off or volumes are preallocated."""
-    clones = settings.clone and not settings.preallocate
-    return FileCloneTarget(settings, context) if clones else FileTarget(settings, context)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lvp_target_file.changes import ChangeLock, NoLock
 from lvp_target_file.disk import NO_ATTRIBUTES, opened, sync, translated
+from lvp_target_file.formats import FORMATS
 from lvp_target_file.holders import users_of
 from lvp_target_file.names import StagedFile, staged_name
 from provisioner.contracts import Capacity, Finding, Provenance, StageRequest, VolumeUser, write_probe
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 
     from provisioner.contracts import PlaceLock
 
-SUFFIX = ".raw"
 LOCK = ".lvp/lock"
+_CHANGES = ".lvp/changes.lock"
 ATTRIBUTE = "user.lvp.provenance"
 # On ext4 all attributes of a file share one block, and a presigned URL can be that long.
 MAX_URL = 2048
@@ -35,12 +37,13 @@ MAX_URL = 2048
 _ALLOCATE_STEP = 1024**3
 
 
-class _Mark(msgspec.Struct, frozen=True):
-    """The content of the attribute. Valid only for the file and name it was written for."""
+class _Mark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The content of the attribute. Valid only for the file, the name and the format it was written for."""
 
     name: str
     inode: int
     provenance: Provenance
+    image_format: str = "raw"
 
 
 _DECODER = msgspec.json.Decoder(_Mark)
@@ -48,12 +51,16 @@ _DECODER = msgspec.json.Decoder(_Mark)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The file at a volume's path. ``provenance`` is None if this service did not create it."""
+    """The file at a volume's path. ``provenance`` is None if this service did not create it.
+
+    ``size_bytes`` is the size of the disk in it.
+    """
 
     name: str
     path: Path
     status: os.stat_result
     provenance: Provenance | None
+    size_bytes: int
 
     @property
     def is_file(self) -> bool:
@@ -70,10 +77,17 @@ class Entry:
 
 
 class Folder:
-    """One directory of volumes. ``owner`` is this installation's id, known once the folder is claimed."""
+    """One directory of volumes. ``owner`` is this installation's id, known once the folder is claimed.
 
-    def __init__(self, directory: str, lock: PlaceLock) -> None:
+    Wrap what moves or removes volumes in ``changing``, and what only reads several in ``looking``.
+    """
+
+    def __init__(self, directory: str, lock: PlaceLock, image_format: str = "raw") -> None:
         self.path = Path(directory)
+        self.format = FORMATS[image_format]
+        changes = NoLock if image_format == "raw" else ChangeLock
+        self._changes = changes(self.path / _CHANGES)
+        self.changing, self.looking = self._changes.changing, self._changes.looking
         self.stages = self.path / ".lvp" / "stage"
         self.lock = lock
         self.owner = ""
@@ -89,7 +103,7 @@ class Folder:
             raise TargetUnavailableError(f"the folder {self.path} is missing")
 
     def file_of(self, volume: str) -> Path:
-        return self.path / f"{volume}{SUFFIX}"
+        return self.path / f"{volume}{self.format.suffix}"
 
     def stage_of(self, request: StageRequest, kind: str = "") -> Path:
         return self.stages / staged_name(self.owner, request.job_id, request.name, kind)
@@ -97,18 +111,20 @@ class Folder:
     def look(self, volume: str) -> Entry | None:
         """Return the entry at the volume's path, of any file type; None if there is none."""
         path = self.file_of(volume)
-        with translated("inspect", path):
+        with self.looking(), translated("inspect", path):
             self.check_there()
             try:
                 status = path.lstat()
+                provenance = read_mark(path, volume, status, self.format.name)
+                return Entry(volume, path, status, provenance, self.format.size_of(path, status))
             except FileNotFoundError:
                 return None
-            return Entry(volume, path, status, read_mark(path, volume, status))
 
     def own(self) -> list[Entry]:
         """Return every volume that this service created here."""
         with translated("list", self.path):
-            names = sorted(path.name.removesuffix(SUFFIX) for path in self.path.iterdir() if path.suffix == SUFFIX)
+            suffix = self.format.suffix
+            names = sorted(path.name.removesuffix(suffix) for path in self.path.iterdir() if path.suffix == suffix)
         entries = [self.look(name) for name in names]
         return [entry for entry in entries if entry is not None and entry.provenance is not None]
 
@@ -142,17 +158,23 @@ class Folder:
         self.stages.mkdir(mode=0o700, parents=True, exist_ok=True)
         staged.unlink(missing_ok=True)  # left by an earlier attempt of this job
         with opened(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL) as fd:
-            write_mark(fd, request.name, request.provenance)  # fail early if attributes are unsupported
+            self.mark(fd, request.name, request.provenance)  # fail early if attributes are unsupported
             yield fd
 
-    def finish(self, request: StageRequest, provenance: Provenance, over: Entry | None) -> None:
-        """Write the provenance to the staged file and copy the owner and mode of ``over``; sync it."""
+    def finish(
+        self, request: StageRequest, provenance: Provenance, over: Entry | None, complete: Callable[[int], None]
+    ) -> None:
+        """Write the provenance to the staged file and copy the owner and mode of ``over``; sync it.
+
+        ``complete`` gives the open file its format before.
+        """
         staged = self.stage_of(request)
         with translated("publish", staged), opened(staged, os.O_RDWR) as fd:
+            complete(fd)
             if over is not None:
                 os.fchown(fd, over.status.st_uid, over.status.st_gid)
                 os.fchmod(fd, stat.S_IMODE(over.status.st_mode))
-            write_mark(fd, request.name, provenance)
+            self.mark(fd, request.name, provenance)
             os.fsync(fd)
 
     def publish(self, request: StageRequest) -> None:
@@ -160,6 +182,12 @@ class Folder:
         with translated("publish", self.file_of(request.name)):
             rename_new(self.stage_of(request), self.file_of(request.name))
             sync(self.path)
+
+    def mark(self, fd: int, volume: str, provenance: Provenance) -> None:
+        """Write the provenance to the file of a volume. Raises OSError."""
+        kept = replace(provenance, image_url=provenance.image_url[:MAX_URL])
+        mark = _Mark(volume, os.fstat(fd).st_ino, kept, self.format.name)
+        os.setxattr(fd, ATTRIBUTE, msgspec.json.encode(mark))
 
     def staged(self) -> list[StagedFile]:
         """Return every file in the stage directory."""
@@ -224,14 +252,7 @@ def rename_new(staged: Path, final: Path) -> None:
     staged.unlink()
 
 
-def write_mark(fd: int, volume: str, provenance: Provenance) -> None:
-    """Write the provenance to the volume's file. Raises OSError."""
-    kept = replace(provenance, image_url=provenance.image_url[:MAX_URL])
-    mark = _Mark(volume, os.fstat(fd).st_ino, kept)
-    os.setxattr(fd, ATTRIBUTE, msgspec.json.encode(mark))
-
-
-def read_mark(path: Path, volume: str, status: os.stat_result) -> Provenance | None:
+def read_mark(path: Path, volume: str, status: os.stat_result, image_format: str) -> Provenance | None:
     """Return the provenance of the file as ``volume``, or None if this service did not create it. Raises OSError."""
     if not stat.S_ISREG(status.st_mode):
         return None
@@ -243,7 +264,8 @@ def read_mark(path: Path, volume: str, status: os.stat_result) -> Provenance | N
         raise
     except (msgspec.MsgspecError, RecursionError):
         return None  # not written by this service
-    return mark.provenance if (mark.name, mark.inode) == (volume, status.st_ino) else None
+    now = (volume, status.st_ino, image_format)
+    return mark.provenance if (mark.name, mark.inode, mark.image_format) == now else None
 
 
 def _attributes(path: Path) -> Finding:

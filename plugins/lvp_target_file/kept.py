@@ -14,7 +14,7 @@ import errno
 import os
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,7 +22,8 @@ import trio
 
 from lvp_target_file import reflink, swaps
 from lvp_target_file.disk import opened, sync, translated
-from lvp_target_file.folder import Entry, read_mark, rename_new, write_mark
+from lvp_target_file.folder import Entry, read_mark, rename_new
+from lvp_target_file.formats import FORMATS
 from lvp_target_file.holders import users_of
 from lvp_target_file.names import OLD, StagedFile
 from provisioner.contracts import (
@@ -47,14 +48,18 @@ if TYPE_CHECKING:
 ATTRIBUTE = "user.lvp.kept"
 
 
-class KeptMark(msgspec.Struct, frozen=True):
-    """The content of the attribute. ``kept_as`` begins with '@', which no volume name does."""
+class KeptMark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The content of the attribute. ``kept_as`` begins with '@', which no volume name does.
+
+    ``image_format`` is that of volumes when it was replaced: the bytes of a raw one must never be read as a header.
+    """
 
     kept_as: str
     volume: str
     job_id: str
     replaced_at: float
     kept_until: float
+    image_format: str = "raw"
 
 
 _DECODER = msgspec.json.Decoder(KeptMark)
@@ -66,11 +71,12 @@ class _KeptFile:
     status: os.stat_result
     mark: KeptMark
     provenance: Provenance | None
+    size_bytes: int
 
     def volume(self, target: str) -> KeptVolume:
         mark = self.mark
         return KeptVolume(
-            mark.kept_as, mark.volume, target, self.status.st_size, mark.job_id, mark.replaced_at, mark.kept_until,
+            mark.kept_as, mark.volume, target, self.size_bytes, mark.job_id, mark.replaced_at, mark.kept_until,
             self.provenance,
         )  # fmt: skip
 
@@ -84,7 +90,7 @@ class KeptFiles:
 
     def volumes(self) -> list[KeptVolume]:
         """Return every kept volume."""
-        with translated("list", self.path):
+        with self._folder.looking(), translated("list", self.path):
             return [file.volume(self._target) for file in self._files() if file.status.st_nlink == 1]
 
     def freeable(self) -> int:
@@ -127,7 +133,7 @@ class KeptFiles:
             swaps.swap(self._folder, request, over)
             return Replaced(over.name, owner)
         now, kept_as = time.time(), f"@kept.{secrets.token_hex(8)}.{over.name}"
-        mark = KeptMark(kept_as, over.name, request.job_id, now, now + seconds)
+        mark = KeptMark(kept_as, over.name, request.job_id, now, now + seconds, self._folder.format.name)
         swaps.swap(self._folder, request, over, {ATTRIBUTE: msgspec.json.encode(mark)})
         return Replaced(over.name, owner, kept_as, mark.kept_until)
 
@@ -166,10 +172,15 @@ class KeptFiles:
         """
         file = self._find(kept_as)
         name = file.mark.volume
+        if file.mark.image_format != self._folder.format.name:
+            raise VolumeExistsError(
+                f"the kept volume {kept_as} is a {file.mark.image_format} file, and the target makes "
+                f"{self._folder.format.name} files now; convert {file.path} with qemu-img"
+            )
         old = self._folder.look(name)
         if old is not None and not old.is_plain:
             raise VolumeExistsError(f"{old.path} is not a regular file with a single link; remove or rename it")
-        request = StageRequest(name, file.status.st_size, Provenance(job_id, "", None, 0.0))
+        request = StageRequest(name, file.size_bytes, Provenance(job_id, "", None, 0.0))
         staged = self._folder.stage_of(request)
         try:
             with translated("restore", file.path):
@@ -213,9 +224,11 @@ class KeptFiles:
         with translated("adopt", entry.path), opened(entry.path, os.O_RDONLY) as fd:
             if not os.path.samestat(os.fstat(fd), entry.status):
                 raise VolumeExistsError(f"volume {volume} was replaced meanwhile; it was not adopted")
-            write_mark(fd, volume, provenance)
+            if not self._folder.format.may_be(fd):
+                raise VolumeExistsError(f"{entry.path.name} is no {self._folder.format.name} image")
+            self._folder.mark(fd, volume, provenance)
             os.fsync(fd)
-        return Entry(volume, entry.path, entry.status, provenance)
+        return replace(entry, provenance=provenance)
 
     def _mark_of_replaced(self, staged: StagedFile) -> KeptMark | None:
         """Return the mark of a file that its job replaced and wanted to keep."""
@@ -246,7 +259,9 @@ class KeptFiles:
             try:
                 status, mark = path.lstat(), _read_kept(path)
                 if mark is not None and mark.kept_as == path.name:
-                    yield _KeptFile(path, status, mark, read_mark(path, mark.volume, status))
+                    image_format = FORMATS.get(mark.image_format, self._folder.format)
+                    provenance = read_mark(path, mark.volume, status, image_format.name)
+                    yield _KeptFile(path, status, mark, provenance, image_format.size_of(path, status))
             except FileNotFoundError:  # removed meanwhile
                 continue
 

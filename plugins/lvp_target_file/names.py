@@ -18,6 +18,8 @@ _SHAPE = re.compile(
     r"(?:@(?P<owner>[0-9a-f]+)\.)?(?P<kind>old-|gone-|base-)?(?P<job>[^.]*)\.?(?P<volume>.*)", re.DOTALL
 )
 OLD, GONE, BASE = "old-", "gone-", "base-"
+# Folders of bases: those of clones, and those that overlays need. Others must never take one for the other.
+BASES, BACKING = ".lvp/base", ".lvp/backing"
 
 
 @dataclass(frozen=True, slots=True)

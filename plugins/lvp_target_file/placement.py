@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from lvp_target_file.folder import SUFFIX
+from lvp_target_file.formats import FORMATS
 from provisioner.contracts import GIB, Placement
 from provisioner.contracts.errors import NoSpaceError, VolumeExistsError, VolumeNameError
 
@@ -57,14 +57,19 @@ def place(
 
 
 def needed_bytes(request: StageRequest, settings: FileSettings) -> int:
-    """Return the bytes that must be free: the full size or, with ``overcommit``, the image's data if known."""
-    return (request.data_bytes or 0) if settings.overcommit and not settings.preallocate else request.size_bytes
+    """Return the bytes that must be free: the full size or, with ``overcommit``, the image's data if known.
+
+    The tables of the volume's format come on top.
+    """
+    extra = FORMATS[settings.format].extra_bytes(request.size_bytes)
+    sparse = settings.overcommit and not settings.preallocate
+    return extra + ((request.data_bytes or 0) if sparse else request.size_bytes)
 
 
 def _check_replaceable(request: StageRequest, old: Entry, settings: FileSettings) -> None:
     if not old.is_plain:
         raise VolumeExistsError(
-            f"{request.name}{SUFFIX} already exists and is not a regular file with a single link; remove it or choose "
+            f"{old.path.name} already exists and is not a regular file with a single link; remove it or choose "
             "another name"
         )
     if settings.replace == "refuse":
@@ -76,8 +81,8 @@ def _check_replaceable(request: StageRequest, old: Entry, settings: FileSettings
         raise VolumeExistsError(
             f"volume {request.name} was not created by this service, and the target's setting {setting} keeps it"
         )
-    if abs(old.status.st_size - request.size_bytes) > request.size_bytes * SIZE_TOLERANCE:
+    if abs(old.size_bytes - request.size_bytes) > request.size_bytes * SIZE_TOLERANCE:
         raise VolumeExistsError(
-            f"volume {request.name} has {old.status.st_size / GIB:.2f} GiB, more than 5% off the requested "
+            f"volume {request.name} has {old.size_bytes / GIB:.2f} GiB, more than 5% off the requested "
             f"{request.size_bytes / GIB:.2f} GiB; remove it or request its size"
         )

@@ -67,16 +67,15 @@ class Room:
             )
 
     def keep_bases(self, most: int) -> None:
-        """Evict bases until there are at most ``most``."""
-        bases = self._bases.least_used_first()
-        for base in bases[: max(0, len(bases) - most)]:
+        """Evict bases until there are at most ``most``, as far as they may go."""
+        excess = self._bases.count() - most
+        for base in self._bases.least_used_first()[: max(0, excess)]:
             self._bases.evict(base)
 
     def _removals(self, sparing: str | None) -> Iterator[int]:
         """Remove what may go, one by one; yield the freed bytes of each."""
         for base in self._bases.least_used_first(sparing):
-            if freed := self._bases.bytes_of(base):
-                self._bases.evict(base)
+            if (freed := self._bases.bytes_of(base)) and self._bases.evict(base):
                 yield freed
         for kept_as, freed in self._kept.removable_bytes():
             if not freed:

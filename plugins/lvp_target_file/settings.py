@@ -24,6 +24,10 @@ class FileSettings(KeepingSettings, frozen=True, forbid_unknown_fields=True):
     # same if there is space for both, and overwrites the old one if not.
     replace: Literal["swap", "in-place", "refuse"] = "swap"
 
+    # The format of volumes. Raw files are the fastest and need no tables; qcow2 is for guests whose definition wants
+    # it, and has clones on any file system.
+    format: Literal["raw", "qcow2"] = "raw"
+
     # Whether to allocate the full size at once. A sparse file takes only the space of the image's data, but a guest
     # may then run into a full filesystem.
     preallocate: bool = False
@@ -34,7 +38,9 @@ class FileSettings(KeepingSettings, frozen=True, forbid_unknown_fields=True):
     overcommit: bool = False
 
     # Whether volumes are cloned in constant time if the file system has reflinks. Each image in use then has a base,
-    # with which its volumes share their blocks. Preallocated volumes are never cloned: their space must be their own.
+    # with which its volumes share their blocks. A qcow2 volume is then an overlay of its base, on any file system, and
+    # cannot be read without it; otherwise it stands alone. Preallocated volumes are never cloned: their space must be
+    # their own.
     clone: bool = True
 
     # A base takes space as long as it exists; most hosts use fewer than twenty images.

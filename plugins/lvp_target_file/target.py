@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
 from lvp_target_file import reflink, swaps
+from lvp_target_file.backing import BackingFiles
 from lvp_target_file.bases import BaseFiles
 from lvp_target_file.disk import translated
 from lvp_target_file.folder import LOCK, Entry, Folder
@@ -44,16 +46,16 @@ _in_thread = trio.to_thread.run_sync
 
 
 class FileTarget(KeepingTarget):
-    """Volumes as raw files in one folder."""
+    """Volumes as raw or qcow2 files in one folder."""
 
     def __init__(self, settings: FileSettings, context: BackEndContext) -> None:
         self.name = context.name
         self._settings = settings
         folder = Path(settings.directory)
         lock = context.place_lock(folder / LOCK, f"the folder {folder}", shared=settings.shared)
-        self._folder = Folder(settings.directory, lock)
+        self._folder = Folder(settings.directory, lock, settings.format)
         self._kept = KeptFiles(self._folder, self.name, settings)
-        self._bases = BaseFiles(self._folder)
+        self._bases = (BackingFiles if settings.format == "qcow2" else BaseFiles)(self._folder)
         self._room = Room(self._folder, self._kept, self._bases)
 
     def check_name(self, volume: str) -> None:
@@ -74,10 +76,11 @@ class FileTarget(KeepingTarget):
         await _in_thread(self._folder.check, abandon_on_cancel=True)
 
     async def placement(self, request: StageRequest) -> Placement:
-        return (await _in_thread(self._place, request))[0]
+        return (await _in_thread(self._place, self._rounded(request)))[0]
 
     @asynccontextmanager
     async def stage(self, request: StageRequest, *, verified: bool) -> AsyncIterator[StagedVolume]:
+        request = self._rounded(request)
         placement, old = await _in_thread(self._place, request)
         if placement is Placement.IN_PLACE and not verified:
             raise VolumeExistsError(
@@ -133,23 +136,32 @@ class FileTarget(KeepingTarget):
 
     def volume_of(self, entry: Entry) -> Volume:
         """Return ``entry`` as a volume."""
-        return Volume(entry.name, self.name, str(entry.path), entry.status.st_size, entry.provenance)
+        return Volume(entry.name, self.name, str(entry.path), entry.size_bytes, entry.provenance)
+
+    def _rounded(self, request: StageRequest) -> StageRequest:
+        return replace(request, size_bytes=self._folder.format.rounded(request.size_bytes))
 
     # The methods below block and run in threads.
 
-    def commit(self, request: StageRequest, provenance: Provenance, over: Entry | None) -> Volume:
+    def commit(
+        self, request: StageRequest, provenance: Provenance, over: Entry | None, *, is_clone: bool = False
+    ) -> Volume:
         """Publish the staged volume, in place of ``over`` if it is not None."""
-        replaced = None
         if over is not None and not over.is_still(self._folder.look(request.name)):
             raise VolumeExistsError(f"volume {request.name} was removed or replaced while the job was running")
-        self._folder.finish(request, provenance, over)
-        if over is None:
-            self._folder.publish(request)
-        else:
-            replaced = self._kept.replace(request, over, request.keep_seconds)
+        self._folder.finish(request, provenance, over, partial(self._complete, request.size_bytes, is_clone))
+        replaced = None
+        with self._folder.changing():
+            if over is None:
+                self._folder.publish(request)
+            else:
+                replaced = self._kept.replace(request, over, request.keep_seconds)
         path = self._folder.file_of(request.name)
-        volume = self.volume_of(Entry(request.name, path, path.lstat(), provenance))
-        return replace(volume, replaced=replaced)
+        return Volume(request.name, self.name, str(path), request.size_bytes, provenance, replaced)
+
+    def _complete(self, size: int, is_clone: bool, fd: int) -> None:
+        if not is_clone:
+            self._folder.format.complete(fd, size, whole=self._settings.preallocate)
 
     def _place(self, request: StageRequest, sparing: str | None = None) -> tuple[Placement, Entry | None]:
         """Return the placement and the existing entry. ``sparing``: the digest of bases that stay."""
@@ -172,28 +184,33 @@ class FileTarget(KeepingTarget):
     def _make(self, request: StageRequest, placement: Placement, old: Entry | None) -> None:
         self._folder.claim()
         if placement is Placement.IN_PLACE and old is not None:
-            swaps.take_over(self._folder, request, old)
+            with self._folder.changing():
+                swaps.take_over(self._folder, request, old)
         else:
             self._room.make(needed_bytes(request, self._settings))
             check = trio.from_thread.check_cancelled
             self._folder.make(request, allocate=self._settings.preallocate, check=check)
 
     def _clean(self, request: StageRequest, kind: str = "") -> None:
-        for path in (self._folder.stage_of(request, kind), swaps.old_of(self._folder, request)):
-            self._kept.settle(StagedFile.read(path))
+        with self._folder.changing():
+            for path in (self._folder.stage_of(request, kind), swaps.old_of(self._folder, request)):
+                self._kept.settle(StagedFile.read(path))
 
     def _remove(self, volume: str) -> None:
         entry = self._own_entry(volume)
         self._folder.claim()
-        swaps.remove(self._folder, entry)
+        with self._folder.changing():
+            swaps.remove(self._folder, entry)
 
     def _resize(self, volume: str, size_bytes: int) -> Volume:
         entry = self._own_entry(volume)
         found = self.volume_of(entry)
+        size_bytes = self._folder.format.rounded(size_bytes)
         check_growth(found, size_bytes)
         if size_bytes > found.size_bytes:
             self._folder.claim()
-            grow(self._folder, entry, size_bytes, self._settings, trio.from_thread.check_cancelled)
+            with self._folder.changing():
+                grow(self._folder, entry, size_bytes, self._settings, trio.from_thread.check_cancelled)
         return replace(found, size_bytes=size_bytes)
 
     def _own_entry(self, volume: str) -> Entry:
@@ -205,37 +222,44 @@ class FileTarget(KeepingTarget):
 
     def _remove_kept(self, kept_as: str) -> None:
         self._folder.claim()
-        self._kept.remove(kept_as)
+        with self._folder.changing():
+            self._kept.remove(kept_as)
 
     def _restore(self, kept_as: str, job_id: str) -> Volume:
         self._folder.claim()
-        entry, replaced = self._kept.restore(kept_as, job_id)
+        with self._folder.changing():
+            entry, replaced = self._kept.restore(kept_as, job_id)
         return replace(self.volume_of(entry), replaced=replaced)
 
     def _adopt(self, volume: str, provenance: Provenance) -> Volume:
         self._folder.claim()
-        return self.volume_of(self._kept.adopt(volume, provenance))
+        with self._folder.changing():
+            return self.volume_of(self._kept.adopt(volume, provenance))
 
     def _recover(self, live_jobs: frozenset[str], every_owner: bool) -> Sequence[str]:
         if self._settings.make_directory:
             self._folder.path.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._folder.claim()
-        return recover(self._folder, self._kept, self._bases, live_jobs, every_owner=every_owner)
+        with self._folder.changing():
+            return recover(self._folder, self._kept, self._bases, live_jobs, every_owner=every_owner)
 
     def _diagnose(self) -> Sequence[Finding]:
         found = self._folder.diagnose(shared=self._settings.shared)
         if self._settings.clone and not self._settings.preallocate:
             return found
         left = self._bases.least_used_first()
+        if not left:
+            return found
         setting = "preallocate = true" if self._settings.clone else "clone = false"
-        what = f"{setting}, but {len(left)} bases still take up space"
-        return [*found, Finding(False, what, f"remove the files in {self._bases.path}")] if left else found
+        what = f"{setting}, but {len(left)} bases that no volume needs still take up space"
+        return [*found, Finding(False, what, f"remove {', '.join(str(file.path) for file in left)}")]
 
 
 class Staged:
     """A staged file. ``over`` is the volume that its commit swaps out; None if the name must be free then.
 
-    ``replaces`` is the volume that had the name before; by default ``over``.
+    ``replaces`` is the volume that had the name before; by default ``over``. A clone has its format already; what a
+    converter wrote gets it at the commit.
     """
 
     def __init__(
@@ -245,13 +269,17 @@ class Staged:
         over: Entry | None,
         device: Device,
         replaces: Entry | None = None,
+        *,
+        is_clone: bool = False,
     ) -> None:
         self.device = device
+        self._is_clone = is_clone
         self._target, self._request, self._over = target, request, over
         old = replaces or over
         self._replaced = Replaced(old.name, target.volume_of(old).owner) if old is not None else None
 
     async def commit(self, image_digest: str | None) -> Volume:
         provenance = replace(self._request.provenance, image_digest=image_digest)
-        volume = await _in_thread(self._target.commit, self._request, provenance, self._over)
+        commit = partial(self._target.commit, is_clone=self._is_clone)
+        volume = await _in_thread(commit, self._request, provenance, self._over)
         return volume if volume.replaced is not None else replace(volume, replaced=self._replaced)

@@ -24,6 +24,7 @@ from lvp_source_file.paths import place_of as local_place_of
 from lvp_source_http import HttpSettings, HttpSource
 from lvp_source_s3 import S3Settings
 from lvp_source_s3.addresses import place_of
+from lvp_target_file import qcow2 as volume_headers
 from lvp_target_lvm import report
 from provisioner import registry
 from provisioner.api import requests, uploads
@@ -35,6 +36,7 @@ from provisioner.contracts.errors import (
     ImageTooLargeError,
     InvalidRequestError,
     LengthRequiredError,
+    ResizeError,
     SignatureError,
     TargetError,
 )
@@ -250,6 +252,23 @@ def read_content_ranges(data: bytes) -> None:
     assert size - start == number
 
 
+def read_volume_headers(data: bytes) -> None:
+    """Read the header of a qcow2 volume and grow it: only its size changes, or a ResizeError."""
+    fd = os.memfd_create("volume")
+    try:
+        os.write(fd, data)
+        header = volume_headers.read_header(fd)
+        wanted = 1024 * MIB if header is None else min(header.size + MIB, 2**63)
+        with suppress(ResizeError):
+            volume_headers.grow(fd, wanted)
+            changed = data[:24] + wanted.to_bytes(8) + data[32:]
+            assert os.pread(fd, len(data) + 1, 0) == changed
+            return
+        assert os.pread(fd, len(data) + 1, 0) == data
+    finally:
+        os.close(fd)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "checksums": read_checksums,
     "config": read_config,
@@ -261,6 +280,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "decompress": decompress_images,
     "archives": extract_archives,
     "qcow2": convert_qcow2,
+    "volume-headers": read_volume_headers,
     "signatures": read_signatures,
 }
 # Words to insert into inputs for a target.
@@ -285,6 +305,7 @@ WORDS: dict[str, list[bytes]] = {
     "signatures": [
         b"[GNUPG:] ", b"GOODSIG ", b"VALIDSIG ", b"NEWSIG\n", b"RWQ", b"RUQ", b"[" * 99, b'"', b"null", b"%0A",
     ],
+    "volume-headers": [b"QFI\xfb", bytes(8), b"\xff" * 8, (1).to_bytes(4), (1 << 62).to_bytes(8), b"/x.raw"],
     "qcow2": [entry.to_bytes(8) for entry in (1, 1 << 62, 1 << 63, 1 << 63 | 65536, 1 << 63 | 512, 2**64 - 1)],
 }  # fmt: skip
 

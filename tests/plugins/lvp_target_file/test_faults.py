@@ -35,7 +35,7 @@ async def provision(target, data, job_id):
             return await staged.commit(None)
 
 
-def count_down(steps, end):
+def count_down(steps, end, acts=ACTS):
     """Wrap the acts so that ``end`` is called only at step number ``steps``, counted from 0."""
     left = [steps]
 
@@ -48,7 +48,7 @@ def count_down(steps, end):
 
         return acted
 
-    for name in ACTS:
+    for name in acts:
         setattr(os, name, wrap(getattr(os, name)))
 
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ def entry(size=10 * GIB, *, mode=FILE, links=1, ours=True, allocated=0):
     """Return an entry with a made-up status: (mode, ino, dev, nlink, uid, gid, size, times..., blocks)."""
     numbers = (mode, 1, 1, links, 0, 0, size, 0, 0, 0)
     status = os.stat_result(numbers, {"st_blocks": allocated // 512})
-    return Entry("web01", None, status, a_provenance() if ours else None)
+    return Entry("web01", Path("web01.raw"), status, a_provenance() if ours else None, size)
 
 
 def settings(**options):

@@ -59,6 +59,7 @@ def test_plugin_registers_one_target():
         ({"directory": "images"}, "absolute"),
         ({}, "directory"),
         ({"directory": "/x", "replace": "swop"}, "swop"),
+        ({"directory": "/x", "format": "qcow3"}, "qcow3"),
         ({"directory": "/x", "prealocate": True}, "prealocate"),
     ],
 )
