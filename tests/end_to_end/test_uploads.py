@@ -70,7 +70,7 @@ class Relay:
     def forward(self, source, sink, limited):
         passed = 0
         try:
-            while data := source.recv(65536):
+            while data := source.recv(min(65536, self.after - passed) if limited and passed < self.after else 65536):
                 sink.sendall(data)
                 passed += len(data)
                 if limited and self.stalls and passed >= self.after:
