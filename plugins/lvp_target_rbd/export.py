@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lvp_target_rbd.companion import Companion, companion
+from lvp_target_rbd.child_process import Companion, companion
 from provisioner.contracts import last_words, shielded
 from provisioner.contracts.errors import TargetError, TargetUnavailableError
 

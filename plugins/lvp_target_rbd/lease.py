@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from lvp_target_rbd.beside import beside
+from lvp_target_rbd.child_process import Companion, companion
 from lvp_target_rbd.client import LEASE_HOLDER, Client
-from lvp_target_rbd.companion import Companion, companion
 from provisioner.contracts.errors import TargetUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from lvp_target_rbd.settings import RbdSettings
 
@@ -41,7 +40,7 @@ async def leased(client: Client, settings: RbdSettings, key: str) -> AsyncIterat
             if answer.startswith(b"{"):
                 raise client.error(json.loads(answer))
             raise TargetUnavailableError(f"pool {settings.place} grants no lease; look at 'ceph status'")
-        async with beside(partial(_renew, holder, settings.lease / _RENEWALS, key)):
+        async with _beside(partial(_renew, holder, settings.lease / _RENEWALS, key)):
             yield
 
 
@@ -58,3 +57,18 @@ async def _renew(holder: Companion, seconds: float, key: str) -> None:
         if not answer.startswith(b"renewed"):
             log.warning("another host may import the same image", lease=key)
             return
+
+
+@asynccontextmanager
+async def _beside(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run ``work`` until the block ends. The block's own error is raised as it is, not in an exception group."""
+    failure: list[Exception] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - carried out of the nursery, which would wrap it
+            failure.append(error)
+        nursery.cancel_scope.cancel()
+    if failure:
+        raise failure[0]

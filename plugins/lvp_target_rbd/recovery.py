@@ -1,4 +1,4 @@
-"""The part of the target that finishes or undoes what was left: carries out what ``recovery`` decides."""
+"""The part of the target that finishes or undoes what was left: carries out what ``recovery_decisions`` decides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lvp_target_rbd import recovery
+from lvp_target_rbd import recovery_decisions
 from lvp_target_rbd.kept import KeepingPool
 from provisioner.contracts.errors import ProvisionerError, VolumeInUseError
 
@@ -49,7 +49,7 @@ class RecoveringPool(KeepingPool):
         }
         for token in dead:
             await trio.to_thread.run_sync(self._exports.end, token)
-        found = recovery.candidates([(me, token) for token in dead], images, owner, live)
+        found = recovery_decisions.candidates([(me, token) for token in dead], images, owner, live)
         for noted in dead.values():
             for name, image_id in noted.items():
                 found.setdefault(name, set()).add(image_id)
@@ -57,7 +57,7 @@ class RecoveringPool(KeepingPool):
         for token in dead:
             await trio.to_thread.run_sync(self._exports.settle, token)
         images = await self._client.inventory()
-        decisions = recovery.decide(
+        decisions = recovery_decisions.decide(
             images, lambda job, token: job not in live_jobs and token not in self._live, owner, time.time()
         )
         return [*forgotten, *[await self._recovered(decision) for decision in decisions]]
@@ -70,14 +70,14 @@ class RecoveringPool(KeepingPool):
             await self._client.change("forget", name=name, image_id=image_id)
         return [f"removed the name {name}, which half a rename left" for name, _ in left]
 
-    async def _recovered(self, decision: recovery.Decision) -> str:
+    async def _recovered(self, decision: recovery_decisions.Decision) -> str:
         try:
             await self._carry_out(decision)
         except ProvisionerError as error:
             return f"failed: {decision.sentence}: {error.message}"
         return decision.sentence
 
-    async def _carry_out(self, decision: recovery.Decision) -> None:
+    async def _carry_out(self, decision: recovery_decisions.Decision) -> None:
         for step in decision.steps:
             deadline = trio.current_time() + OWN_WATCH
             while True:
@@ -93,9 +93,9 @@ class RecoveringPool(KeepingPool):
         """Finish or roll back one staging, as recovery would after a power cut."""
         token, owner = staging.token, staging.owner
         ids = {staging.id, *(() if staging.old is None else (staging.old.id,))} - {""}
-        concerned = recovery.candidates([(owner, token)], {}, owner)
+        concerned = recovery_decisions.candidates([(owner, token)], {}, owner)
         concerned |= {staging.request.name: ids or {"none"}, **{name: {one} for name, one in staging.noted.items()}}
         await self._forget(concerned)
         images = await self._client.look(*concerned)
-        for decision in recovery.decide(images, lambda _, one: one == token, owner, time.time()):
+        for decision in recovery_decisions.decide(images, lambda _, one: one == token, owner, time.time()):
             await self._carry_out(decision)

@@ -19,7 +19,7 @@ from lvp_target_rbd.diagnostics import findings
 from lvp_target_rbd.export import Export, Exports
 from lvp_target_rbd.placement import Plan, capacity_of, place, rounded, why_no_room, why_not_removed
 from lvp_target_rbd.records import Aside, images_of
-from lvp_target_rbd.recovering import LOOK_AGAIN, RecoveringPool
+from lvp_target_rbd.recovery import LOOK_AGAIN, RecoveringPool
 from lvp_target_rbd.staging import Staged, Staging, watched
 from provisioner.contracts import Capacity, Device, Placement, Volume, check_growth, undoing
 from provisioner.contracts.errors import (

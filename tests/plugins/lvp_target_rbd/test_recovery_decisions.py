@@ -2,7 +2,7 @@
 
 import pytest
 
-from lvp_target_rbd import RbdSettings, bases, names, recovery
+from lvp_target_rbd import RbdSettings, bases, names, recovery_decisions
 from lvp_target_rbd.placement import capacity_of, place, rounded, why_no_room
 from lvp_target_rbd.records import Aside, Image, tags_of
 from provisioner.contracts import GIB, Capacity, Placement, Provenance, SecretRef
@@ -27,7 +27,7 @@ def old(role="old", until=0.0, new="id-new", **more):
 
 def decided(*images, live=(), owner=OWNER):
     found = {image.name: image for image in images}
-    decisions = recovery.decide(found, lambda job, _: job not in live, owner, NOW)
+    decisions = recovery_decisions.decide(found, lambda job, _: job not in live, owner, NOW)
     return [[(step.call, *step.arguments.values()) for step in decision.steps] for decision in decisions]
 
 
@@ -70,14 +70,14 @@ def test_recovery_leaves_live_jobs_and_other_installations():
 
 
 def test_candidates_are_the_names_that_half_a_rename_leaves():
-    found = recovery.candidates([], {STAGED: stage(), OLD: old()}, OWNER)
+    found = recovery_decisions.candidates([], {STAGED: stage(), OLD: old()}, OWNER)
     assert found["web01"] == {"id-new", "id-old"}
     assert found[STAGED] == found[OLD] == found[KEPT] == set()
-    assert recovery.candidates([], {STAGED: stage()}, OWNER, live={TOKEN}) == {}
-    assert recovery.candidates([], {STAGED: stage(OTHER)}, OWNER) == {}
-    assert recovery.candidates([], {STAGED: stage(OTHER)}, None)["web01"] == {"id-new"}
+    assert recovery_decisions.candidates([], {STAGED: stage()}, OWNER, live={TOKEN}) == {}
+    assert recovery_decisions.candidates([], {STAGED: stage(OTHER)}, OWNER) == {}
+    assert recovery_decisions.candidates([], {STAGED: stage(OTHER)}, None)["web01"] == {"id-new"}
     committed = Image("web01", "id", tags={"name": "web01", "token": TOKEN, "owner": OWNER})
-    found = recovery.candidates([], {"web01": committed}, OWNER)
+    found = recovery_decisions.candidates([], {"web01": committed}, OWNER)
     assert found[STAGED] == set()
     assert "web01" not in found
 

@@ -1,4 +1,4 @@
-"""The sources use only ``contracts.shield`` for shields: a bare shielded scope hides its own expiry."""
+"""The sources use only ``contracts.cancel_shield`` for shields: a bare shielded scope hides its own expiry."""
 
 import ast
 from pathlib import Path
