@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lvp_target_file.changes import ChangeLock, NoLock
 from lvp_target_file.disk import NO_ATTRIBUTES, opened, sync, translated
+from lvp_target_file.folder_lock import ChangeLock, NoLock
 from lvp_target_file.formats import FORMATS
 from lvp_target_file.holders import users_of
 from lvp_target_file.names import StagedFile, staged_name

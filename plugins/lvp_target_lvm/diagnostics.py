@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lvp_target_lvm.bases import bases_in
-from lvp_target_lvm.pools import pool_of, why_full
+from lvp_target_lvm.pool_room import pool_of, why_full
 from lvp_target_lvm.recovery import foreign
 from provisioner.contracts import GIB, Finding
 from provisioner.contracts.errors import TargetError

@@ -17,7 +17,7 @@ from lvp_target_lvm import devices, names, tags
 from lvp_target_lvm.bases import bases_in, eviction_order
 from lvp_target_lvm.diagnostics import findings_of_pool
 from lvp_target_lvm.group import GroupTarget
-from lvp_target_lvm.pools import pool_of, watched, why_full, why_too_large, with_reserve
+from lvp_target_lvm.pool_room import pool_of, watched, why_full, why_too_large, with_reserve
 from lvp_target_lvm.staging import Staged, Staging
 from provisioner.contracts import Base, Capacity, CloneTarget, Device, Placement, Volume
 from provisioner.contracts.errors import (

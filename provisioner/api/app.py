@@ -12,8 +12,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from provisioner.api import health, middleware, page, routes
 from provisioner.api.event_stream import release_at_end
 from provisioner.api.routes import answer
-from provisioner.api.rules import MatchedRule
 from provisioner.api.uploads import is_streamed
+from provisioner.api.url_rules import MatchedRule
 from provisioner.contracts.errors import ProvisionerError, TooManyRequestsError
 from provisioner.contracts.tasks import first_cause
 from provisioner.server.streamed_body import StreamedBodies

@@ -11,7 +11,7 @@ from provisioner.cli.connection import connect, connection_options, fleet_option
 from provisioner.cli.exit_status import CliError
 from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
-from provisioner.cli.prefixes import ImageChecksum, whole_checksum
+from provisioner.cli.id_prefixes import ImageChecksum, whole_checksum
 from provisioner.cli.starting import Start, image_field, patience_option, print_if_more, start
 
 if TYPE_CHECKING:

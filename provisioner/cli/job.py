@@ -17,7 +17,7 @@ from provisioner.cli.completion import (
 from provisioner.cli.connection import connect, connection_options, fleet_options, json_option, names_hosts, path
 from provisioner.cli.formatting import printable, size, table
 from provisioner.cli.help_page import SectionedCommand, SuggestingGroup
-from provisioner.cli.prefixes import JobId, whole_job_id
+from provisioner.cli.id_prefixes import JobId, whole_job_id
 from provisioner.cli.starting import (
     BATCH_FILE,
     Gibibytes,

@@ -36,11 +36,11 @@ from provisioner.contracts.testing.fake_clones import FakeCloneTarget
 from provisioner.contracts.testing.fake_keeping import FakeKeepingTarget
 from provisioner.contracts.testing.fake_target import FakeTarget
 from provisioner.contracts.testing.fakes import FakeConverter, FakeGuard, FakeImage, FakeObserver, FakeSource
+from provisioner.contracts.testing.image_views import ArrivingView, FileView
 from provisioner.contracts.testing.keeping_suite import KeepingTargetConformance
 from provisioner.contracts.testing.source_suite import SourceConformance
 from provisioner.contracts.testing.steps import Steps, a_provenance, a_request, raises
 from provisioner.contracts.testing.target_suite import BlockTargetConformance
-from provisioner.contracts.testing.views import ArrivingView, FileView
 from provisioner.contracts.testing.volume_access import VolumeAccess
 
 __all__ = [

@@ -11,8 +11,8 @@ import trio
 import trio.testing
 
 from provisioner.contracts.errors import ProvisionerError, RemoteUnavailableError
+from provisioner.contracts.testing.image_views import ArrivingView, FileView
 from provisioner.contracts.testing.steps import raises
-from provisioner.contracts.testing.views import ArrivingView, FileView
 from provisioner.contracts.types import MIB, Device
 
 if TYPE_CHECKING:

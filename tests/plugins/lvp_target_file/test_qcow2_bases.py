@@ -391,7 +391,7 @@ async def test_search_is_no_use_of_a_volume(tmp_path, monkeypatch):
 async def test_lock_that_is_never_released(tmp_path, monkeypatch):
     target, other = make_target(tmp_path), make_target(tmp_path)
     await target.recover(frozenset())
-    monkeypatch.setattr("lvp_target_file.changes._TIMEOUT", 0.05)
+    monkeypatch.setattr("lvp_target_file.folder_lock._TIMEOUT", 0.05)
     with target._folder.changing():
         with target._folder.looking(), target._folder.changing():  # the same thread may go on
             pass

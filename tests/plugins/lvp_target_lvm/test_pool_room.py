@@ -5,7 +5,7 @@ import trio
 import trio.testing
 
 from lvp_target_lvm import ThinSettings
-from lvp_target_lvm.pools import pool_of, watched, why_full, why_too_large, with_reserve
+from lvp_target_lvm.pool_room import pool_of, watched, why_full, why_too_large, with_reserve
 from provisioner.contracts import GIB, MIB
 from provisioner.contracts.errors import ConvertError, NoSpaceError, TargetUnavailableError
 from tests.plugins.lvp_target_lvm.cases import a_pool, inventory, plain
