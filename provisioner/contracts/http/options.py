@@ -60,7 +60,7 @@ def make_transport(options: HttpOptions, threads: trio.CapacityLimiter) -> PoolT
     context = _tls(options)
     login = _proxy_login(options)
     limits = {
-        "max_connections": options.connections,
+        "max_connections": None,  # the transport limits them; here abandoned ones would count, too
         "max_keepalive_connections": options.connections,
         "keepalive_expiry": KEEP_IDLE,
     }

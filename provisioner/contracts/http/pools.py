@@ -65,6 +65,16 @@ class PoolTransport(httpx.AsyncBaseTransport):
                 if connection.is_idle():
                     await connection.aclose()
 
+    async def close_abandoned(self, is_unused: Callable[[], bool]) -> None:
+        """Close the connections that belonged to cancelled requests. ``is_unused``: no request is in progress.
+
+        httpcore 1.0.9 keeps the connection of a request that is cancelled between its connect and its first byte: it
+        is never used again and never closed.
+        """
+        for pool in list(self._pools.values()):
+            if is_unused() and not all(one.is_idle() or one.is_closed() for one in pool.connections):
+                await pool.aclose()  # the pool starts again without connections
+
     def _pool_for(self, url: httpx.URL) -> httpcore.AsyncConnectionPool:
         proxy = self._proxy or environment_proxy(self._environment, url.scheme, url.host)
         if proxy not in self._pools:

@@ -161,12 +161,23 @@ class HttpTransport:
         self, method: str, url: ImageUrl, headers: Mapping[str, str], also: tuple[int, ...] = ()
     ) -> AsyncIterator[httpx.Response]:
         async with self._connections:
-            response = await self._request(method, url, headers, also)
             try:
-                yield response
+                response = await self._request(method, url, headers, also)
+                try:
+                    yield response
+                finally:
+                    await _close(response)
             finally:
-                await _close(response)
                 self._idle.touch()
+                await self._close_abandoned()
+
+    async def _close_abandoned(self) -> None:
+        if self._transport is not None and self._is_last():
+            with shielded("close abandoned connections", _CLOSE_TIMEOUT):
+                await self._transport.close_abandoned(self._is_last)
+
+    def _is_last(self) -> bool:
+        return self._connections.value == self._options.connections - 1
 
     async def _request(
         self, method: str, url: ImageUrl, headers: Mapping[str, str], also: tuple[int, ...]
