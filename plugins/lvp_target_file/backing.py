@@ -1,6 +1,6 @@
 """Bases of qcow2 volumes: read-only raw files in ``.lvp/backing``, which their overlays need as long as they exist.
 
-An overlay is any file below the folder whose header names the base, whoever made it and whatever else is known of it:
+An overlay is any file below the folder whose header names the base, even if another program made it:
 a volume, a staged, kept or renamed one, or one that has lost its attributes. A base that has an overlay or is open is
 never removed or replaced, even if it is damaged. If a file cannot be looked at, all bases count as used.
 
@@ -75,7 +75,7 @@ class BackingFiles(BaseFiles):
             if not self._may_go(file.path.name):
                 return False
             try:
-                # Not truncated: whoever opens it in this moment keeps it.
+                # Not truncated: a process that opens it in this moment keeps it.
                 file.path.unlink()
             except FileNotFoundError:
                 return False

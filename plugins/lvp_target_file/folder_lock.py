@@ -84,7 +84,7 @@ class ChangeLock:
 
 
 class NoLock(ChangeLock):
-    """For volumes whose size is that of their file, and whose bases nobody needs."""
+    """For volumes whose size is that of their file, and whose bases have no overlays."""
 
     @contextmanager
     def changing(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ def place(ceph, tmp_path):
 
 
 async def test_full_before_job(place, ceph):
-    """Nothing is created, by whichever step of a job notices it first. What exists can be read."""
+    """Nothing is created, at any step of a job that notices it first. What exists can be read."""
     target = place.target(make=RbdCloneTarget, op_timeout=Duration(3600))
     async with target.stage_base(BASE) as staged:
         fill(staged.device, b"image")

@@ -218,7 +218,7 @@ def test_events(client, server):
 
 
 async def use(daemon, server, name):
-    """Use the async client, under whichever loop runs it; return what happened."""
+    """Use the async client, under the loop that runs it; return what happened."""
     async with AsyncClient(daemon.url, token=daemon.token) as client:
         accepted = await client.submit(name, image_url=server.of("zlib.qcow2"), size_gb=1)
         job = await client.wait(accepted["job_id"], timeout=60)

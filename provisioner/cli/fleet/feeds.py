@@ -54,7 +54,7 @@ class News:
 class Feed:
     """The news of a fleet's hosts, as they come.
 
-    ``jobs_of`` says which jobs of a host are followed until their end; None: whatever is active, for ever.
+    ``jobs_of`` says which jobs of a host are followed until their end; None: all active jobs, without an end.
     """
 
     def __init__(self, fleet: Fleet, jobs_of: Mapping[int, Sequence[str]] | None) -> None:
@@ -210,5 +210,5 @@ def streams_for(hosts: int, reserve: int) -> int:
     return max(0, max(soft, raised) - reserve)
 
 
-# Seconds without a sign of life after which a host counts as away, whatever its thread waits for.
+# Seconds without a sign of life after which a host counts as away, even if its thread still waits.
 SILENCE = EVENT_TIMEOUT * 2

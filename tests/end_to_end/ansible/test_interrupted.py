@@ -132,7 +132,7 @@ def test_credentials(installed, service):
     tls = {"url": service.daemon.url, "ca": str(pki / "ca.pem")}
     cert = {"cert": str(pki / "clients" / "generated.pem"), "key": str(pki / "clients" / "generated.key")}
     ansible = Ansible(installed, {})
-    by_cert, by_token, wrong, nobody, unknown_ca, mismatch = ansible.each(
+    by_cert, by_token, wrong, anonymous, unknown_ca, mismatch = ansible.each(
         "volume_info",
         [
             {**tls, **cert},
@@ -144,7 +144,7 @@ def test_credentials(installed, service):
         ],
     )
     assert by_cert["volumes"] == by_token["volumes"] == []
-    for refused in (wrong, nobody):
+    for refused in (wrong, anonymous):
         assert (refused["state"], refused["error"], refused["status_code"]) == ("failed", "unauthorized", 401)
     assert "the API token is unknown" in wrong["msg"]
     assert "certificate verify failed" in unknown_ca["msg"].lower()

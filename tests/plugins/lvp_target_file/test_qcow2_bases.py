@@ -238,7 +238,7 @@ async def test_space_of_bases_that_stay_is_not_offered(tmp_path, monkeypatch):
 
 
 def commit_into_base(path):
-    """Do what no one should: write a volume's data to its base."""
+    """Write a volume's data to its base, which is a mistake."""
     base = Path(info(path)["backing-filename"])
     base.chmod(0o600)
     write_inside(path, b"guest")

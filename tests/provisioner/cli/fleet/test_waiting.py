@@ -107,7 +107,7 @@ def test_revoked_token_is_final(server, fleet_at):
 
 @pytest.mark.parametrize("serve", [silent, dripping])
 def test_nothing_is_heard(fleet_at, monkeypatch, serve):
-    """Whatever the host's thread waits for, it is not waited for longer than the patience."""
+    """A host whose thread is stuck is given up after the time limit."""
     monkeypatch.setattr(waiting, "SILENCE", 0.2)
     with broken_server(serve) as address:
         ((_, reason),) = wait(fleet_at(f"http://{address}"), patience=0.1)
